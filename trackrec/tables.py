@@ -11,11 +11,14 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -171,6 +174,13 @@ def read_table(stage_dir: Path, table: str, *, check_keys: bool = False) -> pl.D
     if check_keys and frame.select(KEYS[table]).is_duplicated().any():
         raise TableError(f"table {table}: the key {KEYS[table]} repeats in {stage_dir}")
     return frame
+
+
+def read_dataset(stage_dir: Path, table: str) -> Dataset:
+    """A table as an in-memory `datasets.Dataset`, for the data modules of the language-model trainings."""
+    from datasets import Dataset
+
+    return Dataset(to_arrow(table, read_table(stage_dir, table)))
 
 
 @dataclass

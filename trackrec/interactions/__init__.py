@@ -1,1 +1,20 @@
+"""Raw ratings in, histories and labelled samples out."""
 
+from trackrec.interactions.cohort import Cohort, LoopSettings, select_cohort, tuning_rows
+from trackrec.interactions.history import SampleRules, SampleTables, build_samples
+from trackrec.interactions.movielens import MovieLens
+from trackrec.interactions.source import DataError, Ratings, RatingSource
+
+__all__ = [
+    "Cohort",
+    "DataError",
+    "LoopSettings",
+    "MovieLens",
+    "RatingSource",
+    "Ratings",
+    "SampleRules",
+    "SampleTables",
+    "build_samples",
+    "select_cohort",
+    "tuning_rows",
+]

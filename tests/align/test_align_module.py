@@ -1,0 +1,242 @@
+"""S-DPO on a tiny model: the reference, the check at the start, and what a batch is made of."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from tiny import reccot_row
+
+from trackrec.align.data import AlignData
+from trackrec.align.module import SoftmaxDPOModule, StaleReferenceError, write_references
+from trackrec.llm.backbone import LoRASettings
+from trackrec.llm.hf_sampler import HFSampler
+from trackrec.llm.logprobs import branch_logprobs
+from trackrec.llm.packing import unroll
+from trackrec.llm.sampler import draw_seed
+from trackrec.llm.training import fit_adapter
+from trackrec.tables import read_table, write_part
+
+QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "logger": False, "enable_checkpointing": False}
+HISTORIES = [f"h{i}" for i in range(6)]
+
+
+def shake(lm: Any, adapter: str, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in lm.train_only(adapter):
+        parameter.data.normal_(std=0.05, generator=generator)
+
+
+@pytest.fixture
+def lm(tiny_lm):
+    """Adapter g is a G that has learned something; ``other`` has learned something else."""
+    lm = tiny_lm(adapters=["g", "other"], lora=LoRASettings(r=4))
+    shake(lm, "g", 0)
+    shake(lm, "other", 1)
+    return lm
+
+
+@pytest.fixture
+def stage(lm, tiny_book, tmp_path) -> Path:
+    """Four draws of g per history as it really samples them, and sets with 1, 2 or 3 rejected texts."""
+    prompts = [lm.chat.encode_prompt(tiny_book.reccot_prompt(key)) for key in HISTORIES]
+    seeds = [[draw_seed(0, 1, key, draw) for draw in range(4)] for key in HISTORIES]
+    # an end-of-text token that the tiny model reaches soon, so that some draws finish and some are cut
+    lm.chat.eos_id = 200
+    draws = HFSampler(n=4, max_new_tokens=10, top_p=1.0).draw(lm, "g", prompts, seeds, lambda done: None)
+    rows = [
+        reccot_row(key, number, source="g0", token_ids=one.token_ids, finish_reason=one.finish_reason)
+        for key, made in zip(HISTORIES, draws, strict=True)
+        for number, one in enumerate(made)
+    ]
+    write_part(tmp_path / "sample", "reccots", rows)
+    sets = [
+        {"history_id": key, "source": "g0", "round": 1, "chosen": i % 4, "chosen_reward": 0.9}
+        | {"rejected": [d for d in range(4) if d != i % 4][: 1 + i % 3], "rejected_rewards": [0.1] * (1 + i % 3)}
+        for i, key in enumerate(HISTORIES)
+    ]
+    write_part(tmp_path / "preferences", "preferences", sets)
+    return tmp_path
+
+
+def align_data(lm, book, stage, **settings) -> AlignData:
+    data = AlignData(lm, book, stage / "preferences", stage / "sample", **settings)
+    data.setup("fit")
+    return data
+
+
+def with_references(module, data, out: Path) -> AlignData:
+    write_references(module, data, QUIET, out)
+    return data
+
+
+def test_a_tree_is_the_prompt_and_the_sampled_tokens(lm, tiny_book, stage):
+    """Not re-tokenised text, and no end-of-text token for a draw that the length limit cut."""
+    draws = {(row["history_id"], row["draw"]): row for row in read_table(stage / "sample", "reccots").to_dicts()}
+    sets = read_table(stage / "preferences", "preferences").to_dicts()
+    examples = align_data(lm, tiny_book, stage).examples
+    ends = {"stop": 0, "length": 0}
+    for row, (history_id, tree) in zip(sets, examples, strict=True):
+        assert history_id == row["history_id"]
+        for draw, branch in zip([row["chosen"], *row["rejected"]], tree[1:], strict=True):
+            sampled = draws[history_id, draw]
+            assert list(branch.ids) == sampled["token_ids"]
+            assert branch.parent == 0
+            assert (branch.ids[-1] == lm.chat.eos_id) == (sampled["finish_reason"] == "stop")
+            ends[sampled["finish_reason"]] += 1
+    assert min(ends.values()) > 0
+
+
+def test_cached_references_equal_live_ones(lm, tiny_book, stage):
+    """The table, against each text alone in a plain row, under the adapter that sampled."""
+    module = SoftmaxDPOModule(lm, "g")
+    data = with_references(module, align_data(lm, tiny_book, stage), stage)
+    rows = read_table(stage, "reference_logps", check_keys=True).to_dicts()
+    assert [row["history_id"] for row in rows] == HISTORIES
+    assert [len(row["rejected_logps"]) for row in rows] == [1, 2, 3, 1, 2, 3]
+    with lm.using("g"):
+        for row, (_, tree) in zip(rows, data.examples, strict=True):
+            alone = [branch_logprobs(lm, unroll([[tree[0], b]]), [(0, 1)], [b.ids])[0].item() for b in tree[1:]]
+            assert [row["chosen_logp"], *row["rejected_logps"]] == pytest.approx(alone, abs=1e-4)
+
+
+def test_a_finished_reference_table_is_read_and_not_computed(lm, tiny_book, stage):
+    module, data = SoftmaxDPOModule(lm, "g"), align_data(lm, tiny_book, stage)
+    with_references(module, data, stage)
+    first = data.references
+    shake(lm, "g", 7)
+    assert with_references(module, align_data(lm, tiny_book, stage), stage).references == first
+
+
+@pytest.mark.parametrize("settings", [{}, {"length_norm": "avg"}, {"sft_coef": 0.5}, {"beta": 2.0}])
+def test_at_the_start_the_loss_is_ln_of_one_plus_k(lm, tiny_book, stage, settings):
+    module = SoftmaxDPOModule(lm, "g", **settings)
+    data = with_references(module, align_data(lm, tiny_book, stage, batch_size=6), stage)
+    losses, values = module.losses(data.collate(data.examples))
+    losses = losses - settings.get("sft_coef", 0) * values.get("sft_loss", 0)
+    due = [math.log(1 + size) for size in (1, 2, 3, 1, 2, 3)]
+    if "sft_coef" in settings:  # the mean is what the check takes it off from
+        assert losses.mean().item() == pytest.approx(sum(due) / 6, abs=1e-4)
+    else:
+        assert losses.tolist() == pytest.approx(due, abs=1e-4)
+    assert values["margin"].item() == pytest.approx(0, abs=1e-4)
+    trainer = fit_adapter(module, data, QUIET | {"max_steps": 1}, stage / "out")
+    assert trainer.global_step == 1
+
+
+def test_a_stale_reference_stops_the_run_before_the_first_step(lm, tiny_book, stage):
+    """The reference of another adapter: the loss is not ln(1+K) and says so; nothing is trained or saved."""
+    data = with_references(SoftmaxDPOModule(lm, "other"), align_data(lm, tiny_book, stage), stage)
+    module = SoftmaxDPOModule(lm, "g")
+    before = [parameter.detach().clone() for parameter in module._trained]
+    with pytest.raises(StaleReferenceError, match=r"at step 0 the S-DPO loss is .*were not computed by the adapter"):
+        fit_adapter(module, data, QUIET | {"max_epochs": 1}, stage / "out")
+    assert all(torch.equal(p, b) for p, b in zip(module._trained, before, strict=True))
+    assert not (stage / "out" / "adapter").exists()
+
+
+def test_one_stale_set_is_enough(lm, tiny_book, stage):
+    module = SoftmaxDPOModule(lm, "g")
+    data = with_references(module, align_data(lm, tiny_book, stage), stage)
+    chosen, rejected = data.references["h4"]
+    data.references["h4"] = (chosen + 3.0, rejected)
+    with pytest.raises(StaleReferenceError):
+        fit_adapter(module, data, QUIET | {"max_epochs": 1}, stage / "out")
+
+
+def test_without_references_there_is_no_loss(lm, tiny_book, stage):
+    module, data = SoftmaxDPOModule(lm, "g"), align_data(lm, tiny_book, stage)
+    with pytest.raises(StaleReferenceError, match="no reference log-probabilities"):
+        module.losses(data.collate(data.examples))
+
+
+def test_no_preference_set_is_an_error_that_says_what_to_do(lm, tiny_book, stage):
+    write_part(stage / "empty", "preferences", [])
+    data = AlignData(lm, tiny_book, stage / "empty", stage / "sample")
+    data.setup("fit")
+    with pytest.raises(ValueError, match=r"no preference set is left.*align\.sets\.min_spread"):
+        write_references(SoftmaxDPOModule(lm, "g"), data, QUIET, stage / "out")
+
+
+def gradient(module, data, groups: list[list]) -> list[torch.Tensor]:
+    """Of the mean over groups of the mean loss of each, as gradient accumulation makes it."""
+    total = sum(module.losses(data.collate(group))[0].mean() / len(groups) for group in groups)
+    return torch.autograd.grad(total, module._trained)
+
+
+def test_a_batch_of_six_is_three_accumulated_batches_of_two(lm, tiny_book, stage):
+    """The policy has moved off its reference, so that every d_j is its own."""
+    module = SoftmaxDPOModule(lm, "g", beta=0.5)
+    data = with_references(module, align_data(lm, tiny_book, stage), stage)
+    shake(lm, "g", 5)
+    sets = data.examples
+    whole = gradient(module, data, [sets])
+    parts = gradient(module, data, [sets[start : start + 2] for start in (0, 2, 4)])
+    for one, other in zip(whole, parts, strict=True):
+        assert one.norm() > 0
+        assert (one - other).norm() <= 1e-4 * one.norm()
+
+
+def test_a_sets_loss_is_its_own_in_any_company(lm, tiny_book, stage):
+    module = SoftmaxDPOModule(lm, "g", beta=0.5)
+    data = with_references(module, align_data(lm, tiny_book, stage), stage)
+    shake(lm, "g", 5)
+    together, _ = module.losses(data.collate(data.examples))
+    alone = [module.losses(data.collate([entry]))[0].item() for entry in data.examples]
+    assert together.tolist() == pytest.approx(alone, abs=1e-4)
+    assert together.std() > 0.01
+
+
+@pytest.mark.parametrize("length_norm", ["none", "avg"])
+def test_the_loss_by_hand_from_log_probabilities(lm, tiny_book, stage, length_norm):
+    """ln(1 + sum_j exp(beta * (ratio_j - ratio_chosen))); with avg each ratio is divided by its text's tokens."""
+    module = SoftmaxDPOModule(lm, "g", beta=0.5, length_norm=length_norm, sft_coef=0.25)
+    data = with_references(module, align_data(lm, tiny_book, stage), stage)
+    shake(lm, "g", 5)
+    found, _ = module.losses(data.collate(data.examples))
+    for place, (history_id, tree) in enumerate(data.examples):
+        tokens = [list(branch.ids) for branch in tree[1:]]
+        wanted = [(0, branch) for branch in range(1, len(tree))]
+        with torch.no_grad():
+            policy = branch_logprobs(lm, lm.layout([tree]), wanted, tokens)[0].tolist()
+        chosen, rejected = data.references[history_id]
+        by = [len(ids) if length_norm == "avg" else 1 for ids in tokens]
+        ratios = [(p - r) / n for p, r, n in zip(policy, [chosen, *rejected], by, strict=True)]
+        dpo = math.log(1 + sum(math.exp(0.5 * (ratio - ratios[0])) for ratio in ratios[1:]))
+        sft = -policy[0] / len(tokens[0])
+        assert found[place].item() == pytest.approx(dpo + 0.25 * sft, abs=1e-3)
+
+
+class Margins(Callback):
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.seen.append(trainer.callback_metrics["margin"].item())
+
+
+def test_training_moves_toward_the_chosen_texts(lm, tiny_book, stage):
+    margins, module = Margins(), SoftmaxDPOModule(lm, "g", lr=5e-3)
+    data = with_references(module, align_data(lm, tiny_book, stage, batch_size=6), stage)
+    fit_adapter(module, data, QUIET | {"max_epochs": 8, "callbacks": [margins]}, stage / "out")
+    assert margins.seen[0] == pytest.approx(0, abs=1e-4)
+    assert margins.seen[-1] > 0.1
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [({"beta": 0.0}, r"align\.model\.beta must be above 0"), ({"sft_coef": -1}, r"align\.model\.sft_coef must be at least 0")],
+)
+def test_bad_settings_are_named(lm, setting, message):
+    with pytest.raises(ValueError, match=message):
+        SoftmaxDPOModule(lm, "g", **setting)
+
+
+def test_lora_dropout_is_refused(tiny_lm):
+    lm = tiny_lm(adapters=["g"], lora=LoRASettings(r=2, dropout=0.05))
+    with pytest.raises(ValueError, match=r"backbone\.lora\.dropout is 0\.05, S-DPO needs 0"):
+        SoftmaxDPOModule(lm, "g")

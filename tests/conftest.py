@@ -1,0 +1,63 @@
+"""Tiny random language models and the prompts they are fed; see `tiny`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from trackrec.llm.backbone import LanguageModel
+    from trackrec.prompts import PromptBook
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``tiny_models("qwen2", **config)``: the directory of such a model, made once."""
+    from tiny import save_tiny_model
+
+    made: dict[str, Path] = {}
+
+    def get(architecture: str = "llama", **changes: Any) -> Path:
+        key = f"{architecture} {sorted(changes.items())}"
+        if key not in made:
+            made[key] = save_tiny_model(tmp_path_factory.mktemp(architecture), architecture, **changes)
+        return made[key]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tiny_models: Callable[..., Path]) -> Path:
+    """A tiny random Llama with its tokenizer."""
+    return tiny_models("llama")
+
+
+@pytest.fixture
+def tiny_lm(tiny_models: Callable[..., Path]) -> Iterator[Callable[..., LanguageModel]]:
+    """``tiny_lm("qwen2", adapters=["g"], lora=LoRASettings(...), config={...})``: a freshly loaded float32 model."""
+    import torch
+
+    from trackrec.llm.backbone import BackboneSettings, LanguageModel
+
+    def build(architecture: str = "llama", adapters: Any = (), config: Any = None, **settings: Any) -> LanguageModel:
+        where = tiny_models(architecture, **(config or {}))
+        lm = LanguageModel(BackboneSettings(**{"model": str(where), "dtype": "float32", "device": "cpu"} | settings))
+        for seed, name in enumerate(adapters):
+            lm.add_adapter(name, seed)
+        return lm
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield build
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def tiny_book() -> PromptBook:
+    """Histories h0 ... h5 over items i0 ... i19."""
+    from tiny import build_book
+
+    return build_book()

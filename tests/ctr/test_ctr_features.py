@@ -1,0 +1,180 @@
+"""What a row's features may depend on, and what they are."""
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from ctr_tables import make_tables
+
+from trackrec.ctr.baselines import baseline_predictions
+from trackrec.ctr.dense import DENSE_NAMES
+from trackrec.ctr.priors import PADDING, UNKNOWN, Earlier, source_rows
+
+INPUTS = [
+    "user",
+    "item",
+    "item_row",
+    "history",
+    "recent_items",
+    "recent_rows",
+    "recent_ratings",
+    "recent_mask",
+    "dense",
+]
+
+
+def row_of(data, sample_id):
+    for split, ids in data.sample_ids.items():
+        if sample_id in ids:
+            return {name: data.splits[split][name][ids.index(sample_id)] for name in INPUTS}
+    raise AssertionError(sample_id)
+
+
+def places(tables, split):
+    """(user, rating number) of the rows of a split."""
+    ids = tables.samples.filter(pl.col("split") == split)["sample_id"]
+    return [(int(s[1:]) % 12, int(s[1:]) // 12) for s in ids]
+
+
+def test_flipping_a_train_label_leaves_the_rows_own_features_unchanged(tables, ratings):
+    before = tables.features()
+    for user, number in places(tables, "train")[::3]:
+        flipped = ratings.copy()
+        flipped[user, number] = 1.0 if ratings[user, number] > 3 else 5.0
+        after = make_tables(flipped).features()
+        sample = f"s{number * 12 + user}"
+        a, b = row_of(before, sample), row_of(after, sample)
+        assert all(torch.equal(a[name], b[name]) for name in INPUTS), sample
+        changed = any(
+            not torch.equal(before.splits[s]["dense"], after.splits[s]["dense"]) for s in ("train", "valid", "test")
+        )
+        assert changed, "a flip that no later row sees tests nothing"
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_held_out_labels_reach_no_statistic(tables, split):
+    """The ratings of valid and test rows are turned in interactions and labels; recent lists stay as they are."""
+    held = tables.samples.filter(pl.col("split") == split).select("user_id", "item_id", held=True)
+    interactions = (
+        tables.interactions.join(held, on=["user_id", "item_id"], how="left")
+        .with_columns(rating=pl.when("held").then(6 - pl.col("rating")).otherwise("rating"))
+        .drop("held")
+    )
+    samples = tables.samples.with_columns(
+        label=pl.when(pl.col("split") == split).then(1 - pl.col("label")).otherwise("label")
+    )
+    before, after = tables.features(), tables.features(interactions=interactions, samples=samples)
+    for name, tensors in before.splits.items():
+        assert all(torch.equal(tensors[key], after.splits[name][key]) for key in INPUTS), name
+    assert baseline_predictions(samples, tables.histories, interactions).equals(
+        baseline_predictions(tables.samples, tables.histories, tables.interactions)
+    )
+
+
+def test_a_history_that_holds_valid_rows_gives_them_to_no_statistic(tables):
+    """``history.per: sample``: a later history contains earlier valid and test rows."""
+    everything = tables.interactions.group_by("user_id", maintain_order=True).agg(
+        item_ids="item_id", ratings="rating", history_id="user_id"
+    )
+    source = source_rows(tables.samples, everything.with_columns(history_id=pl.lit("x")), tables.interactions)
+    held = tables.samples.filter(pl.col("split") != "train")
+    assert len(source) == 12 * 11
+    assert not len(source.join(held, on=["user_id", "item_id"], how="semi"))
+
+
+def test_item_statistics_by_hand(tables):
+    data, column = tables.features(), DENSE_NAMES.index
+    known = source_rows(tables.samples, tables.histories, tables.interactions).to_dicts()
+    for sample in tables.samples.to_dicts()[::7]:
+        earlier = [r for r in known if r["timestamp"] < sample["timestamp"]]
+        same = [r for r in earlier if r["item_id"] == sample["item_id"]]
+        base = (sum(r["rating"] > 3 for r in earlier) + 1) / (len(earlier) + 2)
+        rate = (sum(r["rating"] > 3 for r in same) + 10 * base) / (len(same) + 10)
+        dense = row_of(data, sample["sample_id"])["dense"].numpy()
+        assert dense[column("item_like_logit")] == pytest.approx(np.log(rate / (1 - rate)), abs=1e-5)
+        assert dense[column("item_log_count")] == pytest.approx(np.log1p(len(same)) / 5, abs=1e-6)
+
+
+def test_list_statistics_by_hand(tables):
+    data, column = tables.features(), DENSE_NAMES.index
+    genres = dict(tables.items.select("item_id", "attributes").iter_rows())
+    for sample in tables.samples.to_dicts()[::5]:
+        liked = [r > 3 for r in sample["recent_ratings"]]
+        affinity = 0.0
+        for genre in genres[sample["item_id"]]:
+            votes = [1 if y else -1 for i, y in zip(sample["recent_items"], liked, strict=True) if genre in genres[i]]
+            affinity += sum(votes) / (len(votes) + 1) / len(genres[sample["item_id"]])
+        dense = row_of(data, sample["sample_id"])["dense"].numpy()
+        mean = np.mean(sample["recent_ratings"]) - 3 if liked else 0.0
+        assert dense[column("recent_affinity")] == pytest.approx(affinity, abs=1e-6)
+        assert dense[column("recent_mean_rating")] == pytest.approx(mean / 2, abs=1e-6)
+        assert dense[column("recent_like_share")] == pytest.approx(
+            2 * (sum(liked) + 1) / (len(liked) + 2) - 1, abs=1e-6
+        )
+
+
+def test_earlier_is_strict():
+    earlier = Earlier(np.array([0, 0, 0, 1]), np.array([5, 5, 7, 6]), np.array([[1.0], [2.0], [4.0], [8.0]]))
+    count, sums = earlier(np.array([0, 0, 0, 1, 1, 2]), np.array([5, 6, 8, 6, 7, 9]))
+    assert count.tolist() == [0, 2, 3, 0, 1, 0]
+    assert sums[:, 0].tolist() == [0, 3, 7, 0, 8, 0]
+
+
+def test_fault_15_one_padding_convention(tables):
+    """Lists are left aligned everywhere; index 0, rating 0 and mask False stand on the right and nowhere else."""
+    data = tables.features(recent_len=6)
+    wanted = dict(tables.samples.select("sample_id", "recent_items").iter_rows())
+    for split, tensors in data.splits.items():
+        length = torch.tensor([len(wanted[s]) for s in data.sample_ids[split]])
+        mask = torch.arange(6) < length[:, None]
+        assert torch.equal(tensors["recent_mask"], mask)
+        assert torch.equal(tensors["recent_items"] != PADDING, mask)
+        assert torch.equal(tensors["recent_rows"] != PADDING, mask)
+        assert not tensors["recent_ratings"][~mask].any()
+    filled = (data.item_attributes != PADDING).int()
+    assert torch.equal(filled, filled.sort(dim=1, descending=True).values)
+
+
+def test_a_short_width_keeps_the_last_items(tables):
+    data = tables.features(recent_len=2)
+    vocabulary = {item: 2 + place for place, item in enumerate(data.vocabularies.items)}
+    for sample in tables.samples.filter(pl.col("split") == "train").to_dicts()[::4]:
+        row = row_of(data, sample["sample_id"])
+        expected = [vocabulary[i] for i in sample["recent_items"][-2:]]
+        assert row["recent_items"][: len(expected)].tolist() == expected
+
+
+def test_vocabularies_come_from_train_rows(tables):
+    is_u3 = pl.col("user_id") == "u3"
+    samples = tables.samples.with_columns(split=pl.when(is_u3).then(pl.lit("test")).otherwise("split"))
+    data = tables.features(samples=samples)
+    assert "u3" not in data.vocabularies.users
+    rows = [user == "u3" for user in data.user_ids["test"]]
+    assert set(data.splits["test"]["user"][torch.tensor(rows)].tolist()) == {UNKNOWN}
+    again = tables.features(samples=samples, vocabularies=replace(data.vocabularies, items=["i1"]))
+    assert again.spec.n_items == 3
+
+
+def test_keys_that_no_table_holds_are_named(tables):
+    with pytest.raises(ValueError, match=r"1 items of recent_items not found, first \['i14'\]"):
+        tables.features(items=tables.items.filter(pl.col("item_id") != "i14"))
+    with pytest.raises(ValueError, match="1 history_id of samples not found"):
+        tables.features(histories=tables.histories[1:])
+    with pytest.raises(ValueError, match="no train rows"):
+        tables.features(samples=tables.samples.filter(pl.col("split") == "test"))
+
+
+def test_baselines_are_smoothed_rates_of_earlier_rows(tables):
+    found = baseline_predictions(tables.samples, tables.histories, tables.interactions)
+    assert found["sample_id"].equals(tables.samples["sample_id"])
+    known = source_rows(tables.samples, tables.histories, tables.interactions).to_dicts()
+    for sample, row in list(zip(tables.samples.to_dicts(), found.to_dicts(), strict=True))[::11]:
+        earlier = [r for r in known if r["timestamp"] < sample["timestamp"]]
+        base = (sum(r["rating"] > 3 for r in earlier) + 1) / (len(earlier) + 2)
+        own = [r["rating"] for r in earlier if r["user_id"] == sample["user_id"]] + sample["recent_ratings"]
+        user = (sum(r > 3 for r in own) + 5 * base) / (len(own) + 5)
+        assert row["user_mean"] == pytest.approx(user)
+        odds = [p / (1 - p) for p in (row["item_mean"], row["user_mean"], base)]
+        assert row["item_user"] / (1 - row["item_user"]) == pytest.approx(odds[0] * odds[1] / odds[2])

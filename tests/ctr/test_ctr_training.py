@@ -1,0 +1,210 @@
+"""Loaders, arms and fitting."""
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from trackrec.ctr import DIN, DeepFM, LightFM, MLPConnector
+from trackrec.ctr.data import MissingEmbeddingError, TensorLoader, attach_shuffled, attach_text
+from trackrec.ctr.module import CTRModule
+from trackrec.ctr.train import fit_arm
+from trackrec.metrics import auc, log_loss
+
+# https://github.com/Lightning-AI/pytorch-lightning/issues/21326
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+
+
+def fit(data, tmp_path, net=DIN, arm="none", seed=0, lr=0.01, epochs=2, patience=3, **net_args):
+    return fit_arm(
+        partial(net, embed_dim=4, **net_args),
+        partial(MLPConnector, out_dim=3, hidden=[4]),
+        data,
+        arm,
+        seed,
+        model_args={"lr": lr},
+        data_args={"batch_size": 16},
+        trainer_args={"accelerator": "cpu", "max_epochs": epochs},
+        work_dir=tmp_path,
+        patience=patience,
+    )
+
+
+def with_labels(data, split, labels):
+    return replace(data, splits={**data.splits, split: {**data.splits[split], "label": labels}})
+
+
+@pytest.mark.parametrize("arm", ["none", "reccot"])
+@pytest.mark.parametrize("net", [DIN, DeepFM, LightFM])
+def test_every_parameter_moves(data, tmp_path, net, arm):
+    start = {}
+
+    def watched(spec, connector):
+        built = net(spec, connector, embed_dim=4)
+        start.update({name: value.detach().clone() for name, value in built.named_parameters()})
+        return built
+
+    result = fit_arm(
+        watched,
+        partial(MLPConnector, out_dim=3, hidden=[4]),
+        data,
+        arm,
+        seed=0,
+        model_args={"lr": 0.01},
+        data_args={"batch_size": 16},
+        trainer_args={"accelerator": "cpu", "max_epochs": 2, "callbacks": []},
+        work_dir=tmp_path,
+    )
+    assert any("connector" in name for name in start) == (arm == "reccot")
+    still = [name for name, value in start.items() if torch.equal(value, result.state_dict[name])]
+    assert not still
+    assert {name: len(p) for name, p in result.predictions.items()} == {"valid": 24, "test": 24}
+    assert all(((p > 0) & (p < 1)).all() for p in result.predictions.values())
+    assert result.epochs == 2
+
+
+def test_best_weights_are_those_that_predict(data, tmp_path):
+    result = fit(data, tmp_path, lr=0.05, epochs=6, patience=2)
+    assert result.valid_auc == pytest.approx(auc(result.predictions["valid"], data.splits["valid"]["label"]), abs=1e-6)
+    assert result.epochs <= result.best_epoch + 2
+    net = DIN(data.spec, embed_dim=4)
+    net.load_state_dict(result.state_dict)
+    batch = next(iter(TensorLoader(data, "test", batch_size=100)))
+    with torch.inference_mode():
+        torch.testing.assert_close(net.eval()(batch).sigmoid(), torch.from_numpy(result.predictions["test"]))
+    assert not list(tmp_path.iterdir())
+
+
+def test_fits_repeat_by_seed_and_leave_the_global_generator_alone(data, tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first = fit(data, tmp_path, dropout=0.2)
+    assert torch.equal(torch.rand(1), expected)
+    again, other = fit(data, tmp_path, dropout=0.2), fit(data, tmp_path, seed=1, dropout=0.2)
+    assert np.array_equal(first.predictions["test"], again.predictions["test"])
+    assert not np.array_equal(first.predictions["test"], other.predictions["test"])
+
+
+def test_fault_11_early_stopping_reads_validation_only(data, tmp_path):
+    """The release stops and tunes on test. Turned test labels must change nothing, turned valid labels the AUC."""
+    normal = fit(data, tmp_path, epochs=4, patience=1)
+    turned = fit(with_labels(data, "test", 1 - data.splits["test"]["label"]), tmp_path, epochs=4, patience=1)
+    gone = fit(with_labels(data, "test", torch.full((24,), torch.nan)), tmp_path, epochs=4, patience=1)
+    for other in (turned, gone):
+        assert (other.valid_auc, other.best_epoch, other.epochs) == (
+            normal.valid_auc,
+            normal.best_epoch,
+            normal.epochs,
+        )
+        assert all(np.array_equal(other.predictions[s], normal.predictions[s]) for s in ("valid", "test"))
+    valid = fit(with_labels(data, "valid", 1 - data.splits["valid"]["label"]), tmp_path, epochs=4, patience=1)
+    assert valid.valid_auc != normal.valid_auc
+
+
+def test_fault_12_the_learning_rate_stays_what_was_set():
+    """The release's cosine schedule got samples × epochs as its length; here there is none."""
+    optimizer = CTRModule(torch.nn.Linear(2, 1), lr=0.003, weight_decay=0.1).configure_optimizers()
+    assert isinstance(optimizer, torch.optim.Adam)
+    assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (0.003, 0.1)
+
+
+def test_fault_14_missing_embedding_is_an_error(data):
+    histories = [f"h{u}" for u in range(12)]
+    with pytest.raises(MissingEmbeddingError, match=r"'teacher': 2 of 12 histories have no embedding, first \['h0', "):
+        attach_text(data, "teacher", histories[1:11], np.ones((10, 4)))
+    with pytest.raises(ValueError, match="1 vectors hold NaN"):
+        attach_text(data, "teacher", histories, np.r_[np.ones((11, 4)), np.full((1, 4), np.nan)])
+    with pytest.raises(ValueError, match="more than one vector"):
+        attach_text(data, "teacher", [*histories, "h0"], np.ones((13, 4)))
+    with pytest.raises(KeyError, match="arm must be one of"):
+        data.spec_for("teacher")
+
+
+def test_arms_differ_in_their_text_only(data):
+    batches = {arm: TensorLoader(data, "valid", arm).rows(torch.arange(24)) for arm in ("none", "reccot", "shuffled")}
+    assert "text" not in batches["none"]
+    for arm in ("reccot", "shuffled"):
+        assert {n for n, v in batches[arm].items() if n not in batches["none"] or not v.equal(batches["none"][n])} == {
+            "text"
+        }
+    own = data.arms["reccot"].matrix[data.splits["valid"]["history"]]
+    assert torch.equal(batches["reccot"]["text"], own)
+    assert not (batches["shuffled"]["text"] == own).all(dim=1).any()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_shuffled_is_a_derangement_over_users(data, seed):
+    rows = attach_shuffled(data, seed=seed).arms["shuffled"].rows
+    owner = [data.history_users[row] for row in rows]
+    assert all(mine != theirs for mine, theirs in zip(data.history_users, owner, strict=True))
+    assert sorted(owner) == sorted(data.history_users)
+    assert torch.equal(rows, attach_shuffled(data, seed=seed).arms["shuffled"].rows)
+
+
+def test_shuffled_never_hands_a_user_another_history_of_their_own(data):
+    """With several histories per user (``per: sample``) the exchange is still between users."""
+    owners = [f"u{place // 4}" for place in range(12)]
+    several = replace(data, history_users=owners)
+    for seed in range(10):
+        rows = attach_shuffled(several, seed=seed).arms["shuffled"].rows
+        assert all(owners[place] != owners[row] for place, row in enumerate(rows.tolist()))
+    with pytest.raises(ValueError, match="needs the texts of two users"):
+        attach_shuffled(replace(data, history_users=["u0"] * 12))
+
+
+def test_batches_are_a_function_of_seed_and_epoch(data):
+    def keys(seed, epoch):
+        loader = TensorLoader(data, "train", "reccot", batch_size=20, shuffle=True, seed=seed)
+        loader.set_epoch(epoch)
+        return [batch["dense"] for batch in loader]
+
+    first = keys(1, 3)
+    assert [len(batch) for batch in first] == [20, 20, 20, 20, 16]
+    assert len(TensorLoader(data, "train", batch_size=20)) == 5
+    assert all(torch.equal(a, b) for a, b in zip(first, keys(1, 3), strict=True))
+    assert not torch.equal(first[0], keys(1, 4)[0])
+    assert not torch.equal(first[0], keys(2, 3)[0])
+    order = TensorLoader(data, "train", shuffle=True).order(0)
+    assert sorted(order.tolist()) == list(range(96))
+
+
+def test_epochs_of_a_fit_are_permuted_anew(data, tmp_path, monkeypatch):
+    seen = []
+    order = TensorLoader.order
+
+    def watched(self, epoch):
+        if self.shuffle:
+            seen.append(epoch)
+        return order(self, epoch)
+
+    monkeypatch.setattr(TensorLoader, "order", watched)
+    fit(data, tmp_path, epochs=3)
+    assert seen == [0, 1, 2]
+
+
+def test_logged_metrics_are_those_of_the_whole_split(data, tmp_path):
+    import lightning.pytorch as pl
+
+    module = CTRModule(DIN(data.spec, embed_dim=4))
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    logged = trainer.validate(module, TensorLoader(data, "valid", batch_size=7), verbose=False)[0]
+    with torch.inference_mode():
+        p = module.net.eval()(next(iter(TensorLoader(data, "valid", batch_size=100)))).sigmoid()
+    y = data.splits["valid"]["label"]
+    assert logged["valid/auc"] == pytest.approx(auc(p, y), abs=1e-6)
+    assert logged["valid/log_loss"] == pytest.approx(log_loss(p, y), abs=1e-5)
+    assert logged["valid/acc"] == pytest.approx(float(((p > 0.5) == (y > 0)).float().mean()))
+
+
+def test_unusable_input_is_named(data, tmp_path):
+    with pytest.raises(ValueError, match="'valid' needs rows of both classes"):
+        fit(with_labels(data, "valid", torch.ones(24)), tmp_path)
+    with pytest.raises(ValueError, match=r"ctr\.connector must be set for arm 'reccot'"):
+        fit_arm(DIN, None, data, "reccot", 0, {}, {}, {}, tmp_path)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        TensorLoader(data, "train", batch_size=0)
+    with pytest.raises(KeyError, match="split must be one of"):
+        TensorLoader(data, "dev")

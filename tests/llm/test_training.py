@@ -1,0 +1,286 @@
+"""The three trainings' common ground: the rate's course, small checkpoints, resume to the bit, what moves."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+from tiny import reccot_row
+
+from trackrec.align.data import AlignData
+from trackrec.align.module import SoftmaxDPOModule
+from trackrec.distill.data import DistillData
+from trackrec.distill.module import DistillModule
+from trackrec.llm.backbone import LoRASettings
+from trackrec.llm.training import AdapterModule, OptimizerSettings, fit_adapter, stage_trainer
+from trackrec.tables import write_part
+from trackrec.validator.data import RecTuneData
+from trackrec.validator.module import RecTuningModule
+
+QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 1}
+TEXTS = ["Enjoys Drama.", "Avoids Horror; likes War and Comedy.", "Mostly a guess, from 9 films.", "A generous viewer."]
+
+
+@pytest.fixture(autouse=True)
+def _quiet_lightning():
+    names = ["lightning.pytorch", "lightning.pytorch.utilities.rank_zero"]
+    before = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    yield
+    for name, level in before.items():
+        logging.getLogger(name).setLevel(level)
+
+
+@pytest.fixture
+def texts_dir(tmp_path) -> Path:
+    """A teacher's stage: ten texts about h0 ... h5."""
+    rows = [reccot_row(f"h{i % 6}", i // 6, text=f"{TEXTS[i % 4]} {TEXTS[(i + 1) % 4]}") for i in range(10)]
+    write_part(tmp_path / "texts", "reccots", rows)
+    return tmp_path / "texts"
+
+
+# -- the course of the learning rate ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+@pytest.mark.parametrize("total", [2, 7, 100])
+def test_the_rate_rises_then_falls_to_zero(schedule, total):
+    settings = OptimizerSettings(warmup=0.1, schedule=schedule)
+    factors = [settings.factor(step, total) for step in range(total + 1)]
+    peak = factors.index(max(factors))
+    assert all(0 <= factor <= 1 for factor in factors)
+    assert factors[:peak] == sorted(factors[:peak])
+    assert factors[peak:] == sorted(factors[peak:], reverse=True)
+    assert factors[total] == pytest.approx(0, abs=1e-12)
+    assert factors[0] > 0  # a first step of rate 0 would be lost
+
+
+def test_factors_by_hand():
+    """Ten steps, 20 % warm-up: 1/3, 2/3, then half a cosine over the eight that remain."""
+    settings = OptimizerSettings(warmup=0.2)
+    found = [settings.factor(step, 10) for step in (0, 1, 2, 4, 6, 8, 10, 99)]
+    assert found == pytest.approx([1 / 3, 2 / 3, 1, 0.8535534, 0.5, 0.1464466, 0, 0])
+    constant = OptimizerSettings(warmup=0.0, schedule="constant")
+    assert [constant.factor(step, 10) for step in (0, 5, 10)] == [1, 1, 1]
+
+
+class RateRecorder(Callback):
+    """The learning rate of every optimizer step."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        self.rates.append(optimizer.param_groups[0]["lr"])
+
+
+def test_fault_12_the_schedule_decays_to_zero_over_optimizer_steps(tiny_lm, tiny_book, texts_dir, tmp_path):
+    """10 texts in batches of 1, two of them a step, two epochs: ten optimizer steps, not twenty, nor samples x epochs."""
+    lm, rates = tiny_lm(adapters=["g"], lora=LoRASettings(r=2)), RateRecorder()
+    settings = OptimizerSettings(warmup=0.1)
+    module = DistillModule(lm, "g", lr=1e-3, optimizer=settings)
+    trainer_args = QUIET | {"max_epochs": 2, "accumulate_grad_batches": 2, "callbacks": [rates]}
+    trainer = fit_adapter(module, DistillData(lm, tiny_book, texts_dir, batch_size=1), trainer_args, tmp_path / "out")
+    assert trainer.global_step == 10
+    assert rates.rates == pytest.approx([1e-3 * settings.factor(step, 10) for step in range(10)])
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+
+
+def test_a_bad_rate_is_named(tiny_lm):
+    with pytest.raises(ValueError, match=r"model\.lr must be above 0, got 0"):
+        DistillModule(tiny_lm(adapters=["g"]), "g", lr=0.0)
+
+
+# -- checkpoints --------------------------------------------------------------------------------------------------
+
+
+class PowerCut(Callback):
+    """Ends the run in the middle of an epoch, after some optimizer steps."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if trainer.global_step == self.after:
+            raise ConnectionAbortedError("the power is gone")
+
+
+def every_step(out: Path) -> ModelCheckpoint:
+    return ModelCheckpoint(
+        dirpath=out / "checkpoints", filename="last", every_n_train_steps=1, enable_version_counter=False
+    )
+
+
+def distill(build: Any, book: Any, texts: Path, out: Path, cut: int | None = None, rank: int = 4) -> Any:
+    """One run of two epochs of five batches with LoRA dropout; with ``cut`` it dies after so many steps."""
+    torch.manual_seed(9)
+    lm = build(adapters=["g", "v"], lora=LoRASettings(r=rank, dropout=0.2))
+    module = DistillModule(lm, "g", lr=1e-2)
+    data = DistillData(lm, book, texts, seed=3, batch_size=2)
+    args: dict[str, Any] = QUIET | {"max_epochs": 2}
+    # the power goes after the checkpoint of the step is whole
+    args["callbacks"] = [every_step(out)]
+    if cut is None:
+        fit_adapter(module, data, args, out)
+        return lm
+    trainer = stage_trainer(args, out)
+    trainer.callbacks.append(PowerCut(cut))
+    with pytest.raises(ConnectionAbortedError):
+        trainer.fit(module, datamodule=data)
+    return lm
+
+
+def test_a_checkpoint_holds_the_adapter_and_nothing_of_the_base(tiny_lm, tiny_book, texts_dir, tmp_path):
+    lm = distill(tiny_lm, tiny_book, texts_dir, tmp_path / "out", cut=3, rank=32)
+    lm.save_adapter(tmp_path / "adapter", "g")
+    path = tmp_path / "out" / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    names = set(checkpoint["state_dict"])
+    assert names == {f"backbone.{name}" for name, p in lm.base.named_parameters() if ".g." in name}
+    assert len(names) == 28
+    assert path.stat().st_size < 4 * (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size
+    assert checkpoint["global_step"] == 3
+    assert [p.name for p in path.parent.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("cut", [3, 5, 7], ids=["mid first epoch", "between epochs", "mid second epoch"])
+def test_a_resumed_run_gives_the_undisturbed_adapter_to_the_bit(tiny_lm, tiny_book, texts_dir, tmp_path, cut):
+    """Five batches an epoch, LoRA dropout on: the order of batches and the random numbers both go on."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    distill(tiny_lm, tiny_book, texts_dir, whole)
+    distill(tiny_lm, tiny_book, texts_dir, broken, cut=cut)
+    assert not (broken / "adapter").exists()
+    distill(tiny_lm, tiny_book, texts_dir, broken)
+    name = Path("adapter") / "adapter_model.safetensors"
+    assert (broken / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_a_resumed_run_keeps_the_logged_steps_of_the_first_part(tiny_lm, tiny_book, texts_dir, tmp_path):
+    distill(tiny_lm, tiny_book, texts_dir, tmp_path / "out", cut=4)
+    (written,) = (tmp_path / "out" / "logs").rglob("metrics.csv")
+    before = written.read_text().splitlines()
+    distill(tiny_lm, tiny_book, texts_dir, tmp_path / "out")
+    lines = [line for path in (tmp_path / "out" / "logs").rglob("metrics.csv") for line in path.read_text().splitlines()]
+    assert len(before) > 1
+    assert set(before) <= set(lines)
+
+
+def test_an_adapter_that_is_not_finite_is_an_error(tiny_lm, tiny_book, texts_dir, tmp_path):
+    lm = tiny_lm(adapters=["g"], lora=LoRASettings(r=2))
+    module = DistillModule(lm, "g", lr=1e30)
+    data = DistillData(lm, tiny_book, texts_dir, batch_size=2)
+    with pytest.raises(FloatingPointError, match=r"adapter 'g' .*lower model\.lr \(now 1e\+30\)"):
+        fit_adapter(module, data, QUIET | {"max_epochs": 1}, tmp_path / "out")
+    assert not (tmp_path / "out" / "adapter").exists()
+
+
+# -- what moves ---------------------------------------------------------------------------------------------------
+
+
+def distill_stage(lm: Any, book: Any, root: Path) -> tuple[AdapterModule, Any]:
+    rows = [reccot_row(f"h{i}", text=TEXTS[i % 4]) for i in range(6)]
+    write_part(root / "texts", "reccots", rows)
+    return DistillModule(lm, "g", lr=1e-2), DistillData(lm, book, root / "texts", batch_size=2)
+
+
+def align_stage(lm: Any, book: Any, root: Path) -> tuple[AdapterModule, Any]:
+    rows = [
+        reccot_row(f"h{i}", draw, source="g1", token_ids=[20 + 7 * i + draw, 30 + draw, 1]) | {"round": 1}
+        for i in range(6)
+        for draw in range(4)
+    ]
+    write_part(root / "draws", "reccots", rows)
+    common = {"source": "g1", "round": 1, "chosen_reward": 0.9}
+    sets = [
+        {"history_id": f"h{i}", "chosen": i % 4, "rejected": [d for d in range(4) if d != i % 4][: 1 + i % 3]} | common
+        for i in range(6)
+    ]
+    write_part(root / "sets", "preferences", [{**row, "rejected_rewards": [0.1] * len(row["rejected"])} for row in sets])
+    module, data = SoftmaxDPOModule(lm, "g", lr=1e-2), AlignData(lm, book, root / "sets", root / "draws", batch_size=2)
+    rows = stage_trainer(QUIET, root / "reference").predict(module, datamodule=data)
+    data.set_references([row for batch in rows for row in batch])
+    return module, data
+
+
+def rec_tune_stage(lm: Any, book: Any, root: Path) -> tuple[AdapterModule, Any]:
+    targets = {f"h{i}": [(f"s{i}{t}", f"i{(i + 5 * t) % 20}", (i + t) % 2) for t in range(1 + i % 3)] for i in range(6)}
+    texts = {f"h{i}": TEXTS[i % 4] for i in range(6)}
+    return RecTuningModule(lm, "g", lr=1e-2), RecTuneData(lm, book, texts, targets, batch_size=2)
+
+
+@pytest.mark.parametrize("stage", [distill_stage, align_stage, rec_tune_stage])
+def test_every_adapter_weight_moves_and_no_other(tiny_lm, tiny_book, tmp_path, stage):
+    lm = tiny_lm(adapters=["g", "v"], lora=LoRASettings(r=4))
+    module, data = stage(lm, tiny_book, tmp_path)
+    before = {name: parameter.detach().clone() for name, parameter in lm.base.named_parameters()}
+    trainer = fit_adapter(module, data, QUIET | {"max_epochs": 2}, tmp_path / "out")
+    assert trainer.global_step == 6
+    moved = {name for name, p in lm.base.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {name for name in before if ".g." in name}
+    assert len(moved) == 28
+    assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").exists()
+
+
+class ModeRecorder(Callback):
+    """Which modules are in training mode when a batch starts."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        self.modes = {name: module.training for name, module in pl_module.backbone.named_modules()}
+
+
+@pytest.mark.parametrize("look", [False, True], ids=["fresh", "after inference"])
+def test_the_base_trains_in_training_mode(tiny_lm, tiny_book, texts_dir, tmp_path, look):
+    """In eval mode LoRA dropout is off and gradient checkpointing does nothing, both in silence."""
+    lm, modes = tiny_lm(adapters=["g"], lora=LoRASettings(r=2, dropout=0.5)), ModeRecorder()
+    if look:
+        with lm.using("g"):
+            pass
+    module = DistillModule(lm, "g")
+    args = QUIET | {"max_steps": 1, "callbacks": [modes]}
+    fit_adapter(module, DistillData(lm, tiny_book, texts_dir), args, tmp_path / "out")
+    assert [name for name, training in modes.modes.items() if not training] == []
+
+
+def test_gradient_checkpointing_computes_layers_twice(tiny_lm, tiny_book, texts_dir, tmp_path):
+    """Once forward and once more for the gradient: else the memory that it trades for was never saved."""
+    calls = {}
+    for checkpointing in (False, True):
+        lm = tiny_lm(adapters=["g"], lora=LoRASettings(r=2), gradient_checkpointing=checkpointing)
+        seen: list[str] = []
+        for layer in lm.base.get_decoder().layers:
+            # before, not after: the second time ends as soon as the gradient has what it needs
+            layer.mlp.register_forward_pre_hook(lambda *_, seen=seen: seen.append("mlp"))
+        data = DistillData(lm, tiny_book, texts_dir)
+        fit_adapter(DistillModule(lm, "g"), data, QUIET | {"max_steps": 1}, tmp_path / str(checkpointing))
+        calls[checkpointing] = len(seen)
+    assert calls == {False: 2, True: 4}
+
+
+def test_a_text_weighs_the_same_beside_a_longer_one(tiny_lm, tiny_book, texts_dir):
+    """The loss of a batch is the mean of its texts' own losses."""
+    lm = tiny_lm(adapters=["g"], lora=LoRASettings(r=2))
+    module, data = DistillModule(lm, "g"), DistillData(lm, tiny_book, texts_dir)
+    module.log_step = lambda values, batch_size: None
+    data.setup("fit")
+    together = module.training_step(data.collate(data.examples), 0)
+    alone = [module.training_step(data.collate([tree]), 0) for tree in data.examples]
+    assert together.item() == pytest.approx(sum(loss.item() for loss in alone) / len(alone), abs=1e-5)
+    assert len({len(tree[1].ids) for tree in data.examples}) > 2
+
+
+def test_a_text_that_the_model_cannot_reach_is_an_error(tiny_lm, tiny_book, texts_dir):
+    lm = tiny_lm(config={"max_position_embeddings": 64})
+    with pytest.raises(ValueError, match=r"has \d+ tokens, the model reaches 64: lower prompts\.max_history"):
+        DistillData(lm, tiny_book, texts_dir).setup("fit")
+
+
+def test_a_judgement_that_the_model_cannot_reach_is_an_error(tiny_lm, tiny_book):
+    lm = tiny_lm(config={"max_position_embeddings": 64})
+    with pytest.raises(ValueError, match="the model reaches 64"):
+        RecTuneData(lm, tiny_book, {"h5": TEXTS[0]}, {"h5": [("s", "i1", 1)]}).setup("fit")

@@ -1,0 +1,128 @@
+"""Preference sets as trees: one prompt, one chosen and K rejected texts, as the tokens that were sampled."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from trackrec.llm.backbone import LanguageModel
+from trackrec.llm.batches import BatchLoader
+from trackrec.llm.packing import Branch, Layout, Tree, tree_tokens
+from trackrec.prompts import PromptBook
+from trackrec.tables import read_dataset
+
+
+class PreferenceExample(NamedTuple):
+    """One set: branch 0 is the prompt, 1 the chosen text, the others the rejected ones."""
+
+    history_id: str
+    tree: Tree
+
+
+class PreferenceBatch(NamedTuple):
+    """B sets and, once computed, their reference log-probabilities (K rejected in the largest set)."""
+
+    history_ids: list[str]
+    layout: Layout
+    wanted: list[tuple[int, int]]
+    tokens: list[list[int]]
+    sizes: list[int]
+    ref_chosen: Tensor | None
+    ref_rejected: Tensor | None
+
+
+class AlignData(LightningDataModule):
+    """The preference sets of a round.
+
+    Args:
+        lm: encodes and lays out.
+        book: histories and words.
+        preferences_dir: stage directory with the preferences table.
+        samples_dir: stage directory with the reccots table of the draws.
+        seed: of the order.
+        batch_size: sets per batch. The effective batch is this times ``trainer.accumulate_grad_batches``.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        book: PromptBook,
+        preferences_dir: Path,
+        samples_dir: Path,
+        seed: int = 0,
+        batch_size: int = 4,
+    ) -> None:
+        super().__init__()
+        self.lm, self.book = lm, book
+        self.preferences_dir, self.samples_dir = preferences_dir, samples_dir
+        self.seed, self.batch_size = seed, batch_size
+        self.references: dict[str, tuple[float, list[float]]] = {}
+        self.examples: list[PreferenceExample] = []
+
+    def setup(self, stage: str) -> None:
+        """Read and encode the sets, once."""
+        if self.examples:
+            return
+        tokens = {
+            (row["history_id"], row["draw"]): row["token_ids"] for row in read_dataset(self.samples_dir, "reccots")
+        }
+        self.examples = [self._example(row, tokens) for row in read_dataset(self.preferences_dir, "preferences")]
+
+    def _example(self, row: dict[str, Any], tokens: dict[tuple[str, int], list[int]]) -> PreferenceExample:
+        history_id = row["history_id"]
+        prompt = self.lm.chat.encode_prompt(self.book.reccot_prompt(history_id))
+        draws = [row["chosen"], *row["rejected"]]
+        return PreferenceExample(history_id, [Branch(prompt), *(Branch(tokens[history_id, draw], 0) for draw in draws)])
+
+    def set_references(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Take the reference_logps table."""
+        self.references = {row["history_id"]: (row["chosen_logp"], row["rejected_logps"]) for row in rows}
+
+    def collate(self, examples: list[PreferenceExample]) -> PreferenceBatch:
+        """Rows, the branches in question, and padded (B, K) references."""
+        wanted = [(place, branch) for place, entry in enumerate(examples) for branch in range(1, len(entry.tree))]
+        sizes = [len(entry.tree) - 2 for entry in examples]
+        ref_chosen = ref_rejected = None
+        if self.references:
+            found = [self.references[entry.history_id] for entry in examples]
+            ref_chosen = torch.tensor([chosen for chosen, _ in found])
+            ref_rejected = torch.zeros(len(found), max(sizes))
+            for place, (_, rejected) in enumerate(found):
+                ref_rejected[place, : len(rejected)] = torch.tensor(rejected)
+        return PreferenceBatch(
+            [entry.history_id for entry in examples],
+            self.lm.layout([entry.tree for entry in examples]),
+            wanted,
+            [list(examples[place].tree[branch].ids) for place, branch in wanted],
+            sizes,
+            ref_chosen,
+            ref_rejected,
+        )
+
+    def _loader(self, examples: list[PreferenceExample], shuffle: bool) -> BatchLoader[PreferenceExample]:
+        lengths = [tree_tokens(entry.tree) for entry in examples]
+        return BatchLoader(examples, lengths, self.batch_size, self.collate, self.seed, shuffle)
+
+    def train_dataloader(self) -> BatchLoader[PreferenceExample]:
+        """Shuffled batches."""
+        return self._loader(self.examples, shuffle=True)
+
+    def predict_dataloader(self) -> BatchLoader[PreferenceExample]:
+        """Every set once, in order: the reference pass."""
+        return self._loader(self.examples, shuffle=False)
+
+    def check_batches(self, sets: int = 32) -> list[PreferenceBatch]:
+        """The first training batch and random sets, on which the start of the training is checked."""
+        rng = random.Random(self.seed)
+        picked = rng.sample(self.examples, min(sets, len(self.examples)))
+        return [next(iter(self._loader(self.examples, shuffle=True))), *self._loader(picked, shuffle=False)]
+
+    def transfer_batch_to_device(self, batch: PreferenceBatch, device: Any, dataloader_idx: int) -> PreferenceBatch:
+        """Nothing to move: the model places what it computes on."""
+        return batch

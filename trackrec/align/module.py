@@ -1,0 +1,196 @@
+"""S-DPO: moves G toward the draws that V likes best, held to the G that sampled them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from trackrec.align.data import AlignData, PreferenceBatch
+from trackrec.align.softmax_dpo import reward_margins, softmax_dpo
+from trackrec.llm.backbone import LanguageModel
+from trackrec.llm.logprobs import branch_logprobs
+from trackrec.llm.training import AdapterModule, OptimizerSettings, stage_trainer
+from trackrec.tables import TableError, read_table, write_part
+
+# A set whose negatives hold less than this share of the softmax moves nothing any more.
+_SATURATED = 0.01
+
+
+class StaleReferenceError(RuntimeError):
+    """At step 0 the policy isn't its own reference: the reference log-probabilities belong to something else."""
+
+
+class SetLogps(NamedTuple):
+    """Log-probabilities of B sets with up to K rejected texts, and their lengths in tokens."""
+
+    chosen: Tensor
+    rejected: Tensor
+    mask: Tensor
+    chosen_length: Tensor
+    rejected_length: Tensor
+
+
+class SoftmaxDPOModule(AdapterModule):
+    """S-DPO (arXiv 2406.09215) on preference sets; see `softmax_dpo` for the loss.
+
+    Args:
+        lm: the model. Its LoRA dropout must be 0: the reference is computed without dropout.
+        adapter: the adapter that becomes this round's G; it starts as a copy of the G that sampled.
+        lr: peak learning rate.
+        beta: strength of the tie to the reference.
+        length_norm: ``none`` compares summed log-probabilities (paper), ``avg`` their mean per token.
+        sft_coef: weight of the chosen text's mean token loss, added against falling likelihood; 0 is the paper's.
+        optimizer: the rest of the optimizer.
+
+    Raises:
+        ValueError: beta or sft_coef is out of range, or the adapter has dropout.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        adapter: str,
+        lr: float = 5e-6,
+        beta: float = 0.1,
+        length_norm: Literal["none", "avg"] = "none",
+        sft_coef: float = 0.0,
+        optimizer: OptimizerSettings | None = None,
+    ) -> None:
+        super().__init__(lm, adapter, lr, optimizer)
+        if beta <= 0:
+            raise ValueError(f"align.model.beta must be above 0, got {beta}.")
+        if sft_coef < 0:
+            raise ValueError(f"align.model.sft_coef must be at least 0, got {sft_coef}.")
+        if lm.settings.lora.dropout:
+            raise ValueError(
+                f"backbone.lora.dropout is {lm.settings.lora.dropout}, S-DPO needs 0: its reference is computed "
+                "without dropout."
+            )
+        self.beta, self.length_norm, self.sft_coef = beta, length_norm, sft_coef
+
+    def set_logps(self, batch: PreferenceBatch) -> SetLogps:
+        """Log-probabilities of every text of a batch of sets, (B,) and (B, K)."""
+        sums, lengths = branch_logprobs(self.lm, batch.layout, batch.wanted, batch.tokens)
+        B, K = len(batch.sizes), max(batch.sizes)
+        rows = [place for place, size in enumerate(batch.sizes) for _ in range(size + 1)]
+        columns = [column for size in batch.sizes for column in range(size + 1)]
+        table, length = sums.new_zeros(B, K + 1), sums.new_ones(B, K + 1)
+        table = table.index_put((torch.tensor(rows), torch.tensor(columns)), sums)
+        length[rows, columns] = lengths
+        mask = torch.zeros(B, K + 1, dtype=torch.bool, device=sums.device)
+        mask[rows, columns] = True
+        return SetLogps(table[:, 0], table[:, 1:], mask[:, 1:], length[:, 0], length[:, 1:])
+
+    def predict_step(self, batch: PreferenceBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """Rows of reference log-probabilities, computed by the adapter as it is now."""
+        logps = self.set_logps(batch)
+        return [
+            {
+                "history_id": history_id,
+                "chosen_logp": logps.chosen[place].item(),
+                "rejected_logps": logps.rejected[place, : batch.sizes[place]].tolist(),
+            }
+            for place, history_id in enumerate(batch.history_ids)
+        ]
+
+    def losses(self, batch: PreferenceBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Unreduced losses (B,) and the values that are logged."""
+        if batch.ref_chosen is None or batch.ref_rejected is None:
+            raise StaleReferenceError("the batch has no reference log-probabilities")
+        logps = self.set_logps(batch)
+        device = logps.chosen.device
+        terms = [logps.chosen, logps.rejected, batch.ref_chosen.to(device), batch.ref_rejected.to(device)]
+        if self.length_norm == "avg":
+            lengths = [logps.chosen_length, logps.rejected_length] * 2
+            terms = [term / length for term, length in zip(terms, lengths, strict=True)]
+        chosen, rejected, ref_chosen, ref_rejected = terms
+        loss = softmax_dpo(chosen, rejected, ref_chosen, ref_rejected, logps.mask, self.beta)
+        with torch.no_grad():
+            d = reward_margins(chosen, rejected, ref_chosen, ref_rejected, logps.mask, self.beta)
+            chosen_reward = self.beta * (chosen - ref_chosen)
+            rejected_reward = (self.beta * (rejected - ref_rejected))[logps.mask].mean()
+            values = {
+                "chosen_reward": chosen_reward.mean(),
+                "rejected_reward": rejected_reward,
+                "margin": -d[logps.mask].mean(),
+                "accuracy": (d[logps.mask] < 0).float().mean(),
+                "chosen_log_ratio": (logps.chosen - batch.ref_chosen.to(device)).mean(),
+                "chosen_tokens": logps.chosen_length.mean(),
+                "rejected_tokens": logps.rejected_length[logps.mask].mean(),
+                "saturated": (torch.logsumexp(d, -1).sigmoid() < _SATURATED).float().mean(),
+                "negatives": logps.mask.sum(-1).float().mean(),
+            }
+        if self.sft_coef:
+            sft = -logps.chosen / logps.chosen_length
+            values["sft_loss"] = sft.detach().mean()
+            loss = loss + self.sft_coef * sft
+        return loss, values
+
+    def on_train_start(self) -> None:
+        """At step 0 the loss must be the mean of ln(1 + K), or the reference is not this policy.
+
+        Raises:
+            StaleReferenceError: with the loss found and the loss due.
+        """
+        super().on_train_start()
+        data: AlignData = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.global_step == 0:
+            for batch in data.check_batches():
+                self.check_start(batch)
+
+    def check_start(self, batch: PreferenceBatch) -> None:
+        """Compare one batch's loss with ln(1 + K). See `on_train_start`."""
+        exact = self.lm.dtype == torch.float32 and self.trainer.precision in ("32-true", "32", 32)
+        tolerance = 1e-3 if exact and self.lm.settings.quantize == "none" else 0.05 * max(1.0, 10 * self.beta)
+        with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+            loss, values = self.losses(batch)
+        if self.sft_coef:
+            loss = loss - self.sft_coef * values["sft_loss"]
+        due = sum(math.log(1 + size) for size in batch.sizes) / len(batch.sizes)
+        found = loss.mean().item()
+        if not abs(found - due) <= tolerance:
+            raise StaleReferenceError(
+                f"at step 0 the S-DPO loss is {found:.4f}, and ln(1+K) is {due:.4f} (tolerance {tolerance}): the "
+                "reference log-probabilities were not computed by the adapter that trains. Delete the stage and rerun."
+            )
+
+    def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
+        """Mean over the sets of a batch: a set's weight doesn't depend on its neighbours."""
+        losses, values = self.losses(batch)
+        loss = losses.mean()
+        self.log_step({"loss": loss, **values}, len(batch.sizes))
+        return loss
+
+
+def write_references(module: SoftmaxDPOModule, data: AlignData, trainer_args: dict[str, Any], out_dir: Path) -> None:
+    """Compute the reference log-probabilities once, before training, and hand them to the data.
+
+    The same packer, rows, precision and adapter serve the reference and the training, so that at step 0 both agree.
+
+    Args:
+        module: its adapter is still the G that sampled.
+        data: set up.
+        trainer_args: of the training; the precision counts.
+        out_dir: the stage directory; a finished reference_logps table there is read instead.
+
+    Raises:
+        ValueError: there is no preference set.
+    """
+    if not data.examples:
+        raise ValueError(
+            "no preference set is left to align on: see the counts of the preferences stage. V may not tell the draws "
+            "apart (lower align.sets.min_spread or min_best), or every draw was cut (raise sampler max_new_tokens)."
+        )
+    try:
+        rows = read_table(out_dir, "reference_logps").to_dicts()
+    except TableError:
+        # Prediction has no steps: what bounds the training must not bound the reference.
+        args = {**trainer_args, "callbacks": [], "logger": False, "enable_checkpointing": False}
+        batches = stage_trainer(args, out_dir).predict(module, datamodule=data) or []
+        rows = [row for batch in batches for row in batch]
+        write_part(out_dir, "reference_logps", [{**row, "round": -1} for row in rows])
+    data.set_references(rows)

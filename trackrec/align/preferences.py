@@ -1,0 +1,169 @@
+"""Preference sets: V's scores of a history's draws become one chosen and several rejected texts."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from trackrec.tables import stable_hash
+
+
+@dataclass(frozen=True)
+class PreferenceSettings:
+    """Which draws make a set, and which sets are kept.
+
+    Attributes:
+        negatives: how many of the other draws are rejected; ``all`` or a number.
+        pick: where a number is given, the ``hardest`` (highest reward) or ``random`` ones.
+        min_spread: a set whose best and worst reward are closer than this teaches nothing and is dropped.
+        min_best: a set whose best reward is below this is dropped: V is wrong on every draw.
+    """
+
+    negatives: Literal["all"] | int = "all"
+    pick: Literal["hardest", "random"] = "hardest"
+    min_spread: float = 0.01
+    min_best: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.negatives != "all" and self.negatives < 1:
+            raise ValueError(f"align.sets.negatives must be 'all' or at least 1, got {self.negatives}.")
+
+
+class ScoredDraw(NamedTuple):
+    """One draw and what V makes of it."""
+
+    draw: int
+    token_ids: tuple[int, ...]
+    finished: bool
+    reward: float
+
+
+class PreferenceSets(NamedTuple):
+    """Rows of the preferences table, and what became of every history."""
+
+    rows: list[dict[str, Any]]
+    counts: dict[str, Any]
+
+
+def draw_reward(p_true: Sequence[float], labels: Sequence[int]) -> float:
+    """Mean of P(true label), per class first: a text that only makes V say Yes more often wins nothing."""
+    values, classes = np.asarray(p_true, np.float64), np.asarray(labels)
+    return float(np.mean([values[classes == label].mean() for label in np.unique(classes)]))
+
+
+def collect_draws(
+    draws: pl.DataFrame, scores: pl.DataFrame, samples: pl.DataFrame
+) -> tuple[dict[str, list[ScoredDraw]], float]:
+    """Draws with their rewards, by history.
+
+    Args:
+        draws: the reccots table of the round.
+        scores: V's scores of them.
+        samples: for the labels.
+
+    Returns:
+        The draws, and the correlation of a row's reward with its label over all rows (near 0 unless V leans).
+
+    Raises:
+        ValueError: a draw has no score.
+    """
+    key = ["history_id", "source", "round", "draw"]
+    judged = scores.join(samples.select("sample_id", "label"), on="sample_id", how="inner")
+    grouped = judged.group_by(key).agg("p_true", "label")
+    joined = draws.join(grouped, on=key, how="left").sort(key)
+    if joined["p_true"].null_count():
+        raise ValueError(f"{joined['p_true'].null_count()} of {len(joined)} draws have no score")
+    found: dict[str, list[ScoredDraw]] = {}
+    for row in joined.iter_rows(named=True):
+        draw = ScoredDraw(
+            row["draw"],
+            tuple(row["token_ids"]),
+            row["finish_reason"] == "stop",
+            draw_reward(row["p_true"], row["label"]),
+        )
+        found.setdefault(row["history_id"], []).append(draw)
+    return found, float(judged.select(pl.corr("p_true", "label")).item() or 0.0)
+
+
+def build_preferences(
+    draws: Mapping[str, Sequence[ScoredDraw]], settings: PreferenceSettings, source: str, round_: int, seed: int
+) -> PreferenceSets:
+    """One set per history, or a count of why there is none.
+
+    Args:
+        draws: the scored draws of each history.
+        settings: which sets to make and keep.
+        source: of the draws.
+        round_: of the draws.
+        seed: of the random pick.
+    """
+    counts: Counter[str] = Counter()
+    rows = []
+    for history_id, scored in sorted(draws.items()):
+        unique = _merge_equal(scored)
+        counts["histories"] += 1
+        counts["draws"] += len(scored)
+        counts["equal_draws_merged"] += len(scored) - len(unique)
+        counts["cut_draws"] += sum(not draw.finished for draw in scored)
+        chosen = max((draw for draw in unique if draw.finished), key=lambda d: (d.reward, -d.draw), default=None)
+        reason = _reason_to_drop(unique, chosen, settings)
+        if reason or chosen is None:
+            counts[reason] += 1
+            continue
+        rng = random.Random(stable_hash("negatives", seed, round_, history_id))
+        rejected = _negatives([draw for draw in unique if draw is not chosen], settings, rng)
+        counts["sets"] += 1
+        counts["negatives"] += len(rejected)
+        rows.append(
+            {
+                "history_id": history_id,
+                "source": source,
+                "round": round_,
+                "chosen": chosen.draw,
+                "rejected": [draw.draw for draw in rejected],
+                "chosen_reward": chosen.reward,
+                "rejected_rewards": [draw.reward for draw in rejected],
+            }
+        )
+    return PreferenceSets(rows, dict(counts))
+
+
+def _merge_equal(scored: Sequence[ScoredDraw]) -> list[ScoredDraw]:
+    """Equal token sequences as one draw, the first of them."""
+    seen: dict[tuple[int, ...], ScoredDraw] = {}
+    for draw in sorted(scored, key=lambda entry: entry.draw):
+        seen.setdefault(draw.token_ids, draw)
+    return list(seen.values())
+
+
+def _reason_to_drop(unique: Sequence[ScoredDraw], chosen: ScoredDraw | None, settings: PreferenceSettings) -> str:
+    """Why these draws make no set; empty where they do."""
+    rewards = [draw.reward for draw in unique]
+    if len(unique) < 2:
+        return "dropped_one_draw"
+    if chosen is None:
+        return "dropped_all_cut"
+    if max(rewards) < settings.min_best:
+        return "dropped_all_wrong"
+    if max(rewards) - min(rewards) < settings.min_spread:
+        return "dropped_small_spread"
+    if chosen.reward <= min(rewards):
+        return "dropped_only_cut_draws_are_better"
+    return ""
+
+
+def _negatives(others: Sequence[ScoredDraw], settings: PreferenceSettings, rng: random.Random) -> list[ScoredDraw]:
+    """The rejected draws, best first. All of them, or k."""
+    ranked = sorted(others, key=lambda draw: (-draw.reward, draw.draw))
+    if settings.negatives == "all":
+        return ranked
+    if settings.pick == "random":
+        picked = rng.sample(ranked, min(settings.negatives, len(ranked)))
+        return sorted(picked, key=lambda draw: (-draw.reward, draw.draw))
+    return ranked[: settings.negatives]

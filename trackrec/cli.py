@@ -1,0 +1,223 @@
+"""``trackrec fit | test | predict``: a LightningCLI whose trainers belong to stages and are built when a stage starts."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from torch import nn
+
+from trackrec.align.data import AlignData
+from trackrec.align.module import SoftmaxDPOModule
+from trackrec.align.preferences import PreferenceSettings
+from trackrec.cli_errors import explain
+from trackrec.ctr import FeatureSpec
+from trackrec.ctr.data import CTRDataModule
+from trackrec.ctr.module import CTRModule
+from trackrec.ctr.stage import ARMS
+from trackrec.distill import ProfileTeacher, Teacher
+from trackrec.distill.data import DistillData
+from trackrec.distill.module import DistillModule
+from trackrec.embed.encode import EmbedSettings
+from trackrec.interactions import LoopSettings, RatingSource, SampleRules
+from trackrec.llm.backbone import BackboneSettings
+from trackrec.llm.hf_sampler import HFSampler
+from trackrec.llm.sampler import Sampler
+from trackrec.prompts import PromptSettings
+from trackrec.validator.data import RecTuneData
+from trackrec.validator.module import RecTuningModule
+from trackrec.validator.score import ScoreSettings
+
+jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+_COMMANDS = {
+    "fit": "Run every stage that is not up to date, from ratings to the recommender; goes on where it stopped.",
+    "test": "Read the test split: V with and without RecCoT, every CTR arm, intervals.",
+    "predict": "Probabilities for a table of (user_id, item_id) requests.",
+}
+# What the pipeline hands to the classes itself; the rest of their arguments are configuration.
+_LM_MODULE = {"lm", "adapter"}
+_LM_DATA = {"lm", "book", "teacher_dir", "preferences_dir", "samples_dir", "texts", "targets", "seed"}
+_OWN = ("config", "stages", "requests", "output", "arm")
+_SWAPPABLE = ("dataset", "sampler", "teacher", "ctr.net", "ctr.connector")
+_TRAINERS = ("distill.trainer", "align.trainer", "rec_tune.trainer", "ctr.trainer")
+
+
+class TrackRecParser(LightningArgumentParser):
+    """A parser whose errors are at most five lines: what is wrong, where, and what was probably meant."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Print the short form and exit with status 2."""
+        sys.stderr.write("\n".join(explain(self, message, ex)) + "\n")
+        raise SystemExit(2)
+
+
+class TrackRecCLI(LightningCLI):
+    """Parses one experiment and runs its pipeline.
+
+    Args:
+        args: command line arguments; None takes them from ``sys.argv``.
+    """
+
+    def __init__(self, args: list[str] | None = None) -> None:
+        given = sys.argv[1:] if args is None else args
+        self._wanted = next((arg for arg in given if arg in _COMMANDS), None)
+        super().__init__(
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            seed_everything_default=42,
+            parser_class=TrackRecParser,
+            args=args,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """fit, test and predict."""
+        return {name: set() for name in _COMMANDS}
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **_: Any) -> None:
+        self._subcommand_parsers: dict[str, LightningArgumentParser] = {}
+        commands = parser.add_subcommands()
+        for name, text in _COMMANDS.items():
+            self._subcommand_parsers[name] = self._prepare_subcommand_parser(Trainer, name, description=text)
+            commands.add_subcommand(name, self._subcommand_parsers[name], help=text)
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = self.init_parser(**kwargs)
+        # Arguments of a command that isn't called would only cost time.
+        if subcommand == self._wanted:
+            _add_experiment(parser)
+            _add_own(parser, subcommand)
+        return parser
+
+    def _set_seed(self) -> None:
+        """Each stage seeds what it draws from; there is no global seed to set."""
+
+    def instantiate_classes(self) -> None:
+        """Nothing yet: objects are built when the command runs, trainers and nets when their stage starts."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        from trackrec.commands import run
+
+        config, parser = self.config[subcommand], self._subcommand_parsers[subcommand]
+        dump = yaml.safe_load(parser.dump(config, skip_none=False, format="yaml"))
+        own = {key: config.get(key) for key in _OWN}
+        for line in swapped_classes(config, dump):
+            sys.stderr.write(line + "\n")
+        run(subcommand, {key: value for key, value in dump.items() if key not in _OWN}, own, self._objects)
+
+    def _objects(self) -> Namespace:
+        """The config's objects, new ones at each call: callbacks and loggers hold the state of one training."""
+        assert self.subcommand is not None
+        return self._subcommand_parsers[self.subcommand].instantiate_classes(self.config[self.subcommand])
+
+
+def _add_experiment(parser: LightningArgumentParser) -> None:
+    """Every key of an experiment: each is an argument of a constructor."""
+    parser.add_argument("--seed_everything", type=int, default=42, help="Seed of the whole run.")
+    parser.add_argument("--run_dir", type=Path, required=True, help="Where the stages of this run live.")
+    parser.add_argument("--dataset", type=RatingSource, required=True, help="The ratings: MovieLens.")
+    parser.add_argument("--samples", type=SampleRules, default=SampleRules())
+    parser.add_argument("--prompts", type=PromptSettings, default=PromptSettings())
+    parser.add_argument("--backbone", type=BackboneSettings, required=True)
+    parser.add_argument("--validator_backbone", type=BackboneSettings | None, default=None, help="null: shares backbone.")
+    sampler = jsonargparse.lazy_instance(HFSampler)
+    parser.add_argument("--sampler", type=Sampler, default=sampler, help="How texts are drawn: HFSampler.")
+    teacher = jsonargparse.lazy_instance(ProfileTeacher)
+    parser.add_argument("--teacher", type=Teacher, default=teacher, help="ProfileTeacher or TableTeacher.")
+    parser.add_argument("--loop", type=LoopSettings, default=LoopSettings())
+    parser.add_argument("--scoring", type=ScoreSettings, default=ScoreSettings())
+    for stage, module, data in (
+        ("distill", DistillModule, DistillData),
+        ("align", SoftmaxDPOModule, AlignData),
+        ("rec_tune", RecTuningModule, RecTuneData),
+    ):
+        parser.add_class_arguments(module, f"{stage}.model", skip=_LM_MODULE, instantiate=False, sub_configs=True)
+        parser.add_class_arguments(data, f"{stage}.data", skip=_LM_DATA, instantiate=False, sub_configs=True)
+    parser.add_argument("--align.sets", type=PreferenceSettings, default=PreferenceSettings())
+    parser.add_argument("--embed", type=EmbedSettings, default=EmbedSettings())
+    _add_ctr(parser)
+    for key in _TRAINERS:
+        parser.add_lightning_class_args(Trainer, key)
+        epochs = 20 if key.startswith("ctr") else 1
+        parser.set_defaults({f"{key}.max_epochs": epochs, f"{key}.enable_model_summary": False})
+
+
+def _add_ctr(parser: LightningArgumentParser) -> None:
+    net = Callable[[FeatureSpec, nn.Module | None], nn.Module]
+    parser.add_argument("--ctr.net", type=net, default="DIN", help="DIN, DeepFM, LightFM, or the path of a class.")
+    connector = Callable[[int], nn.Module] | None
+    parser.add_argument("--ctr.connector", type=connector, default="MLPConnector", help="Text vector to the net.")
+    parser.add_class_arguments(CTRModule, "ctr.model", skip={"net"}, instantiate=False)
+    parser.add_class_arguments(CTRDataModule, "ctr.data", skip={"data", "arm", "seed"}, instantiate=False)
+    parser.add_argument("--ctr.arms", type=list[str], default=list(ARMS), help="Among none, reccot, shuffled.")
+    parser.add_argument("--ctr.seeds", type=list[int], default=[0, 1, 2], help="One training per arm and seed.")
+    parser.add_argument("--ctr.patience", type=int, default=3, help="Epochs without a better validation AUC.")
+
+
+def _add_own(parser: LightningArgumentParser, command: str) -> None:
+    """Arguments that tell a command what to do, and are no part of the experiment."""
+    if command == "fit":
+        parser.add_argument("--stages", type=list[str] | str | None, help="Only these stages, by name or kind: ctr")
+    if command == "predict":
+        parser.add_argument("--requests", type=Path, required=True, help="Parquet or CSV with user_id and item_id.")
+        parser.add_argument("--output", type=Path, required=True, help="Parquet file to write.")
+        parser.add_argument("--arm", type=str, default="reccot", help="The arm whose nets predict.")
+
+
+def swapped_classes(config: Namespace, dump: dict[str, Any]) -> list[str]:
+    """Lines that tell where the command line replaced a class of the config file, and which arguments it kept."""
+    lines = []
+    for file in config.get("config") or []:
+        before = yaml.safe_load(Path(str(file)).read_text()) or {}
+        for key in _SWAPPABLE:
+            old, new = _at(before, key), _at(dump, key)
+            old = {"class_path": old} if isinstance(old, str) else old
+            if not isinstance(old, dict) or not isinstance(new, dict) or "class_path" not in old:
+                continue
+            was, now = (str(entry["class_path"]).rsplit(".", 1)[-1] for entry in (old, new))
+            if was != now:
+                kept = sorted(set(old.get("init_args") or {}) & set(new.get("init_args") or {}))
+                lines.append(f"{key}: {now} instead of the file's {was}" + (f", keeping {', '.join(kept)}" if kept else ""))
+    return lines
+
+
+def _at(values: Any, key: str) -> Any:
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
+
+
+def run_cli(args: list[str] | None = None) -> None:
+    """Run the command line; a known error is a short message and exit status 1."""
+    from trackrec.commands import known_errors
+
+    _quiet()
+    try:
+        TrackRecCLI(args)
+    except known_errors() as error:
+        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        sys.stderr.write("\n".join(["trackrec: error:", *text.splitlines()[:4]]) + "\n")
+        raise SystemExit(1) from error
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted: the same command goes on where this stopped\n")
+        raise SystemExit(130) from None
+
+
+def _quiet() -> None:
+    """Lightning repeats which devices it sees before every training; a run of twenty trainings needs it never."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Loaders that slice memory have no workers to tune, and a stage may be shorter than the logging interval.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*number of training batches.*smaller than the logging interval.*")

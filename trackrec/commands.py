@@ -1,0 +1,119 @@
+"""fit, test and predict: from a parsed config to a run pipeline and what is printed of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from rich.console import Console
+
+from trackrec.ctr.stage import CTRPlan
+from trackrec.experiment import Experiment, Training
+from trackrec.interactions import DataError
+from trackrec.loop import Loop
+from trackrec.pipeline import Pipeline, StageError
+from trackrec.recommend import Recommend, all_metrics, test_reads
+from trackrec.report.terminal import print_report
+from trackrec.steps import Steps
+from trackrec.tables import TableError
+
+Objects = Callable[[], Namespace]
+
+
+def known_errors() -> tuple[type[Exception], ...]:
+    """Errors whose message is all that a user needs."""
+    return (DataError, StageError, TableError, ValueError, FileNotFoundError, FloatingPointError, KeyError)
+
+
+def run(command: str, config: dict[str, Any], own: dict[str, Any], objects: Objects) -> None:
+    """Run one command.
+
+    Args:
+        command: ``fit``, ``test`` or ``predict``.
+        config: the resolved configuration as plain types.
+        own: the command's own arguments.
+        objects: builds the configuration's objects anew at each call.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    experiment = build_experiment(config, objects, lambda text: console.print(text, markup=False))
+    steps = Steps(experiment)
+    loop = Loop(experiment, steps)
+    loop.add_stages()
+    recommend = Recommend(experiment, loop, steps)
+    recommend.add_stages()
+    if command == "predict":
+        from trackrec.predict import predict
+
+        predict(experiment, Path(own["requests"]), Path(own["output"]), own["arm"])
+        return
+    split = "valid"
+    stages = [own["stages"]] if isinstance(own["stages"], str) else own["stages"]
+    if command == "test":
+        split, stages = "test", ["test"]
+        recommend.add_test()
+    experiment.pipeline.run(stages)
+    facts = {"rounds": experiment.loop.rounds, "split": split, "net": net_name(config)}
+    if split == "test":
+        facts["test_reads"] = test_reads(experiment.pipeline.run_dir)
+    print_report(all_metrics(experiment), facts, Console(width=max(console.width, 120)))
+    console.print(f"Everything is in the metrics tables under {experiment.pipeline.run_dir}.", markup=False)
+
+
+def net_name(config: dict[str, Any]) -> str:
+    """The class name of the CTR net."""
+    net = config["ctr"]["net"]
+    return str(net["class_path"] if isinstance(net, dict) else net).rsplit(".", 1)[-1]
+
+
+def build_experiment(config: dict[str, Any], objects: Objects, say: Callable[[str], None]) -> Experiment:
+    """Objects of a config, its cheap checks done; nothing is read or loaded yet.
+
+    Raises:
+        FileNotFoundError: a model's directory is missing.
+    """
+    made = objects()
+    made.backbone.check_path("backbone")
+    if made.validator_backbone is not None:
+        made.validator_backbone.check_path("validator_backbone")
+    run_dir = Path(made.run_dir).expanduser()
+    pipeline = Pipeline(run_dir, config, seed=made.seed_everything, say=say)
+
+    def section(name: str) -> Training:
+        return Training(
+            _arguments(made[name].model), _arguments(made[name].data), lambda: _arguments(objects()[name].trainer)
+        )
+
+    ctr = CTRPlan(
+        net=made.ctr.net,
+        connector=made.ctr.connector,
+        model=_arguments(made.ctr.model),
+        data=_arguments(made.ctr.data),
+        trainer=lambda: _arguments(objects().ctr.trainer),
+        arms=made.ctr.arms,
+        seeds=made.ctr.seeds,
+        patience=made.ctr.patience,
+    )
+    return Experiment(
+        pipeline=pipeline,
+        dataset=made.dataset,
+        samples=made.samples,
+        prompts=made.prompts,
+        backbone=made.backbone,
+        validator_backbone=made.validator_backbone,
+        sampler=made.sampler,
+        teacher=made.teacher,
+        loop=made.loop,
+        scoring=made.scoring,
+        sets=made.align.sets,
+        distill=section("distill"),
+        align=section("align"),
+        rec_tune=section("rec_tune"),
+        embed=made.embed,
+        ctr=ctr,
+    )
+
+
+def _arguments(values: Namespace | dict[str, Any]) -> dict[str, Any]:
+    return dict(vars(values)) if isinstance(values, Namespace) else dict(values)

@@ -1,0 +1,116 @@
+"""Parts the CTR nets are built of.
+
+Shapes: B batch, H recent list, A attributes, D dim, F fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from trackrec.ctr.features import FeatureSpec
+from trackrec.ctr.priors import FIRST, PADDING
+
+_INIT_STD = 0.01
+
+
+def index_embedding(n: int, dim: int) -> nn.Embedding:
+    """Embedding with small normal rows; padding stays zero, and "unknown" starts there, as no train row may hold it."""
+    table = nn.Embedding(n, dim, padding_idx=PADDING)
+    with torch.no_grad():
+        table.weight.normal_(std=_INIT_STD)
+        table.weight[:FIRST] = 0.0
+    return table
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the second last dimension where ``mask`` is true: (..., K, D), (..., K) -> (..., D); 0 of nothing."""
+    weights = mask.to(values.dtype).unsqueeze(-1)
+    return (values * weights).sum(dim=-2) / weights.sum(dim=-2).clamp(min=1.0)
+
+
+def fm_pooling(fields: Tensor) -> Tensor:
+    """Σ_{i<j} <v_i, v_j> = ½ Σ_d [(Σ_i v_id)² - Σ_i v_id²]: (B, F, D) -> (B,) (Rendle 2010, lemma 3.1)."""
+    return 0.5 * (fields.sum(dim=1).square() - fields.square().sum(dim=1)).sum(dim=-1)
+
+
+class MLP(nn.Module):
+    """Linear, ReLU, dropout per hidden width, then a linear output.
+
+    Args:
+        in_dim: input width.
+        hidden: hidden widths; empty gives one linear layer.
+        out_dim: output width.
+        dropout: after each hidden layer.
+    """
+
+    def __init__(self, in_dim: int, hidden: Sequence[int], out_dim: int = 1, dropout: float = 0.0) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width in hidden:
+            layers += [nn.Linear(in_dim, width), nn.ReLU(), nn.Dropout(dropout)]
+            in_dim = width
+        self.layers = nn.Sequential(*layers, nn.Linear(in_dim, out_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_dim) -> (..., out_dim)."""
+        return self.layers(x)
+
+
+class DINAttention(nn.Module):
+    """Local activation unit: interest = Σ_j a(h_j, t) h_j over real positions (Zhou et al. 2018, eq. 3).
+
+    a is an MLP over [h, t, h - t, h * t]. As in the paper the weights aren't normalised, so their sum keeps the
+    intensity of the interest; ``softmax`` normalises them over the list. An empty list gives zeros either way.
+
+    Args:
+        dim: D of history and target.
+        hidden: hidden widths of a.
+        softmax: normalise the weights.
+    """
+
+    def __init__(self, dim: int, hidden: Sequence[int] = (64,), softmax: bool = False) -> None:
+        super().__init__()
+        self.unit = MLP(4 * dim, hidden)
+        self.softmax = softmax
+
+    def forward(self, history: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        """(B, H, D), (B, D), (B, H) bool -> (B, D)."""
+        t = target.unsqueeze(1).expand_as(history)
+        scores = self.unit(torch.cat([history, t, history - t, history * t], dim=-1)).squeeze(-1)  # (B, H)
+        if self.softmax:
+            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(dim=-1)
+        weights = scores.masked_fill(~mask, 0.0)
+        return (weights.unsqueeze(-1) * history).sum(dim=1)
+
+
+class ItemEmbedding(nn.Module):
+    """An item is the sum of its id's vector and the mean of its attributes' vectors.
+
+    A rated item adds a vector of its rating: a linear map of [r, 1(r > 0)], r = (rating - threshold) / scale, which
+    tells liked from disliked on any rating scale.
+    """
+
+    def __init__(self, spec: FeatureSpec, dim: int) -> None:
+        super().__init__()
+        self.ids = index_embedding(spec.n_items, dim)
+        self.attributes = index_embedding(spec.n_attributes, dim)
+        self.rating = nn.Linear(2, dim)
+        nn.init.normal_(self.rating.weight, std=_INIT_STD)
+        nn.init.zeros_(self.rating.bias)
+
+    def forward(self, items: Tensor, attributes: Tensor) -> Tensor:
+        """(...,) and (..., A) indices -> (..., D)."""
+        return self.ids(items) + masked_mean(self.attributes(attributes), attributes != PADDING)
+
+    def target(self, batch: dict[str, Tensor]) -> Tensor:
+        """The target items of a batch: (B, D)."""
+        return self(batch["item"], batch["item_attributes"])
+
+    def recent(self, batch: dict[str, Tensor]) -> Tensor:
+        """The rated items of the recent lists: (B, H, D)."""
+        r = batch["recent_ratings"]
+        rating = self.rating(torch.stack([r, (r > 0).to(r.dtype)], dim=-1))
+        return self(batch["recent_items"], batch["recent_attributes"]) + rating

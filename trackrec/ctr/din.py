@@ -1,0 +1,62 @@
+"""Deep Interest Network (Zhou et al., KDD 2018, arXiv 1706.06978) over a rated history.
+
+Shapes: B batch, H recent list, D dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from trackrec.ctr.blocks import MLP, DINAttention, ItemEmbedding, index_embedding, masked_mean
+from trackrec.ctr.connector import connector_width
+from trackrec.ctr.features import FeatureSpec
+from trackrec.ctr.priors import PADDING
+
+
+class DIN(nn.Module):
+    """logit = MLP([Σ_j a(h_j, t) h_j ; t ; dense ; user attributes ; connector(text)]), fig. 2 and eq. 3 of the paper.
+
+    h_j adds a rating vector to the item's, since a disliked film is no interest. As in the paper there is no user id.
+
+    Args:
+        spec: sizes of the features.
+        connector: takes ``batch["text"]``; None where there is no text.
+        embed_dim: D.
+        hidden: widths of the MLP.
+        attention_hidden: widths of the activation unit.
+        dropout: in the MLP.
+        softmax: normalise the attention weights (the paper doesn't).
+    """
+
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        connector: nn.Module | None = None,
+        embed_dim: int = 16,
+        hidden: Sequence[int] = (200, 80),
+        attention_hidden: Sequence[int] = (64,),
+        dropout: float = 0.2,
+        softmax: bool = False,
+    ) -> None:
+        super().__init__()
+        self.items = ItemEmbedding(spec, embed_dim)
+        self.traits = index_embedding(spec.n_user_attributes, embed_dim) if spec.n_user_attributes else None
+        self.attention = DINAttention(embed_dim, attention_hidden, softmax)
+        self.connector = connector
+        width = embed_dim * (3 if self.traits is not None else 2) + spec.n_dense + connector_width(connector)
+        self.mlp = MLP(width, hidden, dropout=dropout)
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """A batch of :class:`trackrec.ctr.data.TensorLoader` -> logits (B,)."""
+        target = self.items.target(batch)
+        interest = self.attention(self.items.recent(batch), target, batch["recent_mask"])
+        fields = [interest, target, batch["dense"]]
+        if self.traits is not None:
+            traits = batch["user_attributes"]
+            fields.append(masked_mean(self.traits(traits), traits != PADDING))
+        if self.connector is not None:
+            fields.append(self.connector(batch["text"]))
+        return self.mlp(torch.cat(fields, dim=-1)).squeeze(-1)

@@ -1,0 +1,249 @@
+"""From the tables to tensors: ids, attributes, the recent list and dense user × item statistics.
+
+Letters: N rows, H recent list, A attributes of an item, F dense features. One padding convention holds everywhere:
+lists are left aligned, oldest first, index 0 and mask False fill the right. Index 1 is "unknown".
+
+No feature of a row depends on the row's own label or on a valid or test label.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trackrec.ctr.dense import ExpectedRating, item_statistics, list_statistics
+from trackrec.ctr.priors import FIRST, UNKNOWN, Padded, encode, flatten, pad, source_rows
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """Sizes a net is built from.
+
+    Attributes:
+        n_items: item indices, padding and unknown included.
+        n_users: user indices, likewise.
+        n_attributes: item attribute indices, likewise.
+        recent_len: H, width of the recent list.
+        n_dense: F, number of dense features.
+        text_dim: width of the text vector; 0 means there is no text.
+        n_user_attributes: user attribute indices, padding and unknown included; 0 means there are none.
+    """
+
+    n_items: int
+    n_users: int
+    n_attributes: int
+    recent_len: int
+    n_dense: int
+    text_dim: int = 0
+    n_user_attributes: int = 0
+
+
+@dataclass(frozen=True)
+class Vocabularies:
+    """What the indices mean: entry i of a list has index i + 2. Built from train rows, sorted."""
+
+    items: list[str]
+    users: list[str]
+    attributes: list[str]
+    user_attributes: list[str]
+
+
+@dataclass(frozen=True)
+class TextArm:
+    """Text vectors of one arm: ``matrix`` (n_texts, D) float32; ``rows`` (n_histories,) the text of each history."""
+
+    matrix: Tensor
+    rows: Tensor
+
+
+@dataclass(frozen=True)
+class CTRData:
+    """Everything a CTR net reads, in memory.
+
+    Attributes:
+        spec: sizes, without text.
+        splits: split -> tensors with one row per sample, in the samples' order: ``user``, ``item``, ``item_row``,
+            ``history`` (N,) int; ``recent_items``, ``recent_rows`` (N, H) int; ``recent_ratings`` (N, H) float, 0 at
+            the threshold; ``recent_mask`` (N, H) bool; ``dense`` (N, F) float; ``user_attributes`` (N, A) int where
+            there are any; ``label`` (N,) float.
+        item_attributes: (n_item_rows, A) attribute indices, padded with 0; read through ``item_row``/``recent_rows``.
+        sample_ids: split -> ids in row order.
+        user_ids: split -> user of each row.
+        history_ids: what ``history`` points to.
+        history_users: whose history it is.
+        vocabularies: what the indices mean.
+        arms: text vectors by arm; see :func:`trackrec.ctr.data.attach_text`.
+    """
+
+    spec: FeatureSpec
+    splits: dict[str, dict[str, Tensor]]
+    item_attributes: Tensor
+    sample_ids: dict[str, list[str]]
+    user_ids: dict[str, list[str]]
+    history_ids: list[str]
+    history_users: list[str]
+    vocabularies: Vocabularies
+    arms: dict[str, TextArm] = field(default_factory=dict)
+
+    def spec_for(self, arm: str) -> FeatureSpec:
+        """The spec with the text width of ``arm`` (0 for ``none``).
+
+        Raises:
+            KeyError: no such arm was attached.
+        """
+        if arm == "none":
+            return self.spec
+        if arm not in self.arms:
+            raise KeyError(f"arm must be one of {['none', *self.arms]}, got {arm!r}. Attach its texts first.")
+        return replace(self.spec, text_dim=int(self.arms[arm].matrix.shape[1]))
+
+
+def build_features(
+    samples: pl.DataFrame,
+    histories: pl.DataFrame,
+    items: pl.DataFrame,
+    users: pl.DataFrame | None,
+    interactions: pl.DataFrame,
+    threshold: float = 3.0,
+    recent_len: int | None = None,
+    rating_scale: float = 2.0,
+    max_attributes: int = 8,
+    vocabularies: Vocabularies | None = None,
+) -> CTRData:
+    """Turn the tables into tensors per split.
+
+    Args:
+        samples, histories, items, interactions: the tables of :mod:`trackrec.tables`.
+        users: the users table for user attributes, or None to leave them out.
+        threshold: a rating above it is a like.
+        recent_len: H; longer recent lists keep their last H. None: the longest list.
+        rating_scale: rating distance from the threshold that becomes 1.
+        max_attributes: A at most; further attributes of an item are left out.
+        vocabularies: indices of an earlier call, for rows to predict beside the same train rows. None: from train rows.
+
+    Raises:
+        ValueError: no train rows, or an item, history or user that its table doesn't hold.
+    """
+    train = samples.filter(pl.col("split") == "train")
+    if not len(train):
+        raise ValueError(f"samples hold no train rows, only {samples['split'].unique().to_list()}.")
+    vocab = vocabularies or _vocabularies(train, items, users)
+    width = max(1, int(recent_len or samples["recent_items"].list.len().max() or 1))  # type: ignore[arg-type]
+    item_attributes = _attribute_table(items["attributes"], vocab.attributes, max_attributes)
+    recent = samples.select(pl.col("recent_items", "recent_ratings").list.tail(width))
+    recent_rows = _item_rows(recent["recent_items"], items, width)
+    ratings = _ratings(recent["recent_ratings"], threshold, rating_scale, width)
+    history_row = encode(samples["history_id"].alias("history_id of samples"), histories["history_id"])
+    item_row = 1 + encode(samples["item_id"].alias("item_id of samples"), items["item_id"])
+    longest = max(1, int(histories["item_ids"].list.len().max() or 1))  # type: ignore[arg-type]
+    history = (
+        _item_rows(histories["item_ids"], items, longest).values,
+        _ratings(histories["ratings"], threshold, rating_scale, longest),
+    )
+    source = source_rows(samples, histories, interactions)
+    expected = ExpectedRating(source, samples, items, threshold, rating_scale)
+    dense = np.concatenate(
+        [
+            item_statistics(samples, source, threshold, rating_scale),
+            list_statistics(item_attributes, item_row, recent_rows.values, ratings, expected, None),
+            list_statistics(item_attributes, item_row, *history, expected, history_row),
+        ],
+        axis=1,
+    )
+    flat_items = flatten(recent["recent_items"])
+    lengths = recent["recent_items"].list.len().to_numpy().astype(np.int64)
+    columns: dict[str, NDArray[np.generic]] = {
+        "user": _indices(samples["user_id"], vocab.users),
+        "item": _indices(samples["item_id"], vocab.items),
+        "item_row": item_row.astype(np.int32),
+        "history": history_row.astype(np.int32),
+        "recent_items": pad(_indices(flat_items, vocab.items), lengths, width).values,
+        "recent_rows": recent_rows.values,
+        "recent_ratings": ratings.values,
+        "recent_mask": recent_rows.mask,
+        "dense": dense,
+        "label": samples["label"].to_numpy().astype(np.float32),
+    }
+    if users is not None and vocab.user_attributes:
+        table = _attribute_table(users["attributes"], vocab.user_attributes, max_attributes)
+        columns["user_attributes"] = table[1 + encode(samples["user_id"].alias("user_id of samples"), users["user_id"])]
+    spec = FeatureSpec(
+        n_items=FIRST + len(vocab.items),
+        n_users=FIRST + len(vocab.users),
+        n_attributes=FIRST + len(vocab.attributes),
+        recent_len=width,
+        n_dense=dense.shape[1],
+        n_user_attributes=FIRST + len(vocab.user_attributes) if "user_attributes" in columns else 0,
+    )
+    return _split(samples, histories, columns, spec, item_attributes, vocab)
+
+
+def _split(
+    samples: pl.DataFrame,
+    histories: pl.DataFrame,
+    columns: dict[str, NDArray[np.generic]],
+    spec: FeatureSpec,
+    item_attributes: NDArray[np.int32],
+    vocab: Vocabularies,
+) -> CTRData:
+    names = samples["split"].unique(maintain_order=True).to_list()
+    rows = {name: np.flatnonzero((samples["split"] == name).to_numpy()) for name in names}
+    return CTRData(
+        spec=spec,
+        splits={
+            name: {key: torch.from_numpy(value[index]) for key, value in columns.items()}
+            for name, index in rows.items()
+        },
+        item_attributes=torch.from_numpy(item_attributes),
+        sample_ids={name: samples["sample_id"][index].to_list() for name, index in rows.items()},
+        user_ids={name: samples["user_id"][index].to_list() for name, index in rows.items()},
+        history_ids=histories["history_id"].to_list(),
+        history_users=histories["user_id"].to_list(),
+        vocabularies=vocab,
+    )
+
+
+def _vocabularies(train: pl.DataFrame, items: pl.DataFrame, users: pl.DataFrame | None) -> Vocabularies:
+    seen = pl.concat([train["item_id"], flatten(train["recent_items"])]).unique().sort()
+    attributes = flatten(items.filter(pl.col("item_id").is_in(seen.implode()))["attributes"])
+    people = train["user_id"].unique().sort()
+    traits: list[str] = []
+    if users is not None:
+        traits = _sorted(flatten(users.filter(pl.col("user_id").is_in(people.implode()))["attributes"]))
+    return Vocabularies(seen.to_list(), people.to_list(), _sorted(attributes), traits)
+
+
+def _sorted(values: pl.Series) -> list[str]:
+    return values.drop_nulls().unique().sort().to_list()
+
+
+def _indices(values: pl.Series, vocabulary: list[str]) -> NDArray[np.int32]:
+    known = pl.Series(vocabulary, dtype=pl.String)
+    return encode(values, known, first=FIRST, default=UNKNOWN).astype(np.int32)
+
+
+def _attribute_table(lists: pl.Series, vocabulary: list[str], max_attributes: int) -> NDArray[np.int32]:
+    """(1 + rows, A) attribute indices; row 0 is padding."""
+    lists = lists.fill_null(pl.Series([[]], dtype=pl.List(pl.String))).list.unique(maintain_order=True)
+    lists = lists.list.drop_nulls().list.head(max_attributes)
+    lengths = lists.list.len().to_numpy().astype(np.int64)
+    width = max(1, int(lengths.max(initial=0)))
+    table = pad(_indices(flatten(lists), vocabulary), lengths, width).values
+    return np.concatenate([np.zeros((1, width), np.int32), table])
+
+
+def _item_rows(lists: pl.Series, items: pl.DataFrame, width: int) -> Padded:
+    lengths = lists.list.len().to_numpy().astype(np.int64)
+    rows = 1 + encode(flatten(lists).alias(f"items of {lists.name}"), items["item_id"])
+    return pad(rows.astype(np.int32), lengths, width)
+
+
+def _ratings(lists: pl.Series, threshold: float, scale: float, width: int) -> Padded:
+    lengths = lists.list.len().to_numpy().astype(np.int64)
+    flat = flatten(lists).to_numpy().astype(np.float64)
+    return pad(((flat - threshold) / scale).astype(np.float32), lengths, width)

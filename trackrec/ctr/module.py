@@ -1,0 +1,59 @@
+"""The training of a CTR net, whichever it is."""
+
+from __future__ import annotations
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
+
+
+class CTRModule(pl.LightningModule):
+    """Binary cross-entropy on logits with Adam at a constant rate.
+
+    Logs ``train/loss`` and, once per validation, ``valid/auc`` (exact, over all rows), ``valid/acc`` (threshold 0.5)
+    and ``valid/log_loss`` (nats per row).
+
+    Args:
+        net: batch -> logits (B,).
+        lr: Adam's step.
+        weight_decay: L2 added to the gradient, as Adam does (not AdamW).
+    """
+
+    def __init__(self, net: nn.Module, lr: float = 1e-3, weight_decay: float = 1e-4) -> None:
+        super().__init__()
+        self.save_hyperparameters({"lr": lr, "weight_decay": weight_decay})
+        self.net = net
+        self.lr, self.weight_decay = lr, weight_decay
+        self.auc = BinaryAUROC()
+        self.accuracy = BinaryAccuracy()
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Logits (B,)."""
+        return self.net(batch)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Mean cross-entropy of the batch."""
+        loss = F.binary_cross_entropy_with_logits(self(batch), batch["label"])
+        self.log("train/loss", loss, on_step=True, on_epoch=False, batch_size=len(batch["label"]))
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Collect the batch; the metrics are of the whole split."""
+        logits, label = self(batch), batch["label"]
+        p = logits.sigmoid()
+        self.auc.update(p, label.long())
+        self.accuracy.update(p, label.long())
+        loss = F.binary_cross_entropy_with_logits(logits, label)
+        self.log("valid/log_loss", loss, on_step=False, on_epoch=True, batch_size=len(label))
+        self.log("valid/auc", self.auc, on_step=False, on_epoch=True, batch_size=len(label))
+        self.log("valid/acc", self.accuracy, on_step=False, on_epoch=True, batch_size=len(label))
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """P(label = 1), (B,)."""
+        return self(batch).sigmoid()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam over every parameter."""
+        return torch.optim.Adam(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)

@@ -1,0 +1,157 @@
+"""Fit one net on one arm and predict valid and test. Every choice is made on validation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.utilities.seed import isolate_rng
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trackrec.ctr.data import CTRDataModule
+from trackrec.ctr.features import CTRData, FeatureSpec
+from trackrec.ctr.module import CTRModule
+
+NetFactory = Callable[[FeatureSpec, nn.Module | None], nn.Module]
+ConnectorFactory = Callable[[int], nn.Module]
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """One net, one arm, one seed.
+
+    Attributes:
+        arm, seed: which one.
+        predictions: split (``valid``, and ``test`` where there is one) -> P(label = 1), (N,) float32 in row order.
+        valid_auc: best AUC on validation, of the weights kept.
+        best_epoch: where it was reached, from 1.
+        epochs: epochs trained.
+        seconds: time of training and prediction.
+        state_dict: the net's best weights, on CPU.
+    """
+
+    arm: str
+    seed: int
+    predictions: dict[str, NDArray[np.float32]]
+    valid_auc: float
+    best_epoch: int
+    epochs: int
+    seconds: float
+    state_dict: dict[str, Tensor]
+
+
+class BestWeights(pl.Callback):
+    """Keeps a copy in memory of the net's weights at the highest ``valid/auc``; the first of equals."""
+
+    def __init__(self) -> None:
+        self.auc = float("-inf")
+        self.epoch = 0
+        self.weights: dict[str, Tensor] = {}
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compare and copy."""
+        if trainer.sanity_checking:
+            return
+        auc = float(trainer.callback_metrics["valid/auc"])
+        if auc > self.auc:
+            net = pl_module.get_submodule("net")
+            self.auc, self.epoch = auc, trainer.current_epoch + 1
+            self.weights = {name: weight.detach().cpu().clone() for name, weight in net.state_dict().items()}
+
+
+def fit_arm(
+    net_factory: NetFactory,
+    connector_factory: ConnectorFactory | None,
+    data: CTRData,
+    arm: str,
+    seed: int,
+    model_args: dict[str, Any],
+    data_args: dict[str, Any],
+    trainer_args: dict[str, Any],
+    work_dir: Path,
+    patience: int = 3,
+) -> ArmResult:
+    """Train on train rows, stop and choose weights by AUC on valid rows, predict valid and test rows.
+
+    Test labels aren't read: prediction batches don't hold them. The global random state is left as it was.
+
+    Args:
+        net_factory: called with the arm's spec and its connector, None for arm ``none``.
+        connector_factory: called with the text width.
+        data: features, with the arm attached.
+        arm: ``none`` or an attached arm.
+        seed: of weights, dropout and batches.
+        model_args: further arguments of :class:`CTRModule`.
+        data_args: further arguments of :class:`CTRDataModule`.
+        trainer_args: arguments of Lightning's ``Trainer``; they go over the defaults here (20 epochs at most, no
+            logger, no progress bar, no checkpoints), ``callbacks`` beside the callbacks here.
+        work_dir: what the trainer writes, if anything.
+        patience: validations without a better AUC before training stops.
+
+    Raises:
+        ValueError: train or valid rows have one class only, or the arm has texts and there is no connector.
+    """
+    _check_classes(data)
+    spec = data.spec_for(arm)
+    if spec.text_dim and connector_factory is None:
+        raise ValueError(f"ctr.connector must be set for arm {arm!r}, got null. Use MLPConnector, or arm none.")
+    started = time.perf_counter()
+    best = BestWeights()
+    with isolate_rng():
+        torch.manual_seed(seed)
+        connector = connector_factory(spec.text_dim) if spec.text_dim and connector_factory else None
+        module = CTRModule(net_factory(spec, connector), **model_args)
+        loaders = CTRDataModule(data, **{"arm": arm, "seed": seed, **data_args})
+        trainer = _trainer(trainer_args, work_dir, [best, EarlyStopping("valid/auc", mode="max", patience=patience)])
+        trainer.fit(module, datamodule=loaders)
+        epochs = trainer.current_epoch
+        module.net.load_state_dict(best.weights)
+        splits: list[str] = [name for name in ("valid", "test") if name in data.splits]
+        predictions = {name: _predict(trainer, module, loaders, name) for name in splits}
+    return ArmResult(
+        arm=arm,
+        seed=seed,
+        predictions=predictions,
+        valid_auc=best.auc,
+        best_epoch=best.epoch,
+        epochs=epochs,
+        seconds=time.perf_counter() - started,
+        state_dict=best.weights,
+    )
+
+
+def _trainer(trainer_args: dict[str, Any], work_dir: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
+    defaults: dict[str, Any] = {
+        "max_epochs": 20,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "num_sanity_val_steps": 0,
+        "default_root_dir": work_dir,
+    }
+    extra = trainer_args.get("callbacks") or []
+    extra = list(extra) if isinstance(extra, list | tuple) else [extra]
+    return pl.Trainer(**{**defaults, **trainer_args, "callbacks": [*callbacks, *extra]})
+
+
+def _predict(trainer: pl.Trainer, module: CTRModule, loaders: CTRDataModule, split: str) -> NDArray[np.float32]:
+    batches = trainer.predict(module, dataloaders=loaders.predict_loader(split)) or []
+    if not batches:
+        return np.zeros(0, np.float32)
+    return torch.cat([batch.float().cpu() for batch in batches]).numpy()  # type: ignore[union-attr]
+
+
+def _check_classes(data: CTRData) -> None:
+    for split in ("train", "valid"):
+        labels = data.splits.get(split, {}).get("label", torch.zeros(0))
+        if labels.unique().numel() < 2:
+            raise ValueError(f"split {split!r} needs rows of both classes, got {len(labels)} rows of one or none.")

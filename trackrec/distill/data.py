@@ -1,0 +1,73 @@
+"""Teacher texts as training examples for G."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lightning.pytorch import LightningDataModule
+
+from trackrec.llm.backbone import LanguageModel
+from trackrec.llm.batches import BatchLoader
+from trackrec.llm.packing import Branch, Layout, Tree, tree_tokens
+from trackrec.prompts import PromptBook
+from trackrec.tables import read_dataset
+
+
+class ResponseBatch(NamedTuple):
+    """Rows of prompt and response, and where the responses are."""
+
+    layout: Layout
+    wanted: list[tuple[int, int]]
+    tokens: list[list[int]]
+
+
+class DistillData(LightningDataModule):
+    """One example per teacher text: G's prompt, then the text and the end-of-text token.
+
+    Args:
+        lm: encodes and lays out.
+        book: histories and words.
+        teacher_dir: stage directory with the reccots table of the teacher.
+        seed: of the order.
+        batch_size: texts per batch.
+    """
+
+    def __init__(
+        self, lm: LanguageModel, book: PromptBook, teacher_dir: Path, seed: int = 0, batch_size: int = 16
+    ) -> None:
+        super().__init__()
+        self.lm, self.book, self.teacher_dir = lm, book, teacher_dir
+        self.seed, self.batch_size = seed, batch_size
+
+    def setup(self, stage: str) -> None:
+        """Encode every text.
+
+        Raises:
+            ValueError: a prompt with its text is longer than the model reaches.
+        """
+        self.examples = [self._example(row) for row in read_dataset(self.teacher_dir, "reccots")]
+        longest = max(map(tree_tokens, self.examples))
+        if longest > self.lm.max_length:
+            raise ValueError(
+                f"a history with its RecCoT has {longest} tokens, the model reaches {self.lm.max_length}: "
+                "lower prompts.max_history."
+            )
+
+    def _example(self, row: dict[str, Any]) -> Tree:
+        prompt = self.lm.chat.encode_prompt(self.book.reccot_prompt(row["history_id"]))
+        return [Branch(prompt), Branch(self.lm.chat.encode_response(row["text"]), 0)]
+
+    def collate(self, trees: list[Tree]) -> ResponseBatch:
+        """Rows whose second branch is the response."""
+        wanted = [(index, 1) for index in range(len(trees))]
+        return ResponseBatch(self.lm.layout(trees), wanted, [list(tree[1].ids) for tree in trees])
+
+    def train_dataloader(self) -> BatchLoader[Tree]:
+        """Shuffled batches."""
+        lengths = [tree_tokens(tree) for tree in self.examples]
+        return BatchLoader(self.examples, lengths, self.batch_size, self.collate, self.seed)
+
+    def transfer_batch_to_device(self, batch: ResponseBatch, device: Any, dataloader_idx: int) -> ResponseBatch:
+        """Nothing to move: the model places what it computes on."""
+        return batch

@@ -1,0 +1,199 @@
+"""Teachers: where the first RecCoTs come from."""
+
+from __future__ import annotations
+
+import abc
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+
+from trackrec.prompts import PromptSettings, Rated, fold
+from trackrec.tables import stable_hash
+
+
+class TeacherRequest(NamedTuple):
+    """One history that wants a text."""
+
+    history_id: str
+    user_id: str
+    history: Sequence[Rated]
+
+
+class Teacher(abc.ABC):
+    """Writes RecCoTs for a share of the histories.
+
+    Args:
+        fraction: share of the histories of the loop that get a teacher's text (the paper: 0.05).
+    """
+
+    def __init__(self, fraction: float = 0.05) -> None:
+        if not 0 < fraction <= 1:
+            raise ValueError(f"teacher.init_args.fraction must be in (0, 1], got {fraction}.")
+        self.fraction = fraction
+
+    def choose(self, history_ids: Sequence[str], seed: int) -> list[str]:
+        """The histories that get a text, picked by hash."""
+        ranked = sorted(history_ids, key=lambda history_id: stable_hash("teacher", seed, history_id))
+        return sorted(ranked[: max(1, round(self.fraction * len(ranked)))])
+
+    @abc.abstractmethod
+    def write(self, requests: Sequence[TeacherRequest], words: PromptSettings) -> list[str | None]:
+        """One text per request, None where the teacher has none (counted by the caller)."""
+
+    def content_key(self) -> dict[str, str]:
+        """What besides the settings decides the texts: files by name and hash."""
+        return {}
+
+
+class ProfileTeacher(Teacher):
+    """Writes a taste profile from the statistics of the history; needs no network and no model.
+
+    It shows the mechanism and holds no knowledge that the ratings don't: liked and disliked attributes with counts,
+    eras, generosity, favourites by name, and how sure it is. Wording varies with the history, not with the clock.
+
+    Args:
+        fraction: see `Teacher`.
+        max_words: the text ends before the sentence that would pass this.
+        favourites: most liked titles that are named.
+    """
+
+    def __init__(self, fraction: float = 0.05, max_words: int = 60, favourites: int = 2) -> None:
+        super().__init__(fraction)
+        if max_words < 15:
+            raise ValueError(f"teacher.init_args.max_words must be at least 15, got {max_words}.")
+        self.max_words, self.favourites = max_words, favourites
+
+    def write(self, requests: Sequence[TeacherRequest], words: PromptSettings) -> list[str | None]:
+        """See `Teacher.write`; None for an empty history."""
+        return [self._profile(request, words) if request.history else None for request in requests]
+
+    def _profile(self, request: TeacherRequest, words: PromptSettings) -> str:
+        rng = random.Random(stable_hash("profile", request.history_id))
+        shown = request.history[-words.max_history :]
+        liked = [entry for entry in shown if entry.liked]
+        disliked = [entry for entry in shown if not entry.liked]
+        sentences = [
+            _taste(liked, disliked, words, rng),
+            _generosity(len(liked), len(shown), words, rng),
+            _named(liked, self.favourites, words, rng),
+            _eras(liked, disliked, words, rng),
+            _sureness(len(shown), words, rng),
+        ]
+        text = ""
+        for sentence in filter(None, sentences):
+            longer = f"{text} {sentence}".strip()
+            if text and len(longer.split()) > self.max_words:
+                continue
+            text = longer
+        return text
+
+
+def _taste(liked: Sequence[Rated], disliked: Sequence[Rated], words: PromptSettings, rng: random.Random) -> str:
+    up = Counter(fold(name) for entry in liked for name in entry.item.attributes)
+    down = Counter(fold(name) for entry in disliked for name in entry.item.attributes)
+    lean = {name: up[name] - down[name] for name in up | down}
+    best = sorted((name for name in up if lean[name] > 0), key=lambda name: (-lean[name], name))[:3]
+    worst = sorted((name for name in down if lean[name] < 0), key=lambda name: (lean[name], name))[:2]
+    parts = []
+    if best:
+        verb = rng.choice(["Enjoys", "Likes", "Is drawn to", "Prefers"])
+        parts.append(f"{verb} " + ", ".join(f"{name} ({up[name]} of {up[name] + down[name]})" for name in best))
+    if worst:
+        verb = rng.choice(["avoids", "is cool on", "dislikes", "turns away from"])
+        names = ", ".join(f"{name} ({down[name]} of {up[name] + down[name]} {words.disliked})" for name in worst)
+        parts.append(f"{verb} {names}" if parts else f"{verb.capitalize()} {names}")
+    return f"{'; '.join(parts)}." if parts else f"No kind of {words.item} stands out."
+
+
+def _generosity(liked: int, total: int, words: PromptSettings, rng: random.Random) -> str:
+    share = liked / total
+    kind = "generous" if share > 0.65 else "harsh" if share < 0.4 else "balanced"
+    form = rng.choice(["A {kind} {user}: {liked} of {total} {word}.", "{Kind}: {word} {liked} of {total}."])
+    return form.format(kind=kind, Kind=kind.capitalize(), user=words.user, liked=liked, total=total, word=words.liked)
+
+
+def _named(liked: Sequence[Rated], most: int, words: PromptSettings, rng: random.Random) -> str:
+    titles = [fold(entry.item.title)[: words.max_title_chars] for entry in liked[-most:]] if most else []
+    if not titles:
+        return ""
+    return rng.choice(["Favourites: {}.", f"Recently {words.liked} {{}}.", "Enjoyed {}."]).format(" and ".join(titles))
+
+
+def _eras(liked: Sequence[Rated], disliked: Sequence[Rated], words: PromptSettings, rng: random.Random) -> str:
+    up = Counter(entry.item.year // 10 * 10 for entry in liked if entry.item.year)
+    down = Counter(entry.item.year // 10 * 10 for entry in disliked if entry.item.year)
+    if len(up | down) < 2 or not up:
+        return ""
+    best = max(sorted(up), key=lambda era: up[era] / (up[era] + down[era] + 1))
+    form = rng.choice(["Best with {items} of the {era}s.", "The {era}s suit this {user}."])
+    return form.format(items=words.items, era=best, user=words.user)
+
+
+def _sureness(total: int, words: PromptSettings, rng: random.Random) -> str:
+    level = "Fairly sure" if total >= 20 else "Some doubt" if total >= 8 else "Mostly a guess"
+    ground = rng.choice(["from", "based on"])
+    return f"{level}, {ground} {total} {words.items}."
+
+
+class TableTeacher(Teacher):
+    """Reads ready texts from a CSV, JSON-lines or Parquet file.
+
+    Args:
+        path: the file; it has a ``text`` column and either ``history_id`` or ``user_id``.
+        fraction: see `Teacher`.
+    """
+
+    def __init__(self, path: Path, fraction: float = 1.0) -> None:
+        super().__init__(fraction)
+        self.path = Path(path).expanduser()
+
+    def write(self, requests: Sequence[TeacherRequest], words: PromptSettings) -> list[str | None]:
+        """See `Teacher.write`. Texts are kept as they are, but for the white space around them.
+
+        Raises:
+            ValueError: the file lacks the columns, names a key twice, or has a text for none of the requests.
+        """
+        frame = self._read()
+        key = "history_id" if "history_id" in frame.columns else "user_id"
+        if "text" not in frame.columns or key not in frame.columns:
+            raise ValueError(
+                f"teacher.init_args.path: {self.path} has columns {frame.columns}; "
+                "it needs text and one of history_id, user_id."
+            )
+        names = frame[key].cast(pl.String).to_list()
+        if len(set(names)) != len(names):
+            twice = Counter(names).most_common(1)[0][0]
+            raise ValueError(f"teacher.init_args.path: {self.path} has {key} {twice!r} more than once.")
+        texts = dict(zip(names, frame["text"].cast(pl.String).to_list(), strict=True))
+        found = [texts.get(getattr(request, key)) for request in requests]
+        if requests and not any(found):
+            raise ValueError(
+                f"teacher.init_args.path: {self.path} has a text for none of the {len(requests)} histories asked "
+                f"for; the first is {key} {getattr(requests[0], key)!r}."
+            )
+        return [text.strip() or None if text else None for text in found]
+
+    def _read(self) -> pl.DataFrame:
+        readers: dict[str, Callable[[Path], pl.DataFrame]] = {
+            ".csv": pl.read_csv,
+            ".jsonl": pl.read_ndjson,
+            ".ndjson": pl.read_ndjson,
+            ".parquet": pl.read_parquet,
+        }
+        if self.path.suffix not in readers or not self.path.is_file():
+            raise ValueError(
+                f"teacher.init_args.path: {str(self.path)!r} is not a file ending in {', '.join(readers)}."
+            )
+        return readers[self.path.suffix](self.path)
+
+    def content_key(self) -> dict[str, str]:
+        """The file's hash, so that an edited file is noticed."""
+        import hashlib
+
+        if not self.path.is_file():
+            raise ValueError(f"teacher.init_args.path: no file {str(self.path)!r}.")
+        return {self.path.name: hashlib.sha256(self.path.read_bytes()).hexdigest()}

@@ -1,0 +1,196 @@
+"""One run: its settings, its tables and its models. The recipe's stages are methods on top of this."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import polars as pl
+
+from trackrec.interactions import Cohort, LoopSettings, RatingSource, SampleRules, select_cohort
+from trackrec.pipeline import Pipeline
+from trackrec.prompts import PromptBook, PromptSettings
+from trackrec.tables import read_manifest, read_table
+
+if TYPE_CHECKING:
+    from trackrec.align.preferences import PreferenceSettings
+    from trackrec.ctr.stage import CTRInputs, CTRPlan
+    from trackrec.distill.teacher import Teacher
+    from trackrec.embed.encode import EmbedSettings
+    from trackrec.llm.backbone import BackboneSettings, LanguageModel
+    from trackrec.llm.sampler import Sampler
+    from trackrec.validator.score import ScoreSettings
+
+log = logging.getLogger(__name__)
+
+Target = tuple[str, str, int]  # sample_id, item_id, label
+
+
+class Training(NamedTuple):
+    """Arguments of one training stage; the trainer's are built anew for each use, since callbacks hold state."""
+
+    model: dict[str, Any]
+    data: dict[str, Any]
+    trainer: Callable[[], dict[str, Any]]
+
+
+@dataclass
+class Experiment:
+    """Everything that a config says, as objects, and what the stages share."""
+
+    pipeline: Pipeline
+    dataset: RatingSource
+    samples: SampleRules
+    prompts: PromptSettings
+    backbone: BackboneSettings
+    validator_backbone: BackboneSettings | None
+    sampler: Sampler
+    teacher: Teacher
+    loop: LoopSettings
+    scoring: ScoreSettings
+    sets: PreferenceSettings
+    distill: Training
+    align: Training
+    rec_tune: Training
+    embed: EmbedSettings
+    ctr: CTRPlan
+    _models: dict[str, LanguageModel] = field(default_factory=dict)
+
+    @property
+    def seed(self) -> int:
+        """Of the whole run."""
+        return self.pipeline.seed
+
+    def say(self, text: str) -> None:
+        """One line for the person who watches."""
+        self.pipeline.say(text)
+
+    def directory(self, stage: str) -> Path:
+        """Where a stage's result lies."""
+        return self.pipeline.directory(stage)
+
+    # -- tables -----------------------------------------------------------------------------------------------
+
+    def table(self, stage: str, name: str) -> pl.DataFrame:
+        """A table of a done stage."""
+        return read_table(self.directory(stage), name)
+
+    @property
+    def threshold(self) -> float:
+        """A rating above it is a like."""
+        own = self.samples.threshold
+        return self.dataset.threshold if own is None else own
+
+    @cached_property
+    def sample_rows(self) -> pl.DataFrame:
+        """The samples table."""
+        return self.table("data", "samples")
+
+    @cached_property
+    def book(self) -> PromptBook:
+        """Histories, items and users for the prompts."""
+        histories, items, users = (self.table("data", name) for name in ("histories", "items", "users"))
+        return PromptBook(histories, items, users, self.threshold, self.prompts)
+
+    @cached_property
+    def cohort(self) -> Cohort:
+        """Who plays, and with which rows."""
+        return select_cohort(self.sample_rows, self.loop, self.seed)
+
+    def texts(self, stage: str) -> dict[str, str]:
+        """The one text per history that a greedy stage wrote."""
+        return dict(self.table(stage, "reccots").select("history_id", "text").iter_rows())
+
+    def ctr_inputs(self) -> CTRInputs:
+        """What the CTR stage reads."""
+        from trackrec.ctr.stage import CTRInputs
+        from trackrec.embed.encode import vectors_of
+
+        texts = self.texts("texts")
+        matrix = vectors_of(self.directory("embed"), list(texts.values()))
+        names = ("histories", "items", "users", "interactions")
+        tables = {name: self.table("data", name) for name in names}
+        vectors = dict(zip(texts, matrix, strict=True))
+        return CTRInputs(samples=self.sample_rows, **tables, threshold=self.threshold, vectors=vectors)
+
+    # -- models -----------------------------------------------------------------------------------------------
+
+    def model(self, role: str) -> LanguageModel:
+        """The language model of ``generator`` or ``validator``: one and the same unless the config splits them."""
+        from trackrec.llm.backbone import LanguageModel
+
+        shared = role == "generator" or self.validator_backbone is None
+        name = "generator" if shared else role
+        if name not in self._models:
+            settings = self.backbone if shared else self.validator_backbone
+            assert settings is not None
+            self._models[name] = LanguageModel(settings)
+            self.say(f"    {self._models[name].describe()}")
+        return self._models[name]
+
+    def adapter(self, lm: LanguageModel, stage: str | None) -> str | None:
+        """Load the adapter that a stage trained, and no other; None is the plain base."""
+        if stage is None:
+            lm.keep_only(set())
+            return None
+        manifest = self.pipeline.manifest(stage)
+        name = f"{stage.replace('/', '-')}-{manifest.content_hash[:8]}"
+        lm.keep_only({name})
+        if name not in lm.adapters:
+            lm.load_adapter(self.directory(stage) / "adapter", name)
+        return name
+
+    def new_adapter(self, lm: LanguageModel, name: str, start: str | None) -> str:
+        """An adapter to train: a copy of another stage's, or a fresh one."""
+        lm.keep_only(set())
+        if start is None:
+            lm.add_adapter(name, seed=self.seed)
+        else:
+            lm.load_adapter(self.directory(start) / "adapter", name)
+        return name
+
+    # -- what a stage says before it starts -------------------------------------------------------------------
+
+    def announce(self, work: str, rows: int, prompt_tokens: int, new_tokens: int = 0) -> dict[str, Any]:
+        """Print the budget of a stage, with the time it takes at the rate that this run has measured.
+
+        Args:
+            work: ``generate``, ``score`` or ``train``.
+            rows: how many histories, sets or texts.
+            prompt_tokens: tokens to read.
+            new_tokens: the most tokens to write.
+
+        Returns:
+            Notes that let later stages know the rate.
+        """
+        tokens = prompt_tokens + new_tokens
+        rate = self._rate(work)
+        when = f"about {tokens / rate:,.0f} s at {rate:,.0f} tokens/s" if rate else "rate not measured yet"
+        wanted = f"{prompt_tokens:,} prompt tokens" + (f" + at most {new_tokens:,} new ones" if new_tokens else "")
+        self.say(f"    budget: {rows:,} rows, {wanted}, {when}")
+        return {"work": work, "tokens": tokens}
+
+    def _rate(self, work: str) -> float | None:
+        """Tokens per second of the latest stage of this kind of work in this run."""
+        for stage in reversed(self.pipeline.stages):
+            manifest = read_manifest(self.directory(stage.name))
+            if manifest and manifest.notes.get("work") == work and manifest.seconds > 0:
+                return float(manifest.notes["tokens"]) / manifest.seconds
+        return None
+
+
+def targets_by_history(rows: pl.DataFrame) -> dict[str, list[Target]]:
+    """Rows of the samples table as V's targets, grouped by history, in the order of their ids."""
+    grouped: dict[str, list[Target]] = {}
+    for history_id, *target in rows.sort("sample_id").select("history_id", "sample_id", "item_id", "label").iter_rows():
+        grouped.setdefault(history_id, []).append((target[0], target[1], target[2]))
+    return grouped
+
+
+def single_texts(texts: Mapping[str, str | None]) -> dict[str, list[tuple[int, str | None]]]:
+    """One text per history in the form that scoring takes: draw 0."""
+    return {history_id: [(0, text)] for history_id, text in texts.items()}

@@ -1,0 +1,91 @@
+"""G writes RecCoTs: N sampled per history in a round, or one greedy text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from trackrec.llm.backbone import LanguageModel
+from trackrec.llm.sampler import Draw, Sampler, draw_seed
+from trackrec.prompts import RECCOT_TEMPLATE, PromptBook, prompt_hash
+from trackrec.tables import part_path, write_part
+
+
+def shards(keys: Sequence[str], size: int) -> list[list[str]]:
+    """Sorted keys in fixed runs of ``size``: what a part holds doesn't depend on what an earlier run left."""
+    ordered = sorted(keys)
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
+def write_reccots(
+    lm: LanguageModel,
+    adapter: str | None,
+    sampler: Sampler,
+    book: PromptBook,
+    history_ids: Sequence[str],
+    out_dir: Path,
+    *,
+    source: str,
+    round_: int,
+    seed: int,
+    greedy: bool,
+    shard_size: int,
+) -> dict[str, Any]:
+    """Write the reccots table of a stage, part by part; parts that stand already are kept.
+
+    Args:
+        lm: the model.
+        adapter: G's adapter; None is the plain base.
+        sampler: the engine and its settings.
+        book: histories and words.
+        history_ids: who gets a text.
+        out_dir: the stage directory.
+        source: the name under which the texts are filed.
+        round_: the round whose G writes.
+        seed: of the run; a draw's own seed also holds the round, the history and the draw.
+        greedy: one greedy text instead of ``sampler.n`` sampled ones.
+        shard_size: histories per part.
+
+    Returns:
+        Counts for the manifest: histories, texts, new tokens, and the share cut by the length limit.
+    """
+    n = 1 if greedy else sampler.n
+    tokens = cut = texts = 0
+    bar = tqdm(total=len(history_ids), desc=f"texts {source}", unit="history", disable=None)
+    for part, ids in enumerate(shards(history_ids, shard_size)):
+        if part_path(out_dir, "reccots", part).exists():
+            bar.update(len(ids))
+            continue
+        prompts = [book.reccot_prompt(history_id) for history_id in ids]
+        seeds = None if greedy else [[draw_seed(seed, round_, key, draw) for draw in range(n)] for key in ids]
+        encoded = [lm.chat.encode_prompt(prompt) for prompt in prompts]
+        draws = sampler.draw(lm, adapter, encoded, seeds, bar.update)
+        rows = [
+            row
+            for place, history_id in enumerate(ids)
+            for row in _rows(lm, draws[place], seeds[place] if seeds else [0], history_id)
+        ]
+        hashes = dict(zip(ids, (prompt_hash(RECCOT_TEMPLATE, prompt) for prompt in prompts), strict=True))
+        for row in rows:
+            row.update(source=source, round=round_, prompt_hash=hashes[row["history_id"]])
+        write_part(out_dir, "reccots", rows, part)
+        tokens += sum(len(row["token_ids"]) for row in rows)
+        cut += sum(row["finish_reason"] == "length" for row in rows)
+        texts += len(rows)
+    bar.close()
+    return {"histories": len(history_ids), "texts": texts, "new_tokens": tokens, "cut": cut}
+
+
+def _rows(lm: LanguageModel, draws: Sequence[Draw], seeds: Sequence[int], history_id: str) -> Iterator[dict[str, Any]]:
+    for number, (draw, seed) in enumerate(zip(draws, seeds, strict=True)):
+        yield {
+            "history_id": history_id,
+            "draw": number,
+            "text": lm.chat.decode(draw.token_ids),
+            "token_ids": draw.token_ids,
+            "finish_reason": draw.finish_reason,
+            "seed": seed,
+        }

@@ -1,0 +1,179 @@
+"""What every rating source gives back, and how its files are read: line by line, so that an error can name the line."""
+
+from __future__ import annotations
+
+import abc
+import difflib
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+
+ROOT_KEY = "dataset.init_args.root"
+_SHOWN_BAD_LINES = 3
+
+
+class DataError(ValueError):
+    """The ratings, or the settings that say how to read them, can't be used. The message names the key as typed."""
+
+
+class Ratings(NamedTuple):
+    """The first three tables of a run, in the schemas of `trackrec.tables`, and what was lost on the way.
+
+    ``interactions`` is in file order and holds each (user, item) once; ``timestamp`` is in seconds, UTC. Every item_id
+    and user_id of it has its row in ``items`` and ``users``. ``counts`` says how many rows were read and left out.
+    """
+
+    items: pl.DataFrame
+    users: pl.DataFrame
+    interactions: pl.DataFrame
+    counts: dict[str, int]
+
+
+class RatingSource(abc.ABC):
+    """A dataset. Constructors only check their arguments; files are touched by the two methods."""
+
+    threshold: float
+    """A rating above this is a like, unless ``samples.threshold`` says otherwise. In the unit of the ratings."""
+
+    @abc.abstractmethod
+    def read(self) -> Ratings:
+        """Read everything.
+
+        Raises:
+            DataError: files are missing or hold lines that can't be read.
+        """
+
+    @abc.abstractmethod
+    def content_key(self) -> dict[str, str]:
+        """The sha256 of every file that `read` would read, by its name under the source's folder.
+
+        Raises:
+            DataError: files are missing, with the words of `read`.
+        """
+
+
+def choice_error(key: str, value: object, allowed: Sequence[str]) -> DataError:
+    """The error for a value that is none of ``allowed``, with the nearest one suggested."""
+    near = difflib.get_close_matches(str(value), allowed, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return DataError(f"{key} must be one of {', '.join(map(repr, allowed))}, got {value!r}.{hint}")
+
+
+def file_hashes(root: Path, paths: Iterable[Path]) -> dict[str, str]:
+    """Relative name -> sha256 of the bytes, sorted by name."""
+    hashes = {}
+    for path in sorted(paths):
+        with path.open("rb") as file:
+            hashes[path.relative_to(root).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes
+
+
+def bad_lines_error(path: Path, bad: pl.DataFrame, reason: str) -> DataError:
+    """The error that lists the first of the ``bad`` rows (columns ``line``, ``text``) of a file."""
+    shown = [f"line {line}: {text[:80]!r}" for line, text in bad.head(_SHOWN_BAD_LINES).select("line", "text").rows()]
+    more = f"; and {bad.height - len(shown)} more" if bad.height > len(shown) else ""
+    return DataError(
+        f"{ROOT_KEY}: {path} has {bad.height} bad line(s), {reason}: {'; '.join(shown)}{more}. "
+        "Correct or delete them, or fetch the file again."
+    )
+
+
+def read_fields(path: Path, separator: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """Cut a text file into string columns; ``line`` (from 1) and ``text`` keep where each row came from.
+
+    No quoting: a quotation mark is part of a title. Bytes that aren't UTF-8 are read as Latin-1, which is what
+    GroupLens writes. Blank lines are skipped. Without ``columns`` the first line is a header of ``name:type`` cells.
+
+    Raises:
+        DataError: the file is empty, or a line has another number of fields.
+    """
+    lines = _decode(path.read_bytes()).split("\n")  # not splitlines: it also cuts at Latin-1 control characters
+    frame = pl.DataFrame({"text": lines}, schema={"text": pl.String}).with_row_index("line", offset=1)
+    frame = frame.with_columns(pl.col("text").str.strip_suffix("\r"))
+    frame = frame.filter(pl.col("text").str.strip_chars() != "")
+    if frame.is_empty():
+        raise DataError(f"{ROOT_KEY}: {path} is empty. Fetch the file again.")
+    if columns is None:
+        columns = [cell.split(":")[0].strip() for cell in frame["text"][0].split(separator)]
+        frame = frame.slice(1)
+    fields = pl.col("text").str.split(separator)
+    bad = frame.filter(fields.list.len() != len(columns))
+    if not bad.is_empty():
+        raise bad_lines_error(path, bad, f"not the {len(columns)} fields expected between {separator!r}")
+    return frame.with_columns(fields.alias("fields")).select(
+        "line", "text", *[pl.col("fields").list.get(i).alias(name) for i, name in enumerate(columns)]
+    )
+
+
+def need_columns(path: Path, frame: pl.DataFrame, names: Sequence[str]) -> None:
+    """Check that a headed file has the columns that will be read.
+
+    Raises:
+        DataError: some are missing.
+    """
+    missing = [name for name in names if name not in frame.columns]
+    if missing:
+        have = [name for name in frame.columns if name not in ("line", "text")]
+        raise DataError(f"{ROOT_KEY}: {path} lacks the column(s) {missing}; its header has {have}. Rename them there.")
+
+
+def parse_ratings(path: Path, frame: pl.DataFrame) -> pl.DataFrame:
+    """The ``interactions`` table from string columns user_id, item_id, rating, timestamp, in file order.
+
+    Timestamps stay what the file says, to the second.
+
+    Raises:
+        DataError: an id is empty, or a rating or timestamp is no finite number.
+    """
+    rating = pl.col("rating").str.strip_chars().cast(pl.Float32, strict=False)
+    seconds = pl.col("timestamp").str.strip_chars().cast(pl.Float64, strict=False)
+    good = rating.is_finite() & seconds.is_finite() & (pl.col("user_id") != "") & (pl.col("item_id") != "")
+    bad = frame.filter(~good.fill_null(False))
+    if not bad.is_empty():
+        raise bad_lines_error(path, bad, "want a user, an item, a number as rating and seconds as timestamp")
+    return frame.with_row_index("row").select(
+        "user_id", "item_id", rating, seconds.cast(pl.Int64), pl.col("row").cast(pl.Int64)
+    )
+
+
+def need_unique(path: Path, frame: pl.DataFrame, key: str) -> None:
+    """Check an item or user file's ids.
+
+    Raises:
+        DataError: an id is empty or occurs twice.
+    """
+    bad = frame.filter(~pl.col(key).is_first_distinct() | (pl.col(key) == ""))
+    if not bad.is_empty():
+        raise bad_lines_error(path, bad, f"{key} is empty or was used by an earlier line")
+
+
+def join_ratings(items: pl.DataFrame, users: pl.DataFrame, interactions: pl.DataFrame) -> Ratings:
+    """Make the three tables fit each other, and count what that costs.
+
+    Ratings of items without a row are dropped. Of several ratings of one item by one user the latest stays. A user
+    without a row gets one with no attributes.
+    """
+    known = interactions.join(items.select("item_id"), on="item_id", how="semi")
+    latest = known.sort("timestamp", "row").unique(["user_id", "item_id"], keep="last", maintain_order=True).sort("row")
+    strangers = latest.select("user_id").unique(maintain_order=True).join(users, on="user_id", how="anti")
+    no_attributes = pl.lit([], dtype=pl.List(pl.String)).alias("attributes")
+    counts = {
+        "ratings_read": interactions.height,
+        "ratings_of_unknown_items": interactions.height - known.height,
+        "duplicate_ratings": known.height - latest.height,
+        "users_without_row": strangers.height,
+        "items": items.height,
+        "users": users.height + strangers.height,
+        "ratings": latest.height,
+    }
+    return Ratings(items, pl.concat([users, strangers.with_columns(no_attributes)]), latest, counts)
+
+
+def _decode(data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")

@@ -1,0 +1,374 @@
+"""One causal language model, quantized or not, that carries several LoRA adapters."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from trackrec.llm.chat import ChatEncoder
+from trackrec.llm.packing import Layout, Tree, pack, unroll
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoRASettings:
+    """The shape of every adapter (PEFT's LoraConfig).
+
+    Attributes:
+        r: rank.
+        alpha: scale of the update is alpha / r.
+        dropout: on the adapter's input; S-DPO needs 0, since its reference is computed without dropout.
+        target_modules: ``all-linear`` or names of linear layers.
+    """
+
+    r: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    target_modules: str | list[str] = "all-linear"
+
+    def __post_init__(self) -> None:
+        if self.r < 1:
+            raise ValueError(f"backbone.lora.r must be at least 1, got {self.r}.")
+        named = [self.target_modules] if isinstance(self.target_modules, str) else self.target_modules
+        if "lm_head" in named:
+            raise ValueError(
+                "backbone.lora.target_modules names lm_head, which is refused: log-probabilities are read from the "
+                "output layer in chunks, and an adapter there would need all of them at once. Leave it out."
+            )
+
+
+@dataclass(frozen=True)
+class BackboneSettings:
+    """Which language model, in which form.
+
+    Attributes:
+        model: a name on the model hub or a directory.
+        quantize: ``nf4`` (QLoRA) or ``int8`` through bitsandbytes, or ``none``.
+        dtype: of the weights that are not quantized, and of the computation.
+        lora: the adapters.
+        gguf_file: name of a GGUF file inside ``model``; it is dequantized to ``dtype``.
+        revision: of a hub model.
+        attention: transformers' attention implementation.
+        device: ``auto`` is the GPU where there is one.
+        gradient_checkpointing: trade time for memory in training.
+    """
+
+    model: str
+    quantize: Literal["none", "nf4", "int8"] = "none"
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    lora: LoRASettings = field(default_factory=LoRASettings)
+    gguf_file: str | None = None
+    revision: str | None = None
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    device: str = "auto"
+    gradient_checkpointing: bool = False
+
+    def check_path(self, key: str = "backbone") -> None:
+        """Fail early where ``model`` is plainly a path, and nothing is there.
+
+        Raises:
+            FileNotFoundError: naming the key and what to do.
+        """
+        path = Path(self.model).expanduser()
+        looks_like_path = self.model.startswith((".", "/", "~", "data/")) or self.model.count("/") > 1
+        if looks_like_path and not (path / "config.json").exists() and not list(path.glob("*.gguf")):
+            raise FileNotFoundError(
+                f"{key}.model: no model (config.json) in {self.model!r}. "
+                "Give a directory that holds one, or a name on the model hub. `make models` fetches the small one."
+            )
+
+
+class LanguageModel:
+    """A frozen base and its adapters; exactly one adapter, or none, is in force at a time.
+
+    Args:
+        settings: what to load.
+
+    Raises:
+        ImportError: bitsandbytes is missing where ``quantize`` asks for it.
+        OSError: the model can't be found (transformers' message).
+    """
+
+    def __init__(self, settings: BackboneSettings) -> None:
+        import torch
+
+        self.settings = settings
+        self.dtype = getattr(torch, settings.dtype)
+        cuda = torch.cuda.is_available()
+        self.device = torch.device(("cuda" if cuda else "cpu") if settings.device == "auto" else settings.device)
+        self.base, tokenizer = _load(settings, self.dtype, self.device)
+        self.chat = ChatEncoder(tokenizer)
+        self._peft: Any = None
+        self._packs: bool | None = None
+        if settings.gradient_checkpointing:
+            self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        log.info(self.describe())
+
+    # -- what it is -------------------------------------------------------------------------------------------
+
+    def quantized_layers(self) -> int:
+        """How many linear layers really hold 4- or 8-bit weights."""
+        return sum(type(module).__name__ in ("Linear4bit", "Linear8bitLt") for module in self.base.modules())
+
+    def weight_bytes(self) -> int:
+        """Bytes of all parameters and buffers, adapters included."""
+        tensors = [*self.base.parameters(), *self.base.buffers()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def describe(self) -> str:
+        """One line: name, quantized layers, bytes, device."""
+        settings = self.settings
+        return (
+            f"backbone {settings.model}: {settings.quantize} ({self.quantized_layers()} quantized layers), "
+            f"{settings.dtype}, {self.weight_bytes() / 2**20:,.0f} MiB on {self.device}"
+        )
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that the model's positions reach."""
+        return int(getattr(self.base.config, "max_position_embeddings", 1 << 30))
+
+    # -- adapters ---------------------------------------------------------------------------------------------
+
+    @property
+    def adapters(self) -> list[str]:
+        """Names of the loaded adapters."""
+        return sorted(self._peft.peft_config) if self._peft is not None else []
+
+    def _lora_config(self) -> Any:
+        from peft import LoraConfig
+
+        lora = self.settings.lora
+        return LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=lora.target_modules,
+            task_type="CAUSAL_LM",
+        )
+
+    def add_adapter(self, name: str, seed: int) -> None:
+        """A new adapter with PEFT's initial weights (its update is zero), drawn from ``seed``."""
+        import torch
+        from peft import get_peft_model
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if self._peft is None:
+                self._peft = get_peft_model(self.base, self._lora_config(), adapter_name=name)
+            else:
+                self._peft.add_adapter(name, self._lora_config())
+
+    def load_adapter(self, directory: Path, name: str) -> None:
+        """Load a saved adapter under ``name``. An adapter of that name that is already loaded is replaced.
+
+        Raises:
+            FileNotFoundError: the directory holds no adapter.
+        """
+        from peft import PeftModel
+
+        if not (directory / "adapter_model.safetensors").exists():
+            raise FileNotFoundError(f"no adapter_model.safetensors in {directory}")
+        self.drop_adapter(name)
+        if self._peft is None:
+            self._peft = PeftModel.from_pretrained(self.base, str(directory), adapter_name=name, is_trainable=True)
+        else:
+            self._peft.load_adapter(str(directory), adapter_name=name, is_trainable=True)
+
+    def drop_adapter(self, name: str) -> None:
+        """Forget an adapter; the last one leaves the plain base."""
+        if name not in self.adapters:
+            return
+        if len(self.adapters) == 1:
+            self.base = self._peft.unload()
+            self._peft = None
+        else:
+            self._peft.delete_adapter(name)
+
+    def keep_only(self, names: set[str]) -> None:
+        """Drop every adapter that is not in ``names``."""
+        for name in self.adapters:
+            if name not in names:
+                self.drop_adapter(name)
+
+    def save_adapter(self, directory: Path, name: str) -> None:
+        """Write ``adapter_model.safetensors`` and ``adapter_config.json``, readable by PEFT."""
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import save_file
+
+        directory.mkdir(parents=True, exist_ok=True)
+        weights = get_peft_model_state_dict(self._peft, adapter_name=name)
+        save_file({key: value.detach().cpu().contiguous() for key, value in weights.items()}, directory / "_new")
+        (directory / "_new").replace(directory / "adapter_model.safetensors")
+        config = {**self._peft.peft_config[name].to_dict(), "inference_mode": True}
+        config = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+        (directory / "adapter_config.json").write_text(json.dumps(config, indent=1, sort_keys=True, default=str))
+
+    def train_only(self, name: str) -> list[nn.Parameter]:
+        """Put ``name`` in force and make it the only thing that trains. Build the optimizer after this call.
+
+        Raises:
+            RuntimeError: anything else would train too (a change in PEFT).
+        """
+        self._peft.set_adapter(name)
+        trained = {key: value for key, value in self._peft.named_parameters() if value.requires_grad}
+        strangers = [key for key in trained if f".{name}." not in key]
+        if strangers or not trained:
+            raise RuntimeError(f"only adapter {name!r} may train, but {strangers[:3] or 'nothing'} does")
+        if self.settings.gradient_checkpointing:
+            self._peft.enable_input_require_grads()
+        return list(trained.values())
+
+    @contextmanager
+    def using(self, name: str | None) -> Iterator[None]:
+        """Inference with one adapter, or with the plain base when ``name`` is None."""
+        import torch
+
+        was_training = self.base.training
+        self.base.eval()
+        try:
+            with torch.inference_mode():
+                if self._peft is None:
+                    if name is not None:
+                        raise KeyError(f"adapter {name!r} is not loaded")
+                    yield
+                elif name is None:
+                    with self._peft.disable_adapter():
+                        yield
+                else:
+                    self._peft.set_adapter(name, inference_mode=True)
+                    yield
+        finally:
+            self.base.train(was_training)
+
+    # -- what it computes -------------------------------------------------------------------------------------
+
+    def hidden(self, layout: Layout) -> Tensor:
+        """Last hidden states (B, T, D) of laid-out rows, without the output layer."""
+        import torch
+
+        return self.base.get_decoder()(
+            input_ids=torch.from_numpy(layout.ids).to(self.device),
+            attention_mask=layout.attention_mask(self.dtype, self.device),
+            position_ids=torch.from_numpy(layout.positions).to(self.device),
+            use_cache=False,
+        ).last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(M, V) float32 logits of (M, D) hidden states, computed in the model's dtype, with its own scaling."""
+        head = self.base.get_output_embeddings()
+        return self._scale(head(hidden.to(head.weight.dtype)).float())
+
+    def logits_of(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """Logits of chosen tokens, multiplied in float32: bfloat16 would tie the answers of half the rows.
+
+        Args:
+            hidden: (M, D).
+            tokens: (M, L) ids.
+
+        Returns:
+            (M, L) float32.
+        """
+        import torch
+
+        head = self.base.get_output_embeddings()
+        with torch.autocast(self.device.type, enabled=False):
+            logits = torch.einsum("md,mld->ml", hidden.float(), head.weight[tokens].float())
+            if getattr(head, "bias", None) is not None:
+                logits = logits + head.bias[tokens].float()
+            return self._scale(logits)
+
+    def _scale(self, logits: Tensor) -> Tensor:
+        """Scaling that some families (Granite, Cohere, Gemma) put between the output layer and the softmax."""
+        import torch
+
+        config = self.base.config.get_text_config()
+        if scale := getattr(config, "logits_scaling", None):
+            logits = logits / scale
+        if scale := getattr(config, "logit_scale", None):
+            logits = logits * scale
+        if cap := getattr(config, "final_logit_softcapping", None):
+            logits = torch.tanh(logits / cap) * cap
+        return logits
+
+    def can_pack(self) -> bool:
+        """Whether one row may hold a tree: every layer must attend to all of a 4-D mask.
+
+        A sliding window ignores part of the mask in silence, so a model with one is served plain rows.
+        """
+        if self._packs is None:
+            config = self.base.config.get_text_config()
+            layers = getattr(config, "layer_types", None) or []
+            if layers:
+                windowed = any(kind != "full_attention" for kind in layers)
+            else:
+                windowed = bool(getattr(config, "sliding_window", None)) and getattr(config, "use_sliding_window", True)
+            self._packs = not windowed
+            if windowed:
+                log.warning("%s has windowed or linear layers: plain rows, no shared prefixes", self.settings.model)
+        return self._packs
+
+    def layout(self, trees: Sequence[Tree]) -> Layout:
+        """Packed rows where a prefix is shared and the model can read them, plain rows otherwise."""
+        shares = any(len({branch.parent for branch in tree}) < len(tree) for tree in trees)
+        return pack(trees) if shares and self.can_pack() else unroll(trees)
+
+
+def _load(settings: BackboneSettings, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
+    """The model and its tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    where = str(Path(settings.model).expanduser()) if Path(settings.model).expanduser().exists() else settings.model
+    common: dict[str, Any] = {"revision": settings.revision, "trust_remote_code": False}
+    if settings.gguf_file:
+        common["gguf_file"] = settings.gguf_file
+    tokenizer = AutoTokenizer.from_pretrained(where, **common)
+    model = AutoModelForCausalLM.from_pretrained(
+        where,
+        dtype=dtype,
+        attn_implementation=settings.attention,
+        quantization_config=_quantization(settings, dtype),
+        device_map={"": device} if settings.quantize != "none" else None,
+        **common,
+    )
+    if settings.quantize == "none":
+        model.to(device)  # type: ignore[arg-type]
+    # Published generation settings (a repetition penalty, top_k) would change the distribution that S-DPO trains on.
+    model.generation_config = GenerationConfig(
+        eos_token_id=model.generation_config.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    model.requires_grad_(False)
+    return model.eval(), tokenizer
+
+
+def _quantization(settings: BackboneSettings, dtype: torch.dtype) -> Any:
+    if settings.quantize == "nf4":
+        from transformers import BitsAndBytesConfig
+
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    if settings.quantize == "int8":
+        from transformers import BitsAndBytesConfig
+
+        return BitsAndBytesConfig(load_in_8bit=True)
+    if settings.gguf_file:
+        from transformers import GgufConfig
+
+        return GgufConfig(dequantize=True)
+    return None

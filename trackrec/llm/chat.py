@@ -1,0 +1,90 @@
+"""Chat framing: text segments to token ids, with user data never able to write a control token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+_CONTENT = "@@content@@"
+_YES_FORMS = ("Yes", "yes", "YES")
+_NO_FORMS = ("No", "no", "NO")
+
+
+class LabelTokens(NamedTuple):
+    """Token ids whose probability counts as an answer; the first of each is what training aims at."""
+
+    yes: list[int]
+    no: list[int]
+
+
+class ChatEncoder:
+    """Encodes one user turn and the opening of the assistant's turn.
+
+    Every segment is tokenized by itself: prompts that share leading segments share leading tokens, packed or not.
+
+    Args:
+        tokenizer: a transformers tokenizer; its chat template is used where it has one.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        opening, closing = self._frame()
+        # The frame is ours, so its control tokens are real ones.
+        self.opening = tokenizer(opening, add_special_tokens=not tokenizer.chat_template).input_ids
+        self.closing = tokenizer(closing, add_special_tokens=False).input_ids
+        eos = tokenizer.eos_token_id
+        if eos is None:
+            raise ValueError(f"backbone.model: the tokenizer {tokenizer.name_or_path!r} names no end-of-text token.")
+        self.eos_id: int = eos
+
+    def _frame(self) -> tuple[str, str]:
+        """The text around the user's content in the model's own chat template."""
+        if not self.tokenizer.chat_template:
+            return "", "\n\nAnswer: "
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": _CONTENT}], tokenize=False, add_generation_prompt=True
+        )
+        opening, _, closing = text.partition(_CONTENT)
+        return opening, closing
+
+    def encode_data(self, text: str) -> list[int]:
+        """Token ids of untrusted text: ``<|im_end|>`` in a title becomes the characters, not the token."""
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+
+    def encode_segments(self, segments: Sequence[str]) -> list[list[int]]:
+        """One list of ids per segment; the frame is joined to the first and the last."""
+        ids = [self.encode_data(segment) for segment in segments]
+        ids[0] = [*self.opening, *ids[0]]
+        ids[-1] = [*ids[-1], *self.closing]
+        return ids
+
+    def encode_prompt(self, segments: Sequence[str]) -> list[int]:
+        """The whole prompt as one list of ids."""
+        return [token for ids in self.encode_segments(segments) for token in ids]
+
+    def encode_response(self, text: str) -> list[int]:
+        """A finished response: its tokens and the end-of-text token."""
+        return [*self.encode_data(text), self.eos_id]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of generated ids, without control tokens and outer white space."""
+        return self.tokenizer.decode(list(token_ids), skip_special_tokens=True).strip()
+
+    def label_tokens(self) -> LabelTokens:
+        """All surface forms of Yes and No that are one token; where a label has none, the first token of each form.
+
+        Raises:
+            ValueError: Yes and No begin with the same token, so that one position can't tell them apart.
+        """
+        yes, no = self._forms(_YES_FORMS), self._forms(_NO_FORMS)
+        if set(yes) & set(no):
+            raise ValueError(
+                f"backbone.model: the tokenizer {self.tokenizer.name_or_path!r} starts Yes and No with the same "
+                f"token ({sorted(set(yes) & set(no))}): one answer position can't tell them apart. Use another model."
+            )
+        return LabelTokens(yes, no)
+
+    def _forms(self, words: Sequence[str]) -> list[int]:
+        coded = [self.encode_data(form) for word in words for form in (word, f" {word}")]
+        single = [ids[0] for ids in coded if len(ids) == 1]
+        return list(dict.fromkeys(single or [ids[0] for ids in coded if ids]))

@@ -1,0 +1,76 @@
+"""What every text engine offers: draws from a prompt, each with its own seed."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from trackrec.tables import stable_hash
+
+if TYPE_CHECKING:
+    from trackrec.llm.backbone import LanguageModel
+
+
+class Draw(NamedTuple):
+    """One generated text: its tokens (the end-of-text token included when it came) and why it ended."""
+
+    token_ids: list[int]
+    finish_reason: Literal["stop", "length"]
+
+
+def draw_seed(seed: int, round_: int, history_id: str, draw: int) -> int:
+    """Seed of one draw, a function of its key alone, so that no draw depends on its neighbours."""
+    return int(stable_hash(seed, round_, history_id, draw, digits=15), 16)
+
+
+class Sampler(abc.ABC):
+    """Settings of generation, and the method that every engine implements.
+
+    Args:
+        n: draws per history in the loop (N of the paper).
+        temperature: 1.0 leaves the model's distribution as it is.
+        top_p: the smallest set of tokens whose probability reaches this is sampled from.
+        max_new_tokens: length limit of a draw.
+        batch_tokens: most tokens (prompt and new ones, all draws) that one batch holds.
+    """
+
+    def __init__(
+        self,
+        n: int = 10,
+        temperature: float = 1.0,
+        top_p: float = 0.9,
+        max_new_tokens: int = 320,
+        batch_tokens: int = 32768,
+    ) -> None:
+        for key, value, low in (("n", n, 1), ("max_new_tokens", max_new_tokens, 1), ("batch_tokens", batch_tokens, 1)):
+            if value < low:
+                raise ValueError(f"sampler.init_args.{key} must be at least {low}, got {value}.")
+        if not 0 < top_p <= 1:
+            raise ValueError(f"sampler.init_args.top_p must be in (0, 1], got {top_p}.")
+        if temperature <= 0:
+            raise ValueError(f"sampler.init_args.temperature must be above 0, got {temperature}.")
+        self.n, self.temperature, self.top_p = n, temperature, top_p
+        self.max_new_tokens, self.batch_tokens = max_new_tokens, batch_tokens
+
+    @abc.abstractmethod
+    def draw(
+        self,
+        lm: LanguageModel,
+        adapter: str | None,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[Sequence[int]] | None,
+        on_progress: Callable[[int], object],
+    ) -> list[list[Draw]]:
+        """Texts for each prompt.
+
+        Args:
+            lm: the model.
+            adapter: which adapter writes; None is the plain base.
+            prompts: token ids.
+            seeds: one list per prompt, a seed per draw; None writes one greedy text per prompt.
+            on_progress: called with the number of prompts done since the last call.
+
+        Returns:
+            One list of draws per prompt, in the order given.
+        """

@@ -1,0 +1,343 @@
+"""AUC, UAUC, accuracy, log loss, calibration, text diversity, and intervals that resample users.
+
+Letters: N rows, U users, S training seeds, R resamples. Every function takes NumPy arrays or torch tensors, computes in
+float64 and returns plain floats. torch and torchmetrics are imported by the functions that need them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+
+    Vector = NDArray[Any] | torch.Tensor
+
+Float = NDArray[np.float64]
+# A metric of weighted rows: (R, N) weights -> (R,) values.
+Weighted = Callable[[Float], Float]
+
+_LOG_EPS = 1e-7  # a float32 sigmoid reaches exactly 0 and 1: the loss of such a row stays finite, at most 16.1 nats
+_CHUNK = 4_000_000  # weights held at once while resampling, in numbers
+
+
+class UAUC(NamedTuple):
+    """Mean AUC over users with both classes; ``n_one_class`` users had one class only and are left out."""
+
+    value: float
+    n_users: int
+    n_one_class: int
+
+
+class Interval(NamedTuple):
+    """A value, its 95 % percentile interval, and the number of rows behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def auc(p: Vector, y: Vector) -> float:
+    """Area under the ROC curve of scores in [0, 1]; ties count half. NaN where ``y`` has one class only."""
+    scores, labels = _scored(p, y)
+    if labels.size == 0 or labels.min() == labels.max():
+        return float("nan")
+    import torch
+    from torchmetrics.functional.classification import binary_auroc
+
+    # Ranks instead of scores: exact for any monotone scale, and torchmetrics squashes numbers outside [0, 1].
+    ranks = np.unique(scores, return_inverse=True)[1] / scores.size
+    return float(binary_auroc(torch.from_numpy(ranks), torch.from_numpy(labels.astype(np.int64))))
+
+
+def accuracy(p: Vector, y: Vector, threshold: float = 0.5) -> float:
+    """Share of rows where ``p > threshold`` equals the label."""
+    scores, labels = _scored(p, y)
+    return _mean((scores > threshold) == (labels > 0))
+
+
+def log_loss(p: Vector, y: Vector) -> float:
+    """Mean negative log-likelihood in nats; ``p`` is clipped to [1e-7, 1 - 1e-7]."""
+    return _mean(_row_losses(*_scored(p, y)))
+
+
+def uauc(p: Vector, y: Vector, users: Vector) -> UAUC:
+    """Mean over users of the AUC of that user's rows, users weighing the same (CoLLM, arXiv 2310.19488)."""
+    scores, labels = _scored(p, y)
+    values = _user_aucs(scores, labels, _user_codes(users, scores.size))
+    kept = values[~np.isnan(values)]
+    return UAUC(_mean(kept), len(kept), len(values) - len(kept))
+
+
+def calibration_error(p: Vector, y: Vector, n_bins: int = 15) -> float:
+    """Expected calibration error: mean |confidence - frequency| over ``n_bins`` equal-width bins, weighted by rows."""
+    scores, labels = _scored(p, y)
+    if not scores.size:
+        return float("nan")
+    import torch
+    from torchmetrics.functional.classification import binary_calibration_error
+
+    target = torch.from_numpy(labels.astype(np.int64))
+    return float(binary_calibration_error(torch.from_numpy(scores), target, n_bins=n_bins, norm="l1"))
+
+
+def weighted_auc(p: Vector, y: Vector, weights: Vector) -> Float:
+    """AUC of rows repeated ``weights`` times, by one sort: (R, N) or (N,) weights -> (R,) or scalar array.
+
+    Σ_g w⁺_g (Σ_{h<g} w⁻_h + ½ w⁻_g) / (W⁺ W⁻) over groups g of equal score. NaN where a class has no weight.
+    """
+    scores, labels = _scored(p, y)
+    matrix = np.asarray(_array(weights), dtype=np.float64)
+    values = _weighted_auc(scores, labels)(np.atleast_2d(matrix))
+    return values if matrix.ndim == 2 else values[0]
+
+
+def user_bootstrap(
+    metric_fn: Callable[..., Any],
+    users: Vector,
+    *arrays: Vector,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """Percentile 95 % interval of ``metric_fn(*arrays)`` under resampling of users with replacement.
+
+    ``auc``, ``accuracy``, ``log_loss`` and ``uauc`` (arrays ``p, y``; uauc takes its users from ``users``) are computed
+    from user weights without copying rows; any other function gets arrays of repeated rows. Resamples in which the
+    metric is NaN (one class drawn) are left out.
+    """
+    data = [_array(array) for array in arrays]
+    codes = _user_codes(users, len(data[0]))
+    weighted = _weighted_form(metric_fn, data, codes)
+    value = float(weighted(np.ones((1, len(codes))))[0])
+    draws = np.concatenate([weighted(w[:, codes]) for w in _user_weights(codes, n_resamples, seed)])
+    return _interval(value, draws, len(codes))
+
+
+def paired_bootstrap(
+    metric_fn: Callable[..., Any],
+    users: Vector,
+    y: Vector,
+    p_a: Vector,
+    p_b: Vector,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """Interval of metric(a) - metric(b) on the same rows; users and training seeds are resampled together.
+
+    Args:
+        metric_fn: ``metric_fn(p, y)``.
+        users: (N,) the cluster of each row.
+        y: (N,) labels.
+        p_a: (N,) or (S, N) predictions, one row per training seed. The metric is the mean over seeds.
+        p_b: the same for the other arm. With equal S, seed s of one is paired with seed s of the other.
+        n_resamples: R.
+        seed: of the resampling.
+    """
+    sides = [np.atleast_2d(_array(side)) for side in (p_a, p_b)]
+    labels = _array(y)
+    codes = _user_codes(users, len(labels))
+    forms = [[_weighted_form(metric_fn, [p, labels], codes) for p in side] for side in sides]
+    ones = np.ones((1, len(codes)))
+    means = [np.mean([float(form(ones)[0]) for form in side]) for side in forms]
+    rng = np.random.default_rng([seed, 1])
+    draws = []
+    for weights in _user_weights(codes, n_resamples, seed):
+        rows = weights[:, codes]
+        picks = [_shares(rng, len(rows), len(sides[0]))]
+        picks.append(picks[0] if len(sides[0]) == len(sides[1]) else _shares(rng, len(rows), len(sides[1])))
+        both = [
+            (np.stack([form(rows) for form in side], axis=1) * pick).sum(axis=1)
+            for side, pick in zip(forms, picks, strict=True)
+        ]
+        draws.append(both[0] - both[1])
+    return _interval(float(means[0] - means[1]), np.concatenate(draws), len(codes))
+
+
+def seed_bootstrap(
+    metric_fn: Callable[..., Any], users: Vector, y: Vector, p: Vector, n_resamples: int = 1000, seed: int = 0
+) -> Interval:
+    """Interval of the mean over training seeds of metric(p, y); users and seeds are resampled together.
+
+    Args:
+        metric_fn: ``metric_fn(p, y)``.
+        users: (N,) the cluster of each row.
+        y: (N,) labels.
+        p: (N,) or (S, N) predictions, one row per training seed.
+        n_resamples: R.
+        seed: of the resampling.
+    """
+    sides, labels = np.atleast_2d(_array(p)), _array(y)
+    codes = _user_codes(users, len(labels))
+    forms = [_weighted_form(metric_fn, [side, labels], codes) for side in sides]
+    ones = np.ones((1, len(codes)))
+    value = float(np.mean([float(form(ones)[0]) for form in forms]))
+    rng = np.random.default_rng([seed, 1])
+    draws = []
+    for weights in _user_weights(codes, n_resamples, seed):
+        rows = weights[:, codes]
+        pick = _shares(rng, len(rows), len(forms))
+        draws.append((np.stack([form(rows) for form in forms], axis=1) * pick).sum(axis=1))
+    return _interval(value, np.concatenate(draws), len(codes))
+
+
+def evaluate(p: Vector, y: Vector, users: Vector, n_resamples: int = 1000, seed: int = 0) -> dict[str, Interval]:
+    """``auc``, ``acc``, ``log_loss`` and ``uauc``, each with its user-clustered interval.
+
+    ``p`` may be (N,) or (S, N), one row per training seed; see `seed_bootstrap`.
+    """
+    metrics: dict[str, Callable[..., Any]] = {"auc": auc, "acc": accuracy, "log_loss": log_loss, "uauc": uauc}
+    return {
+        name: seed_bootstrap(metric, users, y, p, n_resamples=n_resamples, seed=seed)
+        for name, metric in metrics.items()
+    }
+
+
+def metric_rows(values: Mapping[str, Interval], **key: Any) -> list[dict[str, Any]]:
+    """Rows of the metrics table; ``key`` gives stage, round, split, arm, slice and seed where they differ."""
+    common = {"round": -1, "slice": "all", "seed": -1, **key}
+    return [
+        {**common, "name": name, "value": value.value, "ci_low": value.low, "ci_high": value.high, "n": value.n}
+        for name, value in values.items()
+    ]
+
+
+def distinct_n(texts: Sequence[str], n: int = 2) -> float:
+    """Distinct word n-grams over all n-grams of all texts (Li et al. 2016); words are split at blanks, lower case."""
+    grams = [gram for text in texts for gram in _ngrams(text.lower().split(), n)]
+    return len(set(grams)) / len(grams) if grams else float("nan")
+
+
+def mean_words(texts: Sequence[str]) -> float:
+    """Mean number of blank-separated words of a text."""
+    return _mean(np.array([len(text.split()) for text in texts], dtype=np.float64))
+
+
+def _ngrams(words: list[str], n: int) -> list[tuple[str, ...]]:
+    return [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
+
+
+def _array(values: Vector) -> NDArray[Any]:
+    detach = getattr(values, "detach", None)
+    return np.asarray(values if detach is None else detach().cpu().numpy())
+
+
+def _mean(values: NDArray[Any]) -> float:
+    return float(np.mean(values, dtype=np.float64)) if values.size else float("nan")
+
+
+def _scored(p: Vector, y: Vector) -> tuple[Float, Float]:
+    scores, labels = _array(p).astype(np.float64), _array(y).astype(np.float64)
+    if scores.ndim != 1 or scores.shape != labels.shape:
+        raise ValueError(f"p and y must be vectors of one length, got shapes {scores.shape} and {labels.shape}.")
+    if not np.isfinite(scores).all():
+        raise ValueError(f"p must be finite, got {int((~np.isfinite(scores)).sum())} NaN or infinite of {scores.size}.")
+    if not np.isin(labels, (0.0, 1.0)).all():
+        raise ValueError("y must hold 0 and 1 only.")
+    return scores, labels
+
+
+def _user_codes(users: Vector, n_rows: int) -> NDArray[np.int64]:
+    names = _array(users)
+    if names.shape != (n_rows,):
+        raise ValueError(f"users must have one entry per row: {n_rows}, got shape {names.shape}.")
+    return np.unique(names, return_inverse=True)[1].astype(np.int64)
+
+
+def _row_losses(scores: Float, labels: Float) -> Float:
+    likelihood = np.where(labels > 0, scores, 1.0 - scores)
+    return -np.log(np.clip(likelihood, _LOG_EPS, 1.0 - _LOG_EPS))
+
+
+def _divide(a: Float, b: Float) -> Float:
+    return np.divide(a, b, out=np.full_like(a, np.nan), where=b > 0)
+
+
+def _user_aucs(scores: Float, labels: Float, codes: NDArray[np.int64]) -> Float:
+    """(U,) AUC of each user from mid-ranks (Mann-Whitney U / n⁺n⁻), NaN for one class."""
+    if not scores.size:
+        return np.zeros(0)
+    order = np.lexsort((scores, codes))
+    s, u = scores[order], codes[order]
+    new = np.r_[True, (np.diff(u) != 0) | (np.diff(s) != 0)]
+    starts = np.flatnonzero(new)
+    sizes = np.diff(np.r_[starts, len(s)])
+    midranks = (starts + (sizes - 1) / 2)[np.cumsum(new) - 1]
+    pos = np.bincount(u, weights=labels[order])
+    total = np.bincount(u).astype(np.float64)
+    ranks = midranks - np.r_[0.0, np.cumsum(total)[:-1]][u] + 1.0
+    sums = np.bincount(u, weights=ranks * labels[order])
+    return _divide(sums - pos * (pos + 1) / 2, pos * (total - pos))
+
+
+def _weighted_auc(scores: Float, labels: Float) -> Weighted:
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])
+    positive = labels[order]
+
+    def value(weights: Float) -> Float:
+        w = weights[:, order]
+        w_pos = w * positive
+        pos = np.add.reduceat(w_pos, starts, axis=1)  # (R, groups)
+        neg = np.add.reduceat(w - w_pos, starts, axis=1)
+        below = np.cumsum(neg, axis=1) - 0.5 * neg
+        return _divide((pos * below).sum(axis=1), pos.sum(axis=1) * neg.sum(axis=1))
+
+    return value
+
+
+def _weighted_mean(values: Float) -> Weighted:
+    return lambda weights: _divide(weights @ values, weights.sum(axis=1))
+
+
+def _weighted_form(metric_fn: Callable[..., Any], arrays: list[NDArray[Any]], codes: NDArray[np.int64]) -> Weighted:
+    """``metric_fn`` as a function of integer row weights, without repeated rows where the metric is known."""
+    if metric_fn in (auc, accuracy, log_loss, uauc):
+        scores, labels = _scored(arrays[0], arrays[1])
+        if metric_fn is auc:
+            return _weighted_auc(scores, labels)
+        if metric_fn is accuracy:
+            return _weighted_mean(((scores > 0.5) == (labels > 0)).astype(np.float64))
+        if metric_fn is log_loss:
+            return _weighted_mean(_row_losses(scores, labels))
+        aucs = _user_aucs(scores, labels, codes)
+        first = np.unique(codes, return_index=True)[1]
+        kept = ~np.isnan(aucs)
+        over_users = _weighted_mean(aucs[kept])
+        return lambda weights: over_users(weights[:, first[kept]])
+
+    def repeated(weights: Float) -> Float:
+        values = []
+        for row in weights.astype(np.int64):
+            index = np.repeat(np.arange(len(row)), row)
+            result = metric_fn(*(array[index] for array in arrays))
+            values.append(float(getattr(result, "value", result)))
+        return np.array(values)
+
+    return repeated
+
+
+def _user_weights(codes: NDArray[np.int64], n_resamples: int, seed: int) -> Iterator[Float]:
+    """How often each user is drawn, in chunks (R', U) small enough that the row weights fit in memory."""
+    if not codes.size or n_resamples < 1:
+        raise ValueError(f"a bootstrap needs rows and resamples, got {codes.size} rows, n_resamples={n_resamples}.")
+    rng = np.random.default_rng([seed, 0])
+    n_users = int(codes.max()) + 1
+    chunk = max(1, min(n_resamples, _CHUNK // len(codes)))
+    for start in range(0, n_resamples, chunk):
+        size = min(chunk, n_resamples - start)
+        yield rng.multinomial(n_users, np.full(n_users, 1 / n_users), size=size).astype(np.float64)
+
+
+def _shares(rng: np.random.Generator, n_resamples: int, n_seeds: int) -> Float:
+    return rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=n_resamples) / n_seeds
+
+
+def _interval(value: float, draws: Float, n: int) -> Interval:
+    kept = draws[~np.isnan(draws)]
+    low, high = np.percentile(kept, [2.5, 97.5]) if kept.size else (float("nan"), float("nan"))
+    return Interval(value, float(low), float(high), n)

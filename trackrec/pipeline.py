@@ -1,0 +1,308 @@
+"""Runs an ordered list of stages: skips what is done, goes on with what was cut off, replaces what changed.
+
+A stage is done when its directory holds a manifest with today's fingerprint: the hash of the config values it reads,
+the content of its inputs, and its code. It is built in a directory of its own and moved into place when whole, so the old
+result stays until the new one can replace it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import platform
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trackrec.tables import (
+    Manifest,
+    TableError,
+    content_files,
+    content_hash,
+    read_manifest,
+    stable_hash,
+    write_manifest,
+)
+
+log = logging.getLogger(__name__)
+
+PARTIAL = ".partial"
+_PACKAGE = Path(__file__).parent
+_PACKAGES = ("torch", "lightning", "transformers", "peft", "bitsandbytes", "torchmetrics", "datasets", "numpy")
+# Trainer flags that decide how a run looks, not what it makes.
+_COSMETIC = {
+    "enable_progress_bar",
+    "enable_model_summary",
+    "logger",
+    "log_every_n_steps",
+    "default_root_dir",
+    "profiler",
+}
+
+
+class StageError(RuntimeError):
+    """A stage can't run: it is unknown, or what it needs is missing."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the recipe.
+
+    Attributes:
+        name: also its directory under run_dir.
+        keys: dotted config keys whose values decide the result.
+        inputs: names of the stages it reads.
+        rooms: files and folders of the package whose code makes the result.
+        run: writes into the directory it is given and returns notes for the manifest; it must keep parts that stand.
+        outside: what else decides the result, such as the hash of source files.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    inputs: tuple[str, ...]
+    rooms: tuple[str, ...]
+    run: Callable[[Path], dict[str, Any]]
+    outside: Callable[[], Mapping[str, str]] = dict
+
+    @property
+    def kind(self) -> str:
+        """The name without the round: ``round-2/align`` is an ``align``."""
+        return self.name.rsplit("/", 1)[-1]
+
+
+@dataclass
+class Pipeline:
+    """Stages of one run directory.
+
+    Args:
+        run_dir: where stages live.
+        config: the resolved configuration as plain types.
+        seed: part of every fingerprint.
+        say: prints one line for the person who watches.
+        stages: in the order in which they run.
+    """
+
+    run_dir: Path
+    config: dict[str, Any]
+    seed: int
+    say: Callable[[str], None]
+    stages: list[Stage] = field(default_factory=list)
+    ran: list[str] = field(default_factory=list)
+
+    def add(self, stage: Stage) -> str:
+        """Append a stage; returns its name."""
+        self.stages.append(stage)
+        return stage.name
+
+    def directory(self, name: str) -> Path:
+        """Where a stage's result lies."""
+        return self.run_dir / name
+
+    def manifest(self, name: str) -> Manifest:
+        """The manifest of a done stage.
+
+        Raises:
+            StageError: the stage isn't done.
+        """
+        manifest = read_manifest(self.directory(name))
+        if manifest is None:
+            raise StageError(
+                f"stage {name} has not run in {self.run_dir}. Run `trackrec fit` with the same config first."
+            )
+        return manifest
+
+    def value(self, key: str) -> Any:
+        """A config value by its dotted key, without what only concerns the looks."""
+        value: Any = self.config
+        for part in key.split("."):
+            value = value[part] if value is not None else None
+        return _without_cosmetics(value)
+
+    def fingerprint(self, stage: Stage) -> str:
+        """What the stage's result depends on, as one hash. Its inputs must be done."""
+        facts = {
+            "stage": stage.name,
+            "seed": self.seed,
+            "config": {key: self.value(key) for key in stage.keys},
+            "inputs": {name: self.manifest(name).content_hash for name in stage.inputs},
+            "code": {room: _code_hash(room) for room in ("tables.py", *stage.rooms)},
+            "outside": dict(stage.outside()),
+        }
+        return stable_hash(json.dumps(facts, sort_keys=True, default=str), digits=32)
+
+    def is_current(self, stage: Stage) -> bool:
+        """Whether the stage is done and nothing that it depends on has changed."""
+        if any(read_manifest(self.directory(name)) is None for name in stage.inputs):
+            return False
+        manifest = read_manifest(self.directory(stage.name))
+        return manifest is not None and manifest.fingerprint == self.fingerprint(stage)
+
+    def run(self, only: Sequence[str] | None = None) -> list[str]:
+        """Bring every stage, or the named ones, up to date.
+
+        Args:
+            only: names (``round-1/align``) or kinds (``align``); the stages before them must be current.
+
+        Returns:
+            The names of the stages that really ran.
+
+        Raises:
+            StageError: an unknown name, or a stage left out is not current.
+        """
+        chosen = self._choose(only)
+        for number, stage in enumerate(self.stages, 1):
+            place = f"[{number:2d}/{len(self.stages)}] {stage.name:<20}"
+            if self.is_current(stage):
+                self.say(f"{place} up to date")
+            elif stage.name in chosen:
+                self._run_stage(stage, place)
+            elif any(later.name in chosen for later in self.stages[number:]):
+                raise StageError(
+                    f"--stages leaves out {stage.name}, which is not up to date in {self.run_dir}. "
+                    "Name it too, or run without --stages."
+                )
+        return self.ran
+
+    def _choose(self, only: Sequence[str] | None) -> set[str]:
+        if not only:
+            return {stage.name for stage in self.stages}
+        known = {stage.name for stage in self.stages} | {stage.kind for stage in self.stages}
+        unknown = [name for name in only if name not in known]
+        if unknown:
+            raise StageError(f"--stages: no stage {unknown[0]!r}. Stages are {', '.join(sorted(known))}.")
+        return {stage.name for stage in self.stages if stage.name in only or stage.kind in only}
+
+    def _run_stage(self, stage: Stage, place: str) -> None:
+        fingerprint = self.fingerprint(stage)
+        work = self.run_dir / PARTIAL / f"{stage.name.replace('/', '--')}-{fingerprint[:12]}"
+        again = work.exists()
+        work.mkdir(parents=True, exist_ok=True)
+        self.say(f"{place} {'goes on' if again else 'starts'}")
+        (work / "config.yaml").write_text(_yaml(self.config))
+        reset_peak_memory()
+        started = time.perf_counter()
+        notes = stage.run(work)
+        seconds = time.perf_counter() - started
+        manifest = self._finish(stage, work, fingerprint, notes, seconds)
+        self.ran.append(stage.name)
+        rows = sum(manifest.rows.values())
+        rate = f", {rows / seconds:,.1f} rows/s" if rows else ""
+        facts = ", ".join(
+            f"{key} {_short(value)}" for key, value in notes.items() if not isinstance(value, dict | list)
+        )
+        self.say(
+            f"{place} {rows:,} rows, {seconds:,.1f} s{rate}, peak {manifest.peak_memory_bytes / 2**20:,.0f} MiB"
+            + (f"  ({facts})" if facts else "")
+        )
+
+    def _finish(self, stage: Stage, work: Path, fingerprint: str, notes: dict[str, Any], seconds: float) -> Manifest:
+        """Write the manifest, then put the directory in the place of the old one."""
+        import pyarrow.parquet as pq
+
+        shutil.rmtree(work / "checkpoints", ignore_errors=True)
+        rows: dict[str, int] = {}
+        for path in content_files(work):
+            if path.suffix == ".parquet":
+                rows[path.parent.name] = rows.get(path.parent.name, 0) + pq.read_metadata(path).num_rows
+        manifest = Manifest(
+            stage=stage.name,
+            fingerprint=fingerprint,
+            content_hash=content_hash(work),
+            rows=rows,
+            inputs={name: self.manifest(name).content_hash for name in stage.inputs},
+            notes=notes,
+            versions=_versions(),
+            seed=self.seed,
+            threads=_threads(),
+            seconds=round(seconds, 3),
+            peak_memory_bytes=peak_memory(),
+        )
+        write_manifest(work, manifest)
+        final = self.directory(stage.name)
+        old = work.with_name(f"{work.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        if final.exists():
+            final.rename(old)
+        work.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
+        self._sweep(stage)
+        return manifest
+
+    def _sweep(self, stage: Stage) -> None:
+        """Drop what older fingerprints of this stage left half done."""
+        for left in (self.run_dir / PARTIAL).glob(f"{stage.name.replace('/', '--')}-*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _without_cosmetics(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_cosmetics(entry) for key, entry in value.items() if key not in _COSMETIC}
+    return value
+
+
+def _code_hash(room: str) -> str:
+    """Hash of a file or of the Python files of a folder of the package."""
+    path = _PACKAGE / room
+    files = [path] if path.is_file() else sorted(path.glob("*.py"))
+    if not files:
+        raise StageError(f"no code under {path}")
+    return stable_hash(*(hashlib.sha256(file.read_bytes()).hexdigest() for file in files))
+
+
+def _yaml(config: dict[str, Any]) -> str:
+    import yaml
+
+    return yaml.safe_dump(config, sort_keys=False)
+
+
+def _short(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in ("trackrec", *_PACKAGES):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def _threads() -> int:
+    torch = sys.modules.get("torch")
+    return torch.get_num_threads() if torch is not None else 1
+
+
+def reset_peak_memory() -> None:
+    """Start measuring peak memory anew, where the system can (Linux), and on the GPU where torch runs on one."""
+    clear = Path("/proc/self/clear_refs")
+    try:
+        clear.write_text("5")
+    except OSError as error:
+        log.debug("peak memory counts from the start of the process: %s", error)
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory() -> int:
+    """Bytes of the process's peak resident set since `reset_peak_memory`; with a GPU, of its peak allocation."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+

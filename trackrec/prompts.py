@@ -1,0 +1,180 @@
+"""The frozen prompt templates, their ids, and the domain words that a config fills in.
+
+A prompt is a list of text segments, tokenized one by one, so that prompts that share segments share tokens. Titles and
+texts are data: line breaks are folded here, and `trackrec.llm.chat` encodes control tokens inside them as plain text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import polars as pl
+
+from trackrec.tables import stable_hash
+
+RECCOT_TEMPLATE = "reccot.v1"
+JUDGE_TEMPLATE = "judge.v1"
+
+
+@dataclass(frozen=True)
+class PromptSettings:
+    """Words of the domain and what a prompt shows.
+
+    Attributes:
+        item: what one item is called.
+        items: its plural.
+        user: what a user is called.
+        liked: the word after an item whose rating is above the threshold.
+        disliked: the word after any other item.
+        max_words: the length that G is asked to keep to.
+        max_history: the newest items of a history that are shown.
+        max_title_chars: longer titles are cut here.
+        history_attributes: show the attributes (genres) of history items.
+        target_attributes: show the attributes of the target item.
+        user_attributes: show what the users table says of the user.
+        order: ``shared`` puts the RecCoT before the target, so that all targets of a user share a prefix; ``release``
+            puts it after the target, as TrackRec's public release does.
+    """
+
+    item: str = "film"
+    items: str = "films"
+    user: str = "viewer"
+    liked: str = "liked"
+    disliked: str = "disliked"
+    max_words: int = 200
+    max_history: int = 30
+    max_title_chars: int = 120
+    history_attributes: bool = True
+    target_attributes: bool = True
+    user_attributes: bool = False
+    order: Literal["shared", "release"] = "shared"
+
+    def __post_init__(self) -> None:
+        for key in ("max_words", "max_history", "max_title_chars"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"prompts.{key} must be at least 1, got {getattr(self, key)}.")
+
+
+class Item(NamedTuple):
+    """What a prompt knows of an item."""
+
+    title: str
+    attributes: Sequence[str] = ()
+    year: int | None = None
+
+
+class Rated(NamedTuple):
+    """One entry of a history."""
+
+    item: Item
+    liked: bool
+
+
+class PromptBook:
+    """Looks up what prompts need: histories, items and users by id.
+
+    Args:
+        histories: the histories table.
+        items: the items table.
+        users: the users table.
+        threshold: a rating above it is liked.
+        settings: words and limits.
+    """
+
+    def __init__(
+        self,
+        histories: pl.DataFrame,
+        items: pl.DataFrame,
+        users: pl.DataFrame,
+        threshold: float,
+        settings: PromptSettings,
+    ) -> None:
+        self.settings, self._threshold = settings, threshold
+        self._items = {row[0]: Item(row[1], row[2], row[3]) for row in items.iter_rows()}
+        self._users = dict(users.select("user_id", "attributes").iter_rows())
+        self._histories = {row[0]: row[1:] for row in histories.iter_rows()}
+
+    def item(self, item_id: str) -> Item:
+        """Title, attributes and year of an item."""
+        return self._items[item_id]
+
+    def history(self, history_id: str) -> list[Rated]:
+        """The rated items of a history, oldest first."""
+        _, item_ids, ratings = self._histories[history_id]
+        pairs = zip(item_ids, ratings, strict=True)
+        return [Rated(self._items[item_id], rating > self._threshold) for item_id, rating in pairs]
+
+    def user_of(self, history_id: str) -> str:
+        """The user whose history it is."""
+        return self._histories[history_id][0]
+
+    def history_text(self, history_id: str) -> str:
+        """The segment with which every prompt about this history begins."""
+        about = self._users.get(self.user_of(history_id)) or ()
+        return history_segment(self.history(history_id), self.settings, about)
+
+    def reccot_prompt(self, history_id: str) -> list[str]:
+        """Segments of G's prompt."""
+        return reccot_segments(self.history_text(history_id), self.settings)
+
+    def judge_prompt(self, history_id: str, reccot: str | None, item_id: str) -> list[str]:
+        """Segments of V's prompt."""
+        return judge_segments(self.history_text(history_id), reccot, self.item(item_id), self.settings)
+
+
+def fold(text: str) -> str:
+    """Runs of white space as one space: data can't break the line structure of a prompt."""
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def describe(item: Item, settings: PromptSettings, attributes: bool) -> str:
+    """``Title (year) [a, b]``, cut to the allowed length."""
+    title = fold(item.title)[: settings.max_title_chars]
+    year = f" ({item.year})" if item.year is not None else ""
+    names = ", ".join(fold(name) for name in item.attributes) if attributes else ""
+    return f"{title}{year} [{names}]" if names else f"{title}{year}"
+
+
+def history_segment(history: Sequence[Rated], settings: PromptSettings, user_attributes: Sequence[str] = ()) -> str:
+    """The list of rated items with which every prompt begins, oldest first."""
+    about = ""
+    if settings.user_attributes and user_attributes:
+        about = f"A {settings.user}: {', '.join(fold(name) for name in user_attributes)}.\n"
+    lines = [
+        f"{describe(entry.item, settings, settings.history_attributes)}: "
+        f"{settings.liked if entry.liked else settings.disliked}"
+        for entry in history[-settings.max_history :]
+    ]
+    return f"{about}The {settings.items} a {settings.user} rated, oldest first:\n" + "\n".join(lines)
+
+
+def reccot_segments(history: str, settings: PromptSettings) -> list[str]:
+    """G's prompt: the history, then the request for a RecCoT. It never sees a target."""
+    ask = (
+        f"\n\nDescribe the taste of this {settings.user} in at most {settings.max_words} words: which kinds of "
+        f"{settings.items} are {settings.liked}, which are {settings.disliked}, and how sure that is. "
+        "Use only the list above."
+    )
+    return [history, ask]
+
+
+def judge_segments(history: str, reccot: str | None, target: Item, settings: PromptSettings) -> list[str]:
+    """V's prompt: the history, the RecCoT (left out when None) and the question about the target.
+
+    With ``order: shared`` the segments are history, RecCoT, question; with ``release`` history, target, RecCoT,
+    question.
+    """
+    notes = [] if reccot is None else [f"\n\nNotes on this {settings.user}: <summary>{fold(reccot)}</summary>"]
+    name = describe(target, settings, settings.target_attributes)
+    ask = f"Will this {settings.user} like it? Answer Yes or No."
+    if settings.order == "release":
+        return [history, f"\n\nNext {settings.item}: {name}.", *notes, f"\n\n{ask}"]
+    return [history, *notes, f"\n\nNext {settings.item}: {name}. {ask}"]
+
+
+def prompt_hash(template: str, segments: Sequence[str]) -> str:
+    """Identifies a prompt by its template id and its text."""
+    return stable_hash(template, *segments)

@@ -1,0 +1,106 @@
+"""From the final RecCoTs to the recommender: embed, ctr, and the one reading of the test split."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from trackrec.experiment import Experiment
+from trackrec.loop import Loop
+from trackrec.metrics import metric_rows
+from trackrec.pipeline import Stage
+from trackrec.steps import Steps
+from trackrec.tables import write_part
+
+TEST_READS = "test_reads.jsonl"
+
+
+class Recommend:
+    """Adds the stages after the loop.
+
+    Args:
+        experiment: settings, tables and models.
+        loop: its stages are already added.
+        steps: shared bodies of stages.
+    """
+
+    def __init__(self, experiment: Experiment, loop: Loop, steps: Steps) -> None:
+        self.exp, self.loop, self.steps = experiment, loop, steps
+
+    def add_stages(self) -> None:
+        """embed and ctr."""
+        add = self.exp.pipeline.add
+        add(Stage("embed", ("embed",), ("texts",), ("embed",), self._embed))
+        rooms = ("ctr", "metrics.py")
+        add(Stage("ctr", ("ctr",), ("data", "texts", "embed"), rooms, self._ctr))
+
+    def add_test(self) -> None:
+        """The stage that reads the test split."""
+        keys = ("backbone", "validator_backbone", "prompts", "scoring", "loop.eval_samples", "loop.eval_per_history")
+        inputs = ("data", "texts", "ctr", self.loop.validator, "plain/rec_tune")
+        rooms = ("llm", "validator", "prompts.py", "metrics.py", "ctr/stage.py", "interactions/cohort.py")
+        self.exp.pipeline.add(Stage("test", keys, inputs, rooms, self._test))
+
+    def _embed(self, out: Path) -> dict[str, Any]:
+        from trackrec.embed.encode import embed_texts
+
+        earlier = self.exp.directory("embed")
+        texts = list(self.exp.texts("texts").values())
+        return embed_texts(texts, self.exp.embed, out, earlier if earlier.exists() else None)
+
+    def _ctr(self, out: Path) -> dict[str, Any]:
+        from trackrec.ctr.stage import run_ctr
+
+        return run_ctr(self.exp.ctr_inputs(), self.exp.ctr, out, self.exp.seed, self.exp.say)
+
+    def _test(self, out: Path) -> dict[str, Any]:
+        """V with and without RecCoT, and every CTR arm, on test rows."""
+        from trackrec.ctr.stage import arm_metrics
+
+        exp = self.exp
+        reads = self._count_read()
+        texts: dict[str, str | None] = dict(exp.texts("texts"))
+        rows = exp.cohort.test
+        nothing = dict.fromkeys(rows["history_id"].to_list())
+        jobs = [
+            ("reccot", self.loop.validator, texts),
+            ("plain", "plain/rec_tune", nothing),
+            ("untuned", None, nothing),
+        ]
+        found: list[dict[str, Any]] = []
+        notes: dict[str, Any] = {}
+        for place, (arm, validator, given) in enumerate(jobs):
+            source = "texts" if arm == "reccot" else "none"
+            notes, values = self.steps.judge_and_measure(out, rows, given, validator, source, -1, 10_000 * place)
+            found.extend(metric_rows(values, stage="test", split="test", arm=f"validator/{arm}"))
+        predictions = exp.table("ctr", "predictions")
+        found.extend(arm_metrics(predictions, exp.sample_rows, "test", "test", exp.seed))
+        write_part(out, "metrics", found)
+        return {**notes, "test_reads": reads}
+
+    def _count_read(self) -> int:
+        """Note that test labels are read now; returns how often that has happened in this run directory."""
+        path = self.exp.pipeline.run_dir / TEST_READS
+        with path.open("a") as file:
+            file.write(json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds")}) + "\n")
+        return test_reads(self.exp.pipeline.run_dir)
+
+
+def test_reads(run_dir: Path) -> int:
+    """How often the test split was read in a run directory."""
+    path = run_dir / TEST_READS
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def all_metrics(exp: Experiment) -> pl.DataFrame:
+    """The metrics of every done stage of a run, as one table."""
+    frames = [
+        exp.table(stage.name, "metrics")
+        for stage in exp.pipeline.stages
+        if (exp.directory(stage.name) / "metrics").is_dir() and (exp.directory(stage.name) / "manifest.json").exists()
+    ]
+    return pl.concat(frames)

@@ -1,0 +1,271 @@
+"""What each stage of the loop does: it gathers its inputs, says its budget, and calls its room."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from trackrec.experiment import Experiment, Training, single_texts, targets_by_history
+from trackrec.interactions import build_samples, tuning_rows
+from trackrec.llm.packing import tree_tokens
+from trackrec.metrics import Interval, distinct_n, mean_words, metric_rows
+from trackrec.tables import read_table, write_part
+
+
+class Steps:
+    """Bodies of the loop's stages. Each writes into the directory it is given and returns notes for the manifest.
+
+    Args:
+        experiment: settings, tables and models.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.exp = experiment
+
+    def data(self, out: Path) -> dict[str, Any]:
+        """Ratings to histories and labelled samples."""
+        exp = self.exp
+        ratings = exp.dataset.read()
+        tables = build_samples(ratings, exp.samples, exp.threshold, exp.seed)
+        for name in ("items", "users", "interactions"):
+            write_part(out, name, getattr(ratings, name))
+        write_part(out, "histories", tables.histories)
+        write_part(out, "samples", tables.samples)
+        return {**ratings.counts, **tables.counts, "threshold": exp.threshold}
+
+    def teacher(self, out: Path) -> dict[str, Any]:
+        """The teacher's RecCoTs for its share of the loop's histories."""
+        from trackrec.distill.texts import write_teacher_texts
+
+        return write_teacher_texts(
+            self.exp.teacher, self.exp.book, self.exp.cohort.loop_histories, out, seed=self.exp.seed
+        )
+
+    def distill(self, out: Path) -> dict[str, Any]:
+        """SFT of a fresh adapter on the teacher's texts."""
+        from trackrec.distill.data import DistillData
+        from trackrec.distill.module import DistillModule
+
+        exp, section = self.exp, self.exp.distill
+        lm = exp.model("generator")
+        name = exp.new_adapter(lm, "distill", None)
+        data = DistillData(lm, exp.book, exp.directory("teacher"), seed=exp.seed, **section.data)
+        data.setup("fit")
+        tokens = sum(map(tree_tokens, data.examples))
+        return self._fit(out, DistillModule(lm, name, **section.model), data, section, len(data.examples), tokens)
+
+    def sample(self, out: Path, round_: int, generator: str) -> dict[str, Any]:
+        """N draws per history of the loop."""
+        wanted = sorted(set(self.exp.cohort.reward["history_id"].to_list()))
+        return self._write(out, wanted, generator, round_, greedy=False)
+
+    def greedy(self, out: Path, round_: int, generator: str) -> dict[str, Any]:
+        """One greedy text per history that plays or is evaluated."""
+        cohort = self.exp.cohort
+        wanted = sorted({*cohort.loop_histories, *cohort.eval_histories()})
+        return self._write(out, wanted, generator, round_, greedy=True)
+
+    def final_texts(self, out: Path, last: str, generator: str) -> dict[str, Any]:
+        """Greedy texts of the last G: those of the last round, and those of the histories that took no part."""
+        exp = self.exp
+        have = exp.table(last, "reccots")
+        rest: set[str] = set()
+        if exp.loop.texts == "all":
+            rest = set(exp.sample_rows["history_id"].unique().to_list()) - set(have["history_id"].to_list())
+        notes: dict[str, Any] = {}
+        if rest:
+            notes = self._write(out, sorted(rest), generator, exp.loop.rounds, greedy=True)
+        write_part(out, "reccots", have, part=99_999)
+        return {**notes, "taken_over": len(have)}
+
+    def _write(self, out: Path, history_ids: list[str], generator: str, round_: int, greedy: bool) -> dict[str, Any]:
+        from trackrec.generate.reccot import write_reccots
+
+        exp = self.exp
+        lm = exp.model("generator")
+        adapter = exp.adapter(lm, generator)
+        prompt_tokens = sum(len(lm.chat.encode_prompt(exp.book.reccot_prompt(key))) for key in history_ids)
+        draws = 1 if greedy else exp.sampler.n
+        new_tokens = len(history_ids) * draws * exp.sampler.max_new_tokens
+        notes = exp.announce("generate", len(history_ids), prompt_tokens, new_tokens)
+        made = write_reccots(
+            lm,
+            adapter,
+            exp.sampler,
+            exp.book,
+            history_ids,
+            out,
+            source=exp.pipeline.manifest(generator).content_hash[:12],
+            round_=round_,
+            seed=exp.seed,
+            greedy=greedy,
+            shard_size=exp.loop.shard_histories,
+        )
+        return {**notes, **made}
+
+    def score(self, out: Path, name: str, validator: str | None) -> dict[str, Any]:
+        """V's opinion of every draw."""
+        draws = self.exp.table(f"{name}/sample", "reccots")
+        texts: dict[str, list[tuple[int, str | None]]] = {}
+        for history_id, draw, text in draws.sort("history_id", "draw").select("history_id", "draw", "text").iter_rows():
+            texts.setdefault(history_id, []).append((draw, text))
+        source, round_ = draws["source"][0], draws["round"][0]
+        return self._judge(out, self.exp.cohort.reward, texts, validator, source, round_)
+
+    def _judge(
+        self,
+        out: Path,
+        rows: pl.DataFrame,
+        texts: dict[str, list[tuple[int, str | None]]],
+        validator: str | None,
+        source: str,
+        round_: int,
+        first_part: int = 0,
+    ) -> dict[str, Any]:
+        from trackrec.validator.judge import judge_tree
+        from trackrec.validator.score import score_jobs, score_reccots
+
+        exp = self.exp
+        lm = exp.model("validator")
+        adapter = exp.adapter(lm, validator)
+        jobs = score_jobs(targets_by_history(rows), texts)
+        tokens = sum(tree_tokens(judge_tree(lm.chat, exp.book, *job).tree) for job in jobs)
+        notes = exp.announce("score", len(jobs), tokens)
+        made = score_reccots(
+            lm,
+            adapter,
+            exp.book,
+            jobs,
+            out,
+            source=source,
+            round_=round_,
+            validator=validator or "base",
+            settings=exp.scoring,
+            shard_size=exp.loop.shard_histories,
+            first_part=first_part,
+        )
+        return {**made, **notes}
+
+    def preferences(self, out: Path, round_: int) -> dict[str, Any]:
+        """One preference set per history."""
+        from trackrec.align.preferences import build_preferences, collect_draws
+
+        exp, name = self.exp, f"round-{round_}"
+        draws = exp.table(f"{name}/sample", "reccots")
+        scored, tone = collect_draws(draws, exp.table(f"{name}/score", "scores"), exp.sample_rows)
+        made = build_preferences(scored, exp.sets, draws["source"][0], round_, exp.seed)
+        write_part(out, "preferences", made.rows)
+        return {**made.counts, "reward_label_correlation": tone}
+
+    def align(self, out: Path, name: str, generator: str) -> dict[str, Any]:
+        """S-DPO of a copy of the generator that sampled."""
+        from trackrec.align.data import AlignData
+        from trackrec.align.module import SoftmaxDPOModule, write_references
+
+        exp, section = self.exp, self.exp.align
+        lm = exp.model("generator")
+        adapter = exp.new_adapter(lm, f"{name}-align", generator)
+        directories = (exp.directory(f"{name}/preferences"), exp.directory(f"{name}/sample"))
+        data = AlignData(lm, exp.book, *directories, seed=exp.seed, **section.data)
+        data.setup("fit")
+        module = SoftmaxDPOModule(lm, adapter, **section.model)
+        write_references(module, data, section.trainer(), out)
+        tokens = sum(tree_tokens(entry.tree) for entry in data.examples)
+        return self._fit(out, module, data, section, len(data.examples), tokens)
+
+    def rec_tune(self, out: Path, name: str, turns: list[int], greedy: str | None, start: str | None) -> dict[str, Any]:
+        """Rec-Tuning of V on the rows of some turns, with the greedy texts or, where there are none, without."""
+        from trackrec.validator.data import RecTuneData
+        from trackrec.validator.module import RecTuningModule
+
+        exp, section = self.exp, self.exp.rec_tune
+        lm = exp.model("validator")
+        adapter = exp.new_adapter(lm, f"{name}-rec_tune", start)
+        limit = section.data.get("samples_per_history", 4)
+        rows = pl.concat([tuning_rows(exp.cohort.tune, limit, turn) for turn in turns]).unique("sample_id")
+        targets = targets_by_history(rows)
+        texts: dict[str, str | None] = dict(exp.texts(greedy)) if greedy else dict.fromkeys(targets)
+        options = {**section.data, "samples_per_history": limit * len(turns)}
+        data = RecTuneData(lm, exp.book, texts, targets, seed=exp.seed + max(turns), **options)
+        data.setup("fit")
+        tokens = sum(tree_tokens(entry.tree) for entry in data.examples)
+        notes = self._fit(out, RecTuningModule(lm, adapter, **section.model), data, section, len(data.examples), tokens)
+        return {**notes, "tuning_rows": len(rows)}
+
+    def _fit(self, out: Path, module: Any, data: Any, section: Training, examples: int, tokens: int) -> dict[str, Any]:
+        from trackrec.llm.training import fit_adapter
+
+        trainer_args = section.trainer()
+        epochs = trainer_args.get("max_epochs") or 1
+        notes = self.exp.announce("train", examples, tokens * epochs)
+        trainer = fit_adapter(module, data, trainer_args, out)
+        effective = data.batch_size * trainer.accumulate_grad_batches * trainer.world_size
+        return {
+            **notes,
+            "examples": examples,
+            "effective_batch": effective,
+            "optimizer_steps": trainer.global_step,
+            **{key: float(value) for key, value in trainer.callback_metrics.items()},
+        }
+
+    def judge_and_measure(
+        self,
+        out: Path,
+        rows: pl.DataFrame,
+        texts: Mapping[str, str | None],
+        validator: str | None,
+        source: str,
+        round_: int,
+        first_part: int,
+    ) -> tuple[dict[str, Any], dict[str, Interval]]:
+        """Score rows with one text per history, and measure V on them."""
+        from trackrec.validator.evaluate import judged_rows, validator_metrics
+
+        wanted = set(rows["history_id"].to_list())
+        given = single_texts({key: text for key, text in texts.items() if key in wanted})
+        notes = self._judge(out, rows, given, validator, source, round_, first_part)
+        scored = judged_rows(read_table(out, "scores"), rows, validator or "base", source)
+        return notes, validator_metrics(scored, self.exp.seed)
+
+    def evaluate(self, out: Path, name: str, round_: int, judge: str | None, tuned: str | None) -> dict[str, Any]:
+        """What the round changed, on validation rows: G judged by the V that scored it, V by its answers."""
+        greedy = self.exp.table(f"{name}/greedy", "reccots")
+        source, stage = greedy["source"][0], f"{name}/evaluate"
+        texts = self.exp.texts(f"{name}/greedy")
+        validators = {"judge": judge} if judge == tuned else {"judge": judge, "tuned": tuned}
+        notes: dict[str, Any] = {}
+        rows: list[dict[str, Any]] = []
+        for place, (arm, validator) in enumerate(validators.items()):
+            first = 10_000 * place
+            notes, values = self.judge_and_measure(out, self.exp.cohort.valid, texts, validator, source, round_, first)
+            rows.extend(metric_rows(values, stage=stage, round=round_, split="valid", arm=arm))
+        rows.extend(metric_rows(text_metrics(greedy), stage=stage, round=round_, split="all", arm="texts"))
+        write_part(out, "metrics", rows)
+        return notes
+
+    def evaluate_plain(self, out: Path) -> dict[str, Any]:
+        """V without RecCoT on the same validation rows: untuned, and tuned on the same rows as the others."""
+        valid = self.exp.cohort.valid
+        texts = dict.fromkeys(valid["history_id"].to_list())
+        notes: dict[str, Any] = {}
+        rows: list[dict[str, Any]] = []
+        for place, (arm, validator) in enumerate({"untuned": None, "plain": "plain/rec_tune"}.items()):
+            notes, values = self.judge_and_measure(out, valid, texts, validator, "none", 0, 10_000 * place)
+            rows.extend(metric_rows(values, stage="plain/evaluate", split="valid", arm=arm))
+        write_part(out, "metrics", rows)
+        return notes
+
+
+def text_metrics(texts: pl.DataFrame) -> dict[str, Interval]:
+    """Diversity, length and cut share of some texts."""
+    words = texts["text"].to_list()
+    values = {
+        "distinct_2": distinct_n(words, 2),
+        "mean_words": mean_words(words),
+        "cut_share": float((texts["finish_reason"] == "length").mean() or 0.0),  # type: ignore[arg-type]
+    }
+    nan = float("nan")
+    return {name: Interval(value, nan, nan, len(words)) for name, value in values.items()}

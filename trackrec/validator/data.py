@@ -1,0 +1,81 @@
+"""Rec-Tuning rows: history, greedy RecCoT and target, several targets per history."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from lightning.pytorch import LightningDataModule
+
+from trackrec.llm.backbone import LanguageModel
+from trackrec.llm.batches import BatchLoader
+from trackrec.llm.packing import Layout, Spot, tree_tokens
+from trackrec.prompts import PromptBook
+from trackrec.validator.judge import JudgeTree, judge_tree
+
+
+class JudgeBatch(NamedTuple):
+    """Rows, the branch ends at which V answers (M of them), and the labels."""
+
+    layout: Layout
+    spots: list[Spot]
+    labels: list[int]
+
+
+class RecTuneData(LightningDataModule):
+    """One example per history: its RecCoT and all its tuning targets.
+
+    Args:
+        lm: encodes and lays out.
+        book: histories, items and words.
+        texts: the RecCoT of each history; None trains without one.
+        targets: per history, (sample_id, item_id, label) triples.
+        seed: of the order.
+        batch_size: histories per batch.
+        samples_per_history: most tuning rows per history in one round.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        book: PromptBook,
+        texts: Mapping[str, str | None],
+        targets: Mapping[str, Sequence[tuple[str, str, int]]],
+        seed: int = 0,
+        batch_size: int = 4,
+        samples_per_history: int = 4,
+    ) -> None:
+        super().__init__()
+        if samples_per_history < 1:
+            raise ValueError(f"rec_tune.data.samples_per_history must be at least 1, got {samples_per_history}.")
+        self.lm, self.book, self.texts, self.targets = lm, book, texts, targets
+        self.seed, self.batch_size, self.samples_per_history = seed, batch_size, samples_per_history
+
+    def setup(self, stage: str) -> None:
+        """Encode every history.
+
+        Raises:
+            ValueError: a history has more targets than ``samples_per_history``: the caller chose the rows wrongly.
+        """
+        most = max(map(len, self.targets.values()))
+        if most > self.samples_per_history:
+            raise ValueError(f"a history brings {most} tuning rows, samples_per_history is {self.samples_per_history}")
+        self.examples = [
+            judge_tree(self.lm.chat, self.book, history_id, [(0, self.texts[history_id])], rows)
+            for history_id, rows in sorted(self.targets.items())
+        ]
+
+    def collate(self, trees: list[JudgeTree]) -> JudgeBatch:
+        """Rows and answer positions of some histories."""
+        layout = self.lm.layout([entry.tree for entry in trees])
+        spots = [layout.spots[index][branch] for index, entry in enumerate(trees) for branch in entry.branches]
+        return JudgeBatch(layout, spots, [question.label for entry in trees for question in entry.questions])
+
+    def train_dataloader(self) -> BatchLoader[JudgeTree]:
+        """Shuffled batches."""
+        lengths = [tree_tokens(entry.tree) for entry in self.examples]
+        return BatchLoader(self.examples, lengths, self.batch_size, self.collate, self.seed)
+
+    def transfer_batch_to_device(self, batch: JudgeBatch, device: Any, dataloader_idx: int) -> JudgeBatch:
+        """Nothing to move: the model places what it computes on."""
+        return batch

@@ -1,0 +1,63 @@
+"""V's prompts as trees: one history, the RecCoTs about it, and the targets under each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from trackrec.llm.chat import ChatEncoder
+from trackrec.llm.packing import Branch, Tree
+from trackrec.prompts import PromptBook
+
+
+class Question(NamedTuple):
+    """One judgement that V is asked for."""
+
+    draw: int
+    sample_id: str
+    item_id: str
+    label: int
+
+
+class JudgeTree(NamedTuple):
+    """A tree and, per question, the branch after whose last token V answers."""
+
+    tree: Tree
+    questions: list[Question]
+    branches: list[int]
+
+
+def judge_tree(
+    chat: ChatEncoder,
+    book: PromptBook,
+    history_id: str,
+    reccots: Sequence[tuple[int, str | None]],
+    targets: Sequence[tuple[str, str, int]],
+) -> JudgeTree:
+    """Every target under every RecCoT of a history.
+
+    A tree's branches are the prompt's segments; equal segments under one parent are one branch, whatever the order of
+    the prompt (``prompts.order``).
+
+    Args:
+        chat: encodes.
+        book: histories, items and words.
+        history_id: the history.
+        reccots: (draw, text) pairs; a text of None asks without a RecCoT.
+        targets: (sample_id, item_id, label) triples.
+    """
+    tree: list[Branch] = []
+    known: dict[tuple[int, tuple[int, ...]], int] = {}
+    questions, branches = [], []
+    for draw, text in reccots:
+        for sample_id, item_id, label in targets:
+            parent = -1
+            for ids in chat.encode_segments(book.judge_prompt(history_id, text, item_id)):
+                key = (parent, tuple(ids))
+                if key not in known:
+                    known[key] = len(tree)
+                    tree.append(Branch(ids, parent))
+                parent = known[key]
+            questions.append(Question(draw, sample_id, item_id, label))
+            branches.append(parent)
+    return JudgeTree(tree, questions, branches)

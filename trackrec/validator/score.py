@@ -1,0 +1,161 @@
+"""V's opinion: P(true label | history, RecCoT, target), read in one forward pass without decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from trackrec.llm.backbone import LanguageModel
+from trackrec.llm.chat import LabelTokens
+from trackrec.llm.logprobs import next_token_logprobs
+from trackrec.llm.packing import tree_tokens
+from trackrec.prompts import PromptBook
+from trackrec.tables import part_path, write_part
+from trackrec.validator.judge import JudgeTree, judge_tree
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """How V is asked.
+
+    Attributes:
+        batch_tokens: most tokens of one forward pass, padding included.
+    """
+
+    batch_tokens: int = 8192
+
+    def __post_init__(self) -> None:
+        if self.batch_tokens < 1:
+            raise ValueError(f"scoring.batch_tokens must be at least 1, got {self.batch_tokens}.")
+
+
+class ScoreJob(NamedTuple):
+    """What V is asked about one history: (draw, text) pairs and (sample_id, item_id, label) targets."""
+
+    history_id: str
+    reccots: Sequence[tuple[int, str | None]]
+    targets: Sequence[tuple[str, str, int]]
+
+
+def yes_probability(logps: Tensor, labels: LabelTokens) -> tuple[Tensor, Tensor]:
+    """P(Yes) and how much probability the two answers hold together.
+
+    Args:
+        logps: (M, L) log-probabilities of ``labels.yes + labels.no`` at the answer position.
+        labels: which of the L tokens are which.
+
+    Returns:
+        p_yes (M,): all surface forms of Yes against all of No, softmaxed on log-probabilities.
+        answer_mass (M,): their total probability.
+    """
+    yes = logps[:, : len(labels.yes)].logsumexp(-1)
+    no = logps[:, len(labels.yes) :].logsumexp(-1)
+    return torch.sigmoid(yes - no), torch.logaddexp(yes, no).exp()
+
+
+def score_reccots(
+    lm: LanguageModel,
+    adapter: str | None,
+    book: PromptBook,
+    jobs: Sequence[ScoreJob],
+    out_dir: Path,
+    *,
+    source: str,
+    round_: int,
+    validator: str,
+    settings: ScoreSettings,
+    shard_size: int,
+    first_part: int = 0,
+) -> dict[str, Any]:
+    """Write (or go on writing) the scores table of a stage.
+
+    Args:
+        lm: the model.
+        adapter: V's adapter; None is the plain base.
+        book: histories, items and words.
+        jobs: what to ask, one per history.
+        out_dir: the stage directory.
+        source: of the RecCoTs.
+        round_: of the RecCoTs.
+        validator: the name under which the opinions are filed.
+        settings: batch size.
+        shard_size: histories per part.
+        first_part: number of the first part, where several validators share a table.
+
+    Returns:
+        Counts for the manifest.
+    """
+    ordered = sorted(jobs, key=lambda job: job.history_id)
+    asked = tokens = 0
+    bar = tqdm(total=len(ordered), desc=f"scores {source} by {validator}", unit="history", disable=None)
+    for part, start in enumerate(range(0, len(ordered), shard_size), first_part):
+        shard = ordered[start : start + shard_size]
+        if part_path(out_dir, "scores", part).exists():
+            bar.update(len(shard))
+            continue
+        rows: list[dict[str, Any]] = []
+        with lm.using(adapter):
+            for batch in _batches(lm, book, shard, settings.batch_tokens):
+                rows.extend(_score_batch(lm, batch))
+                tokens += sum(tree_tokens(tree.tree) for _, tree in batch)
+                bar.update(len(batch))
+        common = {"source": source, "round": round_, "validator": validator}
+        write_part(out_dir, "scores", [{**row, **common} for row in rows], part)
+        asked += len(rows)
+    bar.close()
+    return {"histories": len(jobs), "questions": asked, "tokens": tokens}
+
+
+def _batches(
+    lm: LanguageModel, book: PromptBook, jobs: Sequence[ScoreJob], batch_tokens: int
+) -> Iterator[list[tuple[str, JudgeTree]]]:
+    """Trees of like size together, up to ``batch_tokens`` with padding; a tree larger than that goes alone."""
+    trees = [(job.history_id, judge_tree(lm.chat, book, *job)) for job in jobs]
+    trees = sorted((entry for entry in trees if entry[1].questions), key=lambda entry: -tree_tokens(entry[1].tree))
+    batch: list[tuple[str, JudgeTree]] = []
+    for entry in trees:
+        width = tree_tokens(batch[0][1].tree) if batch else 0
+        if batch and (len(batch) + 1) * width > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(entry)
+    if batch:
+        yield batch
+
+
+def _score_batch(lm: LanguageModel, batch: Sequence[tuple[str, JudgeTree]]) -> Iterator[dict[str, Any]]:
+    labels = lm.chat.label_tokens()
+    layout = lm.layout([entry.tree for _, entry in batch])
+    spots = [layout.spots[index][branch] for index, (_, entry) in enumerate(batch) for branch in entry.branches]
+    logps = next_token_logprobs(lm, layout, spots, [*labels.yes, *labels.no])
+    p_yes, mass = (values.tolist() for values in yes_probability(logps, labels))
+    keys = [(history_id, question) for history_id, entry in batch for question in entry.questions]
+    for (history_id, question), p, m in zip(keys, p_yes, mass, strict=True):
+        yield {
+            "history_id": history_id,
+            "draw": question.draw,
+            "sample_id": question.sample_id,
+            "p_yes": p,
+            "answer_mass": m,
+            "p_true": p if question.label else 1 - p,
+        }
+
+
+def score_jobs(
+    targets: Mapping[str, Sequence[tuple[str, str, int]]], texts: Mapping[str, Sequence[tuple[int, str | None]]]
+) -> list[ScoreJob]:
+    """One job per history that has targets.
+
+    Raises:
+        KeyError: a history has targets and no text.
+    """
+    missing = sorted(set(targets) - set(texts))
+    if missing:
+        raise KeyError(f"{len(missing)} histories have targets to score and no RecCoT, the first is {missing[0]}")
+    return [ScoreJob(history_id, texts[history_id], rows) for history_id, rows in sorted(targets.items())]
