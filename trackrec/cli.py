@@ -1,4 +1,4 @@
-"""``trackrec fit | test | predict``: a LightningCLI whose trainers belong to stages and are built when a stage starts."""
+"""``trackrec fit | test | predict``: a LightningCLI whose trainers belong to stages, built when a stage starts."""
 
 from __future__ import annotations
 
@@ -54,6 +54,10 @@ _TRAINERS = ("distill.trainer", "align.trainer", "rec_tune.trainer", "ctr.traine
 
 class TrackRecParser(LightningArgumentParser):
     """A parser whose errors are at most five lines: what is wrong, where, and what was probably meant."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # A flag cut short would be taken for another: a misspelt one must be an error.
+        super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Print the short form and exit with status 2."""
@@ -130,7 +134,9 @@ def _add_experiment(parser: LightningArgumentParser) -> None:
     parser.add_argument("--samples", type=SampleRules, default=SampleRules())
     parser.add_argument("--prompts", type=PromptSettings, default=PromptSettings())
     parser.add_argument("--backbone", type=BackboneSettings, required=True)
-    parser.add_argument("--validator_backbone", type=BackboneSettings | None, default=None, help="null: shares backbone.")
+    parser.add_argument(
+        "--validator_backbone", type=BackboneSettings | None, default=None, help="null: shares backbone."
+    )
     sampler = jsonargparse.lazy_instance(HFSampler)
     parser.add_argument("--sampler", type=Sampler, default=sampler, help="How texts are drawn: HFSampler.")
     teacher = jsonargparse.lazy_instance(ProfileTeacher)
@@ -188,7 +194,9 @@ def swapped_classes(config: Namespace, dump: dict[str, Any]) -> list[str]:
             was, now = (str(entry["class_path"]).rsplit(".", 1)[-1] for entry in (old, new))
             if was != now:
                 kept = sorted(set(old.get("init_args") or {}) & set(new.get("init_args") or {}))
-                lines.append(f"{key}: {now} instead of the file's {was}" + (f", keeping {', '.join(kept)}" if kept else ""))
+                lines.append(
+                    f"{key}: {now} instead of the file's {was}" + (f", keeping {', '.join(kept)}" if kept else "")
+                )
     return lines
 
 

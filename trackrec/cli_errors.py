@@ -9,6 +9,7 @@ from typing import Any
 
 _LINES = 5
 _WIDTH = 300
+_NETS = "trackrec.ctr"
 
 
 def explain(parser: Any, message: str, ex: Exception | None) -> list[str]:
@@ -19,4 +20,63 @@ def explain(parser: Any, message: str, ex: Exception | None) -> list[str]:
         message: jsonargparse's message, which may hold a page of alternatives.
         ex: the exception behind it, if any.
     """
-    return [f"{message!r}", f"{ex!r}"]
+    text = str(ex) if ex is not None and len(str(ex)) > len(message) else message
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    wrong = _unknown(text)
+    short = [_cut(line) for line in lines[:2]]
+    if wrong:
+        near = difflib.get_close_matches(wrong, list(dict.fromkeys(_names(parser, wrong))), n=3, cutoff=0.6)
+        short.append(f"did you mean {', '.join(near)}?" if near else "`trackrec fit --help` lists every key.")
+    return ["trackrec: error:", *short][:_LINES]
+
+
+def _unknown(text: str) -> str:
+    """The key, argument or class name that jsonargparse doesn't know; empty where the error is another."""
+    for pattern in (
+        r"unrecognized arguments: --([\w.\-]+)",
+        r"[Oo]ption '([\w.]+)' is not accepted",
+        r"[Kk]ey '([\w.]+)' is not expected",
+        r"No action for key \"([\w.]+)\"",
+        r"Expected a dot import path string: ([\w.]+)",
+        r"invalid choice: '?([\w.\-]+)'?",
+    ):
+        if found := re.search(pattern, text):
+            return found.group(1)
+    return ""
+
+
+def _names(parser: Any, wrong: str) -> Iterator[str]:
+    """What could have been meant: full keys, their last parts, class names and subcommands."""
+    for one in (parser, *_subparsers(parser)):
+        for action in one._actions:
+            keys = [option.removeprefix("--") for option in action.option_strings if option.startswith("--")]
+            for key in keys:
+                yield key
+                if "." not in wrong:
+                    yield key.rsplit(".", 1)[-1]
+            yield from _class_names(getattr(action, "_typehint", None))
+    yield from ("fit", "test", "predict")
+
+
+def _subparsers(parser: Any) -> list[Any]:
+    """Parsers of the subcommands."""
+    choices = [action.choices for action in parser._actions if isinstance(getattr(action, "choices", None), dict)]
+    return [sub for group in choices for sub in group.values()]
+
+
+def _class_names(hint: Any) -> Iterator[str]:
+    """Short names that a key accepts, and the arguments of those classes."""
+    import inspect
+
+    from trackrec import ctr
+
+    options = list(getattr(hint, "__subclasses__", list)()) if isinstance(hint, type) else []
+    if "Callable" in str(hint):
+        options = [value for name in ctr.__all__ if inspect.isclass(value := getattr(ctr, name))]
+    for option in options:
+        yield option.__name__
+        yield from (name for name in inspect.signature(option).parameters)
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= _WIDTH else f"{line[:_WIDTH]} ..."

@@ -112,7 +112,7 @@ class Experiment:
 
         texts = self.texts("texts")
         matrix = vectors_of(self.directory("embed"), list(texts.values()))
-        names = ("histories", "items", "users", "interactions")
+        names = ("histories", "items", "interactions")
         tables = {name: self.table("data", name) for name in names}
         vectors = dict(zip(texts, matrix, strict=True))
         return CTRInputs(samples=self.sample_rows, **tables, threshold=self.threshold, vectors=vectors)

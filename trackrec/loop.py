@@ -59,7 +59,7 @@ class Loop:
             generator, validator = self._round(round_, generator, validator)
         self._plain()
         last = f"round-{exp.loop.rounds}/greedy"
-        keys = (*_MODEL, "sampler", "loop.texts")
+        keys = (*_MODEL, "sampler", "loop.texts", *_EVALUATED)
         add("texts", keys, ("data", generator, last), _GENERATE, lambda out: steps.final_texts(out, last, generator))
 
     def _add(self, name: str, keys: Names, inputs: Names, rooms: Names, run: Callable[[Path], dict[str, Any]]) -> str:

@@ -1,8 +1,8 @@
 """Runs an ordered list of stages: skips what is done, goes on with what was cut off, replaces what changed.
 
 A stage is done when its directory holds a manifest with today's fingerprint: the hash of the config values it reads,
-the content of its inputs, and its code. It is built in a directory of its own and moved into place when whole, so the old
-result stays until the new one can replace it.
+the content of its inputs, and its code. It is built in a directory of its own and moved into place when whole, so the
+old result stays until the new one can replace it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from typing import Any
 
 from trackrec.tables import (
     Manifest,
-    TableError,
     content_files,
     content_hash,
     read_manifest,
@@ -305,4 +304,3 @@ def peak_memory() -> int:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-

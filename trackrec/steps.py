@@ -63,18 +63,17 @@ class Steps:
         return self._write(out, wanted, generator, round_, greedy=False)
 
     def greedy(self, out: Path, round_: int, generator: str) -> dict[str, Any]:
-        """One greedy text per history that plays or is evaluated."""
+        """One greedy text per history that plays or is evaluated on validation rows."""
         cohort = self.exp.cohort
-        wanted = sorted({*cohort.loop_histories, *cohort.eval_histories()})
+        wanted = sorted({*cohort.loop_histories, *cohort.valid["history_id"].to_list()})
         return self._write(out, wanted, generator, round_, greedy=True)
 
     def final_texts(self, out: Path, last: str, generator: str) -> dict[str, Any]:
         """Greedy texts of the last G: those of the last round, and those of the histories that took no part."""
         exp = self.exp
         have = exp.table(last, "reccots")
-        rest: set[str] = set()
-        if exp.loop.texts == "all":
-            rest = set(exp.sample_rows["history_id"].unique().to_list()) - set(have["history_id"].to_list())
+        wanted = exp.sample_rows if exp.loop.texts == "all" else exp.cohort.test
+        rest = set(wanted["history_id"].to_list()) - set(have["history_id"].to_list())
         notes: dict[str, Any] = {}
         if rest:
             notes = self._write(out, sorted(rest), generator, exp.loop.rounds, greedy=True)

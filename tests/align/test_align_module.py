@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,11 @@ def stage(lm, tiny_book, tmp_path) -> Path:
     """Four draws of g per history as it really samples them, and sets with 1, 2 or 3 rejected texts."""
     prompts = [lm.chat.encode_prompt(tiny_book.reccot_prompt(key)) for key in HISTORIES]
     seeds = [[draw_seed(0, 1, key, draw) for draw in range(4)] for key in HISTORIES]
-    # an end-of-text token that the tiny model reaches soon, so that some draws finish and some are cut
-    lm.chat.eos_id = 200
-    draws = HFSampler(n=4, max_new_tokens=10, top_p=1.0).draw(lm, "g", prompts, seeds, lambda done: None)
+    sampler = HFSampler(n=4, max_new_tokens=10, top_p=1.0)
+    # the token that the tiny model writes most is its end-of-text token, so that some draws finish and some are cut
+    draws = sampler.draw(lm, "g", prompts, seeds, lambda done: None)
+    lm.chat.eos_id = Counter(t for made in draws for one in made for t in one.token_ids[1:]).most_common(1)[0][0]
+    draws = sampler.draw(lm, "g", prompts, seeds, lambda done: None)
     rows = [
         reccot_row(key, number, source="g0", token_ids=one.token_ids, finish_reason=one.finish_reason)
         for key, made in zip(HISTORIES, draws, strict=True)
@@ -229,7 +232,10 @@ def test_training_moves_toward_the_chosen_texts(lm, tiny_book, stage):
 
 @pytest.mark.parametrize(
     ("setting", "message"),
-    [({"beta": 0.0}, r"align\.model\.beta must be above 0"), ({"sft_coef": -1}, r"align\.model\.sft_coef must be at least 0")],
+    [
+        ({"beta": 0.0}, r"align\.model\.beta must be above 0"),
+        ({"sft_coef": -1}, r"align\.model\.sft_coef must be at least 0"),
+    ],
 )
 def test_bad_settings_are_named(lm, setting, message):
     with pytest.raises(ValueError, match=message):

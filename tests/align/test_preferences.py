@@ -48,9 +48,12 @@ def tables(p_true: dict[tuple[str, int, str], float], labels: dict[str, int]):
     """The draws, the scores {(history, draw, sample): p_true} and the samples of a round."""
     keys = sorted({(history, draw) for history, draw, _ in p_true})
     key = {"source": "g1", "round": 2}
-    draws = [reccot_row(h, d, token_ids=[50 + d, 1], finish_reason="length" if d == 1 else "stop") | key for h, d in keys]
+    draws = [
+        reccot_row(h, d, token_ids=[50 + d, 1], finish_reason="length" if d == 1 else "stop") | key for h, d in keys
+    ]
     scores = [
-        {"history_id": h, "draw": d, "sample_id": s, "validator": "v", "answer_mass": 1.0, "p_true": p, "p_yes": p} | key
+        {"history_id": h, "draw": d, "sample_id": s, "validator": "v", "answer_mass": 1.0, "p_true": p, "p_yes": p}
+        | key
         for (h, d, s), p in p_true.items()
     ]
     sample = {"user_id": "u", "item_id": "i", "timestamp": 0, "history_id": "h", "split": "train", "use": "reward"}

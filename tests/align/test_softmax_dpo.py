@@ -16,18 +16,18 @@ from trackrec.align.softmax_dpo import reward_margins, softmax_dpo
 BETA = 0.1
 
 
-def sets(B: int = 4, K: int = 3, seed: int = 0, scale: float = 20.0) -> dict[str, torch.Tensor]:
+def sets(n_sets: int = 4, k: int = 3, seed: int = 0, scale: float = 20.0) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> torch.Tensor:
         return -scale * torch.rand(*shape, generator=generator)
 
     return {
-        "chosen": draw(B),
-        "rejected": draw(B, K),
-        "ref_chosen": draw(B),
-        "ref_rejected": draw(B, K),
-        "mask": torch.ones(B, K, dtype=torch.bool),
+        "chosen": draw(n_sets),
+        "rejected": draw(n_sets, k),
+        "ref_chosen": draw(n_sets),
+        "ref_rejected": draw(n_sets, k),
+        "mask": torch.ones(n_sets, k, dtype=torch.bool),
     }
 
 
@@ -62,7 +62,7 @@ def test_one_set_by_hand():
 
 @pytest.mark.parametrize("beta", [0.01, 0.1, 1.0])
 def test_loss_equals_the_formula_in_float64(beta):
-    values = sets(B=6, K=5)
+    values = sets(n_sets=6, k=5)
     values["mask"][1, 2:] = False
     values["mask"][4, 0] = False
     found = softmax_dpo(**values, beta=beta)
@@ -72,20 +72,20 @@ def test_loss_equals_the_formula_in_float64(beta):
 
 def test_one_negative_is_dpo():
     """K=1: -log sigmoid(beta * (chosen ratio - rejected ratio))."""
-    v = sets(K=1)
+    v = sets(k=1)
     ratio = (v["chosen"] - v["ref_chosen"]) - (v["rejected"] - v["ref_rejected"])[:, 0]
     torch.testing.assert_close(softmax_dpo(**v, beta=BETA), -F.logsigmoid(BETA * ratio))
 
 
 def test_the_order_of_the_negatives_is_nothing():
-    v, order = sets(K=4), [2, 0, 3, 1]
+    v, order = sets(k=4), [2, 0, 3, 1]
     permuted = v | {name: v[name][:, order] for name in ("rejected", "ref_rejected", "mask")}
     torch.testing.assert_close(softmax_dpo(**v, beta=BETA), softmax_dpo(**permuted, beta=BETA))
 
 
 def test_fault_01_one_sets_loss_does_not_depend_on_the_batch():
     """A batch of 2 is two batches of 1, also where the other set is larger and its loss is huge."""
-    v = sets(B=2, K=3)
+    v = sets(n_sets=2, k=3)
     v["rejected"][1] = 900.0
     v["mask"][0, 1:] = False
     together = softmax_dpo(**v, beta=BETA)
@@ -99,7 +99,7 @@ def test_fault_01_one_sets_loss_does_not_depend_on_the_batch():
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_fault_03_no_overflow(size, sign):
     """exp(beta * 1e3 * 2) is inf in float32 and float64 alike; the loss is about linear there, the gradient bounded."""
-    v = sets(B=2, K=3, scale=0.0)
+    v = sets(n_sets=2, k=3, scale=0.0)
     v["chosen"] = torch.full((2,), -sign * size, requires_grad=True)
     v["rejected"] = torch.full((2, 3), sign * size, requires_grad=True)
     loss = softmax_dpo(**v, beta=1.0)
@@ -115,7 +115,7 @@ def test_fault_03_no_overflow(size, sign):
 @pytest.mark.parametrize("junk", [0.0, -1e30, math.inf, -math.inf, math.nan])
 def test_a_masked_negative_is_never_read(junk):
     """Neither the loss nor any gradient knows what stands there, and its own gradient is zero."""
-    v = sets(B=2, K=3)
+    v = sets(n_sets=2, k=3)
     v["mask"][0, 1] = False
     clean = {name: t[:1] if name == "chosen" or name == "ref_chosen" else t[:1, [0, 2]] for name, t in v.items()}
     v["rejected"][0, 1] = v["ref_rejected"][0, 1] = junk
@@ -128,17 +128,17 @@ def test_a_masked_negative_is_never_read(junk):
     assert (leaves["chosen"].grad < 0).all()
 
 
-@pytest.mark.parametrize("K", [1, 2, 9])
-def test_the_loss_starts_at_ln_of_one_plus_k(K):
+@pytest.mark.parametrize("k", [1, 2, 9])
+def test_the_loss_starts_at_ln_of_one_plus_k(k):
     """Policy = reference: d = 0, so L = ln(1 + sum_j 1)."""
-    v = sets(K=K)
+    v = sets(k=k)
     same = v | {"ref_chosen": v["chosen"], "ref_rejected": v["rejected"]}
-    assert softmax_dpo(**same, beta=BETA).tolist() == pytest.approx([math.log(1 + K)] * 4, abs=1e-6)
+    assert softmax_dpo(**same, beta=BETA).tolist() == pytest.approx([math.log(1 + k)] * 4, abs=1e-6)
 
 
 def test_gradient_by_hand():
     """dL/dr_j = beta * softmax_j(d) * sigmoid(logsumexp d), dL/dc minus their sum: the harder one is pushed more."""
-    v = sets(B=1, K=3)
+    v = sets(n_sets=1, k=3)
     leaves = {name: v[name].clone().requires_grad_(True) for name in ("chosen", "rejected")}
     softmax_dpo(**(v | leaves), beta=BETA).sum().backward()
     d = reward_margins(**v, beta=BETA)
@@ -149,15 +149,15 @@ def test_gradient_by_hand():
 
 @settings(max_examples=50, deadline=None, database=None)
 @given(st.integers(1, 6), st.integers(0, 99), st.floats(0.01, 2.0))
-def test_another_negative_never_lowers_the_loss(K, seed, beta):
-    v = sets(B=3, K=K + 1, seed=seed)
+def test_another_negative_never_lowers_the_loss(k, seed, beta):
+    v = sets(n_sets=3, k=k + 1, seed=seed)
     fewer = v["mask"].clone()
-    fewer[:, K] = False
+    fewer[:, k] = False
     assert (softmax_dpo(**v, beta=beta) >= softmax_dpo(**(v | {"mask": fewer}), beta=beta) - 1e-6).all()
 
 
 def test_margins_are_negative_where_the_policy_prefers_the_chosen_text():
-    v = sets(B=1, K=2, scale=0.0)
+    v = sets(n_sets=1, k=2, scale=0.0)
     v["rejected"] = torch.tensor([[-5.0, 5.0]])
     v["mask"] = torch.tensor([[True, True]])
     assert reward_margins(**v, beta=0.2).tolist() == [[-1.0, 1.0]]

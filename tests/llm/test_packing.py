@@ -42,9 +42,7 @@ def test_unroll_literal():
     assert layout.valid.astype(int).tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0], [1, 1, 1, 0, 0]]
     assert layout.visible is None
     # the inner branch [3] is answered from the first row below it
-    assert layout.spots == [
-        [Spot(0, 0, 2, -1), Spot(0, 2, 1, 1), Spot(0, 3, 2, 2), Spot(1, 3, 1, 2), Spot(2, 2, 1, 1)]
-    ]
+    assert layout.spots == [[Spot(0, 0, 2, -1), Spot(0, 2, 1, 1), Spot(0, 3, 2, 2), Spot(1, 3, 1, 2), Spot(2, 2, 1, 1)]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -81,7 +81,7 @@ class RateRecorder(Callback):
 
 
 def test_fault_12_the_schedule_decays_to_zero_over_optimizer_steps(tiny_lm, tiny_book, texts_dir, tmp_path):
-    """10 texts in batches of 1, two of them a step, two epochs: ten optimizer steps, not twenty, nor samples x epochs."""
+    """Ten texts in batches of 1, two of them a step, two epochs: ten optimizer steps, not samples x epochs."""
     lm, rates = tiny_lm(adapters=["g"], lora=LoRASettings(r=2)), RateRecorder()
     settings = OptimizerSettings(warmup=0.1)
     module = DistillModule(lm, "g", lr=1e-3, optimizer=settings)
@@ -166,7 +166,9 @@ def test_a_resumed_run_keeps_the_logged_steps_of_the_first_part(tiny_lm, tiny_bo
     (written,) = (tmp_path / "out" / "logs").rglob("metrics.csv")
     before = written.read_text().splitlines()
     distill(tiny_lm, tiny_book, texts_dir, tmp_path / "out")
-    lines = [line for path in (tmp_path / "out" / "logs").rglob("metrics.csv") for line in path.read_text().splitlines()]
+    lines = [
+        line for path in (tmp_path / "out" / "logs").rglob("metrics.csv") for line in path.read_text().splitlines()
+    ]
     assert len(before) > 1
     assert set(before) <= set(lines)
 
@@ -201,7 +203,9 @@ def align_stage(lm: Any, book: Any, root: Path) -> tuple[AdapterModule, Any]:
         {"history_id": f"h{i}", "chosen": i % 4, "rejected": [d for d in range(4) if d != i % 4][: 1 + i % 3]} | common
         for i in range(6)
     ]
-    write_part(root / "sets", "preferences", [{**row, "rejected_rewards": [0.1] * len(row["rejected"])} for row in sets])
+    write_part(
+        root / "sets", "preferences", [{**row, "rejected_rewards": [0.1] * len(row["rejected"])} for row in sets]
+    )
     module, data = SoftmaxDPOModule(lm, "g", lr=1e-2), AlignData(lm, book, root / "sets", root / "draws", batch_size=2)
     rows = stage_trainer(QUIET, root / "reference").predict(module, datamodule=data)
     data.set_references([row for batch in rows for row in batch])
@@ -282,5 +286,11 @@ def test_a_text_that_the_model_cannot_reach_is_an_error(tiny_lm, tiny_book, text
 
 def test_a_judgement_that_the_model_cannot_reach_is_an_error(tiny_lm, tiny_book):
     lm = tiny_lm(config={"max_position_embeddings": 64})
+    data = RecTuneData(lm, tiny_book, {"h5": TEXTS[0]}, {"h5": [("s", "i1", 1)]})
+
+    def first_batch() -> None:
+        data.setup("fit")
+        data.collate(data.examples)
+
     with pytest.raises(ValueError, match="the model reaches 64"):
-        RecTuneData(lm, tiny_book, {"h5": TEXTS[0]}, {"h5": [("s", "i1", 1)]}).setup("fit")
+        first_batch()

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from trackrec.ctr.baselines import baseline_predictions
-from trackrec.ctr.data import attach_shuffled, attach_text
-from trackrec.ctr.features import CTRData, build_features
+from trackrec.ctr.data import TensorLoader, attach_shuffled, attach_text
+from trackrec.ctr.features import CTRData, Vocabularies, build_features
 from trackrec.ctr.train import ArmResult, fit_arm
 from trackrec.metrics import Interval, accuracy, auc, evaluate, log_loss, metric_rows, paired_bootstrap, uauc
 from trackrec.tables import part_path, read_table, write_part
@@ -31,7 +32,6 @@ class CTRInputs(NamedTuple):
     samples: pl.DataFrame
     histories: pl.DataFrame
     items: pl.DataFrame
-    users: pl.DataFrame
     interactions: pl.DataFrame
     threshold: float
     vectors: Mapping[str, NDArray[np.float32]]
@@ -55,8 +55,21 @@ def with_texts(samples: pl.DataFrame, history_ids: Sequence[str]) -> pl.DataFram
     return samples.filter(pl.col("history_id").is_in(list(history_ids)))
 
 
-def prepare(inputs: CTRInputs, arms: Sequence[str], seed: int) -> CTRData:
+def prepare(
+    inputs: CTRInputs,
+    arms: Sequence[str],
+    seed: int,
+    vocabularies: Vocabularies | None = None,
+    recent_len: int | None = None,
+) -> CTRData:
     """Features of all samples with a text, and the text arms.
+
+    Args:
+        inputs: tables and vectors.
+        arms: which arms to attach.
+        seed: of the shuffled arm.
+        vocabularies: of an earlier training, for rows to predict.
+        recent_len: of that training.
 
     Raises:
         ValueError: an arm is unknown.
@@ -66,7 +79,14 @@ def prepare(inputs: CTRInputs, arms: Sequence[str], seed: int) -> CTRData:
         raise ValueError(f"ctr.arms must be among {', '.join(ARMS)}, got {unknown[0]!r}.")
     samples = with_texts(inputs.samples, list(inputs.vectors))
     data = build_features(
-        samples, inputs.histories, inputs.items, inputs.users, inputs.interactions, threshold=inputs.threshold
+        samples,
+        inputs.histories,
+        inputs.items,
+        None,  # user attributes didn't help on validation (docs/benchmarks.md)
+        inputs.interactions,
+        threshold=inputs.threshold,
+        recent_len=recent_len,
+        vocabularies=vocabularies,
     )
     if set(arms) - {"none"}:
         ids = sorted(inputs.vectors)
@@ -200,3 +220,42 @@ def arm_metrics(
                     )
         rows.extend(metric_rows(values, stage=stage, split=split, arm=arm))
     return rows
+
+
+def predict_rows(
+    inputs: CTRInputs, plan: CTRPlan, ctr_dir: Path, rows: pl.DataFrame, arm: str, seed: int
+) -> NDArray[np.float32]:
+    """P(like) of new rows by the saved nets of an arm, averaged over its seeds.
+
+    Args:
+        inputs: the tables on which the stage ran.
+        plan: of the stage.
+        ctr_dir: its directory.
+        rows: samples of split ``request``.
+        arm: whose nets.
+        seed: of the shuffled arm.
+
+    Raises:
+        ValueError: the stage has no nets of this arm.
+    """
+    from safetensors.torch import load_file
+
+    weights = sorted((ctr_dir / "nets").glob(f"{arm}-*.safetensors"))
+    if not weights:
+        known = sorted({path.stem.rsplit("-", 1)[0] for path in (ctr_dir / "nets").glob("*.safetensors")})
+        raise ValueError(f"--arm must be among {', '.join(known)}, got {arm!r}.")
+    saved = json.loads((ctr_dir / "nets" / "features.json").read_text())
+    vocabularies = Vocabularies(**saved["vocabularies"])
+    both = inputs._replace(samples=pl.concat([inputs.samples.select(rows.columns), rows]))
+    data = prepare(both, [arm], seed, vocabularies, int(saved["spec"]["recent_len"]))
+    spec = data.spec_for(arm)
+    found = []
+    for path in weights:
+        connector = plan.connector(spec.text_dim) if spec.text_dim and plan.connector else None
+        net = plan.net(spec, connector)
+        net.load_state_dict(load_file(path))
+        net.eval()
+        with torch.inference_mode():
+            batches = TensorLoader(data, "request", arm, batch_size=8192, labels=False)
+            found.append(torch.cat([net(batch).sigmoid() for batch in batches]).numpy())
+    return np.asarray(np.mean(found, axis=0, dtype=np.float64), np.float32)

@@ -64,10 +64,6 @@ class Cohort:
     valid: pl.DataFrame
     test: pl.DataFrame
 
-    def eval_histories(self) -> list[str]:
-        """Histories of the evaluation rows, sorted."""
-        return sorted({*self.valid["history_id"], *self.test["history_id"]})
-
 
 def select_cohort(samples: pl.DataFrame, settings: LoopSettings, seed: int) -> Cohort:
     """Pick the cohort.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from trackrec.llm.attention import register
 from trackrec.llm.chat import ChatEncoder
 from trackrec.llm.packing import Layout, Tree, pack, unroll
 
@@ -338,7 +339,7 @@ def _load(settings: BackboneSettings, dtype: torch.dtype, device: torch.device) 
     model = AutoModelForCausalLM.from_pretrained(
         where,
         dtype=dtype,
-        attn_implementation=settings.attention,
+        attn_implementation=register() if settings.attention == "sdpa" else settings.attention,
         quantization_config=_quantization(settings, dtype),
         device_map={"": device} if settings.quantize != "none" else None,
         **common,

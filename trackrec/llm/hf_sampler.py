@@ -29,15 +29,23 @@ def top_p_choice(logits: Tensor, u: Tensor, temperature: float, top_p: float) ->
     Returns:
         (B,) token ids. A short list of the most likely tokens decides; rows whose nucleus is longer are sorted whole.
     """
-    scaled = logits.float() / temperature
+    scaled = logits.float()
+    if temperature != 1:
+        scaled = scaled / temperature
     total = scaled.logsumexp(-1, keepdim=True)
-    k = min(_SHORTLIST, scaled.shape[-1])
-    top, ids = scaled.topk(k, dim=-1)
-    if (((top - total).exp().sum(-1) < top_p).any()) and k < scaled.shape[-1]:
-        top, ids = scaled.sort(dim=-1, descending=True)
+    top, ids = scaled.topk(min(_SHORTLIST, scaled.shape[-1]), dim=-1)
     p = (top - total).exp().double()
-    mass = p.cumsum(-1)
-    kept = (mass - p) < top_p
+    chosen = _invert(p, ids, u, top_p)
+    long = p.sum(-1) < top_p
+    if long.any() and top.shape[-1] < scaled.shape[-1]:
+        top, ids = scaled[long].sort(dim=-1, descending=True)
+        chosen[long] = _invert((top - total[long]).exp().double(), ids, u[long], top_p)
+    return chosen
+
+
+def _invert(p: Tensor, ids: Tensor, u: Tensor, top_p: float) -> Tensor:
+    """The token of a descending distribution p (B, k) at which the nucleus' cumulative probability passes u (B,)."""
+    kept = (p.cumsum(-1) - p) < top_p
     inside = (p * kept).cumsum(-1)
     place = (inside <= u.double().unsqueeze(-1) * inside[:, -1:]).sum(-1)
     place = place.clamp(max=kept.sum(-1) - 1)

@@ -79,6 +79,7 @@ class AdapterModule(LightningModule):
         self.lm, self.adapter, self.lr = lm, adapter, lr
         self.optimizer_settings = optimizer or OptimizerSettings()
         self._trained = lm.train_only(adapter)
+        lm.base.train()  # as Lightning expects; the base itself has no dropout that would act
         self.backbone = lm.base  # registered, so that Lightning places and counts it
         self.strict_loading = False
         self._rng_state: torch.Tensor | None = None

@@ -1,0 +1,33 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help setup models quickstart check test
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: .venv/.made  ## environment in .venv, with the versions of constraints.txt
+
+.venv/.made: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f"trackrec needs Python 3.11 to 3.13, $(PYTHON) is {v[0]}.{v[1]}: run make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+models: setup  ## fetch SmolLM2-135M, MiniLM and ML-100K (175 MB, once)
+	$(BIN)/python scripts/fetch_models.py
+
+quickstart: models  ## the whole loop on two CPU cores, with its result table
+	$(BIN)/trackrec fit --config configs/quickstart.yaml
+	$(BIN)/trackrec test --config configs/quickstart.yaml
+
+check: setup  ## lint, format, types, import rules, configs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q tests/test_configs.py
+
+test: setup  ## every test that needs no GPU
+	$(BIN)/pytest -q

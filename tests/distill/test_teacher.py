@@ -1,0 +1,179 @@
+"""Teachers: texts that depend on the history alone, and files that say what is wrong with them."""
+
+from __future__ import annotations
+
+import re
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trackrec.distill.teacher import ProfileTeacher, TableTeacher, TeacherRequest
+from trackrec.prompts import Item, PromptSettings, Rated
+
+WORDS = PromptSettings()
+GENRES = ["Drama", "Comedy", "Film Noir", "Science Fiction", "War"]
+
+
+def request(likes: list[bool], key: str = "h0", start: int = 0) -> TeacherRequest:
+    items = [
+        Item(f"Title{start + i}", [GENRES[(start + i) % 5], GENRES[(start + i * 2) % 5]], 1950 + 5 * (i % 9))
+        for i in range(len(likes))
+    ]
+    return TeacherRequest(key, f"u{key}", [Rated(item, like) for item, like in zip(items, likes, strict=True)])
+
+
+def write(one: TeacherRequest, words: PromptSettings = WORDS, **kwargs) -> str:
+    (text,) = ProfileTeacher(**kwargs).write([one], words)
+    assert text is not None
+    return text
+
+
+def test_a_profile_is_a_function_of_the_history():
+    one = request([True, False, True, True])
+    alone = write(one)
+    others = [request([False] * 5, f"h{i}") for i in range(1, 4)]
+    among = ProfileTeacher().write([*others, one, *others], WORDS)
+    assert among[3] == alone == write(one)
+    assert write(request([False, True, False, False])) != alone
+
+
+def test_an_empty_history_gets_no_text():
+    made = ProfileTeacher().write([request([]), request([True], "h1")], WORDS)
+    assert made[0] is None
+    assert made[1]
+
+
+def test_a_profile_by_hand():
+    """Two liked Dramas, one disliked War: the counts are in the text, and how little it knows."""
+    drama, war = Item("A", ["Drama"], 1994), Item("B", ["War"], 1995)
+    text = write(TeacherRequest("h", "u", [Rated(drama, True), Rated(war, False), Rated(drama, True)]))
+    assert "Drama (2 of 2)" in text
+    assert "War (1 of 1 disliked)" in text
+    assert re.search(r"2 of 3", text)
+    assert "Mostly a guess" in text
+    assert "3 films" in text
+
+
+@settings(max_examples=60, deadline=None, database=None)
+@given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(0, 99), st.sampled_from([15, 25, 60, 200]))
+def test_a_profile_keeps_to_its_words_and_names_only_what_the_history_holds(likes, start, max_words):
+    one = request(likes, f"h{start}", start)
+    text = write(one, max_words=max_words)
+    assert text
+    assert len(text.split()) <= max_words
+    liked = {entry.item.title for entry in one.history if entry.liked}
+    assert set(re.findall(r"Title\d+", text)) <= liked
+    held = {name for entry in one.history for name in entry.item.attributes}
+    assert {name for name in GENRES if name in text} <= held
+
+
+def test_only_the_shown_history_is_read():
+    """max_history bounds what G sees; the teacher may not know more."""
+    long = request([False] * 20 + [True] * 5)
+    short = TeacherRequest(long.history_id, long.user_id, long.history[-5:])
+    assert write(long, PromptSettings(max_history=5)) == write(short)
+
+
+def test_titles_and_genres_are_folded_to_one_line():
+    item = Item("Two\nLines", ["Dra\nma"], 1990)
+    text = write(TeacherRequest("h", "u", [Rated(item, True)] * 3))
+    assert "\n" not in text
+
+
+def test_words_of_another_domain():
+    words = PromptSettings(item="song", items="songs", user="listener", liked="played", disliked="skipped")
+    text = " ".join(write(request([True, False] * 12, f"h{i}"), words) for i in range(8))
+    assert "songs" in text
+    assert "skipped" in text
+    assert not re.search(r"film|viewer|disliked", text)
+
+
+def test_wording_varies_between_histories():
+    openings = {write(request([True, True, True], f"h{i}")).split()[0] for i in range(30)}
+    assert len(openings) >= 3
+
+
+@pytest.mark.parametrize(("fraction", "due"), [(0.05, 5), (0.5, 50), (1.0, 100), (0.001, 1)])
+def test_the_share_is_picked_by_hash(fraction, due):
+    ids = [f"h{i}" for i in range(100)]
+    teacher = ProfileTeacher(fraction)
+    chosen = teacher.choose(ids, seed=1)
+    assert len(chosen) == len(set(chosen)) == due
+    assert set(chosen) <= set(ids)
+    assert chosen == sorted(chosen) == teacher.choose(ids[::-1], seed=1)
+    if due == 5:
+        assert chosen != teacher.choose(ids, seed=2)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"fraction": 0.0}, r"teacher\.init_args\.fraction must be in \(0, 1\], got 0\.0"),
+        ({"fraction": 1.5}, r"got 1\.5"),
+        ({"max_words": 14}, r"teacher\.init_args\.max_words must be at least 15, got 14"),
+    ],
+)
+def test_bad_settings_are_named(setting, message):
+    with pytest.raises(ValueError, match=message):
+        ProfileTeacher(**setting)
+
+
+# -- texts from a file --------------------------------------------------------------------------------------------
+
+ROWS = pl.DataFrame({"history_id": ["h0", "h2", "h3"], "text": [" Likes Drama. ", "Avoids War.\nAlways.", "  "]})
+REQUESTS = [request([True], key) for key in ("h0", "h1", "h2", "h3")]
+DUE = ["Likes Drama.", None, "Avoids War.\nAlways.", None]
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.ndjson", "t.parquet"])
+def test_every_kind_of_file(tmp_path, name):
+    path = tmp_path / name
+    {"t.csv": ROWS.write_csv, "t.parquet": ROWS.write_parquet}.get(name, ROWS.write_ndjson)(path)
+    assert TableTeacher(path).write(REQUESTS, WORDS) == DUE
+
+
+def test_a_file_by_user(tmp_path):
+    ROWS.select(user_id="u" + pl.col("history_id"), text="text").write_csv(tmp_path / "t.csv")
+    assert TableTeacher(tmp_path / "t.csv").write(REQUESTS, WORDS) == DUE
+
+
+def test_numeric_ids_are_read_as_text(tmp_path):
+    pl.DataFrame({"user_id": [1, 2], "text": ["a", "b"]}).write_csv(tmp_path / "t.csv")
+    asked = [TeacherRequest("h", "2", []), TeacherRequest("g", "1", [])]
+    assert TableTeacher(tmp_path / "t.csv").write(asked, WORDS) == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"history_id": ["h0"], "txt": ["a"]}, r"has columns \['history_id', 'txt'\]; it needs text and one of"),
+        ({"text": ["a"]}, "it needs text and one of history_id, user_id"),
+        ({"history_id": ["h0", "h0"], "text": ["a", "b"]}, "has history_id 'h0' more than once"),
+        ({"history_id": ["other"], "text": ["a"]}, "none of the 4 histories asked for; the first is history_id 'h0'"),
+    ],
+)
+def test_a_file_that_does_not_fit_says_why(tmp_path, rows, message):
+    pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
+    with pytest.raises(ValueError, match=message):
+        TableTeacher(tmp_path / "t.csv").write(REQUESTS, WORDS)
+
+
+@pytest.mark.parametrize("name", ["missing.csv", "t.txt"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path, name):
+    (tmp_path / "t.txt").write_text("text")
+    with pytest.raises(ValueError, match=r"is not a file ending in \.csv, \.jsonl"):
+        TableTeacher(tmp_path / name).write(REQUESTS, WORDS)
+
+
+def test_an_edited_file_changes_the_key(tmp_path):
+    path = tmp_path / "t.csv"
+    ROWS.write_csv(path)
+    before = TableTeacher(path).content_key()
+    assert list(before) == ["t.csv"]
+    path.write_text(path.read_text().replace("Drama", "Horror"))
+    assert TableTeacher(path).content_key() != before
+    path.unlink()
+    with pytest.raises(ValueError, match="no file"):
+        TableTeacher(path).content_key()

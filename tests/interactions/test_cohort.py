@@ -1,0 +1,159 @@
+"""Who plays, which rows score and which tune: disjoint, by hash, and whatever the order of the table."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+from tiny import frame
+
+from trackrec.interactions.cohort import LoopSettings, select_cohort, tuning_rows
+from trackrec.interactions.split import assign_use
+
+
+def make_samples(users: int = 12, rows: int = 20) -> pl.DataFrame:
+    """Each user has ``rows`` samples of one history: the first 60 % train, then valid and test by halves.
+
+    The last user has one train row, so nothing that could score.
+    """
+    table = []
+    for u in range(users):
+        for i in range(rows):
+            split = "train" if i < 0.6 * rows else "valid" if i < 0.8 * rows else "test"
+            if u == users - 1 and split == "train" and i:
+                continue
+            table.append(
+                {"sample_id": f"s{u}-{i}", "user_id": f"u{u}", "item_id": f"i{i}", "label": i % 2, "timestamp": i}
+                | {"history_id": f"h{u}", "recent_items": [], "recent_ratings": [], "split": split, "use": ""}
+            )
+    samples = frame("samples", table)
+    return samples.with_columns(assign_use(samples, seed=0).alias("use"))
+
+
+SAMPLES = make_samples()
+
+
+def counts(rows: pl.DataFrame) -> dict[str, int]:
+    return dict(rows.group_by("history_id").len().sort("history_id").iter_rows())
+
+
+def test_reward_and_tune_rows_have_an_empty_intersection():
+    cohort = select_cohort(SAMPLES, LoopSettings(targets=99), seed=0)
+    reward, tune = set(cohort.reward["sample_id"]), set(cohort.tune["sample_id"])
+    assert reward
+    assert tune
+    assert not reward & tune
+    assert set(cohort.reward["use"]) == {"reward"}
+    assert set(cohort.tune["use"]) == {"tune"}
+    for turn in range(9):
+        assert not reward & set(tuning_rows(cohort.tune, 4, turn)["sample_id"])
+
+
+def test_the_release_mixes_them_on_request():
+    cohort = select_cohort(SAMPLES, LoopSettings(targets=99, disjoint=False), seed=0)
+    assert set(cohort.reward["sample_id"]) == set(cohort.tune["sample_id"])
+
+
+def test_only_train_rows_reward_and_tune():
+    for disjoint in (True, False):
+        cohort = select_cohort(SAMPLES, LoopSettings(disjoint=disjoint), seed=0)
+        assert set(cohort.reward["split"]) == set(cohort.tune["split"]) == {"train"}
+        assert set(cohort.valid["split"]) == {"valid"}
+        assert set(cohort.test["split"]) == {"test"}
+
+
+@pytest.mark.parametrize("targets", [1, 4, 99])
+def test_reward_rows_are_capped_per_history(targets):
+    """Twelve train rows by turns: six score, six tune."""
+    cohort = select_cohort(SAMPLES, LoopSettings(targets=targets), seed=0)
+    assert set(counts(cohort.reward).values()) == {min(targets, 6)}
+    assert len(cohort.reward) == 11 * min(targets, 6)
+
+
+@pytest.mark.parametrize(("share", "due"), [(1.0, 11), (0.5, 6), (0.01, 1)])
+def test_a_share_of_the_users_plays(share, due):
+    """u11 has nothing that could score, so eleven can play."""
+    cohort = select_cohort(SAMPLES, LoopSettings(users=share), seed=0)
+    assert len(cohort.loop_histories) == due
+    assert "h11" not in cohort.loop_histories
+    assert cohort.loop_histories == sorted(cohort.loop_histories)
+    assert set(cohort.tune["history_id"]) == set(cohort.reward["history_id"]) == set(cohort.loop_histories)
+    if share == 0.5:
+        assert cohort.loop_histories != select_cohort(SAMPLES, LoopSettings(users=share), seed=1).loop_histories
+
+
+def test_a_larger_share_keeps_the_players_of_a_smaller_one():
+    few, more = (set(select_cohort(SAMPLES, LoopSettings(users=u), seed=0).loop_histories) for u in (0.3, 0.7))
+    assert few < more
+
+
+def test_the_cohort_does_not_depend_on_the_order_of_the_table():
+    settings = LoopSettings(users=0.5, targets=2, eval_samples=15)
+    one = select_cohort(SAMPLES, settings, seed=3)
+    other = select_cohort(SAMPLES.sample(fraction=1.0, shuffle=True, seed=1), settings, seed=3)
+    assert one.loop_histories == other.loop_histories
+    for name in ("reward", "tune", "valid", "test"):
+        assert getattr(one, name).equals(getattr(other, name)), name
+        assert getattr(one, name).columns == SAMPLES.columns
+
+
+def test_evaluation_rows_are_capped_in_all_and_per_history():
+    cohort = select_cohort(SAMPLES, LoopSettings(eval_samples=10, eval_per_history=3), seed=0)
+    for rows in (cohort.valid, cohort.test):
+        assert len(rows) == 10
+        assert max(counts(rows).values()) == 3
+        assert sorted(counts(rows).values()) == [1, 3, 3, 3]  # whole histories, so that few texts are needed
+    whole = select_cohort(SAMPLES, LoopSettings(eval_samples=10_000, eval_per_history=99), seed=0)
+    assert len(whole.valid) == len(whole.test) == 12 * 4
+    assert set(whole.valid["history_id"]) == set(SAMPLES["history_id"])
+
+
+# -- turns --------------------------------------------------------------------------------------------------------
+
+
+def test_turns_take_the_next_rows_round_and_round():
+    """Six tuning rows, four a turn: 0-3, 4-5 and 0-1, 2-5, then 0-3 again."""
+    tune = select_cohort(SAMPLES, LoopSettings(), seed=0).tune.filter(pl.col("history_id") == "h3")
+    order = tune["sample_id"].to_list()
+    assert len(order) == 6
+    for turn, due in enumerate([[0, 1, 2, 3], [4, 5, 0, 1], [2, 3, 4, 5], [0, 1, 2, 3]]):
+        assert tuning_rows(tune, 4, turn)["sample_id"].to_list() == sorted(order[place] for place in due)
+
+
+def test_three_turns_see_every_row():
+    tune = select_cohort(SAMPLES, LoopSettings(), seed=0).tune
+    seen = [tuning_rows(tune, 2, turn) for turn in range(3)]
+    assert all(set(counts(rows).values()) == {2} for rows in seen)
+    assert sorted(pl.concat(seen)["sample_id"]) == sorted(tune["sample_id"])
+
+
+def test_a_history_with_few_rows_gives_them_every_turn():
+    tune = select_cohort(SAMPLES, LoopSettings(), seed=0).tune
+    for turn in range(3):
+        rows = tuning_rows(tune, 50, turn)
+        assert sorted(rows["sample_id"]) == sorted(tune["sample_id"])
+        assert rows.columns == SAMPLES.columns
+
+
+# -- errors -------------------------------------------------------------------------------------------------------
+
+
+def test_one_row_per_history_cannot_both_score_and_tune():
+    with pytest.raises(ValueError, match=r"no train user has both a reward and a tune row.*samples\.per: user"):
+        select_cohort(make_samples(users=1), LoopSettings(), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"users": 0.0}, r"loop\.users must be in \(0, 1\], a share of the train users, got 0\.0"),
+        ({"users": 30}, r"loop\.users must be in \(0, 1\].*got 30"),
+        ({"rounds": 0}, r"loop\.rounds must be at least 1, got 0"),
+        ({"targets": 0}, r"loop\.targets must be at least 1"),
+        ({"eval_samples": 0}, r"loop\.eval_samples must be at least 1"),
+        ({"eval_per_history": 0}, r"loop\.eval_per_history must be at least 1"),
+        ({"shard_histories": 0}, r"loop\.shard_histories must be at least 1"),
+    ],
+)
+def test_bad_settings_are_named(setting, message):
+    with pytest.raises(ValueError, match=message):
+        LoopSettings(**setting)

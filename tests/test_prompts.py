@@ -1,0 +1,151 @@
+"""Templates: what they show, what they never show, and that data can't break their lines."""
+
+from __future__ import annotations
+
+import pytest
+from tiny import build_book, frame
+
+from trackrec.prompts import (
+    Item,
+    PromptBook,
+    PromptSettings,
+    Rated,
+    describe,
+    fold,
+    history_segment,
+    judge_segments,
+    prompt_hash,
+    reccot_segments,
+)
+
+HISTORY = [Rated(Item("Iron Coast", ["War", "Drama"], 1994), True), Rated(Item("Blue Harbour", [], None), False)]
+SHOWN = "The films a viewer rated, oldest first:\nIron Coast (1994) [War, Drama]: liked\nBlue Harbour: disliked"
+
+
+def test_the_history_segment_literal():
+    assert history_segment(HISTORY, PromptSettings()) == SHOWN
+    bare = history_segment(HISTORY, PromptSettings(history_attributes=False))
+    assert bare == SHOWN.replace(" [War, Drama]", "")
+
+
+def test_user_attributes_are_shown_on_request():
+    asked = PromptSettings(user_attributes=True)
+    assert history_segment(HISTORY, asked, ["F", "25-34"]) == f"A viewer: F, 25-34.\n{SHOWN}"
+    assert history_segment(HISTORY, asked, []) == SHOWN
+    assert history_segment(HISTORY, PromptSettings(), ["F"]) == SHOWN
+
+
+def test_the_reccot_prompt_ends_with_the_request():
+    history, ask = reccot_segments(SHOWN, PromptSettings(max_words=77))
+    assert history == SHOWN
+    assert "at most 77 words" in ask
+    assert "Use only the list above." in ask
+
+
+@pytest.mark.parametrize("order", ["shared", "release"])
+def test_the_judge_prompt_literal(order):
+    """shared: history, RecCoT, target. release: history, target, RecCoT."""
+    target = Item("Night Garden", ["Comedy"], 1987)
+    segments = judge_segments(SHOWN, "Likes\nWar.", target, PromptSettings(order=order))
+    notes = "\n\nNotes on this viewer: <summary>Likes War.</summary>"
+    ask = "Will this viewer like it? Answer Yes or No."
+    due = {
+        "shared": [SHOWN, notes, f"\n\nNext film: Night Garden (1987) [Comedy]. {ask}"],
+        "release": [SHOWN, "\n\nNext film: Night Garden (1987) [Comedy].", notes, f"\n\n{ask}"],
+    }
+    assert segments == due[order]
+    without = judge_segments(SHOWN, None, target, PromptSettings(order=order))
+    assert without == [segment for segment in due[order] if segment != notes]
+    hidden = judge_segments(SHOWN, None, target, PromptSettings(order=order, target_attributes=False))
+    assert "Comedy" not in "".join(hidden)
+
+
+def test_data_cannot_break_the_lines_of_a_prompt():
+    item = Item("Two\nLines\r\n\tand  more", ["Dra\nma"], 2000)
+    assert describe(item, PromptSettings(), attributes=True) == "Two Lines and more (2000) [Dra ma]"
+    text = history_segment([Rated(item, True)], PromptSettings())
+    assert text.count("\n") == 1
+    assert fold(" a\u2028b\u00a0c ") == "a b c"
+
+
+def test_long_titles_are_cut():
+    assert describe(Item("x" * 50, [], 1999), PromptSettings(max_title_chars=7), attributes=True) == "xxxxxxx (1999)"
+
+
+def test_only_the_newest_of_a_history_are_shown():
+    entries = [Rated(Item(f"T{i}"), True) for i in range(9)]
+    text = history_segment(entries, PromptSettings(max_history=3))
+    assert text.splitlines()[1:] == ["T6: liked", "T7: liked", "T8: liked"]
+
+
+def test_words_of_another_domain():
+    words = PromptSettings(item="song", items="songs", user="listener", liked="played", disliked="skipped")
+    history = history_segment(HISTORY, words)
+    text = "".join([*reccot_segments(history, words), *judge_segments(history, "x", Item("T"), words)])
+    for word in ("song", "songs", "listener", "played", "skipped"):
+        assert word in text
+    for word in ("film", "viewer", "liked"):
+        assert word not in text
+
+
+@pytest.mark.parametrize("key", ["max_words", "max_history", "max_title_chars"])
+def test_a_bad_limit_is_named(key):
+    with pytest.raises(ValueError, match=rf"prompts\.{key} must be at least 1, got 0"):
+        PromptSettings(**{key: 0})
+
+
+def test_a_prompt_is_identified_by_template_and_text():
+    assert prompt_hash("a.v1", ["x", "y"]) == prompt_hash("a.v1", ["x", "y"])
+    others = {prompt_hash("a.v2", ["x", "y"]), prompt_hash("a.v1", ["xy"]), prompt_hash("a.v1", ["x", "z"])}
+    assert len(others | {prompt_hash("a.v1", ["x", "y"])}) == 4
+
+
+# -- the book -----------------------------------------------------------------------------------------------------
+
+
+def test_the_book_reads_histories_oldest_first_and_above_the_threshold(tiny_book):
+    """h1: items i3, i4, i5 rated 2, 4, 1; above 3 is liked."""
+    assert tiny_book.user_of("h1") == "u1"
+    assert [(entry.item.title, entry.liked) for entry in tiny_book.history("h1")] == [
+        ("The Blue River 3", False),
+        ("The Last River 4", True),
+        ("The Silver River 5", False),
+    ]
+    at = build_book(threshold=4.0)
+    assert not any(entry.liked for entry in at.history("h1"))
+
+
+def test_every_prompt_about_a_history_begins_alike(tiny_book):
+    text = tiny_book.history_text("h2")
+    prompts = [
+        tiny_book.reccot_prompt("h2"),
+        tiny_book.judge_prompt("h2", "x", "i1"),
+        tiny_book.judge_prompt("h2", None, "i2"),
+    ]
+    assert [prompt[0] for prompt in prompts] == [text] * 3
+
+
+def test_gs_prompt_never_sees_a_target(tiny_book):
+    """It is a function of the history id alone, and holds no title from outside the history."""
+    for key in (f"h{i}" for i in range(6)):
+        text = "".join(tiny_book.reccot_prompt(key))
+        held = {entry.item.title for entry in tiny_book.history(key)}
+        for place in range(20):
+            title = tiny_book.item(f"i{place}").title
+            assert (f"{title} (" in text or f"{title}:" in text) == (title in held)
+
+
+def test_an_item_without_attributes_or_year():
+    items = [{"item_id": "i", "title": "T", "attributes": None, "year": None}]
+    histories = [{"history_id": "h", "user_id": "u", "item_ids": ["i"], "ratings": [5.0]}]
+    users = [{"user_id": "u", "attributes": None}]
+    settings = PromptSettings(user_attributes=True)
+    book = PromptBook(frame("histories", histories), frame("items", items), frame("users", users), 3.0, settings)
+    assert book.history_text("h") == "The films a viewer rated, oldest first:\nT: liked"
+
+
+def test_unknown_ids_are_errors(tiny_book):
+    with pytest.raises(KeyError, match="nobody"):
+        tiny_book.reccot_prompt("nobody")
+    with pytest.raises(KeyError, match="i99"):
+        tiny_book.judge_prompt("h0", None, "i99")
