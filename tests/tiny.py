@@ -135,3 +135,23 @@ def reccot_row(history_id: str, draw: int = 0, **values: Any) -> dict[str, Any]:
     """A row of the reccots table."""
     row = {"history_id": history_id, "source": "teacher", "round": 0, "draw": draw, "text": "", "token_ids": []}
     return row | {"prompt_hash": "", "finish_reason": "stop", "seed": 0} | values
+
+
+def save_tiny_encoder(directory: Path) -> None:
+    """A random BERT of width 16 as a directory that sentence-transformers loads with mean pooling."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    tokenizer = build_tokenizer()
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=512,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    BertModel(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)

@@ -126,6 +126,22 @@ class TrackRecCLI(LightningCLI):
         return self._subcommand_parsers[self.subcommand].instantiate_classes(self.config[self.subcommand])
 
 
+class _ParseOnly(TrackRecCLI):
+    """Parses and builds the config's objects, and runs nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        self.objects = self._objects()
+
+
+def parse_objects(args: list[str]) -> Namespace:
+    """The objects of a config without running it, for scripts and tests.
+
+    Args:
+        args: a command line, such as ``["fit", "--config", "configs/quickstart.yaml"]``.
+    """
+    return _ParseOnly(args).objects
+
+
 def _add_experiment(parser: LightningArgumentParser) -> None:
     """Every key of an experiment: each is an argument of a constructor."""
     parser.add_argument("--seed_everything", type=int, default=42, help="Seed of the whole run.")
@@ -226,6 +242,10 @@ def _quiet() -> None:
     """Lightning repeats which devices it sees before every training; a run of twenty trainings needs it never."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Says that a kernel for 4-bit inference on CPU isn't installed, on runs that quantize nothing too.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # https://github.com/Lightning-AI/pytorch-lightning/issues/21326
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated.*")
     # Loaders that slice memory have no workers to tune, and a stage may be shorter than the logging interval.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*number of training batches.*smaller than the logging interval.*")

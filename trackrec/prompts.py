@@ -93,7 +93,7 @@ class PromptBook:
         settings: PromptSettings,
     ) -> None:
         self.settings, self._threshold = settings, threshold
-        self._items = {row[0]: Item(row[1], row[2], row[3]) for row in items.iter_rows()}
+        self._items = {row[0]: Item(row[1], row[2] or (), row[3]) for row in items.iter_rows()}
         self._users = dict(users.select("user_id", "attributes").iter_rows())
         self._histories = {row[0]: row[1:] for row in histories.iter_rows()}
 

@@ -131,7 +131,9 @@ class Steps:
         lm = exp.model("validator")
         adapter = exp.adapter(lm, validator)
         jobs = score_jobs(targets_by_history(rows), texts)
-        tokens = sum(tree_tokens(judge_tree(lm.chat, exp.book, *job).tree) for job in jobs)
+        trees = [judge_tree(lm.chat, exp.book, *job).tree for job in jobs]
+        lm.check_packing(max(trees, key=len), adapter)
+        tokens = sum(map(tree_tokens, trees))
         notes = exp.announce("score", len(jobs), tokens)
         made = score_reccots(
             lm,
@@ -203,11 +205,11 @@ class Steps:
         trainer = fit_adapter(module, data, trainer_args, out)
         effective = data.batch_size * trainer.accumulate_grad_batches * trainer.world_size
         return {
+            **{key: float(value) for key, value in trainer.callback_metrics.items()},
             **notes,
             "examples": examples,
             "effective_batch": effective,
             "optimizer_steps": trainer.global_step,
-            **{key: float(value) for key, value in trainer.callback_metrics.items()},
         }
 
     def judge_and_measure(

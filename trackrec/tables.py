@@ -125,8 +125,14 @@ def to_arrow(table: str, rows: pl.DataFrame | Iterable[Mapping[str, Any]]) -> pa
             if missing or unknown:
                 raise TableError(f"table {table}: missing columns {missing}, unknown columns {unknown}")
             return rows.select(schema.names).to_arrow().cast(schema)
-        return pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        given = [dict(row) for row in rows]
+        for row in given:
+            if row.keys() != set(schema.names):  # from_pylist makes nulls of missing keys and drops unknown ones
+                missing = [name for name in schema.names if name not in row]
+                unknown = [name for name in row if name not in schema.names]
+                raise TableError(f"table {table}: missing columns {missing}, unknown columns {unknown}")
+        return pa.Table.from_pylist(given, schema=schema)
+    except pa.ArrowException as error:
         raise TableError(f"table {table}: {error}") from error
 
 
@@ -168,7 +174,10 @@ def read_table(stage_dir: Path, table: str, *, check_keys: bool = False) -> pl.D
             raise TableError(f"table {table}: {path} can't be read ({error}). Delete it and run the stage.") from error
         if part.schema.names != SCHEMAS[table].names:
             raise TableError(f"table {table}: {path} has columns {part.schema.names}, want {SCHEMAS[table].names}")
-        arrow.append(part.cast(SCHEMAS[table]))
+        try:
+            arrow.append(part.cast(SCHEMAS[table]))
+        except pa.ArrowException as error:
+            raise TableError(f"table {table}: {path} has other types ({error})") from error
     frame = pl.from_arrow(pa.concat_tables(arrow))
     assert isinstance(frame, pl.DataFrame)
     if check_keys and frame.select(KEYS[table]).is_duplicated().any():

@@ -21,7 +21,7 @@ class PreferenceSettings:
     Attributes:
         negatives: how many of the other draws are rejected; ``all`` or a number.
         pick: where a number is given, the ``hardest`` (highest reward) or ``random`` ones.
-        min_spread: a set whose best and worst reward are closer than this teaches nothing and is dropped.
+        min_spread: a set whose chosen and worst reward are closer than this teaches nothing and is dropped.
         min_best: a set whose best reward is below this is dropped: V is wrong on every draw.
     """
 
@@ -88,13 +88,16 @@ def collect_draws(
             draw_reward(row["p_true"], row["label"]),
         )
         found.setdefault(row["history_id"], []).append(draw)
-    return found, float(judged.select(pl.corr("p_true", "label")).item() or 0.0)
+    correlation = judged.select(pl.corr("p_true", "label")).item()
+    return found, 0.0 if correlation is None or correlation != correlation else float(correlation)
 
 
 def build_preferences(
     draws: Mapping[str, Sequence[ScoredDraw]], settings: PreferenceSettings, source: str, round_: int, seed: int
 ) -> PreferenceSets:
     """One set per history, or a count of why there is none.
+
+    A cut draw may be rejected but never chosen; one that V likes better than the chosen draw is left out of the set.
 
     Args:
         draws: the scored draws of each history.
@@ -103,7 +106,7 @@ def build_preferences(
         round_: of the draws.
         seed: of the random pick.
     """
-    counts: Counter[str] = Counter()
+    counts: Counter[str] = Counter(dict.fromkeys(("histories", "draws", "sets", "negatives"), 0))
     rows = []
     for history_id, scored in sorted(draws.items()):
         unique = _merge_equal(scored)
@@ -117,7 +120,8 @@ def build_preferences(
             counts[reason] += 1
             continue
         rng = random.Random(stable_hash("negatives", seed, round_, history_id))
-        rejected = _negatives([draw for draw in unique if draw is not chosen], settings, rng)
+        others = [draw for draw in unique if draw is not chosen and draw.reward <= chosen.reward]
+        rejected = _negatives(others, settings, rng)
         counts["sets"] += 1
         counts["negatives"] += len(rejected)
         rows.append(
@@ -151,10 +155,8 @@ def _reason_to_drop(unique: Sequence[ScoredDraw], chosen: ScoredDraw | None, set
         return "dropped_all_cut"
     if max(rewards) < settings.min_best:
         return "dropped_all_wrong"
-    if max(rewards) - min(rewards) < settings.min_spread:
+    if chosen.reward - min(rewards) < settings.min_spread or chosen.reward <= min(rewards):
         return "dropped_small_spread"
-    if chosen.reward <= min(rewards):
-        return "dropped_only_cut_draws_are_better"
     return ""
 
 

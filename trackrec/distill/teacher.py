@@ -86,13 +86,14 @@ class ProfileTeacher(Teacher):
         text = ""
         for sentence in filter(None, sentences):
             longer = f"{text} {sentence}".strip()
-            if text and len(longer.split()) > self.max_words:
+            if len(longer.split()) > self.max_words:
                 continue
             text = longer
         return text
 
 
 def _taste(liked: Sequence[Rated], disliked: Sequence[Rated], words: PromptSettings, rng: random.Random) -> str:
+    """Attributes that lean one way, with how often they were liked or disliked."""
     up = Counter(fold(name) for entry in liked for name in entry.item.attributes)
     down = Counter(fold(name) for entry in disliked for name in entry.item.attributes)
     lean = {name: up[name] - down[name] for name in up | down}
@@ -101,10 +102,10 @@ def _taste(liked: Sequence[Rated], disliked: Sequence[Rated], words: PromptSetti
     parts = []
     if best:
         verb = rng.choice(["Enjoys", "Likes", "Is drawn to", "Prefers"])
-        parts.append(f"{verb} " + ", ".join(f"{name} ({up[name]} of {up[name] + down[name]})" for name in best))
+        parts.append(f"{verb} " + ", ".join(f"{name} ({up[name]})" for name in best))
     if worst:
         verb = rng.choice(["avoids", "is cool on", "dislikes", "turns away from"])
-        names = ", ".join(f"{name} ({down[name]} of {up[name] + down[name]} {words.disliked})" for name in worst)
+        names = ", ".join(f"{name} ({down[name]})" for name in worst)
         parts.append(f"{verb} {names}" if parts else f"{verb.capitalize()} {names}")
     return f"{'; '.join(parts)}." if parts else f"No kind of {words.item} stands out."
 

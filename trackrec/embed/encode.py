@@ -44,14 +44,20 @@ def embed_texts(texts: Sequence[str], settings: EmbedSettings, out_dir: Path, ea
 
     Returns:
         Counts for the manifest.
+
+    Raises:
+        ValueError: there is no text.
     """
     wanted = {text_hash(text): text for text in texts}
-    known = _known(earlier, settings.model, set(wanted))
+    if not wanted:
+        raise ValueError("there is no text to embed: the texts stage wrote none")
+    encoder = f"{settings.model}{'' if settings.normalize else ', not normalized'}"
+    known = _known(earlier, encoder, set(wanted))
     missing = sorted(key for key in wanted if key not in known)
     if missing:
         vectors = _encode([wanted[key] for key in missing], settings)
         known.update(zip(missing, vectors, strict=True))
-    rows = [{"text_hash": key, "encoder": settings.model, "vector": known[key]} for key in sorted(wanted)]
+    rows = [{"text_hash": key, "encoder": encoder, "vector": known[key]} for key in sorted(wanted)]
     write_part(out_dir, "embeddings", rows)
     return {"texts": len(texts), "distinct": len(wanted), "encoded": len(missing), "dim": len(rows[0]["vector"])}
 

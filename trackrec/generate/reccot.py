@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from tqdm import tqdm
 
 from trackrec.llm.backbone import LanguageModel
@@ -56,7 +57,11 @@ def write_reccots(
     tokens = cut = texts = 0
     bar = tqdm(total=len(history_ids), desc=f"texts {source}", unit="history", disable=None)
     for part, ids in enumerate(shards(history_ids, shard_size)):
-        if part_path(out_dir, "reccots", part).exists():
+        if (standing := part_path(out_dir, "reccots", part)).exists():
+            kept = pl.read_parquet(standing, columns=["token_ids", "finish_reason"])
+            tokens += int(kept["token_ids"].list.len().sum())
+            cut += int((kept["finish_reason"] == "length").sum())
+            texts += len(kept)
             bar.update(len(ids))
             continue
         prompts = [book.reccot_prompt(history_id) for history_id in ids]

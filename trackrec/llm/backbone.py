@@ -111,6 +111,7 @@ class LanguageModel:
         self.chat = ChatEncoder(tokenizer)
         self._peft: Any = None
         self._packs: bool | None = None
+        self._checked = False
         if settings.gradient_checkpointing:
             self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         log.info(self.describe())
@@ -119,7 +120,9 @@ class LanguageModel:
 
     def quantized_layers(self) -> int:
         """How many linear layers really hold 4- or 8-bit weights."""
-        return sum(type(module).__name__ in ("Linear4bit", "Linear8bitLt") for module in self.base.modules())
+        # PEFT wraps such a layer in a class of the same name: only bitsandbytes' own holds the weights.
+        kinds = [type(module) for module in self.base.modules() if type(module).__module__.startswith("bitsandbytes")]
+        return sum(kind.__name__ in ("Linear4bit", "Linear8bitLt") for kind in kinds)
 
     def weight_bytes(self) -> int:
         """Bytes of all parameters and buffers, adapters included."""
@@ -169,6 +172,10 @@ class LanguageModel:
                 self._peft = get_peft_model(self.base, self._lora_config(), adapter_name=name)
             else:
                 self._peft.add_adapter(name, self._lora_config())
+        if hasattr(self.base.get_output_embeddings(), "lora_A"):
+            raise ValueError(
+                f"backbone.lora.target_modules {self.settings.lora.target_modules!r} reaches lm_head, which is refused."
+            )
 
     def load_adapter(self, directory: Path, name: str) -> None:
         """Load a saved adapter under ``name``. An adapter of that name that is already loaded is replaced.
@@ -236,9 +243,12 @@ class LanguageModel:
         import torch
 
         was_training = self.base.training
+        trained = [parameter for parameter in self.base.parameters() if parameter.requires_grad]
+        active = self._peft.active_adapter if self._peft is not None else None
         self.base.eval()
         try:
-            with torch.inference_mode():
+            mixed = torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+            with torch.inference_mode(), mixed:
                 if self._peft is None:
                     if name is not None:
                         raise KeyError(f"adapter {name!r} is not loaded")
@@ -251,6 +261,10 @@ class LanguageModel:
                     yield
         finally:
             self.base.train(was_training)
+            if active is not None:
+                self._peft.set_adapter(active, inference_mode=True)
+            for parameter in trained:
+                parameter.requires_grad_(True)
 
     # -- what it computes -------------------------------------------------------------------------------------
 
@@ -319,10 +333,41 @@ class LanguageModel:
                 log.warning("%s has windowed or linear layers: plain rows, no shared prefixes", self.settings.model)
         return self._packs
 
+    def check_packing(self, tree: Tree, adapter: str | None) -> None:
+        """Compare one tree packed with the same tree in plain rows, once; where they differ, plain rows it is.
+
+        Args:
+            tree: one that shares a prefix.
+            adapter: in force while they are compared.
+        """
+        if self._checked or not self.can_pack():
+            return
+        from trackrec.llm.logprobs import next_token_logprobs
+
+        self._checked = True
+        leaves = sorted(set(range(len(tree))) - {branch.parent for branch in tree})
+        probe = [self.chat.eos_id]
+        with self.using(adapter):
+            both = [
+                next_token_logprobs(self, made, [made.spots[0][leaf] for leaf in leaves], probe)
+                for made in (pack([tree]), unroll([tree]))
+            ]
+        gap = float((both[0] - both[1]).abs().max())
+        if gap > (1e-2 if self.settings.dtype == "float32" else 0.5) or gap != gap:
+            self._packs = False
+            log.warning("%s reads packed rows differently (%.3f nats): plain rows instead", self.settings.model, gap)
+
     def layout(self, trees: Sequence[Tree]) -> Layout:
         """Packed rows where a prefix is shared and the model can read them, plain rows otherwise."""
         shares = any(len({branch.parent for branch in tree}) < len(tree) for tree in trees)
-        return pack(trees) if shares and self.can_pack() else unroll(trees)
+        made = pack(trees) if shares and self.can_pack() else unroll(trees)
+        longest = int(made.positions.max()) + 1
+        if longest > self.max_length:
+            raise ValueError(
+                f"a prompt with its text has {longest} tokens, the model reaches {self.max_length}: "
+                "lower prompts.max_history."
+            )
+        return made
 
 
 def _load(settings: BackboneSettings, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
@@ -346,6 +391,11 @@ def _load(settings: BackboneSettings, dtype: torch.dtype, device: torch.device) 
     )
     if settings.quantize == "none":
         model.to(device)  # type: ignore[arg-type]
+    for module in model.modules():
+        # On AVX512-BF16 CPUs bitsandbytes repacks 4-bit weights at the first inference, for good, into a form that
+        # no gradient passes (autograd/_functions.py, matmul_4bit).
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
     # Published generation settings (a repetition penalty, top_k) would change the distribution that S-DPO trains on.
     model.generation_config = GenerationConfig(
         eos_token_id=model.generation_config.eos_token_id, pad_token_id=tokenizer.pad_token_id

@@ -87,4 +87,5 @@ class ChatEncoder:
     def _forms(self, words: Sequence[str]) -> list[int]:
         coded = [self.encode_data(form) for word in words for form in (word, f" {word}")]
         single = [ids[0] for ids in coded if len(ids) == 1]
-        return list(dict.fromkeys(single or [ids[0] for ids in coded if ids]))
+        bare = [self.encode_data(word)[0] for word in words]
+        return list(dict.fromkeys(single or bare))

@@ -19,7 +19,7 @@ from trackrec.llm.packing import Layout, Spot
 if TYPE_CHECKING:
     from trackrec.llm.backbone import LanguageModel
 
-CHUNK = 512
+CHUNK = 128
 
 
 def selected_logprobs(lm: LanguageModel, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -64,6 +64,8 @@ def branch_logprobs(
     rows, columns = [], []
     for tree, branch in wanted:
         spot = layout.spots[tree][branch]
+        if spot.before < 0:
+            raise ValueError(f"branch {branch} of tree {tree} is a root: nothing predicts its first token")
         rows.extend([spot.row] * spot.length)
         columns.extend([spot.before, *range(spot.start, spot.start + spot.length - 1)])
     hidden = lm.hidden(layout)[rows, columns]  # (M, D)

@@ -45,8 +45,11 @@ class OptimizerSettings:
 
     def build(self, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
         """The optimizer over exactly these parameters."""
-        betas = (self.beta1, self.beta2)
-        if self.name == "adamw":
+        parameters, betas = list(parameters), (self.beta1, self.beta2)
+        on_gpu = all(parameter.is_cuda for parameter in parameters)
+        if self.name != "adamw" and not on_gpu:
+            log.warning("optimizer %s needs a GPU: plain adamw instead", self.name)
+        if self.name == "adamw" or not on_gpu:
             return torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=self.weight_decay)
         import bitsandbytes as bnb
 
@@ -83,6 +86,11 @@ class AdapterModule(LightningModule):
         self.backbone = lm.base  # registered, so that Lightning places and counts it
         self.strict_loading = False
         self._rng_state: torch.Tensor | None = None
+        self._loader_states: list[dict[str, Any]] = []
+
+    def cpu(self) -> AdapterModule:
+        """Stay: Lightning moves a module to the CPU when a trainer ends, but the next stage wants it where it is."""
+        return self
 
     def configure_optimizers(self) -> Any:
         """AdamW whose rate falls over the optimizer steps that will really be made."""
@@ -100,13 +108,18 @@ class AdapterModule(LightningModule):
         checkpoint["trackrec_rng"] = torch.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember the random state until training starts."""
+        """Remember the random state and the loader's place until training starts."""
         self._rng_state = checkpoint["trackrec_rng"]
+        self._loader_states = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
 
     def on_train_start(self) -> None:
         """Go on with the random numbers that the cut-off run would have drawn."""
         if self._rng_state is not None:
             torch.set_rng_state(self._rng_state.cpu().to(torch.uint8))
+        # Lightning restores a loader only when it sets it up, and estimated_stepping_batches did so before.
+        if self._loader_states:
+            loader: Any = self.trainer.train_dataloader
+            loader.load_state_dict(self._loader_states[0])
 
     def log_step(self, values: dict[str, Any], batch_size: int) -> None:
         """Log values of this step; the loss also shows on the progress bar."""
@@ -128,7 +141,7 @@ def stage_trainer(trainer_args: dict[str, Any], out_dir: Path, checkpoint_every:
             )
         )
     if args.get("logger") in (None, True):
-        args["logger"] = CSVLogger(out_dir / "logs", name="", version="")
+        args["logger"] = CSVLogger(out_dir / "logs", name="")
     args.setdefault("enable_model_summary", False)
     args["default_root_dir"] = args.get("default_root_dir") or str(out_dir / "logs")
     return Trainer(callbacks=callbacks, **args)

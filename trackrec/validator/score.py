@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -96,7 +97,8 @@ def score_reccots(
     bar = tqdm(total=len(ordered), desc=f"scores {source} by {validator}", unit="history", disable=None)
     for part, start in enumerate(range(0, len(ordered), shard_size), first_part):
         shard = ordered[start : start + shard_size]
-        if part_path(out_dir, "scores", part).exists():
+        if (standing := part_path(out_dir, "scores", part)).exists():
+            asked += pq.read_metadata(standing).num_rows
             bar.update(len(shard))
             continue
         rows: list[dict[str, Any]] = []

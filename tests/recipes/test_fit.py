@@ -1,0 +1,216 @@
+"""The real command line on a tiny random model: every stage, resumption, reruns, test, predict."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+from tiny import save_tiny_encoder
+
+from trackrec.cli import run_cli
+from trackrec.tables import read_manifest, read_table
+
+pytestmark = pytest.mark.recipe
+
+GENRES = ["Comedy", "Drama", "Action", "Horror"]
+
+
+def write_ratings(root: Path, users: int = 24, items: int = 40, each: int = 20) -> None:
+    """A RecBole-like data set in which users like one genre."""
+    rng = random.Random(0)
+    root.mkdir(parents=True)
+    lines = ["item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq"]
+    lines += [f"{item}\tFilm {item}\t{1980 + item % 20}\t{GENRES[item % 4]}" for item in range(items)]
+    (root / "ml-100k.item").write_text("\n".join(lines) + "\n")
+    rows = ["user_id:token\titem_id:token\trating:float\ttimestamp:float"]
+    people = ["user_id:token\tage:token\tgender:token\toccupation:token\tzip_code:token"]
+    for user in range(users):
+        people.append(f"{user}\t30\tF\twriter\t10000")
+        for place, item in enumerate(rng.sample(range(items), each)):
+            good = (item % 4 == user % 4) != (rng.random() < 0.2)
+            rows.append(f"{user}\t{item}\t{5 if good else 2}\t{1000 * place + user * 7 + 900_000_000}")
+    (root / "ml-100k.inter").write_text("\n".join(rows) + "\n")
+    (root / "ml-100k.user").write_text("\n".join(people) + "\n")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory, tiny_models: Callable[..., Path]) -> Path:
+    root = tmp_path_factory.mktemp("recipe")
+    write_ratings(root / "ml-100k")
+    save_tiny_encoder(root / "encoder")
+    trainer = {"accelerator": "cpu", "enable_progress_bar": False}
+    values = {
+        "run_dir": str(root / "run"),
+        "dataset": {"class_path": "MovieLens", "init_args": {"root": str(root / "ml-100k")}},
+        "samples": {"history_len": 6, "recent_len": 5},
+        "prompts": {"max_words": 20, "max_history": 5},
+        "backbone": {"model": str(tiny_models("llama")), "dtype": "float32", "lora": {"r": 2, "alpha": 4}},
+        "sampler": {"class_path": "HFSampler", "init_args": {"n": 3, "max_new_tokens": 8}},
+        "teacher": {"class_path": "ProfileTeacher", "init_args": {"fraction": 1.0, "max_words": 15}},
+        "loop": {"rounds": 2, "users": 0.5, "targets": 2, "eval_samples": 20, "shard_histories": 4},
+        "distill": {"trainer": dict(trainer)},
+        # A random model hardly ever ends a text, so the recipe lets cut draws and small spreads be seen, not dropped.
+        "align": {"sets": {"min_spread": 0.0, "min_best": 0.0}, "trainer": dict(trainer)},
+        "rec_tune": {"trainer": dict(trainer)},
+        "embed": {"model": str(root / "encoder")},
+        "ctr": {"seeds": [0, 1], "trainer": {**trainer, "max_epochs": 2}},
+    }
+    path = root / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture
+def trackrec(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run the command line in this process; returns what it printed."""
+
+    def run(*args: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["trackrec"])
+        capfd.readouterr()
+        run_cli(list(args))
+        return capfd.readouterr().out
+
+    return run
+
+
+def started(output: str) -> list[str]:
+    """Names of the stages that ran."""
+    return [line.split("] ")[1].split()[0] for line in output.splitlines() if line.endswith((" starts", " goes on"))]
+
+
+@pytest.fixture(scope="module")
+def finished(config: Path) -> str:
+    """The output of the first fit."""
+    import contextlib
+    import io
+
+    before, sys.argv = sys.argv, ["trackrec"]
+    out = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out):
+            run_cli(["fit", "--config", str(config)])
+    finally:
+        sys.argv = before
+    return out.getvalue()
+
+
+def run_dir(config: Path) -> Path:
+    return Path(yaml.safe_load(config.read_text())["run_dir"])
+
+
+def test_fit_runs_every_stage_and_prints_the_tables(finished: str, config: Path) -> None:
+    names = started(finished)
+    rounds = ["sample", "score", "preferences", "align", "greedy", "rec_tune", "evaluate"]
+    assert names == [
+        *("data", "teacher", "distill", "warmup/greedy", "warmup/rec_tune", "warmup/evaluate"),
+        *(f"round-{number}/{kind}" for number in (1, 2) for kind in rounds),
+        *("plain/rec_tune", "plain/evaluate", "texts", "embed", "ctr"),
+    ]
+    assert "Rounds (validation)" in finished
+    assert "DIN + RecCoT" in finished
+    assert finished.count("budget:") >= 12
+    metrics = read_table(run_dir(config) / "ctr", "metrics")
+    assert {"none", "reccot", "shuffled", "item_mean"} <= set(metrics["arm"])
+    assert metrics.filter(pl.col("name") == "auc_minus_shuffled")["ci_low"].is_not_null().all()
+
+
+def test_every_history_has_one_text_and_every_text_one_vector(finished: str, config: Path) -> None:
+    texts = read_table(run_dir(config) / "texts", "reccots", check_keys=True)
+    histories = read_table(run_dir(config) / "data", "histories")
+    assert sorted(texts["history_id"]) == sorted(histories["history_id"])
+    vectors = read_table(run_dir(config) / "embed", "embeddings", check_keys=True)
+    assert vectors["text_hash"].n_unique() == texts["text"].n_unique()
+
+
+def test_v_never_scores_a_row_on_which_it_was_tuned(finished: str, config: Path) -> None:
+    samples = read_table(run_dir(config) / "data", "samples")
+    tuned = set(samples.filter(pl.col("use") == "tune")["sample_id"])
+    scored = {
+        key for name in (1, 2) for key in read_table(run_dir(config) / f"round-{name}/score", "scores")["sample_id"]
+    }
+    assert scored
+    assert not scored & tuned
+
+
+def test_a_second_fit_runs_nothing(finished: str, config: Path, trackrec: Callable[..., str]) -> None:
+    output = trackrec("fit", "--config", str(config))
+    assert started(output) == []
+    assert output.count("up to date") == 25
+
+
+def test_another_net_reruns_only_the_ctr_stage(finished: str, config: Path, trackrec: Callable[..., str]) -> None:
+    output = trackrec("fit", "--config", str(config), "--stages", "ctr", "--ctr.net", "DeepFM")
+    assert started(output) == ["ctr"]
+    assert "DeepFM + RecCoT" in output
+    assert started(trackrec("fit", "--config", str(config), "--ctr.net", "LightFM")) == ["ctr"]
+    assert started(trackrec("fit", "--config", str(config))) == ["ctr"]
+
+
+def test_another_beta_reruns_from_the_first_alignment(
+    finished: str, config: Path, trackrec: Callable[..., str]
+) -> None:
+    names = started(trackrec("fit", "--config", str(config), "--align.model.beta", "0.3"))
+    assert names[0] == "round-1/align"
+    assert names[-1] == "ctr"
+    assert not {"data", "teacher", "distill", "round-1/sample", "round-1/score", "plain/rec_tune"} & set(names)
+
+
+def test_test_reads_the_test_split_once(finished: str, config: Path, trackrec: Callable[..., str]) -> None:
+    trackrec("fit", "--config", str(config))
+    output = trackrec("test", "--config", str(config))
+    assert "read 1 time(s)" in output
+    assert "V tuned, RecCoT" in output
+    assert "read 1 time(s)" in trackrec("test", "--config", str(config))
+
+
+def test_predict_answers_every_request(
+    finished: str, config: Path, trackrec: Callable[..., str], tmp_path: Path
+) -> None:
+    trackrec("fit", "--config", str(config))
+    pl.DataFrame({"user_id": ["1", "2", "1"], "item_id": ["3", "4", "5"]}).write_parquet(tmp_path / "in.parquet")
+    output = tmp_path / "out.parquet"
+    trackrec("predict", "--config", str(config), "--requests", str(tmp_path / "in.parquet"), "--output", str(output))
+    answers = pl.read_parquet(output)
+    assert answers["user_id"].to_list() == ["1", "2", "1"]
+    assert answers["p"].is_between(0, 1).all()
+    assert answers["p"].n_unique() == 3
+
+
+def test_a_cut_off_stage_goes_on(finished: str, config: Path, trackrec: Callable[..., str]) -> None:
+    """A stage that fails after some parts keeps them, and ends with what an undisturbed run has."""
+    import trackrec.generate.reccot as room
+
+    trackrec("fit", "--config", str(config))
+    whole = read_manifest(run_dir(config) / "round-1/sample")
+    assert whole is not None
+    original, calls = room.write_part, []
+
+    def failing(*args: object, **kwargs: object) -> object:
+        calls.append(args)
+        if len(calls) == 3:
+            raise OSError("disk full")
+        return original(*args, **kwargs)
+
+    fresh = str(run_dir(config).with_name("again"))
+    room.write_part = failing  # type: ignore[assignment]
+    try:
+        with pytest.raises(OSError, match="disk full"):
+            trackrec("fit", "--config", str(config), "--run_dir", fresh)
+    finally:
+        room.write_part = original
+    output = trackrec("fit", "--config", str(config), "--run_dir", fresh)
+    assert " goes on" in output
+    again = read_manifest(Path(fresh) / "round-1/sample")
+    assert again is not None
+    assert again.content_hash == whole.content_hash
+
+
+def test_unfinished_stages_are_named_when_left_out(config: Path, trackrec: Callable[..., str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stop:
+        trackrec("fit", "--config", str(config), "--run_dir", str(tmp_path / "new"), "--stages", "ctr")
+    assert stop.value.code == 1

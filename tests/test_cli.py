@@ -1,0 +1,122 @@
+"""What a person gets who mistypes: at most five lines, the key, near misses; and what the command costs to start."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trackrec.cli import TrackRecCLI, run_cli
+from trackrec.interactions import LoopSettings
+from trackrec.llm.training import OptimizerSettings
+
+CONFIG = str(Path(__file__).parent.parent / "configs" / "quickstart.yaml")
+
+
+def fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *args: str) -> list[str]:
+    monkeypatch.setattr(sys, "argv", ["trackrec"])
+    with pytest.raises(SystemExit) as stop:
+        run_cli(list(args))
+    assert stop.value.code in (1, 2)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) <= 5
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "meant"),
+    [
+        ("--align.model.betta", "0.2", "align.model.beta"),
+        ("--ctr.net", "DINN", "DIN"),
+        ("--dataset.init_args.rot", "x", "root"),
+        ("--loop.round", "2", "loop.rounds"),
+        ("--align.trainer.max_epoch", "2", "align.trainer.max_epochs"),
+        ("--sampler", "HFSampller", "HFSampler"),
+    ],
+)
+def test_fault_13_a_misspelt_flag_is_an_error(
+    flag: str, value: str, meant: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = fails(monkeypatch, capsys, "fit", "--config", CONFIG, flag, value)
+    assert "did you mean" in lines[-1]
+    assert meant in lines[-1]
+
+
+def test_a_misspelt_key_in_the_file_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(Path(CONFIG).read_text() + "\nscorring: {batch_tokens: 3}\n")
+    lines = fails(monkeypatch, capsys, "fit", "--config", str(path))
+    assert any("scorring" in line for line in lines)
+    assert "scoring" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--loop.rounds", "0"], "loop.rounds must be at least 1, got 0"),
+        (["--loop.users", "2"], "loop.users must be in (0, 1]"),
+        (["--sampler.init_args.top_p", "0"], "sampler.init_args.top_p must be in (0, 1]"),
+        (["--loop.rounds", "many"], "loop.rounds"),
+        (["--backbone.model", "data/nothing"], "backbone.model: no model (config.json) in 'data/nothing'"),
+    ],
+)
+def test_a_bad_value_names_its_key(
+    args: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert words in "\n".join(fails(monkeypatch, capsys, "fit", "--config", CONFIG, *args))
+
+
+def test_a_missing_config_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "nowhere.yaml" in "\n".join(fails(monkeypatch, capsys, "fit", "--config", "nowhere.yaml"))
+
+
+def test_an_unknown_command_names_the_known_ones(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "fit" in "\n".join(fails(monkeypatch, capsys, "fitt"))
+
+
+def test_a_replaced_class_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trackrec.cli import swapped_classes
+
+    class Parsed(TrackRecCLI):
+        def _run_subcommand(self, subcommand: str) -> None:
+            import yaml
+
+            config, parser = self.config[subcommand], self._subcommand_parsers[subcommand]
+            self.lines = swapped_classes(config, yaml.safe_load(parser.dump(config, skip_none=False, format="yaml")))
+
+    monkeypatch.setattr(sys, "argv", ["trackrec"])
+    movielens = CONFIG.replace("quickstart", "movielens")
+    assert Parsed(["fit", "--config", movielens, "--ctr.net", "DeepFM"]).lines == [
+        "ctr.net: DeepFM instead of the file's DIN, keeping embed_dim"
+    ]
+    assert Parsed(["fit", "--config", movielens]).lines == []
+
+
+def test_importing_the_package_loads_no_torch() -> None:
+    code = (
+        "import sys, trackrec; print([m for m in ('torch', 'lightning', 'transformers', 'polars') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_help_loads_neither_transformers_nor_peft() -> None:
+    code = (
+        "import sys\nfrom trackrec.__main__ import main\n"
+        "try:\n    main(['fit', '--help'])\nexcept SystemExit:\n    pass\n"
+        "print('LOADED', [m for m in ('transformers', 'peft', 'bitsandbytes', 'datasets') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "LOADED []" in out
+    assert "--loop.rounds" in out
+    assert "T of the paper" in out  # the attribute's description
+
+
+def test_the_defaults_of_the_loop_are_the_papers() -> None:
+    assert (LoopSettings().rounds, LoopSettings().validator_start) == (3, "base")
+    assert OptimizerSettings().name == "adamw"

@@ -1,0 +1,96 @@
+"""Stages run when something they depend on changed, and only then; nothing half-written counts as done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trackrec.pipeline import Pipeline, Stage, StageError
+from trackrec.tables import read_manifest
+
+
+def pipeline(run_dir: Path, config: dict[str, Any], fail: str = "", seed: int = 0) -> Pipeline:
+    """Three stages a -> b -> c; b reads config key x.y, c reads z. Each writes what it reads."""
+    made = Pipeline(run_dir, config, seed=seed, say=lambda text: None)
+
+    def body(name: str, text: str, *inputs: str) -> Any:
+        def run(out: Path) -> dict[str, Any]:
+            if fail == name:
+                (out / "half").write_text("half")
+                raise OSError("disk full")
+            (out / "out").write_text(text + "".join((made.directory(i) / "out").read_text() for i in inputs))
+            return {"note": 1}
+
+        return run
+
+    made.add(Stage("a", ("a",), (), ("metrics.py",), body("a", "a" * config["a"])))
+    made.add(Stage("one/b", ("x.y",), ("a",), ("metrics.py",), body("one/b", f"b{config['x']['y']}", "a")))
+    made.add(Stage("c", ("z",), ("one/b",), ("prompts.py",), body("c", "c", "one/b")))
+    return made
+
+
+CONFIG = {"a": 1, "x": {"y": 2, "other": 3}, "z": {"trainer": {"max_epochs": 1, "enable_progress_bar": True}}}
+
+
+def test_what_is_done_is_skipped(tmp_path: Path) -> None:
+    assert pipeline(tmp_path, CONFIG).run() == ["a", "one/b", "c"]
+    assert pipeline(tmp_path, CONFIG).run() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "ran"),
+    [
+        ({"a": 2}, ["a", "one/b", "c"]),
+        ({"x": {"y": 5, "other": 3}}, ["one/b", "c"]),
+        ({"x": {"y": 2, "other": 9}}, []),
+        ({"z": {"trainer": {"max_epochs": 2, "enable_progress_bar": True}}}, ["c"]),
+        ({"z": {"trainer": {"max_epochs": 1, "enable_progress_bar": False}}}, []),
+    ],
+)
+def test_a_change_reruns_what_depends_on_it(change: dict[str, Any], ran: list[str], tmp_path: Path) -> None:
+    pipeline(tmp_path, CONFIG).run()
+    assert pipeline(tmp_path, {**CONFIG, **change}).run() == ran
+
+
+def test_an_input_rebuilt_to_the_same_content_changes_nothing_after_it(tmp_path: Path) -> None:
+    pipeline(tmp_path, CONFIG).run()
+    (tmp_path / "a" / "manifest.json").unlink()
+    assert pipeline(tmp_path, CONFIG).run() == ["a"]
+
+
+def test_another_seed_reruns_everything(tmp_path: Path) -> None:
+    pipeline(tmp_path, CONFIG).run()
+    assert pipeline(tmp_path, CONFIG, seed=1).run() == ["a", "one/b", "c"]
+
+
+def test_a_failed_stage_leaves_the_old_result_and_goes_on_later(tmp_path: Path) -> None:
+    pipeline(tmp_path, CONFIG).run()
+    before = (tmp_path / "one/b/out").read_text()
+    changed = {**CONFIG, "x": {"y": 5}}
+    with pytest.raises(OSError, match="disk full"):
+        pipeline(tmp_path, changed, fail="one/b").run()
+    assert (tmp_path / "one/b/out").read_text() == before
+    assert pipeline(tmp_path, CONFIG).run() == []
+    assert pipeline(tmp_path, changed).run() == ["one/b", "c"]
+    assert not list((tmp_path / ".partial").iterdir())
+
+
+def test_stages_by_name_and_kind(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="leaves out a"):
+        pipeline(tmp_path, CONFIG).run(["c"])
+    pipeline(tmp_path, CONFIG).run()
+    assert pipeline(tmp_path, {**CONFIG, "x": {"y": 7}}).run(["b"]) == ["one/b"]
+    with pytest.raises(StageError, match=r"no stage 'd'.*one/b"):
+        pipeline(tmp_path, CONFIG).run(["d"])
+
+
+def test_the_manifest_tells_rows_versions_and_cost(tmp_path: Path) -> None:
+    pipeline(tmp_path, CONFIG).run()
+    manifest = read_manifest(tmp_path / "one/b")
+    assert manifest is not None
+    assert manifest.versions["trackrec"]
+    assert manifest.seconds >= 0
+    assert manifest.peak_memory_bytes > 1 << 20
+    assert manifest.inputs == {"a": read_manifest(tmp_path / "a").content_hash}  # type: ignore[union-attr]
