@@ -88,7 +88,7 @@ def test_a_replaced_class_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
             import yaml
 
             config, parser = self.config[subcommand], self._subcommand_parsers[subcommand]
-            self.lines = swapped_classes(config, yaml.safe_load(parser.dump(config, skip_none=False, format="yaml")))
+            self.lines = swapped_classes(config, yaml.safe_load(parser.dump(config, skip_unset=False, format="yaml")))
 
     monkeypatch.setattr(sys, "argv", ["trackrec"])
     movielens = CONFIG.replace("quickstart", "movielens")

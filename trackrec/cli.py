@@ -114,7 +114,7 @@ class TrackRecCLI(LightningCLI):
         from trackrec.commands import run
 
         config, parser = self.config[subcommand], self._subcommand_parsers[subcommand]
-        dump = yaml.safe_load(parser.dump(config, skip_none=False, format="yaml"))
+        dump = yaml.safe_load(parser.dump(config, skip_unset=False, format="yaml"))
         own = {key: config.get(key) for key in _OWN}
         for line in swapped_classes(config, dump):
             sys.stderr.write(line + "\n")
@@ -123,7 +123,7 @@ class TrackRecCLI(LightningCLI):
     def _objects(self) -> Namespace:
         """The config's objects, new ones at each call: callbacks and loggers hold the state of one training."""
         assert self.subcommand is not None
-        return self._subcommand_parsers[self.subcommand].instantiate_classes(self.config[self.subcommand])
+        return self._subcommand_parsers[self.subcommand].instantiate(self.config[self.subcommand])
 
 
 class _ParseOnly(TrackRecCLI):

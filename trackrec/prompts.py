@@ -164,15 +164,15 @@ def reccot_segments(history: str, settings: PromptSettings) -> list[str]:
 def judge_segments(history: str, reccot: str | None, target: Item, settings: PromptSettings) -> list[str]:
     """V's prompt: the history, the RecCoT (left out when None) and the question about the target.
 
-    With ``order: shared`` the segments are history, RecCoT, question; with ``release`` history, target, RecCoT,
-    question.
+    With ``order: shared`` the segments are history, RecCoT, question, target, so that what every target needs is read
+    once; with ``release`` history, target, RecCoT, question.
     """
     notes = [] if reccot is None else [f"\n\nNotes on this {settings.user}: <summary>{fold(reccot)}</summary>"]
-    name = describe(target, settings, settings.target_attributes)
-    ask = f"Will this {settings.user} like it? Answer Yes or No."
+    ask = f"\n\nWill this {settings.user} like the next {settings.item}? Answer Yes or No."
+    name = f"\n\nNext {settings.item}: {describe(target, settings, settings.target_attributes)}."
     if settings.order == "release":
-        return [history, f"\n\nNext {settings.item}: {name}.", *notes, f"\n\n{ask}"]
-    return [history, *notes, f"\n\nNext {settings.item}: {name}. {ask}"]
+        return [history, name, *notes, ask]
+    return [history, *notes, ask, name]
 
 
 def prompt_hash(template: str, segments: Sequence[str]) -> str:

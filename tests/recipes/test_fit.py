@@ -43,18 +43,20 @@ def config(tmp_path_factory: pytest.TempPathFactory, tiny_models: Callable[..., 
     root = tmp_path_factory.mktemp("recipe")
     write_ratings(root / "ml-100k")
     save_tiny_encoder(root / "encoder")
+    texts = [f"{user},{'Yes' if user % 2 else 'No'}" for user in range(24)]
+    (root / "texts.csv").write_text("\n".join(["user_id,text", *texts]) + "\n")
     trainer = {"accelerator": "cpu", "enable_progress_bar": False}
     values = {
         "run_dir": str(root / "run"),
         "dataset": {"class_path": "MovieLens", "init_args": {"root": str(root / "ml-100k")}},
         "samples": {"history_len": 6, "recent_len": 5},
         "prompts": {"max_words": 20, "max_history": 5},
-        "backbone": {"model": str(tiny_models("llama")), "dtype": "float32", "lora": {"r": 2, "alpha": 4}},
+        "backbone": {"model": str(tiny_models("llama")), "dtype": "float32", "lora": {"r": 8, "alpha": 16}},
         "sampler": {"class_path": "HFSampler", "init_args": {"n": 3, "max_new_tokens": 8}},
-        "teacher": {"class_path": "ProfileTeacher", "init_args": {"fraction": 1.0, "max_words": 15}},
+        "teacher": {"class_path": "TableTeacher", "init_args": {"path": str(root / "texts.csv")}},
         "loop": {"rounds": 2, "users": 0.5, "targets": 2, "eval_samples": 20, "shard_histories": 4},
-        "distill": {"trainer": dict(trainer)},
-        # A random model hardly ever ends a text, so the recipe lets cut draws and small spreads be seen, not dropped.
+        # A random model hardly ever ends a text: it is taught to, since a draw that is cut is never chosen.
+        "distill": {"model": {"lr": 2e-2}, "data": {"batch_size": 2}, "trainer": {**trainer, "max_epochs": 15}},
         "align": {"sets": {"min_spread": 0.0, "min_best": 0.0}, "trainer": dict(trainer)},
         "rec_tune": {"trainer": dict(trainer)},
         "embed": {"model": str(root / "encoder")},

@@ -360,8 +360,10 @@ class LanguageModel:
     def layout(self, trees: Sequence[Tree]) -> Layout:
         """Packed rows where a prefix is shared and the model can read them, plain rows otherwise."""
         shares = any(len({branch.parent for branch in tree}) < len(tree) for tree in trees)
-        made = pack(trees) if shares and self.can_pack() else unroll(trees)
-        longest = int(made.positions.max()) + 1
+        # oneDNN compiles its kernels anew for every shape: few widths, few compilations.
+        multiple = 64 if self.device.type == "cpu" else 8
+        made = pack(trees, multiple) if shares and self.can_pack() else unroll(trees, multiple)
+        longest = int(made.positions[made.valid].max()) + 1
         if longest > self.max_length:
             raise ValueError(
                 f"a prompt with its text has {longest} tokens, the model reaches {self.max_length}: "

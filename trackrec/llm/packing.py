@@ -88,11 +88,20 @@ def _check(tree: Tree) -> None:
             raise ValueError(f"branch {index} of a tree must have tokens and an earlier parent: {branch!r}")
 
 
-def pack(trees: Sequence[Tree]) -> Layout:
-    """One row per tree, each branch after its parent, with a mask that hides the other branches."""
+def _width(tokens: int, multiple: int) -> int:
+    return -(-tokens // multiple) * multiple
+
+
+def pack(trees: Sequence[Tree], multiple: int = 1) -> Layout:
+    """One row per tree, each branch after its parent, with a mask that hides the other branches.
+
+    Args:
+        trees: the trees.
+        multiple: the width is padded to a multiple of this.
+    """
     for tree in trees:
         _check(tree)
-    B, T = len(trees), max(tree_tokens(tree) for tree in trees)
+    B, T = len(trees), _width(max(tree_tokens(tree) for tree in trees), multiple)
     ids, positions = np.zeros((B, T), np.int64), np.zeros((B, T), np.int64)
     valid, visible = np.zeros((B, T), bool), np.zeros((B, T, T), bool)
     visible[:, np.arange(T), np.arange(T)] = True
@@ -121,7 +130,7 @@ def pack(trees: Sequence[Tree]) -> Layout:
     return Layout(ids, positions, valid, visible, spots)
 
 
-def unroll(trees: Sequence[Tree]) -> Layout:
+def unroll(trees: Sequence[Tree], multiple: int = 1) -> Layout:
     """One plain right-padded row per leaf. A branch with several leaves below it is answered from the first."""
     rows: list[list[int]] = []
     spots: list[list[Spot]] = []
@@ -140,7 +149,7 @@ def unroll(trees: Sequence[Tree]) -> Layout:
                 row.extend(tree[index].ids)
             rows.append(row)
         spots.append([found[index] for index in range(len(tree))])
-    B, T = len(rows), max(map(len, rows))
+    B, T = len(rows), _width(max(map(len, rows)), multiple)
     ids, valid = np.zeros((B, T), np.int64), np.zeros((B, T), bool)
     for index, row in enumerate(rows):
         ids[index, : len(row)] = row
