@@ -44,14 +44,15 @@ def test_the_reccot_prompt_ends_with_the_request():
 
 @pytest.mark.parametrize("order", ["shared", "release"])
 def test_the_judge_prompt_literal(order):
-    """shared: history, RecCoT, target. release: history, target, RecCoT."""
+    """shared: history, RecCoT, question, target. release: history, target, RecCoT, question."""
     target = Item("Night Garden", ["Comedy"], 1987)
     segments = judge_segments(SHOWN, "Likes\nWar.", target, PromptSettings(order=order))
     notes = "\n\nNotes on this viewer: <summary>Likes War.</summary>"
-    ask = "Will this viewer like it? Answer Yes or No."
+    ask = "\n\nWill this viewer like the next film? Answer Yes or No."
+    name = "\n\nNext film: Night Garden (1987) [Comedy]."
     due = {
-        "shared": [SHOWN, notes, f"\n\nNext film: Night Garden (1987) [Comedy]. {ask}"],
-        "release": [SHOWN, "\n\nNext film: Night Garden (1987) [Comedy].", notes, f"\n\n{ask}"],
+        "shared": [SHOWN, notes, ask, name],
+        "release": [SHOWN, name, notes, ask],
     }
     assert segments == due[order]
     without = judge_segments(SHOWN, None, target, PromptSettings(order=order))

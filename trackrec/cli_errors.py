@@ -9,7 +9,6 @@ from typing import Any
 
 _LINES = 5
 _WIDTH = 300
-_NETS = "trackrec.ctr"
 
 
 def explain(parser: Any, message: str, ex: Exception | None) -> list[str]:
@@ -35,6 +34,7 @@ def _unknown(text: str) -> str:
     for pattern in (
         r"unrecognized arguments: --([\w.\-]+)",
         r"[Oo]ption '([\w.]+)' is not accepted",
+        r"does not accept option '([\w.]+)'",
         r"[Kk]ey '([\w.]+)' is not expected",
         r"No action for key \"([\w.]+)\"",
         r"Expected a dot import path string: ([\w.]+)",
@@ -74,6 +74,8 @@ def _class_names(hint: Any) -> Iterator[str]:
     if "Callable" in str(hint):
         options = [value for name in ctr.__all__ if inspect.isclass(value := getattr(ctr, name))]
     for option in options:
+        if not option.__module__.startswith("trackrec."):
+            continue
         yield option.__name__
         yield from (name for name in inspect.signature(option).parameters)
 

@@ -151,7 +151,13 @@ def test_a_cut_draw_is_never_chosen():
 def test_a_set_whose_finished_draws_are_the_worst_is_dropped():
     made = build({"h": scored(0.9, 0.2, 0.8, cut=(0, 2))})
     assert made.rows == []
-    assert made.counts["dropped_only_cut_draws_are_better"] == 1
+    assert made.counts["dropped_small_spread"] == 1
+
+
+def test_a_cut_draw_above_the_chosen_one_is_left_out():
+    """It can't be chosen, and to reject it would teach G to move away from what V likes best."""
+    (row,) = build({"h": scored(0.9, 0.7, 0.2, cut=(0,))}).rows
+    assert (row["chosen"], row["rejected"]) == (1, [2])
 
 
 # -- the negatives ------------------------------------------------------------------------------------------------
@@ -191,9 +197,12 @@ def test_the_counts_add_up():
     }
     counts = build(draws).counts
     dropped = {name: count for name, count in counts.items() if name.startswith("dropped_")}
-    assert dropped == dict.fromkeys(
-        ["dropped_all_wrong", "dropped_small_spread", "dropped_one_draw", "dropped_all_cut"], 1
-    ) | {"dropped_only_cut_draws_are_better": 1}
+    assert dropped == {
+        "dropped_all_wrong": 1,
+        "dropped_small_spread": 2,
+        "dropped_one_draw": 1,
+        "dropped_all_cut": 1,
+    }
     assert counts["histories"] == 7 == counts["sets"] + sum(dropped.values())
     assert counts["negatives"] == 3
     assert counts["draws"] == 14

