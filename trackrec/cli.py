@@ -37,8 +37,6 @@ from trackrec.validator.data import RecTuneData
 from trackrec.validator.module import RecTuningModule
 from trackrec.validator.score import ScoreSettings
 
-jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-
 _COMMANDS = {
     "fit": "Run every stage that is not up to date, from ratings to the recommender; goes on where it stopped.",
     "test": "Read the test split: V with and without RecCoT, every CTR arm, intervals.",
