@@ -9,17 +9,18 @@ import sys
 def import_lightning() -> None:
     """Import Lightning without what no stage uses, so that ``--help`` and errors come in seconds.
 
-    torchmetrics imports transformers for its text metrics whenever that is installed: three seconds before the first
-    line. While it is imported, its question whether transformers is there is answered with no.
+    torchmetrics imports transformers for its text metrics and scipy.signal for its audio metrics whenever they are
+    installed: four seconds before the first line. While it is imported, its question whether they are there is
+    answered with no.
     """
     from lightning_utilities.core.imports import RequirementCache
 
     available = RequirementCache.__bool__
 
-    def without_transformers(self: RequirementCache) -> bool:
-        return not (self.requirement or "").startswith("transformers") and available(self)
+    def classification_only(self: RequirementCache) -> bool:
+        return not (self.requirement or "").startswith(("transformers", "scipy")) and available(self)
 
-    RequirementCache.__bool__ = without_transformers  # type: ignore[method-assign]
+    RequirementCache.__bool__ = classification_only  # type: ignore[method-assign]
     try:
         import torchmetrics  # noqa: F401
     finally:
