@@ -116,6 +116,7 @@ def test_fit_runs_every_stage_and_prints_the_tables(finished: str, config: Path)
     assert "Rounds (validation)" in finished
     assert "DIN + RecCoT" in finished
     assert finished.count("budget:") >= 12
+    assert not Path("lightning_logs").exists()  # everything belongs under run_dir
     metrics = read_table(run_dir(config) / "ctr", "metrics")
     assert {"none", "reccot", "shuffled", "item_mean"} <= set(metrics["arm"])
     assert metrics.filter(pl.col("name") == "auc_minus_shuffled")["ci_low"].is_not_null().all()

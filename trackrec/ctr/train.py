@@ -140,7 +140,9 @@ def _trainer(trainer_args: dict[str, Any], work_dir: Path, callbacks: list[pl.Ca
     }
     extra = trainer_args.get("callbacks") or []
     extra = list(extra) if isinstance(extra, list | tuple) else [extra]
-    return pl.Trainer(**{**defaults, **trainer_args, "callbacks": [*callbacks, *extra]})
+    # A flag that the command line leaves unset arrives as None; it must not undo a default here.
+    given = {name: value for name, value in trainer_args.items() if value is not None}
+    return pl.Trainer(**{**defaults, **given, "callbacks": [*callbacks, *extra]})
 
 
 def _predict(trainer: pl.Trainer, module: CTRModule, loaders: CTRDataModule, split: str) -> NDArray[np.float32]:
