@@ -86,7 +86,7 @@ class Loop:
             f"{name}/preferences",
             ("align.sets",),
             ("data", sample, score),
-            ("align/preferences.py",),
+            ("align/preferences.py", "metrics.py"),
             lambda out: steps.preferences(out, round_),
         )
         keys = (*_MODEL, "align.model", "align.data", "align.trainer")

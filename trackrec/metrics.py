@@ -74,6 +74,12 @@ def uauc(p: Vector, y: Vector, users: Vector) -> UAUC:
     return UAUC(_mean(kept), len(kept), len(values) - len(kept))
 
 
+def balanced_mean(values: Vector, y: Vector) -> float:
+    """Mean of ``values`` per class of ``y`` first, then over the classes, so that no class outweighs another."""
+    numbers, labels = _array(values).astype(np.float64), _array(y)
+    return float(np.mean([numbers[labels == label].mean() for label in np.unique(labels)]))
+
+
 def calibration_error(p: Vector, y: Vector, n_bins: int = 15) -> float:
     """Expected calibration error: mean |confidence - frequency| over ``n_bins`` equal-width bins, weighted by rows."""
     scores, labels = _scored(p, y)

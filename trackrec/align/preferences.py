@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import polars as pl
 
+from trackrec.metrics import balanced_mean
 from trackrec.tables import stable_hash
 
 
@@ -53,8 +54,7 @@ class PreferenceSets(NamedTuple):
 
 def draw_reward(p_true: Sequence[float], labels: Sequence[int]) -> float:
     """Mean of P(true label), per class first: a text that only makes V say Yes more often wins nothing."""
-    values, classes = np.asarray(p_true, np.float64), np.asarray(labels)
-    return float(np.mean([values[classes == label].mean() for label in np.unique(classes)]))
+    return balanced_mean(np.asarray(p_true), np.asarray(labels))
 
 
 def collect_draws(

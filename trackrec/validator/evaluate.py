@@ -5,12 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from trackrec.metrics import Interval, evaluate, user_bootstrap
-
-
-def balanced_mean(p_true: np.ndarray, labels: np.ndarray) -> float:
-    """Mean of P(true label), per class first; the reward of a whole set of rows."""
-    return float(np.mean([p_true[labels == label].mean() for label in np.unique(labels)]))
+from trackrec.metrics import Interval, balanced_mean, evaluate, user_bootstrap
 
 
 def judged_rows(scores: pl.DataFrame, samples: pl.DataFrame, validator: str, source: str) -> pl.DataFrame:
