@@ -40,7 +40,8 @@ def tiny_lm(tiny_models: Callable[..., Path]) -> Iterator[Callable[..., Language
     """``tiny_lm("qwen2", adapters=["g"], lora=LoRASettings(...), config={...})``: a freshly loaded float32 model."""
     import torch
 
-    from trackrec.llm.backbone import BackboneSettings, LanguageModel
+    from trackrec.llm.backbone import LanguageModel
+    from trackrec.llm.loading import BackboneSettings
 
     def build(architecture: str = "llama", adapters: Any = (), config: Any = None, **settings: Any) -> LanguageModel:
         where = tiny_models(architecture, **(config or {}))

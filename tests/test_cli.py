@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from trackrec.cli import TrackRecCLI, run_cli
 from trackrec.interactions import LoopSettings
@@ -96,6 +97,47 @@ def test_a_replaced_class_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         "ctr.net: DeepFM instead of the file's DIN, keeping embed_dim"
     ]
     assert Parsed(["fit", "--config", movielens]).lines == []
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "due"),
+    [
+        ("teacher: {class_path: TableTeacher, init_args: {path: texts.csv}}", "teacher", {"fraction": 1.0}),
+        ("ctr: {net: LightFM}", "ctr.net", {"embed_dim": 16, "dropout": 0.0}),
+        ("ctr: {net: {class_path: DeepFM, init_args: {embed_dim: 8}}}", "ctr.net", {"embed_dim": 8, "dropout": 0.2}),
+    ],
+)
+def test_a_class_of_the_file_has_its_own_defaults(
+    section: str,
+    key: str,
+    due: dict[str, object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Arguments left over from another class (pytorch-lightning#15796): TableTeacher with ProfileTeacher's fraction."""
+    values = yaml.safe_load(Path(CONFIG).read_text())
+    name = section.split(":")[0]
+    values[name] = {**(values[name] if name == "ctr" else {}), **yaml.safe_load(section)[name]}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    monkeypatch.setattr(sys, "argv", ["trackrec"])
+    with pytest.raises(SystemExit):
+        run_cli(["fit", "--config", str(path), "--print_config"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    for part in key.split("."):
+        printed = printed[part]
+    assert {argument: printed["init_args"][argument] for argument in due} == due
+
+
+def test_a_teacher_must_be_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    values = yaml.safe_load(Path(CONFIG).read_text())
+    del values["teacher"]
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    assert "teacher" in " ".join(fails(monkeypatch, capsys, "fit", "--config", str(path)))
 
 
 def test_importing_the_package_loads_no_torch() -> None:

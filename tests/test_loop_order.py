@@ -44,6 +44,13 @@ def test_where_the_validator_starts(start: Any, wanted: bool, tmp_path: Path) ->
     assert ("round-1/rec_tune" in made["round-2/rec_tune"].inputs) is wanted
 
 
+def test_a_wide_warm_up_reads_the_teachers_texts(tmp_path: Path) -> None:
+    assert "warmup/greedy" in stages(tmp_path, rounds=1)["warmup/rec_tune"].inputs
+    wide = stages(tmp_path, rounds=1, warmup_users=0.5)["warmup/rec_tune"]
+    assert "teacher" in wide.inputs
+    assert "warmup/greedy" not in wide.inputs
+
+
 def test_without_warmup_the_base_scores_round_1(tmp_path: Path) -> None:
     made = stages(tmp_path, rounds=1, warmup=False)
     assert "warmup/rec_tune" not in made

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from trackrec.pipeline import Pipeline, Stage, StageError
+from trackrec.run_lock import RunLockedError
 from trackrec.tables import read_manifest
 
 
@@ -75,6 +76,28 @@ def test_a_failed_stage_leaves_the_old_result_and_goes_on_later(tmp_path: Path) 
     assert pipeline(tmp_path, CONFIG).run() == []
     assert pipeline(tmp_path, changed).run() == ["one/b", "c"]
     assert not list((tmp_path / ".partial").iterdir())
+
+
+def test_what_lightning_makes_of_ctrl_c_is_an_interruption(tmp_path: Path) -> None:
+    """Lightning leaves with sys.exit(1), which would look like a finished process with a bad status."""
+    made = pipeline(tmp_path, CONFIG)
+
+    def run(out: Path) -> dict[str, Any]:
+        (out / "half").write_text("half")
+        raise SystemExit(1)
+
+    made.add(Stage("d", (), ("c",), ("metrics.py",), run))
+    with pytest.raises(KeyboardInterrupt):
+        made.run()
+    assert not (tmp_path / "d").exists()
+    assert [path.name for path in (tmp_path / ".partial").glob("d-*/half")] == ["half"]
+
+
+def test_a_run_holds_its_directory(tmp_path: Path) -> None:
+    made = pipeline(tmp_path, CONFIG)
+    made.add(Stage("d", (), ("c",), ("metrics.py",), lambda out: {"again": pipeline(tmp_path, CONFIG).run()}))
+    with pytest.raises(RunLockedError, match="is in use by process"):
+        made.run()
 
 
 def test_stages_by_name_and_kind(tmp_path: Path) -> None:

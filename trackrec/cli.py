@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 import warnings
@@ -9,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonargparse
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
@@ -24,13 +24,13 @@ from trackrec.ctr import FeatureSpec
 from trackrec.ctr.data import CTRDataModule
 from trackrec.ctr.module import CTRModule
 from trackrec.ctr.stage import ARMS
-from trackrec.distill import ProfileTeacher, Teacher
+from trackrec.distill import Teacher
 from trackrec.distill.data import DistillData
 from trackrec.distill.module import DistillModule
 from trackrec.embed.encode import EmbedSettings
 from trackrec.interactions import LoopSettings, RatingSource, SampleRules
-from trackrec.llm.backbone import BackboneSettings
-from trackrec.llm.hf_sampler import HFSampler
+from trackrec.llm.hf_sampler import HFSampler  # noqa: F401 - a sampler of the config is found by its short name
+from trackrec.llm.loading import BackboneSettings
 from trackrec.llm.sampler import Sampler
 from trackrec.prompts import PromptSettings
 from trackrec.validator.data import RecTuneData
@@ -44,8 +44,9 @@ _COMMANDS = {
 }
 # What the pipeline hands to the classes itself; the rest of their arguments are configuration.
 _LM_MODULE = {"lm", "adapter"}
-_LM_DATA = {"lm", "book", "teacher_dir", "preferences_dir", "samples_dir", "texts", "targets", "seed"}
+_LM_DATA = {"history_ids", "lm", "book", "teacher_dir", "preferences_dir", "samples_dir", "texts", "targets", "seed"}
 _OWN = ("config", "stages", "requests", "output", "arm")
+_NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _SWAPPABLE = ("dataset", "sampler", "teacher", "ctr.net", "ctr.connector")
 _TRAINERS = ("distill.trainer", "align.trainer", "rec_tune.trainer", "ctr.trainer")
 
@@ -151,10 +152,9 @@ def _add_experiment(parser: LightningArgumentParser) -> None:
     parser.add_argument(
         "--validator_backbone", type=BackboneSettings | None, default=None, help="null: shares backbone."
     )
-    sampler = jsonargparse.lazy_instance(HFSampler)
-    parser.add_argument("--sampler", type=Sampler, default=sampler, help="How texts are drawn: HFSampler.")
-    teacher = jsonargparse.lazy_instance(ProfileTeacher)
-    parser.add_argument("--teacher", type=Teacher, default=teacher, help="ProfileTeacher or TableTeacher.")
+    # No defaults: a default's arguments (fraction: 0.05) would stay when a file names another class.
+    parser.add_argument("--sampler", type=Sampler, required=True, help="How texts are drawn: HFSampler.")
+    parser.add_argument("--teacher", type=Teacher, required=True, help="Who writes the first RecCoTs: ProfileTeacher.")
     parser.add_argument("--loop", type=LoopSettings, default=LoopSettings())
     parser.add_argument("--scoring", type=ScoreSettings, default=ScoreSettings())
     for stage, module, data in (
@@ -175,9 +175,9 @@ def _add_experiment(parser: LightningArgumentParser) -> None:
 
 def _add_ctr(parser: LightningArgumentParser) -> None:
     net = Callable[[FeatureSpec, nn.Module | None], nn.Module]
-    parser.add_argument("--ctr.net", type=net, default="DIN", help="DIN, DeepFM, LightFM, or the path of a class.")
-    connector = Callable[[int], nn.Module] | None
-    parser.add_argument("--ctr.connector", type=connector, default="MLPConnector", help="Text vector to the net.")
+    parser.add_argument("--ctr.net", type=net, required=True, help="DIN, DeepFM, LightFM, or the path of a class.")
+    connector = Callable[[int], nn.Module] | None  # required too: see _add_experiment
+    parser.add_argument("--ctr.connector", type=connector, required=True, help="Text vector to the net.")
     parser.add_class_arguments(CTRModule, "ctr.model", skip={"net"}, instantiate=False)
     parser.add_class_arguments(CTRDataModule, "ctr.data", skip={"data", "arm", "seed"}, instantiate=False)
     parser.add_argument("--ctr.arms", type=list[str], default=list(ARMS), help="Among none, reccot, shuffled.")
@@ -230,6 +230,14 @@ def run_cli(args: list[str] | None = None) -> None:
     except known_errors() as error:
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
         sys.stderr.write("\n".join(["trackrec: error:", *text.splitlines()[:4]]) + "\n")
+        raise SystemExit(1) from error
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        sys.stderr.write(
+            f"trackrec: error:\n{error.strerror}: {error.filename or 'while a stage was written'}\n"
+            "What is done stays. Make room and run the same command again: it goes on where this stopped.\n"
+        )
         raise SystemExit(1) from error
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted: the same command goes on where this stopped\n")

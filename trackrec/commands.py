@@ -16,6 +16,7 @@ from trackrec.loop import Loop
 from trackrec.pipeline import Pipeline, StageError
 from trackrec.recommend import Recommend, all_metrics, test_reads
 from trackrec.report.terminal import print_report
+from trackrec.run_lock import RunLockedError
 from trackrec.steps import Steps
 from trackrec.tables import TableError
 
@@ -24,7 +25,8 @@ Objects = Callable[[], Namespace]
 
 def known_errors() -> tuple[type[Exception], ...]:
     """Errors whose message is all that a user needs."""
-    return (DataError, StageError, TableError, ValueError, FileNotFoundError, FloatingPointError, KeyError)
+    plain = (ValueError, FileNotFoundError, FloatingPointError, KeyError)
+    return (DataError, StageError, TableError, RunLockedError, *plain)
 
 
 def run(command: str, config: dict[str, Any], own: dict[str, Any], objects: Objects) -> None:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from trackrec.ctr.stage import CTRInputs, CTRPlan
     from trackrec.distill.teacher import Teacher
     from trackrec.embed.encode import EmbedSettings
-    from trackrec.llm.backbone import BackboneSettings, LanguageModel
+    from trackrec.llm.backbone import LanguageModel
+    from trackrec.llm.loading import BackboneSettings
     from trackrec.llm.sampler import Sampler
     from trackrec.validator.score import ScoreSettings
 

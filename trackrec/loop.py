@@ -17,6 +17,7 @@ _MODEL: Names = ("backbone", "prompts")
 _VALIDATOR: Names = (*_MODEL, "validator_backbone")
 _PLAYERS: Names = ("loop.users", "loop.targets", "loop.disjoint")
 _EVALUATED: Names = ("loop.eval_samples", "loop.eval_per_history")
+TESTED: Names = ("loop.eval_samples", "loop.test_samples", "loop.eval_per_history")
 # Code behind the stages.
 _LLM: Names = ("prompts.py", "llm", "interactions/cohort.py")
 _GENERATE: Names = (*_LLM, "generate")
@@ -50,25 +51,30 @@ class Loop:
         exp.pipeline.add(
             Stage("data", ("dataset", "samples"), (), ("interactions",), steps.data, exp.dataset.content_key)
         )
-        keys: Names = ("teacher", "prompts", *_PLAYERS)
+        keys: Names = ("teacher", "prompts", "loop.warmup_users", *_PLAYERS)
         rooms: Names = ("prompts.py", "distill", "interactions/cohort.py")
         exp.pipeline.add(Stage("teacher", keys, ("data",), rooms, steps.teacher, exp.teacher.content_key))
-        add("distill", (*_MODEL, "distill"), ("data", "teacher"), (*_LLM, "distill"), steps.distill)
+        keys = (*_MODEL, "distill", *_PLAYERS)
+        add("distill", keys, ("data", "teacher"), (*_LLM, "distill"), steps.distill)
         generator, validator = "distill", self._round_zero()
         for round_ in range(1, exp.loop.rounds + 1):
             generator, validator = self._round(round_, generator, validator)
         self._plain()
         last = f"round-{exp.loop.rounds}/greedy"
-        keys = (*_MODEL, "sampler", "loop.texts", *_EVALUATED)
+        keys = (*_MODEL, "sampler", "loop.texts", *TESTED)
         add("texts", keys, ("data", generator, last), _GENERATE, lambda out: steps.final_texts(out, last, generator))
 
     def _add(self, name: str, keys: Names, inputs: Names, rooms: Names, run: Callable[[Path], dict[str, Any]]) -> str:
         return self.exp.pipeline.add(Stage(name, keys, inputs, rooms, run))
 
     def _round_zero(self) -> str | None:
-        """The distilled G's greedy texts, V's warm-up on them, and where both stand before the first round."""
-        self._add_greedy("warmup", 0, "distill")
-        validator = self._add_rec_tune("warmup", 0, None) if self.exp.loop.warmup else None
+        """The distilled G's greedy texts, V's warm-up, and where both stand before the first round."""
+        self._add_greedy("warmup", 0, "distill", "loop.warmup_users")
+        loop, validator = self.exp.loop, None
+        if loop.warmup:
+            keys: Names = (*_VALIDATOR, "rec_tune", "loop.warmup_users", *_PLAYERS)
+            texts = "warmup/greedy" if loop.warmup_users is None else "teacher"
+            validator = self._add("warmup/rec_tune", keys, ("data", texts), _JUDGE, self.steps.warm_up)
         self._add_evaluate("warmup", 0, validator, validator)
         return validator
 
@@ -94,21 +100,16 @@ class Loop:
         aligned = add(f"{name}/align", keys, inputs, (*_LLM, "align"), lambda out: steps.align(out, name, generator))
         self._add_greedy(name, round_, aligned)
         start = validator if self.exp.loop.validator_start == "previous" else None
-        tuned = self._add_rec_tune(name, round_, start)
+        keys = (*_VALIDATOR, "rec_tune", "loop.validator_start", *_PLAYERS)
+        inputs = ("data", f"{name}/greedy", *([start] if start else []))
+        tuned = add(f"{name}/rec_tune", keys, inputs, _JUDGE, lambda out: steps.rec_tune(out, round_, start))
         self._add_evaluate(name, round_, validator, tuned)
         return aligned, tuned
 
-    def _add_greedy(self, name: str, round_: int, generator: str) -> None:
-        keys: Names = (*_MODEL, "sampler", *_PLAYERS, *_EVALUATED)
+    def _add_greedy(self, name: str, round_: int, generator: str, *more: str) -> None:
+        keys: Names = (*_MODEL, "sampler", *_PLAYERS, *_EVALUATED, *more)
         inputs: Names = ("data", generator)
         self._add(f"{name}/greedy", keys, inputs, _GENERATE, lambda out: self.steps.greedy(out, round_, generator))
-
-    def _add_rec_tune(self, name: str, round_: int, start: str | None) -> str:
-        greedy = f"{name}/greedy"
-        keys: Names = (*_VALIDATOR, "rec_tune", "loop.validator_start", *_PLAYERS)
-        inputs: Names = ("data", greedy, *([start] if start else []))
-        run = self.steps.rec_tune
-        return self._add(f"{name}/rec_tune", keys, inputs, _JUDGE, lambda out: run(out, name, [round_], greedy, start))
 
     def _add_evaluate(self, name: str, round_: int, judge: str | None, tuned: str | None) -> None:
         keys: Names = (*_VALIDATOR, "scoring", *_EVALUATED)
@@ -124,9 +125,9 @@ class Loop:
         turns = [loop.rounds]
         if loop.validator_start == "previous":
             turns = [*([0] if loop.warmup else []), *range(1, loop.rounds + 1)]
-        keys: Names = (*_VALIDATOR, "rec_tune", "loop.validator_start", "loop.rounds", "loop.warmup", *_PLAYERS)
-        run = steps.rec_tune
-        tuned = self._add("plain/rec_tune", keys, ("data",), _JUDGE, lambda out: run(out, "plain", turns, None, None))
+        played = ("loop.validator_start", "loop.rounds", "loop.warmup", "loop.warmup_users")
+        keys: Names = (*_VALIDATOR, "rec_tune", *played, *_PLAYERS)
+        tuned = self._add("plain/rec_tune", keys, ("data",), _JUDGE, lambda out: steps.rec_tune_plain(out, turns))
         keys = (*_VALIDATOR, "scoring", *_EVALUATED)
         rooms: Names = (*_JUDGE, "metrics.py")
         self._add("plain/evaluate", keys, ("data", tuned), rooms, steps.evaluate_plain)

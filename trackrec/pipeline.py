@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trackrec.run_lock import locked
 from trackrec.tables import (
     Manifest,
     content_files,
@@ -154,8 +155,14 @@ class Pipeline:
 
         Raises:
             StageError: an unknown name, or a stage left out is not current.
+            RunLockedError: another process works on the same run directory.
         """
         chosen = self._choose(only)
+        with locked(self.run_dir):
+            self._run_chosen(chosen)
+        return self.ran
+
+    def _run_chosen(self, chosen: set[str]) -> None:
         for number, stage in enumerate(self.stages, 1):
             place = f"[{number:2d}/{len(self.stages)}] {stage.name:<20}"
             if self.is_current(stage):
@@ -167,7 +174,6 @@ class Pipeline:
                     f"--stages leaves out {stage.name}, which is not up to date in {self.run_dir}. "
                     "Name it too, or run without --stages."
                 )
-        return self.ran
 
     def _choose(self, only: Sequence[str] | None) -> set[str]:
         if not only:
@@ -187,7 +193,11 @@ class Pipeline:
         (work / "config.yaml").write_text(_yaml(self.config))
         reset_peak_memory()
         started = time.perf_counter()
-        notes = stage.run(work)
+        try:
+            notes = stage.run(work)
+        except SystemExit as stop:
+            # What Lightning makes of Ctrl-C (trainer/call.py): the stage is cut off, not done.
+            raise KeyboardInterrupt from stop
         seconds = time.perf_counter() - started
         manifest = self._finish(stage, work, fingerprint, notes, seconds)
         self.ran.append(stage.name)

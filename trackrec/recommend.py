@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from trackrec.experiment import Experiment
-from trackrec.loop import Loop
+from trackrec.loop import TESTED, Loop
 from trackrec.metrics import metric_rows
 from trackrec.pipeline import Stage
 from trackrec.steps import Steps
@@ -40,7 +40,7 @@ class Recommend:
 
     def add_test(self) -> None:
         """The stage that reads the test split."""
-        keys = ("backbone", "validator_backbone", "prompts", "scoring", "loop.eval_samples", "loop.eval_per_history")
+        keys = ("backbone", "validator_backbone", "prompts", "scoring", *TESTED)
         inputs = ("data", "texts", "ctr", self.loop.validator, "plain/rec_tune")
         rooms = ("llm", "validator", "prompts.py", "metrics.py", "ctr/stage.py", "interactions/cohort.py")
         self.exp.pipeline.add(Stage("test", keys, inputs, rooms, self._test))

@@ -37,12 +37,12 @@ class Steps:
         return {**ratings.counts, **tables.counts, "threshold": exp.threshold}
 
     def teacher(self, out: Path) -> dict[str, Any]:
-        """The teacher's RecCoTs for its share of the loop's histories."""
+        """The teacher's RecCoTs for its share of the histories that play or warm V up."""
         from trackrec.distill.texts import write_teacher_texts
 
-        return write_teacher_texts(
-            self.exp.teacher, self.exp.book, self.exp.cohort.loop_histories, out, seed=self.exp.seed
-        )
+        exp = self.exp
+        wanted = sorted({*exp.cohort.loop_histories, *exp.cohort.warmup["history_id"].to_list()})
+        return write_teacher_texts(exp.teacher, exp.book, wanted, out, seed=exp.seed)
 
     def distill(self, out: Path) -> dict[str, Any]:
         """SFT of a fresh adapter on the teacher's texts."""
@@ -52,7 +52,8 @@ class Steps:
         exp, section = self.exp, self.exp.distill
         lm = exp.model("generator")
         name = exp.new_adapter(lm, "distill", None)
-        data = DistillData(lm, exp.book, exp.directory("teacher"), seed=exp.seed, **section.data)
+        players = set(exp.cohort.loop_histories)
+        data = DistillData(lm, exp.book, exp.directory("teacher"), players, seed=exp.seed, **section.data)
         data.setup("fit")
         tokens = sum(map(tree_tokens, data.examples))
         return self._fit(out, DistillModule(lm, name, **section.model), data, section, len(data.examples), tokens)
@@ -65,7 +66,9 @@ class Steps:
     def greedy(self, out: Path, round_: int, generator: str) -> dict[str, Any]:
         """One greedy text per history that plays or is evaluated on validation rows."""
         cohort = self.exp.cohort
-        wanted = sorted({*cohort.loop_histories, *cohort.valid["history_id"].to_list()})
+        # A V that warms up on the teacher's texts needs none of the distilled G.
+        tuned = cohort.loop_histories if round_ or self.exp.loop.warmup_users is None else []
+        wanted = sorted({*tuned, *cohort.valid["history_id"].to_list()})
         return self._write(out, wanted, generator, round_, greedy=True)
 
     def final_texts(self, out: Path, last: str, generator: str) -> dict[str, Any]:
@@ -124,22 +127,20 @@ class Steps:
         round_: int,
         first_part: int = 0,
     ) -> dict[str, Any]:
-        from trackrec.validator.judge import judge_tree
-        from trackrec.validator.score import score_jobs, score_reccots
+        from trackrec.validator.score import encode_jobs, score_jobs, score_reccots
 
         exp = self.exp
         lm = exp.model("validator")
         adapter = exp.adapter(lm, validator)
-        jobs = score_jobs(targets_by_history(rows), texts)
-        trees = [judge_tree(lm.chat, exp.book, *job).tree for job in jobs]
+        entries = encode_jobs(lm, exp.book, score_jobs(targets_by_history(rows), texts))
+        trees = [entry.tree for _, entry in entries]
         lm.check_packing(max(trees, key=len), adapter)
         tokens = sum(map(tree_tokens, trees))
-        notes = exp.announce("score", len(jobs), tokens)
+        notes = exp.announce("score", len(entries), tokens)
         made = score_reccots(
             lm,
             adapter,
-            exp.book,
-            jobs,
+            entries,
             out,
             source=source,
             round_=round_,
@@ -177,20 +178,55 @@ class Steps:
         tokens = sum(tree_tokens(entry.tree) for entry in data.examples)
         return self._fit(out, module, data, section, len(data.examples), tokens)
 
-    def rec_tune(self, out: Path, name: str, turns: list[int], greedy: str | None, start: str | None) -> dict[str, Any]:
-        """Rec-Tuning of V on the rows of some turns, with the greedy texts or, where there are none, without."""
+    def warm_up(self, out: Path) -> dict[str, Any]:
+        """Rec-Tuning of a fresh V before round 1, on greedy texts or, with ``loop.warmup_users``, the teacher's."""
+        from_teacher = self.exp.loop.warmup_users is not None
+        texts = self.exp.texts("teacher" if from_teacher else "warmup/greedy")
+        rows = self._tuning_rows([0])
+        # A teacher need not have written about every history.
+        told = rows.filter(pl.col("history_id").is_in(set(texts))) if from_teacher else rows
+        if not len(told):
+            raise ValueError("the teacher wrote about no history that warms V up: raise teacher.init_args.fraction.")
+        return {**self._tune(out, "warmup", told, texts, None, 0), "without_text": len(rows) - len(told)}
+
+    def rec_tune(self, out: Path, round_: int, start: str | None) -> dict[str, Any]:
+        """Rec-Tuning of V on the rows of a round, with its greedy texts."""
+        name = f"round-{round_}"
+        return self._tune(out, name, self._tuning_rows([round_]), self.exp.texts(f"{name}/greedy"), start, round_)
+
+    def rec_tune_plain(self, out: Path, turns: list[int]) -> dict[str, Any]:
+        """Rec-Tuning of V on the rows of some turns without any text."""
+        rows = self._tuning_rows(turns)
+        return self._tune(out, "plain", rows, dict.fromkeys(rows["history_id"].to_list()), None, max(turns))
+
+    def _tuning_rows(self, turns: list[int]) -> pl.DataFrame:
+        cohort, limit = self.exp.cohort, self._tuning_limit
+        parts = [tuning_rows(cohort.tune if turn else cohort.warmup, limit, turn) for turn in turns]
+        return pl.concat(parts).unique("sample_id")
+
+    @property
+    def _tuning_limit(self) -> int:
+        """Most tuning rows of a history in one turn."""
+        return int(self.exp.rec_tune.data.get("samples_per_history", 4))
+
+    def _tune(
+        self,
+        out: Path,
+        name: str,
+        rows: pl.DataFrame,
+        texts: Mapping[str, str | None],
+        start: str | None,
+        turn: int,
+    ) -> dict[str, Any]:
         from trackrec.validator.data import RecTuneData
         from trackrec.validator.module import RecTuningModule
 
         exp, section = self.exp, self.exp.rec_tune
         lm = exp.model("validator")
         adapter = exp.new_adapter(lm, f"{name}-rec_tune", start)
-        limit = section.data.get("samples_per_history", 4)
-        rows = pl.concat([tuning_rows(exp.cohort.tune, limit, turn) for turn in turns]).unique("sample_id")
         targets = targets_by_history(rows)
-        texts: dict[str, str | None] = dict(exp.texts(greedy)) if greedy else dict.fromkeys(targets)
-        options = {**section.data, "samples_per_history": limit * len(turns)}
-        data = RecTuneData(lm, exp.book, texts, targets, seed=exp.seed + max(turns), **options)
+        options = {**section.data, "samples_per_history": max(map(len, targets.values()))}
+        data = RecTuneData(lm, exp.book, texts, targets, seed=exp.seed + turn, **options)
         data.setup("fit")
         tokens = sum(tree_tokens(entry.tree) for entry in data.examples)
         notes = self._fit(out, RecTuningModule(lm, adapter, **section.model), data, section, len(data.examples), tokens)

@@ -14,8 +14,8 @@ from tiny import reccot_row
 
 from trackrec.align.data import AlignData
 from trackrec.align.module import SoftmaxDPOModule, StaleReferenceError, write_references
-from trackrec.llm.backbone import LoRASettings
 from trackrec.llm.hf_sampler import HFSampler
+from trackrec.llm.loading import LoRASettings
 from trackrec.llm.logprobs import branch_logprobs
 from trackrec.llm.packing import unroll
 from trackrec.llm.sampler import draw_seed

@@ -86,12 +86,28 @@ def test_a_larger_share_keeps_the_players_of_a_smaller_one():
     assert few < more
 
 
+def test_the_warm_up_may_see_more_users_than_play():
+    few = select_cohort(SAMPLES, LoopSettings(users=0.3), seed=0)
+    wide = select_cohort(SAMPLES, LoopSettings(users=0.3, warmup_users=1.0), seed=0)
+    assert few.warmup.equals(few.tune)
+    assert wide.tune.equals(few.tune)
+    assert len(set(wide.warmup["history_id"])) == 11
+    assert set(wide.tune["sample_id"]) < set(wide.warmup["sample_id"])
+    assert set(wide.warmup["split"]) == {"train"}
+    assert not set(wide.warmup["sample_id"]) & set(wide.reward["sample_id"])
+
+
+def test_the_last_evaluation_may_read_more_rows_than_a_round():
+    cohort = select_cohort(SAMPLES, LoopSettings(eval_samples=10, test_samples=20), seed=0)
+    assert (len(cohort.valid), len(cohort.test)) == (10, 20)
+
+
 def test_the_cohort_does_not_depend_on_the_order_of_the_table():
     settings = LoopSettings(users=0.5, targets=2, eval_samples=15)
     one = select_cohort(SAMPLES, settings, seed=3)
     other = select_cohort(SAMPLES.sample(fraction=1.0, shuffle=True, seed=1), settings, seed=3)
     assert one.loop_histories == other.loop_histories
-    for name in ("reward", "tune", "valid", "test"):
+    for name in ("reward", "tune", "warmup", "valid", "test"):
         assert getattr(one, name).equals(getattr(other, name)), name
         assert getattr(one, name).columns == SAMPLES.columns
 
@@ -147,6 +163,8 @@ def test_one_row_per_history_cannot_both_score_and_tune():
     [
         ({"users": 0.0}, r"loop\.users must be in \(0, 1\], a share of the train users, got 0\.0"),
         ({"users": 30}, r"loop\.users must be in \(0, 1\].*got 30"),
+        ({"warmup_users": 1.5}, r"loop\.warmup_users must be in \(0, 1\].*got 1\.5"),
+        ({"test_samples": 0}, r"loop\.test_samples must be at least 1"),
         ({"rounds": 0}, r"loop\.rounds must be at least 1, got 0"),
         ({"targets": 0}, r"loop\.targets must be at least 1"),
         ({"eval_samples": 0}, r"loop\.eval_samples must be at least 1"),

@@ -11,7 +11,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from trackrec.llm.backbone import BackboneSettings, LanguageModel, LoRASettings
+from trackrec.llm.backbone import LanguageModel
+from trackrec.llm.loading import BackboneSettings, LoRASettings
 from trackrec.llm.logprobs import branch_logprobs
 from trackrec.llm.packing import Branch
 
@@ -257,6 +258,22 @@ def test_an_adapter_on_the_output_layer_is_refused_behind_a_pattern(tiny_lm):
     """PEFT reads a text as a regular expression: ``.*(q_proj|lm_head)`` reaches the output layer too."""
     with pytest.raises(ValueError, match="lm_head"):
         tiny_lm(lora=LoRASettings(r=2, target_modules=".*(q_proj|lm_head)"), adapters=["g"])
+
+
+def test_only_the_last_layers_carry_the_adapter_on_request(tiny_lm):
+    lm = tiny_lm(lora=LoRASettings(r=2, last_layers=1))
+    lm.add_adapter("a", seed=0)
+    depth = lm.base.config.num_hidden_layers
+    names = [name for name, parameter in lm.base.named_parameters() if parameter.requires_grad]
+    assert depth > 1
+    assert names
+    assert all(f"layers.{depth - 1}." in name for name in names)
+
+
+@pytest.mark.parametrize(("layers", "message"), [(0, "must be at least 1, got 0"), (99, "is 99, the model has 2")])
+def test_a_bad_number_of_layers_is_named(tiny_lm, layers, message):
+    with pytest.raises(ValueError, match=rf"backbone\.lora\.last_layers {message}"):
+        tiny_lm(lora=LoRASettings(last_layers=layers)).add_adapter("a", seed=0)
 
 
 def test_a_bad_rank_is_named():

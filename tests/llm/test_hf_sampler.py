@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trackrec.llm.hf_sampler import HFSampler, SeededTopP, top_p_choice
+from trackrec.llm.hf_sampler import HFSampler
+from trackrec.llm.nucleus import SeededTopP, top_p_choice
 from trackrec.llm.sampler import Draw, draw_seed
 
 PROMPTS = [[0, 402, 31, 77], [0, 402, 290, 12, 13, 14, 15, 90, 3, 200], [0, 402, 5, 6, 7, 8, 9], [0, 402, 61]]
@@ -146,13 +147,12 @@ def test_an_adapter_writes_other_texts_than_the_base(tiny_lm):
     assert adapted != base
 
 
-def test_the_processor_leaves_one_token_per_row():
-    processor = SeededTopP([1, 2], prompt_length=2, steps=3, temperature=1.0, top_p=0.9)
-    scores = torch.randn(2, 30, generator=torch.Generator().manual_seed(0))
+def test_a_row_follows_its_own_stream_whatever_rows_are_left():
+    choose = SeededTopP([1, 2, 3], steps=3, temperature=1.0, top_p=0.9)
+    logits = torch.randn(3, 30, generator=torch.Generator().manual_seed(0))
     for step in range(3):
-        out = processor(torch.zeros(2, 2 + step, dtype=torch.long), scores)
-        assert (out == 0).sum(-1).tolist() == [1, 1]
-        assert torch.isinf(out).sum(-1).tolist() == [29, 29]
+        together = choose(logits, torch.arange(3), step)
+        assert choose(logits[[2, 0]], torch.tensor([2, 0]), step).tolist() == together[[2, 0]].tolist()
 
 
 def test_a_draws_seed_is_a_function_of_its_key():

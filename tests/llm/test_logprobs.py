@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trackrec.llm import logprobs
-from trackrec.llm.backbone import LoRASettings
+from trackrec.llm.loading import LoRASettings
 from trackrec.llm.logprobs import branch_logprobs, next_token_logprobs
 from trackrec.llm.packing import Branch
 

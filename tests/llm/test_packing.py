@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trackrec.llm.backbone import LoRASettings
+from trackrec.llm.loading import LoRASettings
 from trackrec.llm.logprobs import branch_logprobs
 from trackrec.llm.packing import Branch, Spot, pack, tree_tokens, unroll
 

@@ -16,7 +16,7 @@ from trackrec.align.data import AlignData
 from trackrec.align.module import SoftmaxDPOModule
 from trackrec.distill.data import DistillData
 from trackrec.distill.module import DistillModule
-from trackrec.llm.backbone import LoRASettings
+from trackrec.llm.loading import LoRASettings
 from trackrec.llm.training import AdapterModule, OptimizerSettings, fit_adapter, stage_trainer
 from trackrec.tables import write_part
 from trackrec.validator.data import RecTuneData
@@ -288,9 +288,5 @@ def test_a_judgement_that_the_model_cannot_reach_is_an_error(tiny_lm, tiny_book)
     lm = tiny_lm(config={"max_position_embeddings": 64})
     data = RecTuneData(lm, tiny_book, {"h5": TEXTS[0]}, {"h5": [("s", "i1", 1)]})
 
-    def first_batch() -> None:
-        data.setup("fit")
-        data.collate(data.examples)
-
     with pytest.raises(ValueError, match="the model reaches 64"):
-        first_batch()
+        data.setup("fit")

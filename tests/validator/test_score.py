@@ -10,7 +10,7 @@ from trackrec.llm.chat import LabelTokens
 from trackrec.prompts import PromptSettings
 from trackrec.tables import part_path, read_table
 from trackrec.validator.data import RecTuneData
-from trackrec.validator.score import ScoreJob, ScoreSettings, score_jobs, score_reccots, yes_probability
+from trackrec.validator.score import ScoreJob, ScoreSettings, encode_jobs, score_jobs, score_reccots, yes_probability
 
 TEXTS = {0: "Enjoys Drama (3 of 4).", 1: "Avoids Horror; likes War.", 2: "Enjoys Drama (3 of 4)."}
 TARGETS = {f"h{i}": [(f"s{i}{t}", f"i{(i + 7 * t) % 20}", (i + t) % 2) for t in range(1 + i % 3)] for i in range(6)}
@@ -24,8 +24,7 @@ def score(lm, book, out, some=None, batch_tokens=8192, shard_size=2, adapter=Non
     notes = score_reccots(
         lm,
         adapter,
-        book,
-        jobs() if some is None else some,
+        encode_jobs(lm, book, jobs() if some is None else some),
         out,
         source="g1",
         round_=1,

@@ -73,6 +73,7 @@ class AlignData(LightningDataModule):
             (row["history_id"], row["draw"]): row["token_ids"] for row in read_dataset(self.samples_dir, "reccots")
         }
         self.examples = [self._example(row, tokens) for row in read_dataset(self.preferences_dir, "preferences")]
+        self.lm.check_reach(entry.tree for entry in self.examples)
 
     def _example(self, row: dict[str, Any], tokens: dict[tuple[str, int], list[int]]) -> PreferenceExample:
         history_id = row["history_id"]

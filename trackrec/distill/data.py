@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,30 +30,36 @@ class DistillData(LightningDataModule):
         lm: encodes and lays out.
         book: histories and words.
         teacher_dir: stage directory with the reccots table of the teacher.
+        history_ids: whose texts are learnt; None takes all.
         seed: of the order.
         batch_size: texts per batch.
     """
 
     def __init__(
-        self, lm: LanguageModel, book: PromptBook, teacher_dir: Path, seed: int = 0, batch_size: int = 16
+        self,
+        lm: LanguageModel,
+        book: PromptBook,
+        teacher_dir: Path,
+        history_ids: Collection[str] | None = None,
+        seed: int = 0,
+        batch_size: int = 16,
     ) -> None:
         super().__init__()
-        self.lm, self.book, self.teacher_dir = lm, book, teacher_dir
+        self.lm, self.book, self.teacher_dir, self.history_ids = lm, book, teacher_dir, history_ids
         self.seed, self.batch_size = seed, batch_size
 
     def setup(self, stage: str) -> None:
         """Encode every text.
 
         Raises:
-            ValueError: a prompt with its text is longer than the model reaches.
+            ValueError: the teacher wrote about none of the histories, or a text is longer than the model reaches.
         """
-        self.examples = [self._example(row) for row in read_dataset(self.teacher_dir, "reccots")]
-        longest = max(map(tree_tokens, self.examples))
-        if longest > self.lm.max_length:
-            raise ValueError(
-                f"a history with its RecCoT has {longest} tokens, the model reaches {self.lm.max_length}: "
-                "lower prompts.max_history."
-            )
+        rows = read_dataset(self.teacher_dir, "reccots")
+        wanted = [row for row in rows if self.history_ids is None or row["history_id"] in self.history_ids]
+        if not wanted:
+            raise ValueError("the teacher wrote about no history of the loop: raise teacher.init_args.fraction.")
+        self.examples = [self._example(row) for row in wanted]
+        self.lm.check_reach(self.examples)
 
     def _example(self, row: dict[str, Any]) -> Tree:
         prompt = self.lm.chat.encode_prompt(self.book.reccot_prompt(row["history_id"]))

@@ -20,9 +20,12 @@ class LoopSettings:
         targets: most reward rows per history that score a draw (the paper uses 1).
         disjoint: V never tunes on a row that it later scores; false mixes them, as the public release does.
         warmup: tune V once on the distilled G's greedy texts before it scores round 1.
+        warmup_users: share of the users whose rows warm V up, with the teacher's texts instead of greedy ones, so
+            that V sees more users than play; null keeps to those who play and to the distilled G's texts.
         validator_start: each round's V starts from the plain ``base`` (paper) or from the ``previous`` V.
         texts: in the end ``all`` histories get a greedy RecCoT, or only the ``played`` and evaluated ones.
-        eval_samples: most rows of each held-out split on which V is evaluated.
+        eval_samples: most validation rows on which V is evaluated each round.
+        test_samples: most test rows on which V is evaluated in the end; null is as many as ``eval_samples``.
         eval_per_history: most of those rows per history.
         shard_histories: histories per part of an inference stage; a cut-off run loses at most one part.
     """
@@ -32,18 +35,23 @@ class LoopSettings:
     targets: int = 4
     disjoint: bool = True
     warmup: bool = True
+    warmup_users: float | None = None
     validator_start: Literal["base", "previous"] = "base"
     texts: Literal["all", "played"] = "all"
     eval_samples: int = 2000
+    test_samples: int | None = None
     eval_per_history: int = 8
     shard_histories: int = 64
 
     def __post_init__(self) -> None:
-        if not 0 < self.users <= 1:
-            raise ValueError(f"loop.users must be in (0, 1], a share of the train users, got {self.users}.")
-        for key in ("rounds", "targets", "eval_samples", "eval_per_history", "shard_histories"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"loop.{key} must be at least 1, got {getattr(self, key)}.")
+        for key in ("users", "warmup_users"):
+            share = getattr(self, key)
+            if share is not None and not 0 < share <= 1:
+                raise ValueError(f"loop.{key} must be in (0, 1], a share of the train users, got {share}.")
+        for key in ("rounds", "targets", "eval_samples", "test_samples", "eval_per_history", "shard_histories"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"loop.{key} must be at least 1, got {value}.")
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,7 @@ class Cohort:
         loop_histories: history ids of the users that play, sorted.
         reward: rows that score draws.
         tune: rows from which a round's tuning rows are taken, in the order in which rounds take them.
+        warmup: rows from which the warm-up's are taken: ``tune``, or those of ``warmup_users``.
         valid: validation rows on which V is evaluated each round.
         test: test rows on which V is evaluated by the test command.
     """
@@ -61,6 +70,7 @@ class Cohort:
     loop_histories: list[str]
     reward: pl.DataFrame
     tune: pl.DataFrame
+    warmup: pl.DataFrame
     valid: pl.DataFrame
     test: pl.DataFrame
 
@@ -85,17 +95,26 @@ def select_cohort(samples: pl.DataFrame, settings: LoopSettings, seed: int) -> C
             "Use samples.per: user, or more ratings."
         )
     by_hash = sorted(able, key=lambda user: stable_hash("user", seed, user))
-    playing = set(by_hash[: max(1, round(settings.users * len(by_hash)))])
-    own = train.filter(pl.col("user_id").is_in(playing))
+
+    def first(share: float) -> pl.DataFrame:
+        chosen = by_hash[: max(1, round(share * len(by_hash)))]
+        return train.filter(pl.col("user_id").is_in(set(chosen)))
+
+    own = first(settings.users)
+    warmup = own if settings.warmup_users is None else first(settings.warmup_users)
     reward, tune = own, own
     if settings.disjoint:
-        reward, tune = own.filter(pl.col("use") == "reward"), own.filter(pl.col("use") == "tune")
+        reward = own.filter(pl.col("use") == "reward")
+        tune, warmup = (rows.filter(pl.col("use") == "tune") for rows in (tune, warmup))
     return Cohort(
         loop_histories=sorted(own["history_id"].unique().to_list()),
         reward=_first_per_history(reward, settings.targets),
         tune=tune.drop("rank"),
-        valid=_evaluation_rows(ranked, "valid", settings, seed),
-        test=_evaluation_rows(ranked, "test", settings, seed),
+        warmup=warmup.drop("rank"),
+        valid=_evaluation_rows(ranked, "valid", settings.eval_samples, settings.eval_per_history, seed),
+        test=_evaluation_rows(
+            ranked, "test", settings.test_samples or settings.eval_samples, settings.eval_per_history, seed
+        ),
     )
 
 
@@ -103,7 +122,7 @@ def tuning_rows(tune: pl.DataFrame, per_history: int, turn: int) -> pl.DataFrame
     """The rows of one tuning: each turn takes the next ``per_history`` rows of a history, round and round.
 
     Args:
-        tune: `Cohort.tune`.
+        tune: `Cohort.tune`, or `Cohort.warmup` for turn 0.
         per_history: most rows per history.
         turn: 0 for the warm-up, then the round.
     """
@@ -119,11 +138,11 @@ def _first_per_history(rows: pl.DataFrame, limit: int) -> pl.DataFrame:
     return rows.filter(place < limit).drop("rank").sort("sample_id")
 
 
-def _evaluation_rows(ranked: pl.DataFrame, split: str, settings: LoopSettings, seed: int) -> pl.DataFrame:
-    """Up to ``eval_per_history`` rows of histories in hash order, until ``eval_samples`` are reached."""
-    rows = _first_per_history(ranked.filter(pl.col("split") == split), settings.eval_per_history)
+def _evaluation_rows(ranked: pl.DataFrame, split: str, most: int, per_history: int, seed: int) -> pl.DataFrame:
+    """Up to ``per_history`` rows of histories in hash order, until there are ``most``."""
+    rows = _first_per_history(ranked.filter(pl.col("split") == split), per_history)
     rows = rows.with_columns(rank=_hashes(rows["history_id"], "evaluate", seed)).sort("rank", "sample_id")
-    return rows.head(settings.eval_samples).drop("rank").sort("sample_id")
+    return rows.head(most).drop("rank").sort("sample_id")
 
 
 def _hashes(values: pl.Series, salt: str, seed: int) -> pl.Series:

@@ -1,49 +1,185 @@
-"""Attention for one new token: grouped queries against a cache that is never repeated.
+"""Attention on CPU: grouped products, row by row, against keys and values that are never repeated.
 
-torch's fused attention on CPU copies the cache once per query head and runs the kernel of a whole prompt for a single
-row, where two small products do (scripts/bench_decode_attention.py, docs/benchmarks.md).
+torch's fused attention on CPU copies keys and values once per query head, reads a mask slowly and takes twice the time
+of plain products in bfloat16 (scripts/bench_attention.py, docs/benchmarks.md). Here the query heads that share a key
+head form one matrix product, one row of the batch at a time, so that its scores stay in the cache of the processor, and
+blocks of queries skip the keys that stand behind them. The backward pass computes the probabilities again instead of
+keeping them.
+
+Shapes: B rows, H query heads in G groups, T queries, S keys (the last T of them are the queries' own), D head width.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 NAME = "trackrec_sdpa"
+_BLOCK = 128  # queries per product
+
+
+class SharedPrefix(NamedTuple):
+    """What all draws of a prompt have in common while they are written. A decoder passes it down to its layers.
+
+    Attributes:
+        layers: per layer, keys and values of P prompts, (P, G, W, D) each.
+        hidden: (P, W) 0 where a prompt token stands, -inf elsewhere.
+    """
+
+    layers: Sequence[tuple[Tensor, Tensor]]
+    hidden: Tensor
+
+
+class GroupedAttention(torch.autograd.Function):
+    """softmax(scale q k' + mask) v for a mask that hides every key behind its query."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
+        """(B, H, T, D), (B, G, S, D) twice, additive (B, T, S) -> (B, H, T, D)."""
+        ctx.save_for_backward(query, key, value, mask)
+        ctx.scale = scale
+        out = torch.empty_like(query, memory_format=torch.contiguous_format)
+        for row in range(query.shape[0]):
+            for start, stop, seen in _blocks(query.shape[2], key.shape[2]):
+                p = _probabilities(query, key, mask, scale, row, start, stop, seen)
+                out[row, :, start:stop] = _split(torch.bmm(p, value[row, :, :seen]), query.shape[1])
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        """The textbook gradients, block by block; a group's key gathers the gradients of all its query heads."""
+        query, key, value, mask = ctx.saved_tensors
+        H, groups = query.shape[1], key.shape[1]
+        d_query = torch.empty_like(query, memory_format=torch.contiguous_format)
+        d_key, d_value = torch.zeros_like(key), torch.zeros_like(value)
+        for row in range(query.shape[0]):
+            for start, stop, seen in _blocks(query.shape[2], key.shape[2]):
+                p = _probabilities(query, key, mask, ctx.scale, row, start, stop, seen)
+                above = _join(grad[row, :, start:stop], groups)
+                d_value[row, :, :seen] += torch.bmm(p.transpose(1, 2), above)
+                d_p = torch.bmm(above, value[row, :, :seen].transpose(1, 2))
+                d_scores = torch._softmax_backward_data(d_p, p, -1, p.dtype).mul_(ctx.scale)
+                d_query[row, :, start:stop] = _split(torch.bmm(d_scores, key[row, :, :seen]), H)
+                d_key[row, :, :seen] += torch.bmm(d_scores.transpose(1, 2), _join(query[row, :, start:stop], groups))
+        return d_query, d_key, d_value, None, None
+
+
+def _blocks(queries: int, keys: int) -> Iterator[tuple[int, int, int]]:
+    """(first query, one past the last, how many keys can be visible to them)."""
+    for start in range(0, queries, _BLOCK):
+        stop = min(start + _BLOCK, queries)
+        yield start, stop, keys - queries + stop
+
+
+def _join(heads: Tensor, groups: int) -> Tensor:
+    """(H, t, D) -> (G, H / G * t, D): the query heads of one key head in one matrix."""
+    return heads.reshape(groups, -1, heads.shape[-1])
+
+
+def _split(joined: Tensor, heads: int) -> Tensor:
+    """The inverse of `_join`."""
+    return joined.reshape(heads, -1, joined.shape[-1])
+
+
+def _probabilities(
+    query: Tensor, key: Tensor, mask: Tensor, scale: float, row: int, start: int, stop: int, seen: int
+) -> Tensor:
+    """(G, H / G * (stop - start), seen) attention probabilities of one block of one row."""
+    groups = key.shape[1]
+    joined = _join(query[row, :, start:stop], groups)
+    part = mask[row, start:stop, :seen].repeat(query.shape[1] // groups, 1)
+    scores = torch.baddbmm(part.expand(groups, -1, -1), joined, key[row, :, :seen].transpose(1, 2), alpha=scale)
+    return scores.softmax(-1)
+
+
+def _one_query(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """A decoding step: (B, H, 1, D) against the whole cache, all rows at once, scores in float32."""
+    B, H, _, D = query.shape
+    groups = key.shape[1]
+    scores = torch.matmul(query.view(B, groups, H // groups, D), key.transpose(2, 3)).float() * scale
+    if mask is not None:
+        scores = scores + mask[:, None]  # (B, 1, 1, S) meets (B, G, H / G, S)
+    return torch.matmul(scores.softmax(-1).to(value.dtype), value).reshape(B, H, 1, D)
+
+
+def _after_prefix(
+    query: Tensor, key: Tensor, value: Tensor, prefix: tuple[Tensor, Tensor], hidden: Tensor, scale: float
+) -> Tensor:
+    """A decoding step of P prompts with n draws each: every draw reads its prompt's one copy and its own tokens.
+
+    Args:
+        query: (P n, H, 1, D).
+        key: (P n, G, t, D), the draws' own.
+        value: (P n, G, t, D).
+        prefix: keys and values of the prompts, (P, G, W, D) each.
+        hidden: (P, W), added to the scores.
+        scale: of the scores.
+    """
+    R, H, _, D = query.shape
+    P, G, W, _ = prefix[0].shape
+    n, h = R // P, H // G
+
+    def by_prompt(rows: Tensor) -> Tensor:  # (R, G, h, x) -> (P, G, n h, x)
+        return rows.view(P, n, G, h, -1).transpose(1, 2).reshape(P, G, n * h, -1)
+
+    def by_row(joined: Tensor) -> Tensor:  # the inverse
+        return joined.view(P, G, n, h, -1).transpose(1, 2).reshape(R, G, h, -1)
+
+    grouped = query.view(R, G, h, D)
+    far = torch.matmul(by_prompt(grouped), prefix[0].transpose(2, 3)).float() * scale + hidden[:, None, None]
+    near = torch.matmul(grouped, key.transpose(2, 3)).float() * scale
+    p = torch.cat([by_row(far), near], -1).softmax(-1).to(value.dtype)
+    out = by_row(torch.matmul(by_prompt(p[..., :W]), prefix[1])) + torch.matmul(p[..., W:], value)
+    return out.reshape(R, H, 1, D)
+
+
+def _additive(mask: Tensor, keys: int, dtype: torch.dtype) -> Tensor:
+    """(B, T, S) to be added to scores, of a (B, 1, T, S) bool or additive mask."""
+    mask = mask[:, 0, :, :keys]
+    if mask.dtype != torch.bool:
+        return mask.to(dtype)
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
 
 
 def sdpa_or_grouped(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """transformers' attention interface: SDPA for prompts and training, grouped products for one query on CPU.
+    """transformers' attention interface: grouped products on CPU, SDPA for all else.
 
     Args:
         module: the attention layer.
-        query: (B, heads, T, D).
-        key: (B, kv_heads, S, D).
-        value: (B, kv_heads, S, D).
-        attention_mask: (B, 1, T, S) bool or additive, or None.
-        options: scaling, dropout and what else a model passes.
+        query: (B, H, T, D).
+        key: (B, G, S, D).
+        value: (B, G, S, D).
+        attention_mask: (B, 1, T, S) bool or additive, causal for T > 1; or None.
+        options: scaling, dropout and what else a model passes; ``shared_prefix`` while draws of one prompt are written.
 
     Returns:
-        (B, T, heads, D), and no weights.
+        (B, T, H, D), and no weights.
     """
-    one_query = query.shape[2] == 1 and query.device.type == "cpu" and not torch.is_grad_enabled()
-    if not one_query or options.get("softcap") or options.get("s_aux") is not None:
+    B, _, T, D = query.shape
+    scale = options.get("scaling") or D**-0.5
+    prefix: SharedPrefix | None = options.get("shared_prefix")
+    if prefix is not None:
+        layer = prefix.layers[int(module.layer_idx)]  # type: ignore[arg-type]
+        return _after_prefix(query, key, value, layer, prefix.hidden, scale).transpose(1, 2), None
+    one_query = T == 1 and not torch.is_grad_enabled()
+    causal = one_query or (attention_mask is not None and getattr(module, "is_causal", False))
+    special = options.get("dropout") or options.get("softcap") or options.get("s_aux") is not None
+    if special or not causal or query.device.type != "cpu":
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    B, heads, _, D = query.shape
-    groups = key.shape[1]
-    scale = options.get("scaling") or D**-0.5
-    scores = torch.matmul(query.view(B, groups, heads // groups, D), key.transpose(2, 3)).float() * scale
-    if attention_mask is not None:
-        mask = attention_mask[..., : key.shape[2]]  # (B, 1, 1, S) meets (B, groups, heads / groups, S)
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-    out = torch.matmul(scores.softmax(-1).to(value.dtype), value)
-    return out.reshape(B, 1, heads, D), None
+    mask = None if attention_mask is None else _additive(attention_mask, key.shape[2], query.dtype)
+    if one_query:
+        out = _one_query(query, key, value, mask, scale)
+    else:
+        assert mask is not None
+        out = GroupedAttention.apply(query, key, value, mask.expand(B, -1, -1), scale)
+    return out.transpose(1, 2), None
 
 
 def register() -> str:

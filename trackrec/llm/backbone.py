@@ -4,89 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from trackrec.llm.attention import register
 from trackrec.llm.chat import ChatEncoder
-from trackrec.llm.packing import Layout, Tree, pack, unroll
+from trackrec.llm.loading import BackboneSettings, linear_names, load_base, lora_config
+from trackrec.llm.packing import Layout, Tree, longest_path, pack, unroll
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LoRASettings:
-    """The shape of every adapter (PEFT's LoraConfig).
-
-    Attributes:
-        r: rank.
-        alpha: scale of the update is alpha / r.
-        dropout: on the adapter's input; S-DPO needs 0, since its reference is computed without dropout.
-        target_modules: ``all-linear`` or names of linear layers.
-    """
-
-    r: int = 16
-    alpha: int = 32
-    dropout: float = 0.0
-    target_modules: str | list[str] = "all-linear"
-
-    def __post_init__(self) -> None:
-        if self.r < 1:
-            raise ValueError(f"backbone.lora.r must be at least 1, got {self.r}.")
-        named = [self.target_modules] if isinstance(self.target_modules, str) else self.target_modules
-        if "lm_head" in named:
-            raise ValueError(
-                "backbone.lora.target_modules names lm_head, which is refused: log-probabilities are read from the "
-                "output layer in chunks, and an adapter there would need all of them at once. Leave it out."
-            )
-
-
-@dataclass(frozen=True)
-class BackboneSettings:
-    """Which language model, in which form.
-
-    Attributes:
-        model: a name on the model hub or a directory.
-        quantize: ``nf4`` (QLoRA) or ``int8`` through bitsandbytes, or ``none``.
-        dtype: of the weights that are not quantized, and of the computation.
-        lora: the adapters.
-        gguf_file: name of a GGUF file inside ``model``; it is dequantized to ``dtype``.
-        revision: of a hub model.
-        attention: transformers' attention implementation.
-        device: ``auto`` is the GPU where there is one.
-        gradient_checkpointing: trade time for memory in training.
-    """
-
-    model: str
-    quantize: Literal["none", "nf4", "int8"] = "none"
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    lora: LoRASettings = field(default_factory=LoRASettings)
-    gguf_file: str | None = None
-    revision: str | None = None
-    attention: Literal["sdpa", "eager"] = "sdpa"
-    device: str = "auto"
-    gradient_checkpointing: bool = False
-
-    def check_path(self, key: str = "backbone") -> None:
-        """Fail early where ``model`` is plainly a path, and nothing is there.
-
-        Raises:
-            FileNotFoundError: naming the key and what to do.
-        """
-        path = Path(self.model).expanduser()
-        looks_like_path = self.model.startswith((".", "/", "~", "data/")) or self.model.count("/") > 1
-        if looks_like_path and not (path / "config.json").exists() and not list(path.glob("*.gguf")):
-            raise FileNotFoundError(
-                f"{key}.model: no model (config.json) in {self.model!r}. "
-                "Give a directory that holds one, or a name on the model hub. `make models` fetches the small one."
-            )
 
 
 class LanguageModel:
@@ -107,7 +37,9 @@ class LanguageModel:
         self.dtype = getattr(torch, settings.dtype)
         cuda = torch.cuda.is_available()
         self.device = torch.device(("cuda" if cuda else "cpu") if settings.device == "auto" else settings.device)
-        self.base, tokenizer = _load(settings, self.dtype, self.device)
+        self.base, tokenizer = load_base(settings, self.dtype, self.device)
+        layers = self.base.get_decoder().layers
+        self._depth, self._linear_names = len(layers), linear_names(layers[-1])
         self.chat = ChatEncoder(tokenizer)
         self._peft: Any = None
         self._packs: bool | None = None
@@ -149,18 +81,6 @@ class LanguageModel:
         """Names of the loaded adapters."""
         return sorted(self._peft.peft_config) if self._peft is not None else []
 
-    def _lora_config(self) -> Any:
-        from peft import LoraConfig
-
-        lora = self.settings.lora
-        return LoraConfig(
-            r=lora.r,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=lora.target_modules,
-            task_type="CAUSAL_LM",
-        )
-
     def add_adapter(self, name: str, seed: int) -> None:
         """A new adapter with PEFT's initial weights (its update is zero), drawn from ``seed``."""
         import torch
@@ -169,9 +89,11 @@ class LanguageModel:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if self._peft is None:
-                self._peft = get_peft_model(self.base, self._lora_config(), adapter_name=name)
+                self._peft = get_peft_model(
+                    self.base, lora_config(self.settings.lora, self._linear_names, self._depth), adapter_name=name
+                )
             else:
-                self._peft.add_adapter(name, self._lora_config())
+                self._peft.add_adapter(name, lora_config(self.settings.lora, self._linear_names, self._depth))
         if hasattr(self.base.get_output_embeddings(), "lora_A"):
             raise ValueError(
                 f"backbone.lora.target_modules {self.settings.lora.target_modules!r} reaches lm_head, which is refused."
@@ -258,13 +180,27 @@ class LanguageModel:
                         yield
                 else:
                     self._peft.set_adapter(name, inference_mode=True)
-                    yield
+                    with self._rounded(name):
+                        yield
         finally:
             self.base.train(was_training)
             if active is not None:
                 self._peft.set_adapter(active, inference_mode=True)
             for parameter in trained:
                 parameter.requires_grad_(True)
+
+    @contextmanager
+    def _rounded(self, adapter: str) -> Iterator[None]:
+        """An adapter's weights in the model's dtype for a while: autocast would round them anew in every product."""
+        weights = [value for key, value in self._peft.named_parameters() if f".{adapter}." in key]
+        exact = [weight.data for weight in weights]
+        try:
+            for weight in weights:
+                weight.data = weight.data.to(self.dtype)
+            yield
+        finally:
+            for weight, data in zip(weights, exact, strict=True):
+                weight.data = data
 
     # -- what it computes -------------------------------------------------------------------------------------
 
@@ -362,66 +298,17 @@ class LanguageModel:
         shares = any(len({branch.parent for branch in tree}) < len(tree) for tree in trees)
         # oneDNN compiles its kernels anew for every shape: few widths, few compilations.
         multiple = 64 if self.device.type == "cpu" else 8
-        made = pack(trees, multiple) if shares and self.can_pack() else unroll(trees, multiple)
-        longest = int(made.positions[made.valid].max()) + 1
+        return pack(trees, multiple) if shares and self.can_pack() else unroll(trees, multiple)
+
+    def check_reach(self, trees: Iterable[Tree]) -> None:
+        """Whether the model's positions reach to the end of every tree; asked before a stage starts its work.
+
+        Raises:
+            ValueError: naming the longest and what to do.
+        """
+        longest = max(map(longest_path, trees), default=0)
         if longest > self.max_length:
             raise ValueError(
                 f"a prompt with its text has {longest} tokens, the model reaches {self.max_length}: "
                 "lower prompts.max_history."
             )
-        return made
-
-
-def _load(settings: BackboneSettings, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
-    """The model and its tokenizer."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    where = str(Path(settings.model).expanduser()) if Path(settings.model).expanduser().exists() else settings.model
-    common: dict[str, Any] = {"revision": settings.revision, "trust_remote_code": False}
-    if settings.gguf_file:
-        common["gguf_file"] = settings.gguf_file
-    tokenizer = AutoTokenizer.from_pretrained(where, **common)
-    model = AutoModelForCausalLM.from_pretrained(
-        where,
-        dtype=dtype,
-        attn_implementation=register() if settings.attention == "sdpa" else settings.attention,
-        quantization_config=_quantization(settings, dtype),
-        device_map={"": device} if settings.quantize != "none" else None,
-        **common,
-    )
-    if settings.quantize == "none":
-        model.to(device)  # type: ignore[arg-type]
-    for module in model.modules():
-        # On AVX512-BF16 CPUs bitsandbytes repacks 4-bit weights at the first inference, for good, into a form that
-        # no gradient passes (autograd/_functions.py, matmul_4bit).
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
-    # Published generation settings (a repetition penalty, top_k) would change the distribution that S-DPO trains on.
-    model.generation_config = GenerationConfig(
-        eos_token_id=model.generation_config.eos_token_id, pad_token_id=tokenizer.pad_token_id
-    )
-    model.requires_grad_(False)
-    return model.eval(), tokenizer
-
-
-def _quantization(settings: BackboneSettings, dtype: torch.dtype) -> Any:
-    if settings.quantize == "nf4":
-        from transformers import BitsAndBytesConfig
-
-        return BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        )
-    if settings.quantize == "int8":
-        from transformers import BitsAndBytesConfig
-
-        return BitsAndBytesConfig(load_in_8bit=True)
-    if settings.gguf_file:
-        from transformers import GgufConfig
-
-        return GgufConfig(dequantize=True)
-    return None

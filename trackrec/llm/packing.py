@@ -82,6 +82,14 @@ def tree_tokens(tree: Tree) -> int:
     return sum(len(branch.ids) for branch in tree)
 
 
+def longest_path(tree: Tree) -> int:
+    """Tokens from the root to the end of the longest leaf: the positions that a model must reach."""
+    ends: list[int] = []
+    for branch in tree:
+        ends.append(len(branch.ids) + (ends[branch.parent] if branch.parent >= 0 else 0))
+    return max(ends)
+
+
 def _check(tree: Tree) -> None:
     for index, branch in enumerate(tree):
         if not len(branch.ids) or (branch.parent >= index) or (index > 0) != (branch.parent >= 0):

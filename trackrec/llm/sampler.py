@@ -32,7 +32,8 @@ class Sampler(abc.ABC):
         temperature: 1.0 leaves the model's distribution as it is.
         top_p: the smallest set of tokens whose probability reaches this is sampled from.
         max_new_tokens: length limit of a draw.
-        batch_tokens: most tokens (prompt and new ones, all draws) that one batch holds.
+        batch_tokens: most tokens that one batch holds: prompts (once each, where draws can share them) and the new
+            tokens of all draws.
     """
 
     def __init__(

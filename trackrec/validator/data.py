@@ -55,7 +55,8 @@ class RecTuneData(LightningDataModule):
         """Encode every history.
 
         Raises:
-            ValueError: a history has more targets than ``samples_per_history``: the caller chose the rows wrongly.
+            ValueError: a history has more targets than ``samples_per_history``: the caller chose the rows wrongly;
+                or a prompt is longer than the model reaches.
         """
         most = max(map(len, self.targets.values()))
         if most > self.samples_per_history:
@@ -64,6 +65,7 @@ class RecTuneData(LightningDataModule):
             judge_tree(self.lm.chat, self.book, history_id, [(0, self.texts[history_id])], rows)
             for history_id, rows in sorted(self.targets.items())
         ]
+        self.lm.check_reach(entry.tree for entry in self.examples)
 
     def collate(self, trees: list[JudgeTree]) -> JudgeBatch:
         """Rows and answer positions of some histories."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from trackrec.llm.chat import ChatEncoder
+from trackrec.llm.chat import ChatEncoder, LabelTokens
 from trackrec.llm.packing import Branch, Tree
 from trackrec.prompts import PromptBook
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Question(NamedTuple):
@@ -25,6 +28,23 @@ class JudgeTree(NamedTuple):
     tree: Tree
     questions: list[Question]
     branches: list[int]
+
+
+def label_logps(logps: Tensor, labels: LabelTokens) -> Tensor:
+    """Log-probabilities of No and Yes among the two: all surface forms of one against all of the other.
+
+    Args:
+        logps: (M, L) log-probabilities of ``labels.yes + labels.no`` at the answer position.
+        labels: which of the L tokens are which.
+
+    Returns:
+        (M, 2), No first.
+    """
+    import torch
+
+    yes = logps[:, : len(labels.yes)].logsumexp(-1)
+    no = logps[:, len(labels.yes) :].logsumexp(-1)
+    return torch.stack([no, yes], -1).log_softmax(-1)
 
 
 def judge_tree(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -9,31 +11,42 @@ from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.logprobs import next_token_logprobs
 from trackrec.llm.training import AdapterModule, OptimizerSettings
 from trackrec.validator.data import JudgeBatch
+from trackrec.validator.judge import label_logps
 
 
 class RecTuningModule(AdapterModule):
-    """Cross-entropy of the answer token over the whole vocabulary (TrackRec, eq. of Rec-Tuning).
+    """Cross-entropy of the answer (TrackRec, eq. of Rec-Tuning).
 
     Args:
         lm: the model.
         adapter: the adapter that becomes V.
         lr: peak learning rate.
+        answers: ``vocabulary`` (paper) raises the answer token's probability among all tokens; ``labels`` that of
+            all forms of the right answer among all forms of Yes and No, which is what a score reads: a small model then
+            spends no step on learning to answer at all.
         optimizer: the rest of the optimizer.
     """
 
     def __init__(
-        self, lm: LanguageModel, adapter: str, lr: float = 1e-4, optimizer: OptimizerSettings | None = None
+        self,
+        lm: LanguageModel,
+        adapter: str,
+        lr: float = 1e-4,
+        answers: Literal["vocabulary", "labels"] = "vocabulary",
+        optimizer: OptimizerSettings | None = None,
     ) -> None:
         super().__init__(lm, adapter, lr, optimizer)
-        labels = lm.chat.label_tokens()
-        self._answers = (labels.no[0], labels.yes[0])
+        self._labels, self.answers = lm.chat.label_tokens(), answers
 
     def training_step(self, batch: JudgeBatch, batch_idx: int) -> Tensor:
         """Mean over the rows of -log p(answer)."""
-        no, yes = self._answers
-        logps = next_token_logprobs(self.lm, batch.layout, batch.spots, [no, yes])  # (M, 2)
+        yes, no = self._labels
+        logps = next_token_logprobs(self.lm, batch.layout, batch.spots, [*yes, *no])  # (M, L)
+        both = logps[:, [len(yes), 0]]  # (M, 2), the first forms of No and Yes
+        if self.answers == "labels":
+            both = label_logps(logps, self._labels)
         labels = torch.tensor(batch.labels, device=logps.device)
-        loss = -logps.gather(-1, labels.unsqueeze(-1)).mean()
-        accuracy = (logps.argmax(-1) == labels).float().mean()
+        loss = -both.gather(-1, labels.unsqueeze(-1)).mean()
+        accuracy = (both.argmax(-1) == labels).float().mean()
         self.log_step({"loss": loss, "accuracy": accuracy, "rows": float(len(labels))}, len(labels))
         return loss

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -18,7 +17,7 @@ from trackrec.llm.logprobs import next_token_logprobs
 from trackrec.llm.packing import tree_tokens
 from trackrec.prompts import PromptBook
 from trackrec.tables import part_path, write_part
-from trackrec.validator.judge import JudgeTree, judge_tree
+from trackrec.validator.judge import JudgeTree, judge_tree, label_logps
 
 
 @dataclass(frozen=True)
@@ -55,16 +54,13 @@ def yes_probability(logps: Tensor, labels: LabelTokens) -> tuple[Tensor, Tensor]
         p_yes (M,): all surface forms of Yes against all of No, softmaxed on log-probabilities.
         answer_mass (M,): their total probability.
     """
-    yes = logps[:, : len(labels.yes)].logsumexp(-1)
-    no = logps[:, len(labels.yes) :].logsumexp(-1)
-    return torch.sigmoid(yes - no), torch.logaddexp(yes, no).exp()
+    return label_logps(logps, labels)[:, 1].exp(), logps.logsumexp(-1).exp()
 
 
 def score_reccots(
     lm: LanguageModel,
     adapter: str | None,
-    book: PromptBook,
-    jobs: Sequence[ScoreJob],
+    entries: Sequence[tuple[str, JudgeTree]],
     out_dir: Path,
     *,
     source: str,
@@ -79,8 +75,7 @@ def score_reccots(
     Args:
         lm: the model.
         adapter: V's adapter; None is the plain base.
-        book: histories, items and words.
-        jobs: what to ask, one per history.
+        entries: what to ask, one tree per history id (see `encode_jobs`).
         out_dir: the stage directory.
         source: of the RecCoTs.
         round_: of the RecCoTs.
@@ -92,7 +87,7 @@ def score_reccots(
     Returns:
         Counts for the manifest.
     """
-    ordered = sorted(jobs, key=lambda job: job.history_id)
+    ordered = sorted(entries, key=lambda entry: entry[0])
     asked = tokens = 0
     bar = tqdm(total=len(ordered), desc=f"scores {source} by {validator}", unit="history", disable=None)
     for part, start in enumerate(range(0, len(ordered), shard_size), first_part):
@@ -103,7 +98,7 @@ def score_reccots(
             continue
         rows: list[dict[str, Any]] = []
         with lm.using(adapter):
-            for batch in _batches(lm, book, shard, settings.batch_tokens):
+            for batch in _batches(shard, settings.batch_tokens):
                 rows.extend(_score_batch(lm, batch))
                 tokens += sum(tree_tokens(tree.tree) for _, tree in batch)
                 bar.update(len(batch))
@@ -111,15 +106,12 @@ def score_reccots(
         write_part(out_dir, "scores", [{**row, **common} for row in rows], part)
         asked += len(rows)
     bar.close()
-    return {"histories": len(jobs), "questions": asked, "tokens": tokens}
+    return {"histories": len(entries), "questions": asked, "tokens": tokens}
 
 
-def _batches(
-    lm: LanguageModel, book: PromptBook, jobs: Sequence[ScoreJob], batch_tokens: int
-) -> Iterator[list[tuple[str, JudgeTree]]]:
+def _batches(shard: Sequence[tuple[str, JudgeTree]], batch_tokens: int) -> Iterator[list[tuple[str, JudgeTree]]]:
     """Trees of like size together, up to ``batch_tokens`` with padding; a tree larger than that goes alone."""
-    trees = [(job.history_id, judge_tree(lm.chat, book, *job)) for job in jobs]
-    trees = sorted((entry for entry in trees if entry[1].questions), key=lambda entry: -tree_tokens(entry[1].tree))
+    trees = sorted((entry for entry in shard if entry[1].questions), key=lambda entry: -tree_tokens(entry[1].tree))
     batch: list[tuple[str, JudgeTree]] = []
     for entry in trees:
         width = tree_tokens(batch[0][1].tree) if batch else 0
@@ -147,6 +139,17 @@ def _score_batch(lm: LanguageModel, batch: Sequence[tuple[str, JudgeTree]]) -> I
             "answer_mass": m,
             "p_true": p if question.label else 1 - p,
         }
+
+
+def encode_jobs(lm: LanguageModel, book: PromptBook, jobs: Sequence[ScoreJob]) -> list[tuple[str, JudgeTree]]:
+    """The tree of each job's history.
+
+    Raises:
+        ValueError: a prompt is longer than the model reaches.
+    """
+    entries = [(job.history_id, judge_tree(lm.chat, book, *job)) for job in jobs]
+    lm.check_reach(entry.tree for _, entry in entries if entry.questions)
+    return entries
 
 
 def score_jobs(

@@ -1,0 +1,212 @@
+"""The loop's language-model work, packed, against the plain way: time and peak memory, interleaved, in one process.
+
+Plain rows are right-padded and hold one text or one target each. ``full logits`` is what the S-DPO release and most
+trainers do: logits of every position, then a log-softmax. Both sides train the same adapter on the same tokens, and the
+values that they compute are compared. Prints a table, or JSON with ``--json``.
+
+    python scripts/bench_llm.py --prompt 400 --draws 10 --new 64
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trackrec.align.softmax_dpo import softmax_dpo
+from trackrec.llm.backbone import LanguageModel
+from trackrec.llm.decode import write_texts
+from trackrec.llm.loading import BackboneSettings, LoRASettings
+from trackrec.llm.logprobs import branch_logprobs, next_token_logprobs
+from trackrec.llm.nucleus import SeededTopP
+from trackrec.llm.packing import Branch, Layout, Tree, pack, unroll
+from trackrec.pipeline import peak_memory, reset_peak_memory
+
+Work = Callable[[], Tensor]
+TEXT = "The viewer liked quiet dramas of the nineties, old comedies and a few westerns, and disliked loud thrillers. "
+
+
+class Bench:
+    """One model, one shape of work."""
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        self.given = given
+        lora = LoRASettings(r=8, alpha=16)
+        self.lm = LanguageModel(BackboneSettings(given.model, dtype=given.dtype, lora=lora))
+        self.lm.add_adapter("bench", seed=0)
+        self.parameters = self.lm.train_only("bench")
+        self.words = self.lm.chat.encode_data(TEXT * (given.prompt // 16 + 8))
+
+    def tokens(self, count: int, shift: int) -> list[int]:
+        """Plain English, another piece of it for each shift."""
+        return [self.words[(place + 7 * shift) % len(self.words)] for place in range(count)]
+
+    def mixed(self) -> torch.autocast:
+        """The precision in which the quickstart trains."""
+        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.lm.dtype == torch.bfloat16)
+
+    def works(self) -> dict[str, dict[str, Work]]:
+        """Per piece of work, the ways to do it; the first is ours."""
+        given = self.given
+        texts = [self.tokens(given.new - place % 5, place + 1) for place in range(given.draws)]
+        draws: Tree = [Branch(self.tokens(given.prompt, 0)), *(Branch(text, 0) for text in texts)]
+        judged: list[Branch] = [Branch(self.tokens(given.prompt, 0))]
+        for text in texts:
+            judged.append(Branch(text, 0))
+            place = len(judged) - 1
+            judged.extend(Branch(self.tokens(given.target, place + number), place) for number in range(4))
+        tuned: Tree = [
+            Branch([*draws[0].ids, *texts[0]]),
+            *(Branch(self.tokens(given.target, number), 0) for number in range(4)),
+        ]
+        return {
+            "S-DPO step": {
+                "packed": lambda: self.align(pack([draws], 64), texts, train=True),
+                "plain rows, full logits": lambda: self.align_plain(draws, texts, train=True),
+            },
+            "S-DPO reference pass": {
+                "packed": lambda: self.align(pack([draws], 64), texts, train=False),
+                "plain rows, full logits": lambda: self.align_plain(draws, texts, train=False),
+            },
+            "scoring of all draws, 4 targets": {
+                "packed": lambda: self.judge(pack([judged], 64), judged),
+                "plain rows": lambda: self.judge(unroll([judged], 64), judged),
+            },
+            "Rec-Tuning, 4 targets": {
+                "packed": lambda: self.judge(pack([tuned], 64), tuned, train=True),
+                "plain rows": lambda: self.judge(unroll([tuned], 64), tuned, train=True),
+            },
+            "sampling": {"shared prompt": self.sample, "generate(num_return_sequences)": self.generate},
+        }
+
+    def align(self, layout: Layout, texts: list[list[int]], train: bool) -> Tensor:
+        """Log-probabilities of one preference set; with ``train`` also the step's gradients."""
+        wanted = [(0, place) for place in range(1, len(texts) + 1)]
+        with torch.set_grad_enabled(train), self.mixed():
+            logps = branch_logprobs(self.lm, layout, wanted, texts)[0]
+        return self._step(logps, train)
+
+    def align_plain(self, tree: Tree, texts: list[list[int]], train: bool) -> Tensor:
+        """The same from padded rows and the logits of every position."""
+        layout = unroll([tree], 64)
+        ids = torch.from_numpy(layout.ids)
+        start = len(tree[0].ids)
+        with torch.set_grad_enabled(train), self.mixed():
+            logits = self.lm.base(input_ids=ids, attention_mask=torch.from_numpy(layout.valid).long()).logits
+            every = logits[:, :-1].float().log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
+            place = torch.arange(1, ids.shape[1])
+            counted = torch.stack([(place >= start) & (place < start + len(text)) for text in texts])
+            logps = (every * counted).sum(-1)
+        return self._step(logps, train)
+
+    def _step(self, logps: Tensor, train: bool) -> Tensor:
+        if train:
+            reference = logps.detach()
+            mask = torch.ones(1, len(logps) - 1, dtype=torch.bool)
+            softmax_dpo(logps[:1], logps[None, 1:], reference[:1], reference[None, 1:], mask, 0.1).sum().backward()
+            self._clear()
+        return logps.detach()
+
+    def judge(self, layout: Layout, tree: Tree, train: bool = False) -> Tensor:
+        """Log-probabilities of Yes and No under every leaf; with ``train`` also gradients."""
+        parents = {branch.parent for branch in tree}
+        spots = [layout.spots[0][index] for index in range(len(tree)) if index not in parents]
+        yes, no = self.lm.chat.label_tokens()
+        with torch.set_grad_enabled(train), self.mixed():
+            logps = next_token_logprobs(self.lm, layout, spots, [yes[0], no[0]])
+        if train:
+            (-logps[:, 0].mean()).backward()
+            self._clear()
+        return logps.detach().flatten()
+
+    def sample(self) -> Tensor:
+        """Draws of four prompts, the prompt read once."""
+        given = self.given
+        prompts = [self.tokens(given.prompt, place) for place in range(4)]
+        seeds = list(range(4 * given.draws))
+        self.lm.chat.eos_id, eos = -1, self.lm.chat.eos_id  # equal work: no text ends early
+        try:
+            with self.lm.using("bench"):
+                made = write_texts(self.lm, prompts, given.draws, given.new, SeededTopP(seeds, given.new, 1.0, 0.9))
+        finally:
+            self.lm.chat.eos_id = eos
+        return torch.tensor([float(sum(map(len, made)))])
+
+    def generate(self) -> Tensor:
+        """The same by transformers: every prompt is read once per draw."""
+        from transformers import GenerationConfig
+
+        given = self.given
+        ids = torch.tensor([self.tokens(given.prompt, place) for place in range(4)])
+        config = GenerationConfig(
+            max_new_tokens=given.new,
+            min_new_tokens=given.new,
+            do_sample=True,
+            top_p=0.9,
+            top_k=0,
+            num_return_sequences=given.draws,
+            pad_token_id=self.lm.chat.eos_id,
+        )
+        with self.lm.using("bench"):
+            out = self.lm.base.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
+        return torch.tensor([float(out[:, ids.shape[1] :].numel())])
+
+    def _clear(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+
+
+def compare(ways: dict[str, Work], repeats: int) -> dict[str, object]:
+    """Median seconds and largest peak of each way, turn by turn, after one turn that doesn't count."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    peaks: dict[str, int] = dict.fromkeys(ways, 0)
+    values: dict[str, Tensor] = {}
+    for repeat in range(repeats + 1):
+        for name, work in ways.items():
+            reset_peak_memory()
+            started = time.perf_counter()
+            values[name] = work()
+            if repeat:
+                seconds[name].append(time.perf_counter() - started)
+                peaks[name] = max(peaks[name], peak_memory())
+    ours, plain = ways
+    medians = {name: round(statistics.median(turns), 2) for name, turns in seconds.items()}
+    return {
+        "seconds": medians,
+        "time_ratio": round(medians[plain] / medians[ours], 2),
+        "peak_mib": {name: peak >> 20 for name, peak in peaks.items()},
+        "memory_ratio": round(peaks[plain] / peaks[ours], 2),
+        "largest_gap": round(float((values[ours] - values[plain]).abs().max()), 4),
+    }
+
+
+def main() -> None:
+    """Run every comparison that is asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", default="data/smollm2-135m-instruct")
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
+    for name, default in (("prompt", 400), ("draws", 10), ("new", 64), ("target", 30), ("repeats", 3)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--only", default="", help="words of the pieces of work to run")
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    if not Path(given.model).exists():
+        raise SystemExit(f"no model in {given.model!r}: `make models` fetches it")
+    torch.manual_seed(0)
+    found = {name: compare(ways, given.repeats) for name, ways in Bench(given).works().items() if given.only in name}
+    report = {"shape": vars(given), "torch": torch.__version__, "threads": torch.get_num_threads(), "work": found}
+    if given.json:
+        print(json.dumps(report, indent=1))
+        return
+    for name, result in found.items():
+        print(f"{name}: time x{result['time_ratio']}, memory x{result['memory_ratio']}  {result}")
+
+
+if __name__ == "__main__":
+    main()

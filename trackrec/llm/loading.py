@@ -1,0 +1,183 @@
+"""Which language model, in which form, with which adapters; and loading it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from trackrec.llm.attention import register
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class LoRASettings:
+    """The shape of every adapter (PEFT's LoraConfig).
+
+    Attributes:
+        r: rank.
+        alpha: scale of the update is alpha / r.
+        dropout: on the adapter's input; S-DPO needs 0, since its reference is computed without dropout.
+        target_modules: ``all-linear`` or names of linear layers.
+        last_layers: only this many of the last decoder layers carry the adapter, so that no gradient passes the ones
+            before them; null is all.
+    """
+
+    r: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    target_modules: str | list[str] = "all-linear"
+    last_layers: int | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("r", "last_layers"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"backbone.lora.{key} must be at least 1, got {value}.")
+        named = [self.target_modules] if isinstance(self.target_modules, str) else self.target_modules
+        if self.last_layers is not None and isinstance(self.target_modules, str) and named != ["all-linear"]:
+            raise ValueError(
+                f"backbone.lora.target_modules is the pattern {self.target_modules!r}: with backbone.lora.last_layers "
+                "give all-linear or a list of names."
+            )
+        if "lm_head" in named:
+            raise ValueError(
+                "backbone.lora.target_modules names lm_head, which is refused: log-probabilities are read from the "
+                "output layer in chunks, and an adapter there would need all of them at once. Leave it out."
+            )
+
+
+@dataclass(frozen=True)
+class BackboneSettings:
+    """Which language model, in which form.
+
+    Attributes:
+        model: a name on the model hub or a directory.
+        quantize: ``nf4`` (QLoRA) or ``int8`` through bitsandbytes, or ``none``.
+        dtype: of the weights that are not quantized, and of the computation.
+        lora: the adapters.
+        gguf_file: name of a GGUF file inside ``model``; it is dequantized to ``dtype``.
+        revision: of a hub model.
+        attention: transformers' attention implementation.
+        device: ``auto`` is the GPU where there is one.
+        gradient_checkpointing: trade time for memory in training.
+    """
+
+    model: str
+    quantize: Literal["none", "nf4", "int8"] = "none"
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    lora: LoRASettings = field(default_factory=LoRASettings)
+    gguf_file: str | None = None
+    revision: str | None = None
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    device: str = "auto"
+    gradient_checkpointing: bool = False
+
+    def check_path(self, key: str = "backbone") -> None:
+        """Fail early where ``model`` is plainly a path, and nothing is there.
+
+        Raises:
+            FileNotFoundError: naming the key and what to do.
+        """
+        path = Path(self.model).expanduser()
+        looks_like_path = self.model.startswith((".", "/", "~", "data/")) or self.model.count("/") > 1
+        if looks_like_path and not (path / "config.json").exists() and not list(path.glob("*.gguf")):
+            raise FileNotFoundError(
+                f"{key}.model: no model (config.json) in {self.model!r}. "
+                "Give a directory that holds one, or a name on the model hub. `make models` fetches the small one."
+            )
+
+
+def linear_names(layer: nn.Module) -> list[str]:
+    """Names of the linear layers inside one decoder layer that carries no adapter yet."""
+    from torch import nn
+
+    return sorted({name.split(".")[-1] for name, part in layer.named_modules() if isinstance(part, nn.Linear)})
+
+
+def lora_config(settings: LoRASettings, linears: Sequence[str], depth: int) -> Any:
+    """PEFT's config of an adapter.
+
+    Args:
+        settings: its shape.
+        linears: what ``all-linear`` means; PEFT takes ``last_layers`` only together with names.
+        depth: decoder layers of the model.
+
+    Raises:
+        ValueError: the model has fewer layers than ``last_layers``.
+    """
+    from peft import LoraConfig
+
+    targets, some = settings.target_modules, None
+    if settings.last_layers is not None:
+        if settings.last_layers > depth:
+            raise ValueError(f"backbone.lora.last_layers is {settings.last_layers}, the model has {depth} layers.")
+        some = list(range(depth - settings.last_layers, depth))
+        targets = list(linears) if targets == "all-linear" else targets
+    return LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=targets,
+        layers_to_transform=some,
+        task_type="CAUSAL_LM",
+    )
+
+
+def load_base(settings: BackboneSettings, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
+    """The frozen model, and its tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    where = str(Path(settings.model).expanduser()) if Path(settings.model).expanduser().exists() else settings.model
+    common: dict[str, Any] = {"revision": settings.revision, "trust_remote_code": False}
+    if settings.gguf_file:
+        common["gguf_file"] = settings.gguf_file
+    tokenizer = AutoTokenizer.from_pretrained(where, **common)
+    model = AutoModelForCausalLM.from_pretrained(
+        where,
+        dtype=dtype,
+        attn_implementation=register() if settings.attention == "sdpa" else settings.attention,
+        quantization_config=_quantization(settings, dtype),
+        device_map={"": device} if settings.quantize != "none" else None,
+        **common,
+    )
+    if settings.quantize == "none":
+        model.to(device)  # type: ignore[arg-type]
+    for module in model.modules():
+        # On AVX512-BF16 CPUs bitsandbytes repacks 4-bit weights at the first inference, for good, into a form that
+        # no gradient passes (autograd/_functions.py, matmul_4bit).
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+    # Published generation settings (a repetition penalty, top_k) would change the distribution that S-DPO trains on.
+    model.generation_config = GenerationConfig(
+        eos_token_id=model.generation_config.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    model.requires_grad_(False)
+    return model.eval(), tokenizer
+
+
+def _quantization(settings: BackboneSettings, dtype: torch.dtype) -> Any:
+    if settings.quantize == "nf4":
+        from transformers import BitsAndBytesConfig
+
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    if settings.quantize == "int8":
+        from transformers import BitsAndBytesConfig
+
+        return BitsAndBytesConfig(load_in_8bit=True)
+    if settings.gguf_file:
+        from transformers import GgufConfig
+
+        return GgufConfig(dequantize=True)
+    return None

@@ -1,0 +1,51 @@
+"""One run per run directory: a second one is refused and told whose it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+LOCK, OWNER = ".lock", ".owner.json"
+
+
+class RunLockedError(RuntimeError):
+    """Another process works on the run directory. The message names it."""
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Hold the run directory for the length of a run. The system lets go of it when the process dies, however it dies.
+
+    Raises:
+        RunLockedError: another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run_dir / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunLockedError(
+            f"run_dir {run_dir} is in use by {_owner(run_dir)}. Wait for it, stop it, or choose another run_dir."
+        ) from None
+    try:
+        me = {"pid": os.getpid(), "host": platform.node(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
+        (run_dir / OWNER).write_text(json.dumps(me))
+        yield
+    finally:
+        (run_dir / OWNER).unlink(missing_ok=True)
+        lock.release()
+
+
+def _owner(run_dir: Path) -> str:
+    try:
+        owner = json.loads((run_dir / OWNER).read_text())
+        return f"process {owner['pid']} on {owner['host']}, since {owner['since']} UTC"
+    except (OSError, ValueError, KeyError):
+        return "another process"
