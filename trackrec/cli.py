@@ -145,7 +145,7 @@ def _add_experiment(parser: LightningArgumentParser) -> None:
     """Every key of an experiment: each is an argument of a constructor."""
     parser.add_argument("--seed_everything", type=int, default=42, help="Seed of the whole run.")
     parser.add_argument("--run_dir", type=Path, required=True, help="Where the stages of this run live.")
-    parser.add_argument("--dataset", type=RatingSource, required=True, help="The ratings: MovieLens.")
+    parser.add_argument("--dataset", type=RatingSource, required=True, help="The ratings: MovieLens, Table.")
     parser.add_argument("--samples", type=SampleRules, default=SampleRules())
     parser.add_argument("--prompts", type=PromptSettings, default=PromptSettings())
     parser.add_argument("--backbone", type=BackboneSettings, required=True)
@@ -154,7 +154,12 @@ def _add_experiment(parser: LightningArgumentParser) -> None:
     )
     # No defaults: a default's arguments (fraction: 0.05) would stay when a file names another class.
     parser.add_argument("--sampler", type=Sampler, required=True, help="How texts are drawn: HFSampler.")
-    parser.add_argument("--teacher", type=Teacher, required=True, help="Who writes the first RecCoTs: ProfileTeacher.")
+    parser.add_argument(
+        "--teacher",
+        type=Teacher,
+        required=True,
+        help="Who writes first: ProfileTeacher, OpenAITeacher.",
+    )
     parser.add_argument("--loop", type=LoopSettings, default=LoopSettings())
     parser.add_argument("--scoring", type=ScoreSettings, default=ScoreSettings())
     for stage, module, data in (

@@ -25,7 +25,7 @@ Objects = Callable[[], Namespace]
 
 def known_errors() -> tuple[type[Exception], ...]:
     """Errors whose message is all that a user needs."""
-    plain = (ValueError, FileNotFoundError, FloatingPointError, KeyError)
+    plain = (ValueError, FileNotFoundError, FloatingPointError, KeyError, ImportError)
     return (DataError, StageError, TableError, RunLockedError, *plain)
 
 

@@ -14,6 +14,9 @@ from trackrec.llm.packing import tree_tokens
 from trackrec.metrics import Interval, distinct_n, mean_words, metric_rows
 from trackrec.tables import read_table, write_part
 
+# Lists of a part together must stay below 2**31 bytes.
+_SAMPLES_PER_PART = 1_000_000
+
 
 class Steps:
     """Bodies of the loop's stages. Each writes into the directory it is given and returns notes for the manifest.
@@ -33,7 +36,8 @@ class Steps:
         for name in ("items", "users", "interactions"):
             write_part(out, name, getattr(ratings, name))
         write_part(out, "histories", tables.histories)
-        write_part(out, "samples", tables.samples)
+        for part, some in enumerate(tables.samples.iter_slices(_SAMPLES_PER_PART)):
+            write_part(out, "samples", some, part)
         return {**ratings.counts, **tables.counts, "threshold": exp.threshold}
 
     def teacher(self, out: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -13,6 +14,7 @@ from trackrec.distill.teacher import ProfileTeacher, TableTeacher, TeacherReques
 from trackrec.prompts import Item, PromptSettings, Rated
 
 WORDS = PromptSettings()
+NOWHERE = Path("/nonexistent")  # these teachers keep nothing
 GENRES = ["Drama", "Comedy", "Film Noir", "Science Fiction", "War"]
 
 
@@ -25,7 +27,7 @@ def request(likes: list[bool], key: str = "h0", start: int = 0) -> TeacherReques
 
 
 def write(one: TeacherRequest, words: PromptSettings = WORDS, **kwargs) -> str:
-    (text,) = ProfileTeacher(**kwargs).write([one], words)
+    (text,) = ProfileTeacher(**kwargs).write([one], words, NOWHERE).texts
     assert text is not None
     return text
 
@@ -34,13 +36,13 @@ def test_a_profile_is_a_function_of_the_history():
     one = request([True, False, True, True])
     alone = write(one)
     others = [request([False] * 5, f"h{i}") for i in range(1, 4)]
-    among = ProfileTeacher().write([*others, one, *others], WORDS)
+    among = ProfileTeacher().write([*others, one, *others], WORDS, NOWHERE).texts
     assert among[3] == alone == write(one)
     assert write(request([False, True, False, False])) != alone
 
 
 def test_an_empty_history_gets_no_text():
-    made = ProfileTeacher().write([request([]), request([True], "h1")], WORDS)
+    made = ProfileTeacher().write([request([]), request([True], "h1")], WORDS, NOWHERE).texts
     assert made[0] is None
     assert made[1]
 
@@ -131,18 +133,18 @@ DUE = ["Likes Drama.", None, "Avoids War.\nAlways.", None]
 def test_every_kind_of_file(tmp_path, name):
     path = tmp_path / name
     {"t.csv": ROWS.write_csv, "t.parquet": ROWS.write_parquet}.get(name, ROWS.write_ndjson)(path)
-    assert TableTeacher(path).write(REQUESTS, WORDS) == DUE
+    assert TableTeacher(path).write(REQUESTS, WORDS, NOWHERE).texts == DUE
 
 
 def test_a_file_by_user(tmp_path):
     ROWS.select(user_id="u" + pl.col("history_id"), text="text").write_csv(tmp_path / "t.csv")
-    assert TableTeacher(tmp_path / "t.csv").write(REQUESTS, WORDS) == DUE
+    assert TableTeacher(tmp_path / "t.csv").write(REQUESTS, WORDS, NOWHERE).texts == DUE
 
 
 def test_numeric_ids_are_read_as_text(tmp_path):
     pl.DataFrame({"user_id": [1, 2], "text": ["a", "b"]}).write_csv(tmp_path / "t.csv")
     asked = [TeacherRequest("h", "2", []), TeacherRequest("g", "1", [])]
-    assert TableTeacher(tmp_path / "t.csv").write(asked, WORDS) == ["b", "a"]
+    assert TableTeacher(tmp_path / "t.csv").write(asked, WORDS, NOWHERE).texts == ["b", "a"]
 
 
 @pytest.mark.parametrize(
@@ -157,14 +159,14 @@ def test_numeric_ids_are_read_as_text(tmp_path):
 def test_a_file_that_does_not_fit_says_why(tmp_path, rows, message):
     pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
     with pytest.raises(ValueError, match=message):
-        TableTeacher(tmp_path / "t.csv").write(REQUESTS, WORDS)
+        TableTeacher(tmp_path / "t.csv").write(REQUESTS, WORDS, NOWHERE)
 
 
 @pytest.mark.parametrize("name", ["missing.csv", "t.txt"])
 def test_a_file_that_cannot_be_read_is_named(tmp_path, name):
     (tmp_path / "t.txt").write_text("text")
     with pytest.raises(ValueError, match=r"is not a file ending in \.csv, \.jsonl"):
-        TableTeacher(tmp_path / name).write(REQUESTS, WORDS)
+        TableTeacher(tmp_path / name).write(REQUESTS, WORDS, NOWHERE)
 
 
 def test_an_edited_file_changes_the_key(tmp_path):

@@ -24,7 +24,7 @@ class ResponseBatch(NamedTuple):
 
 
 class DistillData(LightningDataModule):
-    """One example per teacher text: G's prompt, then the text and the end-of-text token.
+    """One example per finished teacher text: G's prompt, then the text and the end-of-text token.
 
     Args:
         lm: encodes and lays out.
@@ -52,12 +52,16 @@ class DistillData(LightningDataModule):
         """Encode every text.
 
         Raises:
-            ValueError: the teacher wrote about none of the histories, or a text is longer than the model reaches.
+            ValueError: the teacher finished no text about the histories, or a text is longer than the model reaches.
         """
-        rows = read_dataset(self.teacher_dir, "reccots")
+        # A text that the length limit cut would teach G to stop in mid-sentence.
+        rows = [row for row in read_dataset(self.teacher_dir, "reccots") if row["finish_reason"] == "stop"]
         wanted = [row for row in rows if self.history_ids is None or row["history_id"] in self.history_ids]
         if not wanted:
-            raise ValueError("the teacher wrote about no history of the loop: raise teacher.init_args.fraction.")
+            raise ValueError(
+                "the teacher wrote no finished text about a history of the loop: raise teacher.init_args.fraction, or "
+                "max_new_tokens where it has one."
+            )
         self.examples = [self._example(row) for row in wanted]
         self.lm.check_reach(self.examples)
 

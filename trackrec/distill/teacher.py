@@ -5,22 +5,45 @@ from __future__ import annotations
 import abc
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
-from trackrec.prompts import PromptSettings, Rated, fold
+from trackrec.prompts import PromptSettings, Rated, fold, history_segment, reccot_segments
 from trackrec.tables import stable_hash
 
 
+class TeacherError(ValueError):
+    """A teacher can't go on; the message says what is kept and what to do."""
+
+
 class TeacherRequest(NamedTuple):
-    """One history that wants a text."""
+    """One history that wants a text; ``prompt`` is G's prompt about it, made from the history where it is empty."""
 
     history_id: str
     user_id: str
     history: Sequence[Rated]
+    prompt: Sequence[str] = ()
+
+    def segments(self, words: PromptSettings) -> list[str]:
+        """What a language model is asked: the prompt that G will see for this history."""
+        return list(self.prompt) or reccot_segments(history_segment(self.history, words), words)
+
+
+class TeacherTexts(NamedTuple):
+    """What a teacher wrote.
+
+    Attributes:
+        texts: one per request, None where the teacher has none.
+        counts: for the manifest.
+        cut: ids of the histories whose text was cut by a length limit.
+    """
+
+    texts: list[str | None]
+    counts: Mapping[str, Any]
+    cut: frozenset[str] = frozenset()
 
 
 class Teacher(abc.ABC):
@@ -41,8 +64,14 @@ class Teacher(abc.ABC):
         return sorted(ranked[: max(1, round(self.fraction * len(ranked)))])
 
     @abc.abstractmethod
-    def write(self, requests: Sequence[TeacherRequest], words: PromptSettings) -> list[str | None]:
-        """One text per request, None where the teacher has none (counted by the caller)."""
+    def write(self, requests: Sequence[TeacherRequest], words: PromptSettings, out_dir: Path) -> TeacherTexts:
+        """One text per request, None where the teacher has none (counted by the caller).
+
+        Args:
+            requests: whom to write about.
+            words: words and limits of the prompts.
+            out_dir: the stage directory. It outlives a crash: what a teacher keeps there, a rerun finds.
+        """
 
     def content_key(self) -> dict[str, str]:
         """What besides the settings decides the texts: files by name and hash."""
@@ -67,9 +96,9 @@ class ProfileTeacher(Teacher):
             raise ValueError(f"teacher.init_args.max_words must be at least 15, got {max_words}.")
         self.max_words, self.favourites = max_words, favourites
 
-    def write(self, requests: Sequence[TeacherRequest], words: PromptSettings) -> list[str | None]:
+    def write(self, requests: Sequence[TeacherRequest], words: PromptSettings, out_dir: Path) -> TeacherTexts:
         """See `Teacher.write`; None for an empty history."""
-        return [self._profile(request, words) if request.history else None for request in requests]
+        return TeacherTexts([self._profile(request, words) if request.history else None for request in requests], {})
 
     def _profile(self, request: TeacherRequest, words: PromptSettings) -> str:
         rng = random.Random(stable_hash("profile", request.history_id))
@@ -152,7 +181,7 @@ class TableTeacher(Teacher):
         super().__init__(fraction)
         self.path = Path(path).expanduser()
 
-    def write(self, requests: Sequence[TeacherRequest], words: PromptSettings) -> list[str | None]:
+    def write(self, requests: Sequence[TeacherRequest], words: PromptSettings, out_dir: Path) -> TeacherTexts:
         """See `Teacher.write`. Texts are kept as they are, but for the white space around them.
 
         Raises:
@@ -176,7 +205,7 @@ class TableTeacher(Teacher):
                 f"teacher.init_args.path: {self.path} has a text for none of the {len(requests)} histories asked "
                 f"for; the first is {key} {getattr(requests[0], key)!r}."
             )
-        return [text.strip() or None if text else None for text in found]
+        return TeacherTexts([text.strip() or None if text else None for text in found], {})
 
     def _read(self) -> pl.DataFrame:
         readers: dict[str, Callable[[Path], pl.DataFrame]] = {

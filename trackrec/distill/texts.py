@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from trackrec.distill.faithfulness import ClaimChecker
 from trackrec.distill.teacher import Teacher, TeacherRequest
 from trackrec.metrics import mean_words
 from trackrec.prompts import RECCOT_TEMPLATE, PromptBook, prompt_hash
@@ -25,15 +26,17 @@ def write_teacher_texts(
         seed: of the choice.
 
     Returns:
-        Counts for the manifest; histories without a text are counted, not filed.
+        Counts for the manifest, the teacher's own among them; histories without a text are counted, not filed.
+        ``claims`` are the titles and attributes that the texts name, ``unsupported_share`` those of them that the
+        history doesn't hold (None without claims); see `trackrec.distill.faithfulness`.
 
     Raises:
         ValueError: the teacher has no text at all.
     """
     asked = teacher.choose(history_ids, seed)
-    requests = [TeacherRequest(key, book.user_of(key), book.history(key)) for key in asked]
-    texts = teacher.write(requests, book.settings)
-    rows = [
+    requests = [TeacherRequest(key, book.user_of(key), book.history(key), book.reccot_prompt(key)) for key in asked]
+    written = teacher.write(requests, book.settings, out_dir)
+    rows: list[dict[str, Any]] = [
         {
             "history_id": request.history_id,
             "source": "teacher",
@@ -42,14 +45,29 @@ def write_teacher_texts(
             "text": text,
             "token_ids": [],
             "prompt_hash": prompt_hash(RECCOT_TEMPLATE, book.reccot_prompt(request.history_id)),
-            "finish_reason": "stop",
+            "finish_reason": "length" if request.history_id in written.cut else "stop",
             "seed": 0,
         }
-        for request, text in zip(requests, texts, strict=True)
+        for request, text in zip(requests, written.texts, strict=True)
         if text
     ]
     if not rows:
         raise ValueError(f"teacher: none of the {len(asked)} histories asked about got a text")
     write_part(out_dir, "reccots", rows)
-    words = mean_words([text for text in texts if text])
-    return {"asked": len(asked), "without_text": len(asked) - len(rows), "mean_words": round(words, 1)}
+    words = mean_words([text for text in written.texts if text])
+    counts = {"asked": len(asked), "without_text": len(asked) - len(rows), "mean_words": round(words, 1)}
+    return {**counts, **_faithfulness(requests, written.texts, book, history_ids), **written.counts}
+
+
+def _faithfulness(
+    requests: Sequence[TeacherRequest], texts: Sequence[str | None], book: PromptBook, history_ids: Sequence[str]
+) -> dict[str, Any]:
+    """How many names the texts hold, and the share of them that their histories don't."""
+    items = [entry.item for key in history_ids for entry in book.history(key)]
+    checker = ClaimChecker({item.title for item in items}, {name for item in items for name in item.attributes})
+    counted = [
+        checker.check(text, request.history) for request, text in zip(requests, texts, strict=True) if text is not None
+    ]
+    claims = sum(one.claims for one in counted)
+    unsupported = sum(one.unsupported for one in counted)
+    return {"claims": claims, "unsupported_share": round(unsupported / claims, 4) if claims else None}

@@ -4,6 +4,7 @@ from trackrec.interactions.cohort import Cohort, LoopSettings, select_cohort, tu
 from trackrec.interactions.history import SampleRules, SampleTables, build_samples
 from trackrec.interactions.movielens import MovieLens
 from trackrec.interactions.source import DataError, Ratings, RatingSource
+from trackrec.interactions.table import Table
 
 __all__ = [
     "Cohort",
@@ -14,6 +15,7 @@ __all__ = [
     "Ratings",
     "SampleRules",
     "SampleTables",
+    "Table",
     "build_samples",
     "select_cohort",
     "tuning_rows",

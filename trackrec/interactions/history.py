@@ -7,6 +7,7 @@ All windows are slices of one array: the ratings sorted by (user, timestamp, row
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -14,11 +15,13 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from trackrec.interactions.own_lists import pool_lists
 from trackrec.interactions.source import DataError, Ratings, choice_error
 from trackrec.interactions.split import Protocol, assign_use, split_samples
 from trackrec.tables import stable_hash
 
 Per = Literal["user", "sample"]
+_CHUNK = 500_000
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,12 @@ class SampleRules:
     """How ratings become histories, labelled samples and splits."""
 
     protocol: Protocol = "temporal"
-    """temporal: the last rows by time are test, those before them validation. user: whole users are split."""
+    """temporal: the last rows by time are test, those before them validation. user: whole users are split. given: as
+    the dataset publishes it."""
 
     per: Per = "user"
-    """user: one history per user, the first ratings; each later one is a sample. sample: the ratings before it."""
+    """user: one history per user, the first ratings; each later one is a sample. sample: the ratings before it, or the
+    dataset's own history lists."""
 
     threshold: float | None = None
     """A rating above this is a like (label 1). Null: the dataset's own."""
@@ -86,7 +91,9 @@ class SampleTables(NamedTuple):
     """The tables ``histories`` (by user, then time) and ``samples`` (by time), and what to report about them.
 
     ``counts``: users, items, ratings that were given; histories; samples; likes among them; ``users_without_samples``;
-    ``ties_dropped`` (ratings that would be samples, were it not for ``strict_ties``); samples per split and use.
+    ``ties_dropped`` (ratings that would be samples, were it not for ``strict_ties``); samples per split and use. Of
+    published splits also ``published_*`` (ratings per split), and of own history lists ``short_histories`` (ratings
+    that are no samples since less than ``min_history`` is left) and ``future_history_items`` (entries left out).
     """
 
     histories: pl.DataFrame
@@ -104,14 +111,16 @@ class _Log(NamedTuple):
 
 
 class _Windows(NamedTuple):
-    """Samples as positions in the log: target, history [start, end), recent list [recent_start, recent_end)."""
+    """Samples as positions: target in the log; history [start, end) and recent list [recent_start, recent_end) in
+    ``pool`` (user_id, item_id, rating), which is the log itself unless the dataset has its own history lists."""
 
+    pool: pl.DataFrame
     target: np.ndarray
     start: np.ndarray
     end: np.ndarray
     recent_start: np.ndarray
     recent_end: np.ndarray
-    ties_dropped: int
+    counts: dict[str, int]
 
 
 def build_samples(ratings: Ratings, rules: SampleRules, threshold: float, seed: int) -> SampleTables:
@@ -127,20 +136,30 @@ def build_samples(ratings: Ratings, rules: SampleRules, threshold: float, seed: 
         seed: Of the user split and of ``use``.
 
     Raises:
-        DataError: no rating qualifies as a sample, or two interactions are equal in user, item, timestamp and row.
+        DataError: no rating qualifies as a sample, two interactions are equal in user, item, timestamp and row, or the
+            rules don't fit what the dataset publishes.
     """
     log = _sort_log(ratings.interactions)
-    windows = _windows_per_user(log, rules) if rules.per == "user" else _windows_per_sample(log, rules)
+    if ratings.own_histories is not None:
+        windows = _windows_of_own(log, ratings.own_histories, rules)
+    else:
+        windows = _windows_per_user(log, rules) if rules.per == "user" else _windows_per_sample(log, rules)
     if not windows.target.size:
         raise DataError(
             f"samples.history_len={rules.history_len}, samples.min_history={rules.min_history} leave no sample of "
             f"{ratings.interactions.height} ratings by {ratings.users.height} users. Lower them."
         )
-    histories, history_ids = _histories(log, windows)
-    samples = _samples(log, windows, history_ids, rules.threshold if rules.threshold is not None else threshold)
-    samples = samples.with_columns(split_samples(samples, rules.protocol, rules.valid, rules.test, seed))
+    histories, history_ids = _histories(windows)
+    samples, order = _targets(log, windows, history_ids, rules.threshold if rules.threshold is not None else threshold)
+    pool, recent, counts = windows.pool, (windows.recent_start[order], windows.recent_end[order]), windows.counts
+    # Millions of ratings: what isn't needed any more would stand beside the recent lists.
+    del log, windows, history_ids, order
+    samples = _with_recent_lists(samples, pool.select("item_id", "rating"), *recent)
+    del pool, recent
+    split = split_samples(samples, rules.protocol, rules.valid, rules.test, seed, ratings.splits)
+    samples = samples.drop("row").with_columns(split)
     samples = samples.with_columns(assign_use(samples, seed))
-    return SampleTables(histories, samples, _count(ratings, histories, samples, windows.ties_dropped))
+    return SampleTables(histories, samples, _count(ratings, histories, samples) | counts)
 
 
 def _sort_log(interactions: pl.DataFrame) -> _Log:
@@ -151,7 +170,7 @@ def _sort_log(interactions: pl.DataFrame) -> _Log:
         position.min().over("user_id", "timestamp").alias("tie"),
         pl.len().over("user_id").cast(pl.Int64).alias("size"),
     )
-    return _Log(rows, marks["first"].to_numpy(), marks["tie"].to_numpy(), marks["size"].to_numpy())
+    return _Log(rows, *(marks[name].cast(pl.Int32).to_numpy() for name in ("first", "tie", "size")))
 
 
 def _windows_per_user(log: _Log, rules: SampleRules) -> _Windows:
@@ -159,7 +178,7 @@ def _windows_per_user(log: _Log, rules: SampleRules) -> _Windows:
     length = np.minimum((log.size + 1) // 2, rules.max_history)
     if rules.history_len is not None:
         length = np.full_like(length, rules.history_len)
-    position, end = np.arange(log.size.size), log.first + length
+    position, end = np.arange(log.size.size, dtype=np.int32), log.first + length
     later = (position >= end) & (length >= rules.min_history)
     tied = later & (log.tie < end) if rules.strict_ties else np.zeros_like(later)
     target = position[later & ~tied]
@@ -168,7 +187,7 @@ def _windows_per_user(log: _Log, rules: SampleRules) -> _Windows:
 
 def _windows_per_sample(log: _Log, rules: SampleRules) -> _Windows:
     """Every rating has the ratings just before it as history."""
-    position = np.arange(log.size.size)
+    position = np.arange(log.size.size, dtype=np.int32)
     before = log.tie if rules.strict_ties else position
     enough = before - log.first >= rules.min_history
     tied = (position - log.first >= rules.min_history) & ~enough
@@ -183,61 +202,99 @@ def _with_recent(
 ) -> _Windows:
     recent_end = log.tie[target] if rules.strict_ties else target
     recent_start = np.maximum(recent_end - rules.recent_len, log.first[target])
-    return _Windows(target, start, end, recent_start, recent_end, ties_dropped)
+    return _Windows(log.rows, target, start, end, recent_start, recent_end, {"ties_dropped": ties_dropped})
 
 
-def _histories(log: _Log, windows: _Windows) -> tuple[pl.DataFrame, pl.Series]:
+def _windows_of_own(log: _Log, own: pl.DataFrame, rules: SampleRules) -> _Windows:
+    """Every rating has the end of the list published with it as history and recent list."""
+    if rules.per != "sample":
+        raise DataError(
+            f"samples.per must be 'sample' where dataset.init_args.history gives each rating its own history, got "
+            f"{rules.per!r}. Set it, or leave dataset.init_args.history out to have histories computed."
+        )
+    pool, uses, dropped = pool_lists(own, log.rows, rules.strict_ties)
+    long = uses.filter(pl.col("end") - pl.col("start") >= rules.min_history).sort("position")
+    target, first, end = (long[name].to_numpy() for name in ("position", "start", "end"))
+    start = np.maximum(end - (rules.history_len or rules.max_history), first)
+    counts = {"ties_dropped": 0, "short_histories": log.rows.height - long.height, "future_history_items": dropped}
+    return _Windows(pool, target, start, end, np.maximum(end - rules.recent_len, first), end, counts)
+
+
+def _histories(windows: _Windows) -> tuple[pl.DataFrame, pl.Series]:
     """The histories table, each content once, and the history_id of every sample, in the order of the windows."""
-    pairs, which = np.unique(np.stack([windows.start, windows.end]), axis=1, return_inverse=True)
-    start, end = pairs
-    users = log.rows["user_id"].gather(start)
+    stride = windows.pool.height + 1
+    pairs, which = np.unique(windows.start.astype(np.int64) * stride + windows.end, return_inverse=True)
+    start, end = np.divmod(pairs, stride)
     table = pl.DataFrame(
         {
-            "user_id": users,
-            "item_ids": _slices(log.rows["item_id"], start, end),
-            "ratings": _slices(log.rows["rating"], start, end),
+            "user_id": windows.pool["user_id"].gather(start),
+            "item_ids": _slices(windows.pool["item_id"], start, end),
+            "ratings": _slices(windows.pool["rating"], start, end),
         }
     )
-    items, rates = log.rows["item_id"].to_list(), [str(rate) for rate in log.rows["rating"].to_list()]
-    bounds = zip(users, start.tolist(), end.tolist(), strict=True)
-    ids = pl.Series("history_id", [stable_hash(user, *items[a:b], "|", *rates[a:b]) for user, a, b in bounds])
+    ids = _hashes(
+        "history_id", table, lambda user, items, rates: stable_hash(user, *items, "|", *[str(rate) for rate in rates])
+    )
     table = table.select(ids, "user_id", "item_ids", "ratings").unique("history_id", keep="first", maintain_order=True)
     return table, ids.gather(which.ravel())
 
 
-def _samples(log: _Log, windows: _Windows, history_ids: pl.Series, threshold: float) -> pl.DataFrame:
-    """The samples table but for split and use, in time order."""
+def _targets(log: _Log, windows: _Windows, history_ids: pl.Series, threshold: float) -> tuple[pl.DataFrame, np.ndarray]:
+    """The samples in time order, with ``row`` but without recent lists, split and use; and which windows are theirs."""
     targets = log.rows[windows.target]
-    keys = targets.select("user_id", "item_id", "timestamp", "row").iter_rows()
-    samples = targets.select(
-        pl.Series("sample_id", [stable_hash(*key) for key in keys], dtype=pl.String),
-        "user_id",
-        "item_id",
-        (pl.col("rating") > threshold).cast(pl.Int8).alias("label"),
-        "timestamp",
-        history_ids,
-        _slices(log.rows["item_id"], windows.recent_start, windows.recent_end).alias("recent_items"),
-        _slices(log.rows["rating"], windows.recent_start, windows.recent_end).alias("recent_ratings"),
-        "row",
-    )
-    if samples["sample_id"].is_duplicated().any():
+    ids = _hashes("sample_id", targets.select("user_id", "item_id", "timestamp", "row"), stable_hash)
+    if ids.is_duplicated().any():
         raise DataError("interactions: a (user_id, item_id, timestamp, row) repeats. Number the rows of the source.")
-    return samples.sort("timestamp", "row", "sample_id").drop("row")
+    keys = targets.select("timestamp", "row", ids)
+    # The row decides nearly always; sorting by the ids as well would copy them.
+    by = ["timestamp", "row"] if keys["row"].is_unique().all() else ["timestamp", "row", "sample_id"]
+    order = keys.select(pl.arg_sort_by(by).alias("order"))["order"].to_numpy()
+    label = (pl.col("rating") > threshold).cast(pl.Int8).alias("label")
+    samples = targets.select(ids, "user_id", "item_id", label, "timestamp", history_ids, "row")
+    return samples[order], order
+
+
+def _with_recent_lists(samples: pl.DataFrame, pool: pl.DataFrame, start: np.ndarray, end: np.ndarray) -> pl.DataFrame:
+    """Add the recent lists, with their items as categories: as strings they alone would take more than all the rest."""
+    items = _slices(pool["item_id"].cast(pl.Categorical), start, end).alias("recent_items")
+    rates = _slices(pool["rating"], start, end).alias("recent_ratings")
+    before = ["sample_id", "user_id", "item_id", "label", "timestamp", "history_id"]
+    return samples.select(*before, items, rates, "row")
+
+
+def _hashes(name: str, frame: pl.DataFrame, hash_row: Callable[..., str]) -> pl.Series:
+    """``hash_row`` of every row, a chunk at a time, so that millions of them never lie in Python as objects."""
+    parts = [pl.Series(name, [], dtype=pl.String)]
+    for chunk in frame.iter_slices(_CHUNK):
+        columns = [column.to_list() for column in chunk]
+        parts.append(pl.Series(name, [hash_row(*row) for row in zip(*columns, strict=True)], dtype=pl.String))
+    return pl.concat(parts)
 
 
 def _slices(values: pl.Series, start: np.ndarray, end: np.ndarray) -> pl.Series:
     """``[values[a:b] for a, b in zip(start, end)]`` as a list column."""
-    offsets = np.concatenate([[0], np.cumsum(end - start)])
+    parts = [
+        _slices_of_chunk(values, start[at : at + _CHUNK], end[at : at + _CHUNK]) for at in range(0, len(start), _CHUNK)
+    ]
+    return pl.concat(parts) if parts else _slices_of_chunk(values, start, end)
+
+
+def _slices_of_chunk(values: pl.Series, start: np.ndarray, end: np.ndarray) -> pl.Series:
+    offsets = np.concatenate([[0], np.cumsum(end - start, dtype=np.int64)])
     flat = np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], end - start)
-    lists = pa.LargeListArray.from_arrays(pa.array(offsets), values.gather(flat).to_arrow())
+    # The newest level keeps strings as views, which share their bytes with those of ``values``.
+    lists = pa.LargeListArray.from_arrays(
+        pa.array(offsets), values.gather(flat).to_arrow(compat_level=pl.CompatLevel.newest())
+    )
     column = pl.from_arrow(lists)
     if not isinstance(column, pl.Series):
         raise TypeError(f"a list array became {type(column).__name__}")
     return column
 
 
-def _count(ratings: Ratings, histories: pl.DataFrame, samples: pl.DataFrame, ties_dropped: int) -> dict[str, int]:
-    splits, uses = (samples[name].to_list() for name in ("split", "use"))
+def _count(ratings: Ratings, histories: pl.DataFrame, samples: pl.DataFrame) -> dict[str, int]:
+    splits, uses = (dict(samples[name].value_counts().iter_rows()) for name in ("split", "use"))
+    published = {} if ratings.splits is None else dict(ratings.splits["split"].value_counts().iter_rows())
     return {
         "users": ratings.users.height,
         "items": ratings.items.height,
@@ -246,7 +303,7 @@ def _count(ratings: Ratings, histories: pl.DataFrame, samples: pl.DataFrame, tie
         "samples": samples.height,
         "likes": int(samples["label"].sum()),
         "users_without_samples": ratings.users.height - samples["user_id"].n_unique(),
-        "ties_dropped": ties_dropped,
-        **{name: splits.count(name) for name in ("train", "valid", "test")},
-        **{name: uses.count(name) for name in ("tune", "reward")},
+        **{f"published_{name}": published.get(name, 0) for name in ("train", "valid", "test") if published},
+        **{name: splits.get(name, 0) for name in ("train", "valid", "test")},
+        **{name: uses.get(name, 0) for name in ("tune", "reward")},
     }

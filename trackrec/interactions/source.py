@@ -24,12 +24,18 @@ class Ratings(NamedTuple):
 
     ``interactions`` is in file order and holds each (user, item) once; ``timestamp`` is in seconds, UTC. Every item_id
     and user_id of it has its row in ``items`` and ``users``. ``counts`` says how many rows were read and left out.
+
+    A source of published splits also fills the last two, whose rows are those of ``interactions`` by their ``row``; it
+    holds a (user, item) once per timestamp and split. ``splits``: row, split (train | valid | test).
+    ``own_histories``: rows (a user's who share the list), item_ids (oldest first, each in ``items``), ratings.
     """
 
     items: pl.DataFrame
     users: pl.DataFrame
     interactions: pl.DataFrame
     counts: dict[str, int]
+    splits: pl.DataFrame | None = None
+    own_histories: pl.DataFrame | None = None
 
 
 class RatingSource(abc.ABC):
@@ -71,14 +77,24 @@ def file_hashes(root: Path, paths: Iterable[Path]) -> dict[str, str]:
     return hashes
 
 
-def bad_lines_error(path: Path, bad: pl.DataFrame, reason: str) -> DataError:
-    """The error that lists the first of the ``bad`` rows (columns ``line``, ``text``) of a file."""
-    shown = [f"line {line}: {text[:80]!r}" for line, text in bad.head(_SHOWN_BAD_LINES).select("line", "text").rows()]
-    more = f"; and {bad.height - len(shown)} more" if bad.height > len(shown) else ""
-    return DataError(
-        f"{ROOT_KEY}: {path} has {bad.height} bad line(s), {reason}: {'; '.join(shown)}{more}. "
-        "Correct or delete them, or fetch the file again."
-    )
+def bad_lines_error(
+    path: Path,
+    bad: pl.DataFrame,
+    reason: str,
+    *,
+    key: str = ROOT_KEY,
+    unit: str = "line",
+    total: int | None = None,
+    remedy: str = "Correct or delete them, or fetch the file again.",
+) -> DataError:
+    """The error that lists the first of the ``bad`` rows (columns ``line``, ``text``) of a file.
+
+    ``total``: how many there are, where ``bad`` holds only the first of them.
+    """
+    total = bad.height if total is None else total
+    shown = [f"{unit} {line}: {text[:80]!r}" for line, text in bad.head(_SHOWN_BAD_LINES).select("line", "text").rows()]
+    more = f"; and {total - len(shown)} more" if total > len(shown) else ""
+    return DataError(f"{key}: {path} has {total} bad {unit}(s), {reason}: {'; '.join(shown)}{more}. {remedy}")
 
 
 def read_fields(path: Path, separator: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
@@ -156,20 +172,47 @@ def join_ratings(items: pl.DataFrame, users: pl.DataFrame, interactions: pl.Data
     Ratings of items without a row are dropped. Of several ratings of one item by one user the latest stays. A user
     without a row gets one with no attributes.
     """
-    known = interactions.join(items.select("item_id"), on="item_id", how="semi")
-    latest = known.sort("timestamp", "row").unique(["user_id", "item_id"], keep="last", maintain_order=True).sort("row")
-    strangers = latest.select("user_id").unique(maintain_order=True).join(users, on="user_id", how="anti")
-    no_attributes = pl.lit([], dtype=pl.List(pl.String)).alias("attributes")
+    known = keep_known(interactions, items)
+    latest = keep_latest(known, ("user_id", "item_id"))
+    everyone = add_strangers(users, latest)
     counts = {
         "ratings_read": interactions.height,
         "ratings_of_unknown_items": interactions.height - known.height,
         "duplicate_ratings": known.height - latest.height,
-        "users_without_row": strangers.height,
+        "users_without_row": everyone.height - users.height,
         "items": items.height,
-        "users": users.height + strangers.height,
+        "users": everyone.height,
         "ratings": latest.height,
     }
-    return Ratings(items, pl.concat([users, strangers.with_columns(no_attributes)]), latest, counts)
+    return Ratings(items, everyone, latest, counts)
+
+
+def keep_known(interactions: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+    """The interactions whose item has a row in ``items``."""
+    known = interactions["item_id"].is_in(items["item_id"].implode())
+    return interactions if known.all() else interactions.filter(known)
+
+
+def keep_latest(interactions: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
+    """The latest interaction (by timestamp, then row) of each ``by``, in the order given.
+
+    Only rows whose 64-bit hash repeats are compared: sorting 22 million would take several times their memory.
+    """
+    repeated = interactions.select(pl.struct(by).hash().alias("hash"))["hash"].is_duplicated()
+    if not repeated.any():
+        return interactions
+    suspects = interactions.lazy().with_row_index("place").filter(repeated).collect()
+    latest = suspects.sort("timestamp", "row").unique(by, keep="last")
+    keep = ~repeated.to_numpy()
+    keep[latest["place"].to_numpy()] = True
+    return interactions.filter(pl.Series(keep))
+
+
+def add_strangers(users: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
+    """``users``, and below it those users of the interactions who are missing there, with no attributes."""
+    strangers = interactions.select("user_id").unique(maintain_order=True).join(users, on="user_id", how="anti")
+    no_attributes = pl.lit([], dtype=pl.List(pl.String)).alias("attributes")
+    return pl.concat([users, strangers.with_columns(no_attributes)])
 
 
 def _decode(data: bytes) -> str:

@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
+import numpy as np
 import polars as pl
 
+from trackrec.interactions.source import DataError
 from trackrec.tables import stable_hash
 
-Protocol = Literal["temporal", "user"]
+Protocol = Literal["temporal", "user", "given"]
+# Hashes are made in Python by so many at a time, so that millions of them never lie there as objects.
+_CHUNK = 500_000
 
 
-def split_samples(samples: pl.DataFrame, protocol: Protocol, valid: float, test: float, seed: int) -> pl.Series:
+def split_samples(
+    samples: pl.DataFrame, protocol: Protocol, valid: float, test: float, seed: int, given: pl.DataFrame | None = None
+) -> pl.Series:
     """The column ``split`` (train | valid | test) of samples that are sorted by time.
 
     Args:
-        samples: In time order, with ``user_id``.
+        samples: In time order, with ``user_id`` and, for ``given``, ``row``.
         protocol: ``temporal``: the last rows are test, those before them valid. ``user``: whole users, shuffled by a
-            hash of seed and id, so that a user's place depends on nobody else's id.
+            hash of seed and id, so that a user's place depends on nobody else's id. ``given``: as published.
         valid: Share of rows (temporal) or of users who have samples (user).
         test: Likewise.
         seed: Only ``user`` depends on it.
+        given: The published splits: row, split.
+
+    Raises:
+        DataError: the protocol is ``given``, but nothing was published, or not for every row.
     """
+    if protocol == "given":
+        if given is None:
+            raise DataError(
+                "samples.protocol is 'given', but the dataset publishes no splits. Set dataset.init_args.split to the "
+                "column with train, valid and test, or samples.protocol to 'temporal' or 'user'."
+            )
+        splits = samples.select("row").join(given, on="row", how="left", maintain_order="left")["split"]
+        if splits.null_count():
+            raise DataError(f"samples.protocol is 'given', but {splits.null_count()} samples have no published split.")
+        return splits
     if protocol == "temporal":
         return _named_shares(samples.height, valid, test)
     users = samples.select(pl.col("user_id").unique())
@@ -39,11 +60,23 @@ def assign_use(samples: pl.DataFrame, seed: int) -> pl.Series:
         samples: With ``sample_id``, ``history_id`` and ``split``.
         seed: Of the shuffle.
     """
-    order = pl.Series("order", [stable_hash(sample, seed) for sample in samples["sample_id"]], dtype=pl.String)
-    train = pl.col("split") == "train"
-    turn = pl.struct("order", "sample_id").rank("ordinal").over("history_id", "split") - 1
-    use = pl.when(~train).then(pl.lit("")).when(turn % 2 == 0).then(pl.lit("tune")).otherwise(pl.lit("reward"))
-    return samples.with_columns(order).select(use.alias("use"))["use"]
+    train = samples.select("sample_id", "history_id", pl.col("split") == "train")
+    rows = train.with_row_index("at").filter("split")
+    order = np.fromiter((int(stable_hash(key, seed), 16) for key in _each(rows["sample_id"])), np.uint64, rows.height)
+    history = rows.select(pl.col("history_id").rank("dense"))["history_id"].to_numpy()
+    by_turn = np.lexsort((order, history))
+    first = np.ones(rows.height, dtype=bool)
+    first[1:] = history[by_turn][1:] != history[by_turn][:-1]
+    place = np.arange(rows.height)
+    turn = place - np.maximum.accumulate(np.where(first, place, 0))
+    use = np.zeros(samples.height, dtype=np.int8)
+    use[rows["at"].to_numpy()[by_turn]] = 1 + turn % 2
+    return pl.Series("use", use).replace_strict({0: "", 1: "tune", 2: "reward"}, return_dtype=pl.String)
+
+
+def _each(values: pl.Series) -> Iterator[str]:
+    for start in range(0, len(values), _CHUNK):
+        yield from values[start : start + _CHUNK].to_list()
 
 
 def _named_shares(count: int, valid: float, test: float) -> pl.Series:

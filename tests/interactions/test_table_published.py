@@ -1,0 +1,277 @@
+"""Published splits and history lists, read by `Table` and replayed; the formats of MIND (news) and Last.fm (music)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from trackrec.interactions import DataError, Ratings, SampleRules, SampleTables, build_samples
+from trackrec.interactions.table import Table
+from trackrec.prompts import PromptBook, PromptSettings
+
+quick = settings(
+    max_examples=25, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def put(path: Path, text: str | bytes) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return str(path)
+
+
+def triples(ratings: Ratings) -> list[tuple]:
+    return ratings.interactions.select("user_id", "item_id", "rating").rows()
+
+
+def build(ratings: Ratings, threshold: float = 3.0, **rules: Any) -> SampleTables:
+    return build_samples(ratings, SampleRules(**rules), threshold, seed=0)
+
+
+def seen(tables: SampleTables) -> list[tuple]:
+    """(user, target, label, split, history, recent list) of every sample, in the table's order."""
+    joined = tables.samples.join(tables.histories, on="history_id", how="left", maintain_order="left")
+    columns = ["user_id", "item_id", "label", "split", "item_ids", "recent_items"]
+    return [
+        tuple(" ".join(cell) if isinstance(cell, list) else cell for cell in row)
+        for row in joined.select(columns).rows()
+    ]
+
+
+def test_given_splits_are_replayed(tmp_path: Path) -> None:
+    log = "user_id,item_id,label,at,fold\nu,a,1,1,train\nu,b,0,2,Training\nu,c,1,3,DEV\nu,d,1,4,test\n"
+    log += "u,b,1,5,val\nv,a,1,9,test\n"
+    source = Table(put(tmp_path / "log.csv", log), label="label", timestamp="at", split="fold")
+    tables = build(source.read(), 0.5, protocol="given", per="sample")
+    assert seen(tables) == [
+        ("u", "b", 0, "train", "a", "a"),
+        ("u", "c", 1, "valid", "a b", "a b"),
+        ("u", "d", 1, "test", "a b c", "a b c"),
+        ("u", "b", 1, "valid", "a b c d", "a b c d"),
+    ]
+    published = {name: tables.counts[f"published_{name}"] for name in ("train", "valid", "test")}
+    assert published == {"train": 2, "valid": 2, "test": 2}
+    per_user = build(source.read(), 0.5, protocol="given", history_len=2)
+    assert [row[:4] for row in seen(per_user)] == [
+        ("u", "c", 1, "valid"),
+        ("u", "d", 1, "test"),
+        ("u", "b", 1, "valid"),
+    ]
+    with pytest.raises(DataError, match=r"train, valid or test in 'fold': line 2: 'u,a,1,1,other'"):
+        Table(put(tmp_path / "bad.csv", log.replace("train", "other")), label="label", split="fold").read()
+
+
+def test_given_without_splits_names_both_keys(tmp_path: Path) -> None:
+    ratings = Table(put(tmp_path / "log.csv", "user_id,item_id,label\nu,a,1\nu,b,0\n"), label="label").read()
+    with pytest.raises(DataError, match=r"^samples.protocol is 'given', but .*Set dataset.init_args.split to"):
+        build(ratings, protocol="given")
+
+
+def own(tmp_path: Path, log: str, **arguments: Any) -> Ratings:
+    columns = {"label": "label", "timestamp": "at", "history": "past", "split": "fold"} | arguments
+    return Table(put(tmp_path / "log.csv", "user_id,item_id,label,at,past,fold\n" + log), **columns).read()
+
+
+def test_own_lists_are_history_and_recent_items(tmp_path: Path) -> None:
+    ratings = own(tmp_path, "u,a,1,1,p q r,train\nu,b,0,2,p q r,test\nv,a,1,3,,test\nv,b,1,4,a p,train\n")
+    assert sorted(ratings.items["item_id"]) == ["a", "b", "p", "q", "r"]
+    rules = {"protocol": "given", "per": "sample", "max_history": 2, "recent_len": 1}
+    tables = build(ratings, 0.5, **rules)
+    assert seen(tables) == [
+        ("u", "a", 1, "train", "q r", "r"),
+        ("u", "b", 0, "test", "q r", "r"),
+        ("v", "b", 1, "train", "a p", "p"),
+    ]
+    assert tables.histories["ratings"].to_list() == [[1.0, 1.0], [1.0, 1.0]]
+    assert (tables.counts["short_histories"], tables.counts["future_history_items"]) == (1, 0)
+    with pytest.raises(DataError, match=r"samples.per must be 'sample' where dataset.init_args.history .*got 'user'"):
+        build(ratings, 0.5, protocol="given")
+
+
+def test_own_lists_may_carry_ratings(tmp_path: Path) -> None:
+    log = "user_id,item_id,stars,past,rates\nu,a,4,p|q,5|1.5\nu,b,2,,\n"
+    columns = {"rating": "stars", "history": "past", "history_ratings": "rates", "history_separator": "|"}
+    ratings = Table(put(tmp_path / "log.csv", log), **columns).read()
+    assert build(ratings, per="sample").histories["ratings"].to_list() == [[5.0, 1.5]]
+    likes = Table(str(tmp_path / "log.csv"), **(columns | {"history_ratings": None})).read()
+    assert build(likes, per="sample").histories["ratings"].to_list() == [[4.0, 4.0]]
+    with pytest.raises(DataError, match=r"a rating for each item of a history: line 2: 'u,a,4,p\|q,5'"):
+        Table(put(tmp_path / "bad.csv", log.replace("5|1.5", "5")), **columns).read()
+
+
+def test_own_lists_hold_known_items_only(tmp_path: Path) -> None:
+    items = put(tmp_path / "items.csv", "item_id\na\nb\np\n")
+    ratings = own(tmp_path, "u,a,1,1,p x,train\nu,b,0,2,x,test\n", items=items)
+    assert ratings.counts["history_items_unknown"] == 2
+    assert seen(build(ratings, 0.5, protocol="given", per="sample")) == [("u", "a", 1, "train", "p", "p")]
+
+
+def test_the_target_and_its_future_leave_its_own_list(tmp_path: Path) -> None:
+    """b is in its own list; c comes later; d was rated before, so its second rating may have it; x has no record."""
+    log = "u,d,1,1,,train\nu,b,0,5,b c d x,train\nu,c,1,6,b x,train\nu,d,1,7,c d,test\nw,e,1,5,c,test\n"
+    tables = build(own(tmp_path, log), 0.5, protocol="given", per="sample")
+    assert seen(tables) == [
+        ("u", "b", 0, "train", "d x", "d x"),
+        ("w", "e", 1, "test", "c", "c"),
+        ("u", "c", 1, "train", "b x", "b x"),
+        ("u", "d", 1, "test", "c d", "c d"),
+    ]
+    assert tables.counts["future_history_items"] == 2
+
+
+_items = st.sampled_from("abcdef")
+_rows = st.lists(
+    st.tuples(
+        st.sampled_from("uv"), _items, st.sampled_from("01"), st.integers(1, 9), st.lists(_items, max_size=4),
+        st.sampled_from(["train", "valid", "test"]),
+    ),
+    min_size=1, max_size=14, unique_by=lambda row: (row[0], row[1], row[3], row[5]),
+)  # fmt: skip
+
+
+@quick
+@given(rows=_rows, strict=st.booleans(), lists=st.booleans())
+def test_given_keeps_splits_and_shows_no_future(tmp_path: Path, rows: list, strict: bool, lists: bool) -> None:
+    rows = [*rows, ("z", "a", "1", 1, ["f"], "train"), ("z", "b", "1", 2, ["f"], "test")]
+    log = "".join(f"{u},{i},{y},{at},{' '.join(past)},{fold}\n" for u, i, y, at, past, fold in rows)
+    ratings = own(tmp_path, log, history="past" if lists else None)
+    tables = build(ratings, 0.5, protocol="given", per="sample", strict_ties=strict)
+    published = {(u, i, at, number): fold for number, (u, i, _, at, _, fold) in enumerate(rows)}
+    first: dict[tuple, tuple] = {}
+    for u, i, at, number in sorted(published, key=lambda key: key[2:]):
+        first.setdefault((u, i), (at, number))
+    contents = {row[0]: row for row in tables.histories.iter_rows()}
+    kept = ratings.interactions.join(ratings.splits, on="row").drop("rating").rows()
+    assert sorted(kept) == sorted((*key, fold) for key, fold in published.items())
+    for sample in tables.samples.iter_rows(named=True):
+        u, i, at = sample["user_id"], sample["item_id"], sample["timestamp"]
+        numbers = [key[3] for key, fold in published.items() if key[:3] == (u, i, at) and fold == sample["split"]]
+        assert len(numbers) == 1
+        _, owner, items, _ = contents[sample["history_id"]]
+        assert owner == u
+        for item in [*items, *sample["recent_items"]]:
+            if (u, item) in first:
+                when = first[u, item]
+                assert when < (at, numbers[0])
+                assert when[0] < at or not strict
+            else:
+                assert lists
+                assert item in rows[numbers[0]][4]
+
+
+# Formats of others
+
+NEWS = (
+    'N1\tsports\tgolf\tThe "Open" begins\tAbstract\thttp://a\t[]\t[]\n'
+    "N2\tnews\tworld\tRain &amp; wind\t\thttp://b\t[]\t[]\n"
+    'N3\tsports\tnfl\t"Huge\t\thttp://c\t[]\t[]\n'
+)
+MIND_TRAIN = (
+    "1\tU1\t11/11/2019 9:05:58 AM\tN1 N2\tN3-1 N2-0\n"
+    "2\tU2\t11/12/2019 6:11:30 PM\t\tN1-0 N2-1\n"
+    "3\tU1\t11/13/2019 12:00:01 AM\tN1 N2\tN2-1 N4-0\n"
+)
+MIND_DEV = "1\tU1\t11/15/2019 8:55:22 AM\tN1 N2 N3\tN1-0 N2-1\n"
+MIND = {
+    "separator": "\t", "header": False, "quote": None, "user": "2", "timestamp": "3",
+    "time_unit": "%m/%d/%Y %I:%M:%S %p", "history": "4", "impressions": "5", "item_id": "1", "attributes": ["2", "3"],
+    "title": "4",
+}  # fmt: skip
+
+
+def mind(tmp_path: Path) -> Table:
+    for name, text in (("train", MIND_TRAIN), ("dev", MIND_DEV)):
+        put(tmp_path / f"MINDsmall_{name}" / "behaviors.tsv", text)
+        put(
+            tmp_path / f"MINDsmall_{name}" / "news.tsv",
+            NEWS if name == "train" else NEWS + "N4\tnews\tus\tLate\t\t\t\t\n",
+        )
+    ratings = {"test": "MINDsmall_dev", "train": "MINDsmall_train"}
+    where = {split: str(tmp_path / folder / "behaviors.tsv") for split, folder in ratings.items()}
+    return Table(where, items=str(tmp_path / "MINDsmall_*" / "news.tsv"), **MIND)
+
+
+def test_mind_is_read_from_its_own_files(tmp_path: Path) -> None:
+    source = mind(tmp_path)
+    ratings = source.read()
+    assert ratings.items["title"].to_list() == ['The "Open" begins', "Rain & wind", '"Huge', "Late"]
+    assert ratings.items["attributes"].to_list()[0] == ["sports", "golf"]
+    assert triples(ratings) == [
+        ("U1", "N3", 1.0),
+        ("U1", "N2", 0.0),
+        ("U2", "N1", 0.0),
+        ("U2", "N2", 1.0),
+        ("U1", "N2", 1.0),
+        ("U1", "N4", 0.0),
+        ("U1", "N1", 0.0),
+        ("U1", "N2", 1.0),
+    ]
+    assert ratings.interactions["timestamp"][0] == 1573463158
+    assert ratings.counts["duplicate_items"] == 3
+    tables = build(ratings, source.threshold, protocol="given", per="sample")
+    # N1 of the first lists is first logged in the test part, and U2 has no list.
+    assert seen(tables) == [
+        ("U1", "N2", 1, "train", "N2", "N2"),
+        ("U1", "N4", 0, "train", "N2", "N2"),
+        ("U1", "N1", 0, "test", "N2 N3", "N2 N3"),
+        ("U1", "N2", 1, "test", "N2 N3", "N2 N3"),
+    ]
+    assert (tables.counts["short_histories"], tables.counts["future_history_items"]) == (4, 8)
+
+
+def test_no_prompt_on_news_speaks_of_films(tmp_path: Path) -> None:
+    source = mind(tmp_path)
+    ratings = source.read()
+    tables = build(ratings, source.threshold, protocol="given", per="sample")
+    words = PromptSettings(item="article", items="articles", user="reader", liked="clicked", disliked="skipped")
+    book = PromptBook(tables.histories, ratings.items, ratings.users, source.threshold, words)
+    for history_id, target in tables.samples.select("history_id", "item_id").rows():
+        for segments in (book.reccot_prompt(history_id), book.judge_prompt(history_id, "Likes sports.", target)):
+            text = "".join(segments).lower()
+            assert "article" in text
+            assert "reader" in text
+            assert not [word for word in ("film", "viewer", "movie", "watch") if word in text]
+    assert "Rain & wind [news, world]: clicked" in book.history_text(tables.samples["history_id"][0])
+
+
+def test_mind_impressions_must_be_labelled(tmp_path: Path) -> None:
+    where = put(tmp_path / "behaviors.tsv", "1\tU1\t11/11/2019 9:05:58 AM\tN1\tN3 N2\n")
+    with pytest.raises(DataError, match=r"has 1 bad line.*items as N1-1 N2-0.*: line 1: "):
+        Table(where, **{key: value for key, value in MIND.items() if key not in ("title", "attributes")}).read()
+
+
+def test_last_fm_plays_are_ratings(tmp_path: Path) -> None:
+    plays = "u1\tm1\tBeyoncé\t120\nu1\t\tT. Rex\t3\nu2\tm1\tBeyoncé\t51\nu1\tm1\tBeyoncé\t7\nu2\tm3\tMúm\t50\n"
+    users = "u1\tf\t22\tGermany\tFeb 1, 2007\nu2\t\t\tMexico\tMay 6, 2008\nu3\tm\t-1\tPeru\t\n"
+    source = Table(
+        put(tmp_path / "plays.tsv", plays), users=put(tmp_path / "profile.tsv", users),
+        separator="\t", header=False, quote=None, user="1", item="3", rating="4", threshold=50,
+        user_attributes=["2", "3", "4"],
+    )  # fmt: skip
+    ratings = source.read()
+    assert triples(ratings) == [
+        ("u1", "T. Rex", 3.0),
+        ("u2", "Beyoncé", 51.0),
+        ("u1", "Beyoncé", 7.0),
+        ("u2", "Múm", 50.0),
+    ]
+    assert ratings.items["title"].to_list() == ["Beyoncé", "T. Rex", "Múm"]
+    assert ratings.users.rows() == [("u1", ["f", "22", "Germany"]), ("u2", ["Mexico"]), ("u3", ["m", "-1", "Peru"])]
+    assert [row[:3] for row in seen(build(ratings, source.threshold))] == [("u1", "Beyoncé", 0), ("u2", "Múm", 0)]
+
+
+def test_last_fm_logs_are_read_by_label(tmp_path: Path) -> None:
+    """userid, timestamp, artist id, artist, track id, track: a log of plays has no dislikes, so the label is added."""
+    log = "u1\t2009-05-04T23:08:57Z\ta1\tDeep Dish\t\tFlashdance\t1\nu1\t2009-05-04T13:54:10Z\t\tÓlafur\t\tMix\t0\n"
+    source = Table(
+        put(tmp_path / "log.tsv", log), separator="\t", header=False, quote=None,
+        user="1", item="4", label="7", timestamp="2", time_unit="iso",
+    )  # fmt: skip
+    assert source.read().interactions.rows() == [
+        ("u1", "Deep Dish", 1.0, 1241478537, 0),
+        ("u1", "Ólafur", 0.0, 1241445250, 1),
+    ]
