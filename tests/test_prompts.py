@@ -80,12 +80,12 @@ def test_only_the_newest_of_a_history_are_shown():
 
 
 def test_words_of_another_domain():
-    words = PromptSettings(item="song", items="songs", user="listener", liked="played", disliked="skipped")
+    words = PromptSettings("song", "songs", "listener", "heard", "play", "played", "skipped")
     history = history_segment(HISTORY, words)
     text = "".join([*reccot_segments(history, words), *judge_segments(history, "x", Item("T"), words)])
-    for word in ("song", "songs", "listener", "played", "skipped"):
+    for word in ("song", "songs", "listener heard, oldest", "Will this listener play the next song", "skipped"):
         assert word in text
-    for word in ("film", "viewer", "liked"):
+    for word in ("film", "viewer", "like", "rated"):
         assert word not in text
 
 

@@ -144,24 +144,8 @@ def paired_bootstrap(
         n_resamples: R.
         seed: of the resampling.
     """
-    sides = [np.atleast_2d(_array(side)) for side in (p_a, p_b)]
-    labels = _array(y)
-    codes = _user_codes(users, len(labels))
-    forms = [[_weighted_form(metric_fn, [p, labels], codes) for p in side] for side in sides]
-    ones = np.ones((1, len(codes)))
-    means = [np.mean([float(form(ones)[0]) for form in side]) for side in forms]
-    rng = np.random.default_rng([seed, 1])
-    draws = []
-    for weights in _user_weights(codes, n_resamples, seed):
-        rows = weights[:, codes]
-        picks = [_shares(rng, len(rows), len(sides[0]))]
-        picks.append(picks[0] if len(sides[0]) == len(sides[1]) else _shares(rng, len(rows), len(sides[1])))
-        both = [
-            (np.stack([form(rows) for form in side], axis=1) * pick).sum(axis=1)
-            for side, pick in zip(forms, picks, strict=True)
-        ]
-        draws.append(both[0] - both[1])
-    return _interval(float(means[0] - means[1]), np.concatenate(draws), len(codes))
+    means, (first, second) = _seed_draws(metric_fn, users, y, (p_a, p_b), n_resamples, seed)
+    return _interval(means[0] - means[1], first - second, len(users))
 
 
 def seed_bootstrap(
@@ -177,18 +161,29 @@ def seed_bootstrap(
         n_resamples: R.
         seed: of the resampling.
     """
-    sides, labels = np.atleast_2d(_array(p)), _array(y)
+    (mean,), (draws,) = _seed_draws(metric_fn, users, y, (p,), n_resamples, seed)
+    return _interval(mean, draws, len(users))
+
+
+def _seed_draws(
+    metric_fn: Callable[..., Any], users: Vector, y: Vector, sides: Sequence[Vector], n_resamples: int, seed: int
+) -> tuple[list[float], list[np.ndarray]]:
+    """Per side the mean of its metric over training seeds, and (R,) resampled means: the same users for every side."""
+    labels = _array(y)
     codes = _user_codes(users, len(labels))
-    forms = [_weighted_form(metric_fn, [side, labels], codes) for side in sides]
+    forms = [[_weighted_form(metric_fn, [p, labels], codes) for p in np.atleast_2d(_array(side))] for side in sides]
     ones = np.ones((1, len(codes)))
-    value = float(np.mean([float(form(ones)[0]) for form in forms]))
+    means = [float(np.mean([float(form(ones)[0]) for form in side])) for side in forms]
     rng = np.random.default_rng([seed, 1])
-    draws = []
+    draws: list[list[np.ndarray]] = [[] for _ in sides]
     for weights in _user_weights(codes, n_resamples, seed):
         rows = weights[:, codes]
-        pick = _shares(rng, len(rows), len(forms))
-        draws.append((np.stack([form(rows) for form in forms], axis=1) * pick).sum(axis=1))
-    return _interval(value, np.concatenate(draws), len(codes))
+        picks: dict[int, np.ndarray] = {}  # sides with as many training seeds share the picked ones
+        for side, drawn in zip(forms, draws, strict=True):
+            if len(side) not in picks:
+                picks[len(side)] = _shares(rng, len(rows), len(side))
+            drawn.append((np.stack([form(rows) for form in side], axis=1) * picks[len(side)]).sum(axis=1))
+    return means, [np.concatenate(drawn) for drawn in draws]
 
 
 def evaluate(p: Vector, y: Vector, users: Vector, n_resamples: int = 1000, seed: int = 0) -> dict[str, Interval]:

@@ -27,6 +27,8 @@ class PromptSettings:
         item: what one item is called.
         items: its plural.
         user: what a user is called.
+        rated: what users do with the items of a history ("saw", "read").
+        like: what V is asked about the next item ("click", "play").
         liked: the word after an item whose rating is above the threshold.
         disliked: the word after any other item.
         max_words: the length that G is asked to keep to.
@@ -42,6 +44,8 @@ class PromptSettings:
     item: str = "film"
     items: str = "films"
     user: str = "viewer"
+    rated: str = "rated"
+    like: str = "like"
     liked: str = "liked"
     disliked: str = "disliked"
     max_words: int = 200
@@ -148,7 +152,7 @@ def history_segment(history: Sequence[Rated], settings: PromptSettings, user_att
         f"{settings.liked if entry.liked else settings.disliked}"
         for entry in history[-settings.max_history :]
     ]
-    return f"{about}The {settings.items} a {settings.user} rated, oldest first:\n" + "\n".join(lines)
+    return f"{about}The {settings.items} a {settings.user} {settings.rated}, oldest first:\n" + "\n".join(lines)
 
 
 def reccot_segments(history: str, settings: PromptSettings) -> list[str]:
@@ -168,7 +172,7 @@ def judge_segments(history: str, reccot: str | None, target: Item, settings: Pro
     once; with ``release`` history, target, RecCoT, question.
     """
     notes = [] if reccot is None else [f"\n\nNotes on this {settings.user}: <summary>{fold(reccot)}</summary>"]
-    ask = f"\n\nWill this {settings.user} like the next {settings.item}? Answer Yes or No."
+    ask = f"\n\nWill this {settings.user} {settings.like} the next {settings.item}? Answer Yes or No."
     name = f"\n\nNext {settings.item}: {describe(target, settings, settings.target_attributes)}."
     if settings.order == "release":
         return [history, name, *notes, ask]

@@ -59,7 +59,7 @@ class Steps:
         players = set(exp.cohort.loop_histories)
         data = DistillData(lm, exp.book, exp.directory("teacher"), players, seed=exp.seed, **section.data)
         data.setup("fit")
-        tokens = sum(map(tree_tokens, data.examples))
+        tokens = sum(tree_tokens(entry.tree) for entry in data.examples)
         return self._fit(out, DistillModule(lm, name, **section.model), data, section, len(data.examples), tokens)
 
     def sample(self, out: Path, round_: int, generator: str) -> dict[str, Any]:

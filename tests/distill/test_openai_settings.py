@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import sys
 from pathlib import Path
@@ -106,7 +107,8 @@ def test_a_changed_config_takes_the_answers_over(serve, tmp_path, tiny_book):
 
 
 def _named(book: Any) -> Any:
-    """Prompts of the scripted server begin with a film of one word."""
+    """A book whose prompts begin with a film of one word, as the scripted server wants them."""
+    book = copy.copy(book)  # the fixture serves the whole session
     book.reccot_prompt = lambda key: [f"Film{key[1:]} of the day"]
     return book
 

@@ -227,14 +227,14 @@ def test_no_prompt_on_news_speaks_of_films(tmp_path: Path) -> None:
     source = mind(tmp_path)
     ratings = source.read()
     tables = build(ratings, source.threshold, protocol="given", per="sample")
-    words = PromptSettings(item="article", items="articles", user="reader", liked="clicked", disliked="skipped")
+    words = PromptSettings("article", "articles", "reader", "was shown", "click", "clicked", "skipped")
     book = PromptBook(tables.histories, ratings.items, ratings.users, source.threshold, words)
     for history_id, target in tables.samples.select("history_id", "item_id").rows():
         for segments in (book.reccot_prompt(history_id), book.judge_prompt(history_id, "Likes sports.", target)):
             text = "".join(segments).lower()
             assert "article" in text
             assert "reader" in text
-            assert not [word for word in ("film", "viewer", "movie", "watch") if word in text]
+            assert not [word for word in ("film", "viewer", "movie", "watch", "rated") if word in text]
     assert "Rain & wind [news, world]: clicked" in book.history_text(tables.samples["history_id"][0])
 
 

@@ -262,7 +262,7 @@ def test_an_adapter_on_the_output_layer_is_refused_behind_a_pattern(tiny_lm):
 
 def test_only_the_last_layers_carry_the_adapter_on_request(tiny_lm):
     lm = tiny_lm(lora=LoRASettings(r=2, last_layers=1))
-    lm.add_adapter("a", seed=0)
+    lm.add_adapter("g", seed=0)
     depth = lm.base.config.num_hidden_layers
     names = [name for name, parameter in lm.base.named_parameters() if parameter.requires_grad]
     assert depth > 1
@@ -273,7 +273,7 @@ def test_only_the_last_layers_carry_the_adapter_on_request(tiny_lm):
 @pytest.mark.parametrize(("layers", "message"), [(0, "must be at least 1, got 0"), (99, "is 99, the model has 2")])
 def test_a_bad_number_of_layers_is_named(tiny_lm, layers, message):
     with pytest.raises(ValueError, match=rf"backbone\.lora\.last_layers {message}"):
-        tiny_lm(lora=LoRASettings(last_layers=layers)).add_adapter("a", seed=0)
+        tiny_lm(lora=LoRASettings(last_layers=layers)).add_adapter("g", seed=0)
 
 
 def test_a_bad_rank_is_named():

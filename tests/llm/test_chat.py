@@ -152,5 +152,5 @@ def test_fault_04_one_template_for_sampling_and_training(tiny_lm, tiny_book, tmp
     distill.setup("fit")
     align.setup("fit")
     assert len(sampler.prompts) == 3
-    assert [list(tree[0].ids) for tree in distill.examples] == sampler.prompts
+    assert [list(example.tree[0].ids) for example in distill.examples] == sampler.prompts
     assert [list(example.tree[0].ids) for example in align.examples] == sampler.prompts

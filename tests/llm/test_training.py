@@ -173,12 +173,20 @@ def test_a_resumed_run_keeps_the_logged_steps_of_the_first_part(tiny_lm, tiny_bo
     assert set(before) <= set(lines)
 
 
+class Blowup(Callback):
+    """The last step of a training goes wrong."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        for parameter in pl_module._trained:
+            parameter.data.fill_(float("inf"))
+
+
 def test_an_adapter_that_is_not_finite_is_an_error(tiny_lm, tiny_book, texts_dir, tmp_path):
     lm = tiny_lm(adapters=["g"], lora=LoRASettings(r=2))
-    module = DistillModule(lm, "g", lr=1e30)
+    module = DistillModule(lm, "g", lr=3e-3)
     data = DistillData(lm, tiny_book, texts_dir, batch_size=2)
-    with pytest.raises(FloatingPointError, match=r"adapter 'g' .*lower model\.lr \(now 1e\+30\)"):
-        fit_adapter(module, data, QUIET | {"max_epochs": 1}, tmp_path / "out")
+    with pytest.raises(FloatingPointError, match=r"adapter 'g' .*lower model\.lr \(now 0\.003\)"):
+        fit_adapter(module, data, QUIET | {"max_steps": 1, "callbacks": [Blowup()]}, tmp_path / "out")
     assert not (tmp_path / "out" / "adapter").exists()
 
 
@@ -251,6 +259,17 @@ def test_the_base_trains_in_training_mode(tiny_lm, tiny_book, texts_dir, tmp_pat
     assert [name for name, training in modes.modes.items() if not training] == []
 
 
+def test_a_loss_that_is_no_number_names_its_histories_and_writes_nothing(tiny_lm, tiny_book, texts_dir, tmp_path):
+    lm = tiny_lm(adapters=["g"])
+    module = DistillModule(lm, "g")
+    for parameter in lm.train_only("g"):
+        parameter.data.fill_(float("nan"))
+    data = DistillData(lm, tiny_book, texts_dir, batch_size=2)
+    with pytest.raises(FloatingPointError, match=r"DistillModule: the loss is nan at step 0, on h\d, h\d\. Lower"):
+        fit_adapter(module, data, QUIET | {"max_epochs": 1}, tmp_path / "out")
+    assert not (tmp_path / "out" / "adapter").exists()
+
+
 def test_gradient_checkpointing_computes_layers_twice(tiny_lm, tiny_book, texts_dir, tmp_path):
     """Once forward and once more for the gradient: else the memory that it trades for was never saved."""
     calls = {}
@@ -270,12 +289,12 @@ def test_a_text_weighs_the_same_beside_a_longer_one(tiny_lm, tiny_book, texts_di
     """The loss of a batch is the mean of its texts' own losses."""
     lm = tiny_lm(adapters=["g"], lora=LoRASettings(r=2))
     module, data = DistillModule(lm, "g"), DistillData(lm, tiny_book, texts_dir)
-    module.log_step = lambda values, batch_size: None
+    module.log_step = lambda values, ids: None
     data.setup("fit")
     together = module.training_step(data.collate(data.examples), 0)
-    alone = [module.training_step(data.collate([tree]), 0) for tree in data.examples]
+    alone = [module.training_step(data.collate([entry]), 0) for entry in data.examples]
     assert together.item() == pytest.approx(sum(loss.item() for loss in alone) / len(alone), abs=1e-5)
-    assert len({len(tree[1].ids) for tree in data.examples}) > 2
+    assert len({len(entry.tree[1].ids) for entry in data.examples}) > 2
 
 
 def test_a_text_that_the_model_cannot_reach_is_an_error(tiny_lm, tiny_book, texts_dir):

@@ -162,7 +162,7 @@ class SoftmaxDPOModule(AdapterModule):
         """Mean over the sets of a batch: a set's weight doesn't depend on its neighbours."""
         losses, values = self.losses(batch)
         loss = losses.mean()
-        self.log_step({"loss": loss, **values}, len(batch.sizes))
+        self.log_step({"loss": loss, **values}, batch.history_ids)
         return loss
 
 

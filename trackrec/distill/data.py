@@ -15,9 +15,17 @@ from trackrec.prompts import PromptBook
 from trackrec.tables import read_dataset
 
 
+class ResponseExample(NamedTuple):
+    """One teacher text: branch 0 is the prompt, 1 the response."""
+
+    history_id: str
+    tree: Tree
+
+
 class ResponseBatch(NamedTuple):
     """Rows of prompt and response, and where the responses are."""
 
+    history_ids: list[str]
     layout: Layout
     wanted: list[tuple[int, int]]
     tokens: list[list[int]]
@@ -63,20 +71,23 @@ class DistillData(LightningDataModule):
                 "max_new_tokens where it has one."
             )
         self.examples = [self._example(row) for row in wanted]
-        self.lm.check_reach(self.examples)
+        self.lm.check_reach(entry.tree for entry in self.examples)
 
-    def _example(self, row: dict[str, Any]) -> Tree:
+    def _example(self, row: dict[str, Any]) -> ResponseExample:
         prompt = self.lm.chat.encode_prompt(self.book.reccot_prompt(row["history_id"]))
-        return [Branch(prompt), Branch(self.lm.chat.encode_response(row["text"]), 0)]
+        response = self.lm.chat.encode_response(row["text"])
+        return ResponseExample(row["history_id"], [Branch(prompt), Branch(response, 0)])
 
-    def collate(self, trees: list[Tree]) -> ResponseBatch:
+    def collate(self, examples: list[ResponseExample]) -> ResponseBatch:
         """Rows whose second branch is the response."""
+        trees = [entry.tree for entry in examples]
         wanted = [(index, 1) for index in range(len(trees))]
-        return ResponseBatch(self.lm.layout(trees), wanted, [list(tree[1].ids) for tree in trees])
+        ids = [entry.history_id for entry in examples]
+        return ResponseBatch(ids, self.lm.layout(trees), wanted, [list(tree[1].ids) for tree in trees])
 
-    def train_dataloader(self) -> BatchLoader[Tree]:
+    def train_dataloader(self) -> BatchLoader[ResponseExample]:
         """Shuffled batches."""
-        lengths = [tree_tokens(tree) for tree in self.examples]
+        lengths = [tree_tokens(entry.tree) for entry in self.examples]
         return BatchLoader(self.examples, lengths, self.batch_size, self.collate, self.seed)
 
     def transfer_batch_to_device(self, batch: ResponseBatch, device: Any, dataloader_idx: int) -> ResponseBatch:

@@ -29,5 +29,5 @@ class DistillModule(AdapterModule):
         """Mean over the texts of their mean token loss, so that a text's weight doesn't depend on the batch."""
         sums, lengths = branch_logprobs(self.lm, batch.layout, batch.wanted, batch.tokens)
         loss = (-sums / lengths).mean()
-        self.log_step({"loss": loss, "tokens": lengths.sum()}, len(batch.tokens))
+        self.log_step({"loss": loss, "tokens": lengths.sum()}, batch.history_ids)
         return loss

@@ -59,7 +59,8 @@ class Table(RatingSource):
             attributes: ["2", "3"]
             title: "4"
         samples: {protocol: given, per: sample}
-        prompts: {item: article, items: articles, user: reader, liked: clicked, disliked: skipped}
+        prompts: {item: article, items: articles, user: reader, rated: was shown, like: click, liked: clicked,
+                  disliked: skipped}
 
     Last.fm-360K (music), where more than 50 plays are a like::
 
@@ -68,7 +69,8 @@ class Table(RatingSource):
           init_args: {ratings: usersha1-artmbid-artname-plays.tsv, users: usersha1-profile.tsv, separator: "\\t",
                       header: false, quote: null, user: "1", item: "3", rating: "4", threshold: 50,
                       user_id: "1", user_attributes: ["2", "3", "4"]}
-        prompts: {item: artist, items: artists, user: listener, liked: often played, disliked: seldom played}
+        prompts: {item: artist, items: artists, user: listener, rated: played, like: often play,
+                  liked: often played, disliked: seldom played}
 
     Args:
         ratings: Where the log is. ``{train: ..., valid: ..., test: ...}`` names the files of published splits.

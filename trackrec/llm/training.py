@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
+_SHOWN_IDS = 8
 
 
 @dataclass(frozen=True)
@@ -121,10 +122,26 @@ class AdapterModule(LightningModule):
             loader: Any = self.trainer.train_dataloader
             loader.load_state_dict(self._loader_states[0])
 
-    def log_step(self, values: dict[str, Any], batch_size: int) -> None:
-        """Log values of this step; the loss also shows on the progress bar."""
+    def log_step(self, values: dict[str, Any], ids: Sequence[str]) -> None:
+        """Log values of this step; the loss also shows on the progress bar.
+
+        Args:
+            values: ``loss`` and what else is worth a curve.
+            ids: of the batch's histories or samples.
+
+        Raises:
+            FloatingPointError: the loss is no finite number. No step is made of it; the last checkpoint stays.
+        """
+        if not torch.isfinite(values["loss"]):
+            shown = ", ".join(ids[:_SHOWN_IDS]) + (
+                f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
+            )
+            raise FloatingPointError(
+                f"{type(self).__name__}: the loss is {values['loss'].item()} at step {self.global_step}, on {shown}. "
+                f"Lower model.lr (now {self.lr}) or set trainer.gradient_clip_val; the last checkpoint is kept."
+            )
         for name, value in values.items():
-            self.log(name, value, prog_bar=name == "loss", batch_size=batch_size, on_step=True)
+            self.log(name, value, prog_bar=name == "loss", batch_size=len(ids), on_step=True)
 
 
 def stage_trainer(trainer_args: dict[str, Any], out_dir: Path, checkpoint_every: int = 20) -> Trainer:

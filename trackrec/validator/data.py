@@ -15,10 +15,11 @@ from trackrec.validator.judge import JudgeTree, judge_tree
 
 
 class JudgeBatch(NamedTuple):
-    """Rows, the branch ends at which V answers (M of them), and the labels."""
+    """Rows, the branch ends at which V answers (M of them), their samples and the labels."""
 
     layout: Layout
     spots: list[Spot]
+    sample_ids: list[str]
     labels: list[int]
 
 
@@ -71,7 +72,9 @@ class RecTuneData(LightningDataModule):
         """Rows and answer positions of some histories."""
         layout = self.lm.layout([entry.tree for entry in trees])
         spots = [layout.spots[index][branch] for index, entry in enumerate(trees) for branch in entry.branches]
-        return JudgeBatch(layout, spots, [question.label for entry in trees for question in entry.questions])
+        questions = [question for entry in trees for question in entry.questions]
+        samples, labels = [one.sample_id for one in questions], [one.label for one in questions]
+        return JudgeBatch(layout, spots, samples, labels)
 
     def train_dataloader(self) -> BatchLoader[JudgeTree]:
         """Shuffled batches."""

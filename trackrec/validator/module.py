@@ -48,5 +48,5 @@ class RecTuningModule(AdapterModule):
         labels = torch.tensor(batch.labels, device=logps.device)
         loss = -both.gather(-1, labels.unsqueeze(-1)).mean()
         accuracy = (both.argmax(-1) == labels).float().mean()
-        self.log_step({"loss": loss, "accuracy": accuracy, "rows": float(len(labels))}, len(labels))
+        self.log_step({"loss": loss, "accuracy": accuracy, "rows": float(len(labels))}, batch.sample_ids)
         return loss
