@@ -191,17 +191,17 @@ class Steps:
         told = rows.filter(pl.col("history_id").is_in(set(texts))) if from_teacher else rows
         if not len(told):
             raise ValueError("the teacher wrote about no history that warms V up: raise teacher.init_args.fraction.")
-        return {**self._tune(out, "warmup", told, texts, None, 0), "without_text": len(rows) - len(told)}
+        return {**self._tune(out, "warmup", told, texts, None, [0]), "without_text": len(rows) - len(told)}
 
     def rec_tune(self, out: Path, round_: int, start: str | None) -> dict[str, Any]:
         """Rec-Tuning of V on the rows of a round, with its greedy texts."""
         name = f"round-{round_}"
-        return self._tune(out, name, self._tuning_rows([round_]), self.exp.texts(f"{name}/greedy"), start, round_)
+        return self._tune(out, name, self._tuning_rows([round_]), self.exp.texts(f"{name}/greedy"), start, [round_])
 
     def rec_tune_plain(self, out: Path, turns: list[int]) -> dict[str, Any]:
         """Rec-Tuning of V on the rows of some turns without any text."""
         rows = self._tuning_rows(turns)
-        return self._tune(out, "plain", rows, dict.fromkeys(rows["history_id"].to_list()), None, max(turns))
+        return self._tune(out, "plain", rows, dict.fromkeys(rows["history_id"].to_list()), None, turns)
 
     def _tuning_rows(self, turns: list[int]) -> pl.DataFrame:
         cohort, limit = self.exp.cohort, self._tuning_limit
@@ -220,7 +220,7 @@ class Steps:
         rows: pl.DataFrame,
         texts: Mapping[str, str | None],
         start: str | None,
-        turn: int,
+        turns: list[int],
     ) -> dict[str, Any]:
         from trackrec.validator.data import RecTuneData
         from trackrec.validator.module import RecTuningModule
@@ -229,8 +229,8 @@ class Steps:
         lm = exp.model("validator")
         adapter = exp.new_adapter(lm, f"{name}-rec_tune", start)
         targets = targets_by_history(rows)
-        options = {**section.data, "samples_per_history": max(map(len, targets.values()))}
-        data = RecTuneData(lm, exp.book, texts, targets, seed=exp.seed + turn, **options)
+        options = {**section.data, "samples_per_history": self._tuning_limit * len(turns)}
+        data = RecTuneData(lm, exp.book, texts, targets, seed=exp.seed + max(turns), **options)
         data.setup("fit")
         tokens = sum(tree_tokens(entry.tree) for entry in data.examples)
         notes = self._fit(out, RecTuningModule(lm, adapter, **section.model), data, section, len(data.examples), tokens)

@@ -15,18 +15,15 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from table_files import build, put, quick, seen, triples
 
-from trackrec.interactions import DataError, Ratings, RatingSource, SampleRules, SampleTables, build_samples
+from trackrec.interactions import DataError, RatingSource, SampleRules
 from trackrec.interactions import files as room
 from trackrec.interactions.table import Table
 from trackrec.prompts import PromptSettings
 from trackrec.tables import SCHEMAS, to_arrow
-
-quick = settings(
-    max_examples=25, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 
 LOG = "reader,isbn,stars,when\nann,b1,5,30\nbob,b2,2,20\nann,b2,3.5,10\n"
 BOOKS = 'isbn,name,genres,published\nb1,"Bread, &amp;  Butter",Food|Home,1999\nb2,Salt,,\nb3,Unread,Sea,2001-05-06\n'
@@ -34,33 +31,9 @@ BOOK_COLUMNS = {"user": "reader", "item": "isbn", "rating": "stars", "timestamp"
 ABOUT = {"title": "name", "attributes": "genres", "year": "published"}
 
 
-def put(path: Path, text: str | bytes) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return str(path)
-
-
 def books(tmp_path: Path, log: str | bytes = LOG, **arguments: Any) -> Table:
     where = put(tmp_path / "log.csv", log)
     return Table(where, **(BOOK_COLUMNS | arguments))
-
-
-def triples(ratings: Ratings) -> list[tuple]:
-    return ratings.interactions.select("user_id", "item_id", "rating").rows()
-
-
-def build(ratings: Ratings, threshold: float = 3.0, **rules: Any) -> SampleTables:
-    return build_samples(ratings, SampleRules(**rules), threshold, seed=0)
-
-
-def seen(tables: SampleTables) -> list[tuple]:
-    """(user, target, label, split, history, recent list) of every sample, in the table's order."""
-    joined = tables.samples.join(tables.histories, on="history_id", how="left", maintain_order="left")
-    columns = ["user_id", "item_id", "label", "split", "item_ids", "recent_items"]
-    return [
-        tuple(" ".join(cell) if isinstance(cell, list) else cell for cell in row)
-        for row in joined.select(columns).rows()
-    ]
 
 
 # Plain logs

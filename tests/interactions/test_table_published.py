@@ -6,40 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from table_files import build, put, quick, seen, triples
 
-from trackrec.interactions import DataError, Ratings, SampleRules, SampleTables, build_samples
+from trackrec.interactions import DataError, Ratings
 from trackrec.interactions.table import Table
 from trackrec.prompts import PromptBook, PromptSettings
-
-quick = settings(
-    max_examples=25, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-
-
-def put(path: Path, text: str | bytes) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return str(path)
-
-
-def triples(ratings: Ratings) -> list[tuple]:
-    return ratings.interactions.select("user_id", "item_id", "rating").rows()
-
-
-def build(ratings: Ratings, threshold: float = 3.0, **rules: Any) -> SampleTables:
-    return build_samples(ratings, SampleRules(**rules), threshold, seed=0)
-
-
-def seen(tables: SampleTables) -> list[tuple]:
-    """(user, target, label, split, history, recent list) of every sample, in the table's order."""
-    joined = tables.samples.join(tables.histories, on="history_id", how="left", maintain_order="left")
-    columns = ["user_id", "item_id", "label", "split", "item_ids", "recent_items"]
-    return [
-        tuple(" ".join(cell) if isinstance(cell, list) else cell for cell in row)
-        for row in joined.select(columns).rows()
-    ]
 
 
 def test_given_splits_are_replayed(tmp_path: Path) -> None:

@@ -88,12 +88,11 @@ class LanguageModel:
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
+            config = lora_config(self.settings.lora, self._linear_names, self._depth)
             if self._peft is None:
-                self._peft = get_peft_model(
-                    self.base, lora_config(self.settings.lora, self._linear_names, self._depth), adapter_name=name
-                )
+                self._peft = get_peft_model(self.base, config, adapter_name=name)
             else:
-                self._peft.add_adapter(name, lora_config(self.settings.lora, self._linear_names, self._depth))
+                self._peft.add_adapter(name, config)
         if hasattr(self.base.get_output_embeddings(), "lora_A"):
             raise ValueError(
                 f"backbone.lora.target_modules {self.settings.lora.target_modules!r} reaches lm_head, which is refused."
