@@ -26,6 +26,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "intermediate_size": 18944,
         "num_attention_heads": 28,
         "num_key_value_heads": 4,
+        "num_hidden_layers": 28,
         "vocab_size": 152064,
     },
     "Qwen/Qwen2.5-1.5B-Instruct": {
@@ -33,8 +34,17 @@ SHAPES: dict[str, dict[str, Any]] = {
         "intermediate_size": 8960,
         "num_attention_heads": 12,
         "num_key_value_heads": 2,
+        "num_hidden_layers": 28,
         "vocab_size": 151936,
         "tie_word_embeddings": True,
+    },
+    "tiny": {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "num_hidden_layers": 2,
+        "vocab_size": 512,
     },
 }
 
@@ -57,9 +67,13 @@ def save_random_model(directory: Path, shape: dict[str, Any], layers: int) -> No
     )
     fast.save_pretrained(directory)
     torch.manual_seed(0)
-    config = Qwen2Config(**shape, num_hidden_layers=layers, max_position_embeddings=32768, use_sliding_window=False)
+    config = Qwen2Config(
+        **(shape | {"num_hidden_layers": layers}), max_position_embeddings=32768, use_sliding_window=False
+    )
     torch.set_default_dtype(torch.bfloat16)
-    model = Qwen2ForCausalLM(config)
+    # Seven billion normal numbers take minutes on a CPU.
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = Qwen2ForCausalLM(config)
     torch.set_default_dtype(torch.float32)
     model.save_pretrained(directory)
 

@@ -28,6 +28,12 @@ def test_the_history_segment_literal():
     assert bare == SHOWN.replace(" [War, Drama]", "")
 
 
+def test_the_count_is_that_of_the_whole_history():
+    settings = PromptSettings(history_counts=True, max_history=1)
+    due = "A viewer. Liked 1 of 2 films. The latest, oldest first:\nBlue Harbour: disliked"
+    assert history_segment(HISTORY, settings) == due
+
+
 def test_user_attributes_are_shown_on_request():
     asked = PromptSettings(user_attributes=True)
     assert history_segment(HISTORY, asked, ["F", "25-34"]) == f"A viewer: F, 25-34.\n{SHOWN}"

@@ -35,6 +35,7 @@ class PromptSettings:
         max_history: the newest items of a history that are shown.
         max_title_chars: longer titles are cut here.
         history_attributes: show the attributes (genres) of history items.
+        history_counts: say above the list how many items of the whole history were liked, of how many.
         target_attributes: show the attributes of the target item.
         user_attributes: show what the users table says of the user.
         order: ``shared`` puts the RecCoT before the target, so that all targets of a user share a prefix; ``release``
@@ -52,6 +53,7 @@ class PromptSettings:
     max_history: int = 30
     max_title_chars: int = 120
     history_attributes: bool = True
+    history_counts: bool = False
     target_attributes: bool = True
     user_attributes: bool = False
     order: Literal["shared", "release"] = "shared"
@@ -152,7 +154,12 @@ def history_segment(history: Sequence[Rated], settings: PromptSettings, user_att
         f"{settings.liked if entry.liked else settings.disliked}"
         for entry in history[-settings.max_history :]
     ]
-    return f"{about}The {settings.items} a {settings.user} {settings.rated}, oldest first:\n" + "\n".join(lines)
+    title = f"The {settings.items} a {settings.user} {settings.rated}, oldest first:"
+    if settings.history_counts:
+        liked = sum(entry.liked for entry in history)
+        count = f"{settings.liked.capitalize()} {liked} of {len(history)} {settings.items}."
+        title = f"A {settings.user}. {count} The latest, oldest first:"
+    return f"{about}{title}\n" + "\n".join(lines)
 
 
 def reccot_segments(history: str, settings: PromptSettings) -> list[str]:

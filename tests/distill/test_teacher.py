@@ -41,6 +41,13 @@ def test_a_profile_is_a_function_of_the_history():
     assert write(request([False, True, False, False])) != alone
 
 
+def test_the_generosity_counts_what_the_prompt_counts():
+    """With the count above the list the teacher repeats it; without, it speaks of the items shown."""
+    one = request([True] * 7 + [False] * 3)
+    assert re.search(r"7 of 10", write(one, PromptSettings(max_history=4, history_counts=True)))
+    assert re.search(r"1 of 4", write(one, PromptSettings(max_history=4)))
+
+
 def test_an_empty_history_gets_no_text():
     made = ProfileTeacher().write([request([]), request([True], "h1")], WORDS, NOWHERE).texts
     assert made[0] is None

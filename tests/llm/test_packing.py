@@ -19,12 +19,18 @@ ROOT_AND_TWO = [Branch([5, 6]), Branch([7], 0), Branch([8, 9], 0)]
 TWO_LEVELS = [Branch([1, 2]), Branch([3], 0), Branch([4, 5], 1), Branch([6], 1), Branch([7], 0)]
 
 
+def visible(layout):
+    """(B, T, T) which column sees which, read off the additive mask."""
+    return (layout.attention_mask(torch.float32, torch.device("cpu")) == 0).squeeze(1).numpy()
+
+
 def test_pack_literal():
     layout = pack([ROOT_AND_TWO, [Branch([3]), Branch([4], 0)]])
     assert layout.ids.tolist() == [[5, 6, 7, 8, 9], [3, 4, 0, 0, 0]]
     assert layout.positions.tolist() == [[0, 1, 2, 2, 3], [0, 1, 0, 0, 0]]
     assert layout.valid.astype(int).tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
-    assert layout.visible.astype(int).tolist() == [
+    assert layout.until.tolist() == [[5, 5, 3, 5, 5], [2, 2, 3, 4, 5]]
+    assert visible(layout).astype(int).tolist() == [
         [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 0, 1, 0], [1, 1, 0, 1, 1]],
         [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 1]],
     ]
@@ -40,7 +46,7 @@ def test_unroll_literal():
     assert layout.ids.tolist() == [[1, 2, 3, 4, 5], [1, 2, 3, 6, 0], [1, 2, 7, 0, 0]]
     assert layout.positions.tolist() == [[0, 1, 2, 3, 4]] * 3
     assert layout.valid.astype(int).tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0], [1, 1, 1, 0, 0]]
-    assert layout.visible is None
+    assert layout.until is None
     # the inner branch [3] is answered from the first row below it
     assert layout.spots == [[Spot(0, 0, 2, -1), Spot(0, 2, 1, 1), Spot(0, 3, 2, 2), Spot(1, 3, 1, 2), Spot(2, 2, 1, 1)]]
 
@@ -53,6 +59,16 @@ def test_the_mask_is_a_float_in_the_models_dtype(dtype):
     assert mask.shape == (1, 1, 5, 5)
     low = torch.finfo(dtype).min
     assert mask[0, 0, 3].tolist() == [0, 0, low, 0, low]
+
+
+def test_a_tree_whose_branches_come_in_any_order_is_laid_out_in_preorder():
+    """`prompts.order: release` puts the target before the text, so a second draw returns to an earlier branch."""
+    tree = [Branch([1]), Branch([2], 0), Branch([3], 0), Branch([4], 1), Branch([5], 2)]
+    layout = pack([tree])
+    assert layout.ids.tolist() == [[1, 2, 4, 3, 5]]
+    assert layout.positions.tolist() == [[0, 1, 2, 1, 2]]
+    assert [spot.start for spot in layout.spots[0]] == [0, 1, 3, 2, 4]
+    assert layout.until.tolist() == [[5, 3, 3, 5, 5]]
 
 
 def test_the_mask_of_plain_rows_is_two_dimensional():
@@ -90,6 +106,7 @@ def trees(draw):
 @given(st.lists(trees(), min_size=1, max_size=3))
 def test_a_token_sees_its_path_and_nothing_else(forest):
     packed = pack(forest)
+    seen_by = visible(packed)
     assert packed.valid.sum() == sum(map(tree_tokens, forest))
     for row, tree in enumerate(forest):
         for index, branch in enumerate(tree):
@@ -98,12 +115,22 @@ def test_a_token_sees_its_path_and_nothing_else(forest):
                 path, at = [*tree[at].ids, *path], tree[at].parent
             spot = packed.spots[row][index]
             for offset in range(len(branch.ids)):
-                seen = np.flatnonzero(packed.visible[row, spot.start + offset])
+                seen = np.flatnonzero(seen_by[row, spot.start + offset])
                 until = len(path) - len(branch.ids) + offset + 1
                 assert packed.ids[row, seen].tolist() == path[:until]
                 assert packed.positions[row, seen].tolist() == list(range(until))
             if branch.parent >= 0:
                 assert packed.ids[row, spot.before] == tree[branch.parent].ids[-1]
+
+
+@settings(max_examples=10, deadline=None, database=None)
+@given(st.lists(trees(), min_size=1, max_size=3))
+def test_the_block_mask_of_flex_attention_is_the_same_mask(forest):
+    layout = pack(forest, 8)
+    B, T = layout.ids.shape
+    mask_mod = layout.block_mask(torch.device("cpu")).mask_mod
+    rows, queries, keys = torch.meshgrid(torch.arange(B), torch.arange(T), torch.arange(T), indexing="ij")
+    assert mask_mod(rows, torch.zeros_like(rows), queries, keys).numpy().tolist() == visible(layout).tolist()
 
 
 def random_forest() -> list[list[Branch]]:
@@ -148,7 +175,7 @@ def lora_gradients(lm, layout, forest) -> list[torch.Tensor]:
     wanted, tokens = every_branch(forest)
     parameters = lm.train_only("g")
     sums, lengths = branch_logprobs(lm, layout, wanted, tokens)
-    weights = torch.linspace(-1, 2, len(wanted))
+    weights = torch.linspace(-1, 2, len(wanted), device=lm.device)
     return torch.autograd.grad((weights * sums / lengths).sum(), parameters)
 
 
@@ -180,7 +207,7 @@ def test_a_windowed_model_is_served_plain_rows(tiny_lm, caplog, architecture, co
         f"{lm.settings.model} has windowed or linear layers: plain rows, no shared prefixes"
     ]
     assert not lm.can_pack()
-    assert layout.visible is None
+    assert layout.until is None
     wanted, tokens = every_branch(forest)
     with lm.using(None):
         served, _ = branch_logprobs(lm, layout, wanted, tokens)
@@ -192,5 +219,5 @@ def test_a_windowed_model_is_served_plain_rows(tiny_lm, caplog, architecture, co
 def test_only_trees_that_share_are_packed(tiny_lm):
     lm = tiny_lm()
     chain = [Branch([4, 5]), Branch([6], 0)]
-    assert lm.layout([chain, chain]).visible is None
-    assert lm.layout([chain, ROOT_AND_TWO]).visible is not None
+    assert lm.layout([chain, chain]).until is None
+    assert lm.layout([chain, ROOT_AND_TWO]).until is not None

@@ -105,12 +105,14 @@ class ProfileTeacher(Teacher):
         shown = request.history[-words.max_history :]
         liked = [entry for entry in shown if entry.liked]
         disliked = [entry for entry in shown if not entry.liked]
+        # The teacher may say what the prompt shows, and no more.
+        counted = request.history if words.history_counts else shown
         sentences = [
             _taste(liked, disliked, words, rng),
-            _generosity(len(liked), len(shown), words, rng),
+            _generosity(sum(entry.liked for entry in counted), len(counted), words, rng),
             _named(liked, self.favourites, words, rng),
             _eras(liked, disliked, words, rng),
-            _sureness(len(shown), words, rng),
+            _sureness(len(counted), words, rng),
         ]
         text = ""
         for sentence in filter(None, sentences):

@@ -1,10 +1,10 @@
-"""Attention on CPU: grouped products, row by row, against keys and values that are never repeated.
+"""Attention: grouped products on CPU, FlexAttention for packed rows on a GPU, SDPA for all else.
 
 torch's fused attention on CPU copies keys and values once per query head, reads a mask slowly and takes twice the time
 of plain products in bfloat16 (scripts/bench_attention.py, docs/benchmarks.md). Here the query heads that share a key
 head form one matrix product, one row of the batch at a time, so that its scores stay in the cache of the processor, and
-blocks of queries skip the keys that stand behind them. The backward pass computes the probabilities again instead of
-keeping them.
+blocks of queries skip the keys that stand behind them. Keys and values are never repeated, and the backward pass
+computes the probabilities again instead of keeping them.
 
 Shapes: B rows, H query heads in G groups, T queries, S keys (the last T of them are the queries' own), D head width.
 """
@@ -12,10 +12,12 @@ Shapes: B rows, H query heads in G groups, T queries, S keys (the last T of them
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 NAME = "trackrec_sdpa"
 _BLOCK = 128  # queries per product
@@ -144,17 +146,30 @@ def _additive(mask: Tensor, keys: int, dtype: torch.dtype) -> Tensor:
     return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
 
 
+@cache
+def _compiled_flex() -> Any:
+    return torch.compile(flex_attention)
+
+
+def _flex(query: Tensor, key: Tensor, value: Tensor, blocks: BlockMask, scale: float) -> Tensor:
+    """FlexAttention, compiled at its first use; under autocast the rotary product may leave queries in float32."""
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    return _compiled_flex()(
+        query, key, value, block_mask=blocks, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
+    )
+
+
 def sdpa_or_grouped(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """transformers' attention interface: grouped products on CPU, SDPA for all else.
+    """transformers' attention interface.
 
     Args:
         module: the attention layer.
         query: (B, H, T, D).
         key: (B, G, S, D).
         value: (B, G, S, D).
-        attention_mask: (B, 1, T, S) bool or additive, causal for T > 1; or None.
+        attention_mask: (B, 1, T, S) bool or additive, causal for T > 1; a BlockMask; or None.
         options: scaling, dropout and what else a model passes; ``shared_prefix`` while draws of one prompt are written.
 
     Returns:
@@ -169,6 +184,10 @@ def sdpa_or_grouped(
     one_query = T == 1 and not torch.is_grad_enabled()
     causal = one_query or (attention_mask is not None and getattr(module, "is_causal", False))
     special = options.get("dropout") or options.get("softcap") or options.get("s_aux") is not None
+    if isinstance(attention_mask, BlockMask):
+        if special:
+            raise ValueError("backbone.attention: flex serves no attention dropout, soft cap or sinks: set it to sdpa.")
+        return _flex(query, key, value, attention_mask, scale).transpose(1, 2), None
     if special or not causal or query.device.type != "cpu":
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 

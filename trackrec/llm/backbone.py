@@ -207,9 +207,10 @@ class LanguageModel:
         """Last hidden states (B, T, D) of laid-out rows, without the output layer."""
         import torch
 
+        flex = self.settings.attention == "flex" and self.device.type == "cuda" and layout.until is not None
         return self.base.get_decoder()(
             input_ids=torch.from_numpy(layout.ids).to(self.device),
-            attention_mask=layout.attention_mask(self.dtype, self.device),
+            attention_mask=layout.block_mask(self.device) if flex else layout.attention_mask(self.dtype, self.device),
             position_ids=torch.from_numpy(layout.positions).to(self.device),
             use_cache=False,
         ).last_hidden_state

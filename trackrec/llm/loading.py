@@ -62,7 +62,8 @@ class BackboneSettings:
         lora: the adapters.
         gguf_file: name of a GGUF file inside ``model``; it is dequantized to ``dtype``.
         revision: of a hub model.
-        attention: transformers' attention implementation.
+        attention: of packed rows. ``flex`` is FlexAttention, compiled at its first use, on a GPU; ``sdpa`` reads a
+            dense mask, and on a CPU means the grouped products of `trackrec.llm.attention`; ``eager`` is transformers'.
         device: ``auto`` is the GPU where there is one.
         gradient_checkpointing: trade time for memory in training.
     """
@@ -73,7 +74,7 @@ class BackboneSettings:
     lora: LoRASettings = field(default_factory=LoRASettings)
     gguf_file: str | None = None
     revision: str | None = None
-    attention: Literal["sdpa", "eager"] = "sdpa"
+    attention: Literal["sdpa", "flex", "eager"] = "sdpa"
     device: str = "auto"
     gradient_checkpointing: bool = False
 
@@ -142,7 +143,7 @@ def load_base(settings: BackboneSettings, dtype: torch.dtype, device: torch.devi
     model = AutoModelForCausalLM.from_pretrained(
         where,
         dtype=dtype,
-        attn_implementation=register() if settings.attention == "sdpa" else settings.attention,
+        attn_implementation="eager" if settings.attention == "eager" else register(),
         quantization_config=_quantization(settings, dtype),
         device_map={"": device} if settings.quantize != "none" else None,
         **common,

@@ -18,6 +18,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     import torch
+    from torch.nn.attention.flex_attention import BlockMask
 
 
 class Branch(NamedTuple):
@@ -47,14 +48,15 @@ class Layout:
         ids: (B, T) token ids, 0 where padded.
         positions: (B, T) position ids.
         valid: (B, T) True where a token stands.
-        visible: (B, T, T) which token sees which; None for plain rows, whose mask is causal.
+        until: (B, T) one past the last column that sees a column: branches stand in preorder, so column q sees column
+            k exactly when k <= q < until[k]. None for plain rows, whose mask is causal.
         spots: per tree, per branch, where it lies.
     """
 
     ids: np.ndarray
     positions: np.ndarray
     valid: np.ndarray
-    visible: np.ndarray | None
+    until: np.ndarray | None
     spots: list[list[Spot]] = field(default_factory=list)
 
     @property
@@ -70,11 +72,27 @@ class Layout:
         """
         import torch
 
-        if self.visible is None:
+        if self.until is None:
             return torch.from_numpy(self.valid.astype(np.int64)).to(device)
-        visible = torch.from_numpy(self.visible).to(device)
-        mask = torch.zeros(visible.shape, dtype=dtype, device=device)
-        return mask.masked_fill_(~visible, torch.finfo(dtype).min).unsqueeze(1)
+        until = torch.from_numpy(self.until).to(device).unsqueeze(1)  # (B, 1, T)
+        column = torch.arange(until.shape[-1], device=device)
+        query = column.unsqueeze(-1)
+        hidden = (column > query) | (query >= until)  # (B, T, T)
+        mask = torch.zeros(hidden.shape, dtype=dtype, device=device)
+        return mask.masked_fill_(hidden, torch.finfo(dtype).min).unsqueeze(1)
+
+    def block_mask(self, device: torch.device) -> BlockMask:
+        """The mask of packed rows for FlexAttention, which skips the blocks where no column sees another."""
+        import torch
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        B, T = self.ids.shape
+        until = torch.from_numpy(self.until).to(device)
+
+        def visible(row: torch.Tensor, _head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+            return (key <= query) & (query < until[row, key])
+
+        return create_block_mask(visible, B, None, T, T, device=str(device))
 
 
 def tree_tokens(tree: Tree) -> int:
@@ -101,7 +119,7 @@ def _width(tokens: int, multiple: int) -> int:
 
 
 def pack(trees: Sequence[Tree], multiple: int = 1) -> Layout:
-    """One row per tree, each branch after its parent, with a mask that hides the other branches.
+    """One row per tree, its branches in preorder, with a mask that hides those on other paths.
 
     Args:
         trees: the trees.
@@ -111,31 +129,43 @@ def pack(trees: Sequence[Tree], multiple: int = 1) -> Layout:
         _check(tree)
     B, T = len(trees), _width(max(tree_tokens(tree) for tree in trees), multiple)
     ids, positions = np.zeros((B, T), np.int64), np.zeros((B, T), np.int64)
-    valid, visible = np.zeros((B, T), bool), np.zeros((B, T, T), bool)
-    visible[:, np.arange(T), np.arange(T)] = True
+    valid, until = np.zeros((B, T), bool), np.tile(np.arange(1, T + 1), (B, 1))
     spots: list[list[Spot]] = []
     for row, tree in enumerate(trees):
-        ends: list[int] = []  # position that follows each branch
-        kin: list[list[int]] = []  # each branch's ancestors and itself
-        placed: list[Spot] = []
+        placed: dict[int, Spot] = {}
+        ends: dict[int, int] = {}  # position that follows each branch
         start = 0
-        for index, (tokens, parent) in enumerate(tree):
+        for index in _preorder(tree):
+            tokens, parent = tree[index]
             stop = start + len(tokens)
             first = ends[parent] if parent >= 0 else 0
             before = placed[parent].start + placed[parent].length - 1 if parent >= 0 else -1
             ids[row, start:stop] = tokens
             positions[row, start:stop] = np.arange(first, first + len(tokens))
             valid[row, start:stop] = True
-            kin.append([*(kin[parent] if parent >= 0 else []), index])
-            placed.append(Spot(row, start, len(tokens), before))
-            for relative in kin[index][:-1]:
+            placed[index] = Spot(row, start, len(tokens), before)
+            ends[index] = first + len(tokens)
+            relative = index
+            while relative >= 0:  # the branch and all above it are seen up to here
                 spot = placed[relative]
-                visible[row, start:stop, spot.start : spot.start + spot.length] = True
-            visible[row, start:stop, start:stop] = np.tri(len(tokens), dtype=bool)
-            ends.append(first + len(tokens))
+                until[row, spot.start : spot.start + spot.length] = stop
+                relative = tree[relative].parent
             start = stop
-        spots.append(placed)
-    return Layout(ids, positions, valid, visible, spots)
+        spots.append([placed[index] for index in range(len(tree))])
+    return Layout(ids, positions, valid, until, spots)
+
+
+def _preorder(tree: Tree) -> list[int]:
+    """Branch numbers, each followed by all that stands below it."""
+    below: dict[int, list[int]] = {}
+    for index, branch in enumerate(tree):
+        below.setdefault(branch.parent, []).append(index)
+    order, waiting = [], [0]
+    while waiting:
+        index = waiting.pop()
+        order.append(index)
+        waiting.extend(reversed(below.get(index, [])))
+    return order
 
 
 def unroll(trees: Sequence[Tree], multiple: int = 1) -> Layout:
