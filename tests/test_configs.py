@@ -20,7 +20,7 @@ def parse(path: Path, monkeypatch: pytest.MonkeyPatch) -> Namespace:
 
 
 def test_the_configs_are_found() -> None:
-    assert {path.stem for path in CONFIGS} == {"quickstart", "ml100k", "movielens", "movielens_12gb"}
+    assert {path.stem for path in CONFIGS} == {"quickstart", "ml100k", "movielens", "movielens_12gb", "amazon_books"}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

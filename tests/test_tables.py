@@ -143,6 +143,38 @@ def test_a_key_that_repeats_is_found_on_request(tmp_path):
         read_table(tmp_path, "items", check_keys=True)
 
 
+# -- optional columns ---------------------------------------------------------------------------------------------
+
+RATING = {"user_id": "u", "item_id": "i", "rating": 4.0, "timestamp": 10, "row": 0}
+
+
+def test_optional_columns_stand_behind_the_others_and_may_be_null(tmp_path):
+    frame = pl.DataFrame([{"position": 3} | RATING, {"position": None} | RATING])
+    write_part(tmp_path, "interactions", frame)
+    read = read_table(tmp_path, "interactions")
+    assert read.columns == [*SCHEMAS["interactions"].names, "position"]
+    assert read["position"].to_list() == [3, None]
+    assert read_dataset(tmp_path, "interactions").column_names == read.columns
+
+
+def test_a_table_without_its_optional_columns_keeps_its_bytes(tmp_path):
+    """Those that were written before there were any."""
+    write_part(tmp_path, "interactions", pl.DataFrame([RATING]))
+    assert pq.read_schema(part_path(tmp_path, "interactions", 0)).equals(SCHEMAS["interactions"])
+
+
+def test_parts_agree_on_optional_columns(tmp_path):
+    write_part(tmp_path, "interactions", pl.DataFrame([RATING | {"position": 1}]), part=0)
+    write_part(tmp_path, "interactions", pl.DataFrame([RATING]), part=1)
+    with pytest.raises(TableError, match=r"part-00001\.parquet has columns .*'row'\], want .*'row', 'position'\]"):
+        read_table(tmp_path, "interactions")
+
+
+def test_no_table_has_the_optional_columns_of_another(tmp_path):
+    with pytest.raises(TableError, match=r"unknown columns \['position'\]"):
+        to_arrow("items", pl.DataFrame([ITEM | {"position": 1}]))
+
+
 # -- the manifest -------------------------------------------------------------------------------------------------
 
 

@@ -145,7 +145,7 @@ def _add_experiment(parser: LightningArgumentParser) -> None:
     """Every key of an experiment: each is an argument of a constructor."""
     parser.add_argument("--seed_everything", type=int, default=42, help="Seed of the whole run.")
     parser.add_argument("--run_dir", type=Path, required=True, help="Where the stages of this run live.")
-    parser.add_argument("--dataset", type=RatingSource, required=True, help="The ratings: MovieLens, Table.")
+    parser.add_argument("--dataset", type=RatingSource, required=True, help="MovieLens, AmazonBook, Table.")
     parser.add_argument("--samples", type=SampleRules, default=SampleRules())
     parser.add_argument("--prompts", type=PromptSettings, default=PromptSettings())
     parser.add_argument("--backbone", type=BackboneSettings, required=True)

@@ -59,7 +59,10 @@ def run(command: str, config: dict[str, Any], own: dict[str, Any], objects: Obje
     facts = {"rounds": experiment.loop.rounds, "split": split, "net": net_name(config)}
     if split == "test":
         facts["test_reads"] = test_reads(experiment.pipeline.run_dir)
-    print_report(all_metrics(experiment), facts, Console(width=max(console.width, 120)))
+    metrics = all_metrics(experiment)
+    if metrics is None:  # --stages named early ones alone
+        return
+    print_report(metrics, facts, Console(width=max(console.width, 120)))
     console.print(f"Everything is in the metrics tables under {experiment.pipeline.run_dir}.", markup=False)
 
 

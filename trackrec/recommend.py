@@ -96,11 +96,11 @@ def test_reads(run_dir: Path) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def all_metrics(exp: Experiment) -> pl.DataFrame:
-    """The metrics of every done stage of a run, as one table."""
+def all_metrics(exp: Experiment) -> pl.DataFrame | None:
+    """The metrics of every done stage of a run, as one table; None where no stage that measures is done."""
     frames = [
         exp.table(stage.name, "metrics")
         for stage in exp.pipeline.stages
         if (exp.directory(stage.name) / "metrics").is_dir() and (exp.directory(stage.name) / "manifest.json").exists()
     ]
-    return pl.concat(frames)
+    return pl.concat(frames) if frames else None

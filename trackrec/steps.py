@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from trackrec.experiment import Experiment, Training, single_texts, targets_by_history
-from trackrec.interactions import build_samples, tuning_rows
+from trackrec.interactions import build_samples, check_labels, tuning_rows
 from trackrec.llm.packing import tree_tokens
 from trackrec.metrics import Interval, distinct_n, mean_words, metric_rows
 from trackrec.tables import read_table, write_part
@@ -33,6 +33,7 @@ class Steps:
         exp = self.exp
         ratings = exp.dataset.read()
         tables = build_samples(ratings, exp.samples, exp.threshold, exp.seed)
+        check_labels(tables.samples, ratings.interactions, exp.threshold)
         for name in ("items", "users", "interactions"):
             write_part(out, name, getattr(ratings, name))
         write_part(out, "histories", tables.histories)

@@ -85,6 +85,12 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
 }
 
+# Columns that a table may have, behind its others and in this order: files without them keep their bytes.
+OPTIONAL: dict[str, pa.Schema] = {
+    # where the item stood when it was shown, from 1; null where unknown
+    "interactions": _schema(position=_i32),
+}
+
 KEYS: dict[str, tuple[str, ...]] = {
     "items": ("item_id",),
     "users": ("user_id",),
@@ -111,8 +117,15 @@ def stable_hash(*parts: object, digits: int = 16) -> str:
     return hashlib.blake2b(joined.encode(), digest_size=32).hexdigest()[:digits]
 
 
+def schema_of(table: str, columns: Iterable[str] = ()) -> pa.Schema:
+    """The schema of ``table``, with those of its optional columns that are among ``columns``."""
+    present = set(columns)
+    extra = [field for field in OPTIONAL.get(table, ()) if field.name in present]
+    return pa.schema([*SCHEMAS[table], *extra])
+
+
 def to_arrow(table: str, rows: pl.DataFrame | Iterable[Mapping[str, Any]]) -> pa.Table:
-    """Rows as an Arrow table of exactly the schema of ``table``.
+    """Rows as an Arrow table of exactly the schema of ``table``; a frame may have its optional columns as well.
 
     Raises:
         TableError: a column is missing or unknown, or a value doesn't fit its type.
@@ -120,6 +133,7 @@ def to_arrow(table: str, rows: pl.DataFrame | Iterable[Mapping[str, Any]]) -> pa
     schema = SCHEMAS[table]
     try:
         if isinstance(rows, pl.DataFrame):
+            schema = schema_of(table, rows.columns)
             missing = [name for name in schema.names if name not in rows.columns]
             unknown = [name for name in rows.columns if name not in schema.names]
             if missing or unknown:
@@ -166,16 +180,17 @@ def read_table(stage_dir: Path, table: str, *, check_keys: bool = False) -> pl.D
     parts = sorted((stage_dir / table).glob("part-*.parquet"))
     if not parts:
         raise TableError(f"table {table}: no part under {stage_dir / table}. Run the stage that writes it.")
-    arrow = []
+    arrow: list[pa.Table] = []
     for path in parts:
         try:
             part = pq.read_table(path)
         except (pa.ArrowInvalid, OSError) as error:
             raise TableError(f"table {table}: {path} can't be read ({error}). Delete it and run the stage.") from error
-        if part.schema.names != SCHEMAS[table].names:
-            raise TableError(f"table {table}: {path} has columns {part.schema.names}, want {SCHEMAS[table].names}")
+        schema = schema_of(table, part.schema.names if not arrow else arrow[0].schema.names)
+        if part.schema.names != schema.names:
+            raise TableError(f"table {table}: {path} has columns {part.schema.names}, want {schema.names}")
         try:
-            arrow.append(part.cast(SCHEMAS[table]))
+            arrow.append(part.cast(schema))
         except pa.ArrowException as error:
             raise TableError(f"table {table}: {path} has other types ({error})") from error
     frame = pl.from_arrow(pa.concat_tables(arrow))

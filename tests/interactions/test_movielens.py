@@ -177,6 +177,21 @@ def test_a_header_that_lacks_a_column_is_named(tmp_path: Path) -> None:
         MovieLens(root, download=False).read()
 
 
+def test_a_header_that_names_a_column_twice_is_an_error(tmp_path: Path) -> None:
+    root = write_recbole(tmp_path / "data")
+    text = (root / "ml-100k.item").read_text(encoding="utf-8")
+    for name in ("item_id", "line", "text"):
+        (root / "ml-100k.item").write_text(text.replace("class", name), encoding="utf-8")
+        with pytest.raises(DataError, match=r"ml-100k.item names a column twice, or one 'line' or 'text': \['item_id'"):
+            MovieLens(root, download=False).read()
+
+
+@pytest.mark.parametrize("seconds", ["4e25", "978300760000", "-1e12"])
+def test_times_beyond_all_seconds_are_bad(tmp_path: Path, seconds: str) -> None:
+    with pytest.raises(DataError, match=r"seconds as timestamp: line 1: "):
+        MovieLens(write_1m(tmp_path, f"1::10::5::{seconds}\n"), download=False).read()
+
+
 def test_a_missing_root_says_what_to_do(tmp_path: Path) -> None:
     source = MovieLens(tmp_path / "ml-1m", download=False)
     wanted = (

@@ -1,12 +1,14 @@
 """Raw ratings in, histories and labelled samples out."""
 
+from trackrec.interactions.amazon import AmazonBook
 from trackrec.interactions.cohort import Cohort, LoopSettings, select_cohort, tuning_rows
-from trackrec.interactions.history import SampleRules, SampleTables, build_samples
+from trackrec.interactions.history import SampleRules, SampleTables, build_samples, check_labels
 from trackrec.interactions.movielens import MovieLens
 from trackrec.interactions.source import DataError, Ratings, RatingSource
 from trackrec.interactions.table import Table
 
 __all__ = [
+    "AmazonBook",
     "Cohort",
     "DataError",
     "LoopSettings",
@@ -17,6 +19,7 @@ __all__ = [
     "SampleTables",
     "Table",
     "build_samples",
+    "check_labels",
     "select_cohort",
     "tuning_rows",
 ]

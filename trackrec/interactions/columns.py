@@ -8,14 +8,13 @@ from pathlib import Path
 
 import polars as pl
 
-from trackrec.interactions.source import DataError
+from trackrec.interactions.source import LAST_SECOND, DataError, shown
 
 ARGS = "dataset.init_args"
 LIST_SEPARATOR = "\x1f"
 """Between the entries of a list cell, whatever the file has there."""
 
-# Seconds since 1970 in the year 5138; larger ones are milliseconds taken for seconds.
-_LAST_SECOND = 1e11
+_LAST_POSITION = 2**31 - 1
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000}
 _SPLITS = {
     **dict.fromkeys(("train", "training", "tr"), "train"),
@@ -75,6 +74,12 @@ class Columns:
             value = pl.when(words == "true").then(1.0).when(words == "false").then(0.0).otherwise(value)
         self._add(out, value.cast(pl.Float32), value.is_in([0.0, 1.0]), f"0 or 1 in {name!r}")
 
+    def position(self, out: str, key: str, name: str) -> None:
+        """A place in a list, counted from 1; nothing where it is unknown."""
+        value = self._number(key, name, pl.Float64)
+        good = (self._string(key, name) == "") | ((value >= 1) & (value <= _LAST_POSITION) & (value == value.floor()))
+        self._add(out, value.cast(pl.Int32, strict=False), good, f"a position from 1 on or nothing in {name!r}")
+
     def year(self, out: str, key: str, name: str) -> None:
         """The first four digits in a row of a year or a date; empty where unknown."""
         text = self._string(key, name)
@@ -92,7 +97,7 @@ class Columns:
             text = self._string(key, name)
             when = _iso(text) if unit == "iso" else _by_pattern(text, unit)
             seconds = when.dt.epoch("s").cast(pl.Float64)
-        good = seconds.is_finite() & (seconds.abs() < _LAST_SECOND)
+        good = seconds.is_finite() & (seconds.abs() < LAST_SECOND)
         self._add(out, seconds.cast(pl.Int64, strict=False), good, f"a time ({ARGS}.time_unit: {unit}) in {name!r}")
 
     def split(self, out: str, key: str, name: str) -> None:
@@ -147,7 +152,7 @@ def missing_column(key: str, name: str, path: Path, have: list[str]) -> DataErro
         hint = f" Is {ARGS}.separator right?"
     if have == [str(number) for number in range(1, len(have) + 1)]:
         hint += f" With {ARGS}.header: false columns are called by their number."
-    return DataError(f"{ARGS}.{key} names no column of {path}: got {name!r}, it has {have}.{hint}")
+    return DataError(f"{ARGS}.{key} names no column of {path}: got {name!r}, it has {shown(have)}.{hint}")
 
 
 def check_time_unit(unit: str) -> None:

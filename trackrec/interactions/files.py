@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import polars as pl
 
 from trackrec.interactions.columns import ARGS, Columns
-from trackrec.interactions.source import DataError, bad_lines_error
+from trackrec.interactions.source import DataError, bad_lines_error, refuse_utf16
 
 _PARQUET = (".parquet", ".pq")
 _PACKED = (".gz", ".zip", ".zst", ".bz2", ".xz")
@@ -74,8 +74,7 @@ def read_rows(path: Path, key: str, form: TextFormat, plan: Plan, drop: bool) ->
         return _read_parquet(path, key, plan, drop)
     with path.open("rb") as file:
         start = file.read(4)
-    if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        raise DataError(f"{ARGS}.{key}: {path} is UTF-16 text. Save it as UTF-8.")
+    refuse_utf16(path, start, f"{ARGS}.{key}")
     encoding = "utf-8-sig" if _is_utf8(path) else "latin-1"
     names = _names(path, key, form, encoding)
     columns = plan(path, {name: pl.String() for name in names})
@@ -97,7 +96,8 @@ def _read_parquet(path: Path, key: str, plan: Plan, drop: bool) -> tuple[pl.Data
             bad = rows.with_row_index("line", offset=1).filter(~columns.good).select("line", *columns.needs)
             shown = [(row[0], ", ".join(map(str, row[1:]))) for row in bad.head(_KEPT_BAD_ROWS).collect().rows()]
             raise _bad_rows(path, key, shown, int((~frame["good"]).sum()), columns, "row")
-    except (pl.exceptions.PolarsError, OSError) as error:
+    # polars panics on some pages that are broken.
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(
             f"{ARGS}.{key}: {path} can't be read as Parquet ({reason}). Fetch or write it again."
@@ -121,7 +121,7 @@ def _read_fast(path: Path, form: TextFormat, names: list[str], columns: Columns)
         rows = rows.rename(dict(zip(theirs, names, strict=True)), strict=False)
         every = pl.any_horizontal(pl.col(names[-1]).is_null(), pl.all_horizontal(pl.all().is_null()))
         frame = rows.select(**columns.exprs, good=columns.good, short=every).collect(engine="streaming")
-    except pl.exceptions.PolarsError:
+    except (pl.exceptions.PolarsError, OSError):  # the latter for text that looks like a packed file
         return None
     return None if frame["short"].any() else frame.drop("short")
 

@@ -162,8 +162,31 @@ def build_samples(ratings: Ratings, rules: SampleRules, threshold: float, seed: 
     return SampleTables(histories, samples, _count(ratings, histories, samples) | counts)
 
 
+def check_labels(samples: pl.DataFrame, interactions: pl.DataFrame, threshold: float) -> None:
+    """Check that there is something to predict.
+
+    Args:
+        samples: The samples table.
+        interactions: The ratings that it was made of.
+        threshold: A rating above it was a like.
+
+    Raises:
+        DataError: all samples are likes, or none is.
+    """
+    likes = int(samples["label"].sum())
+    if 0 < likes < samples.height:
+        return
+    ratings = interactions["rating"].to_numpy()
+    low, high = float(ratings.min()), float(ratings.max())
+    remedy = f"Set it to at least {low} and below {high}." if low < high else "There is nothing to learn from them."
+    raise DataError(
+        f"samples.threshold: {'all' if likes else 'none'} of the {samples.height} samples are likes, ratings above "
+        f"{threshold}; the ratings go from {low} to {high}. {remedy}"
+    )
+
+
 def _sort_log(interactions: pl.DataFrame) -> _Log:
-    rows = interactions.sort("user_id", "timestamp", "row")
+    rows = interactions.drop("position", strict=False).sort("user_id", "timestamp", "row")
     position = pl.col("position").cast(pl.Int64)
     marks = rows.with_row_index("position").select(
         position.min().over("user_id").alias("first"),

@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple, get_args
 
 import polars as pl
 
+from trackrec.interactions.filters import join_ratings
 from trackrec.interactions.source import (
     ROOT_KEY,
     DataError,
@@ -25,7 +26,6 @@ from trackrec.interactions.source import (
     bad_lines_error,
     choice_error,
     file_hashes,
-    join_ratings,
     need_columns,
     need_unique,
     parse_ratings,
@@ -131,7 +131,7 @@ class MovieLens(RatingSource):
         interactions = parse_ratings(files.ratings, ratings)
         need_unique(files.items, items, "item_id")
         need_unique(files.users, users, "user_id")
-        return join_ratings(_items(items), _users(files.users, users), interactions)
+        return join_ratings(_items(items), _users(files.users, users), interactions, files.items)
 
     def content_key(self) -> dict[str, str]:
         """See `RatingSource.content_key`."""

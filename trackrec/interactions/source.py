@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import abc
+import codecs
 import difflib
 import hashlib
+import html
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +14,13 @@ from typing import NamedTuple
 import polars as pl
 
 ROOT_KEY = "dataset.init_args.root"
+LAST_SECOND = 1e11
+"""Seconds since 1970 in the year 5138; larger ones are milliseconds taken for seconds."""
+
 _SHOWN_BAD_LINES = 3
+_SHOWN_NAMES = 20
+_SHOWN_CHARS = 40
+_CONTROL = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], " ")
 
 
 class DataError(ValueError):
@@ -23,7 +31,8 @@ class Ratings(NamedTuple):
     """The first three tables of a run, in the schemas of `trackrec.tables`, and what was lost on the way.
 
     ``interactions`` is in file order and holds each (user, item) once; ``timestamp`` is in seconds, UTC. Every item_id
-    and user_id of it has its row in ``items`` and ``users``. ``counts`` says how many rows were read and left out.
+    and user_id of it has its row in ``items`` and ``users``. ``counts`` says how many rows were read and left out. A
+    source that knows where items were shown adds the optional column ``position``.
 
     A source of published splits also fills the last two, whose rows are those of ``interactions`` by their ``row``; it
     holds a (user, item) once per timestamp and split. ``splits``: row, split (train | valid | test).
@@ -104,9 +113,11 @@ def read_fields(path: Path, separator: str, columns: Sequence[str] | None = None
     GroupLens writes. Blank lines are skipped. Without ``columns`` the first line is a header of ``name:type`` cells.
 
     Raises:
-        DataError: the file is empty, or a line has another number of fields.
+        DataError: the file is empty or UTF-16, a line has another number of fields, or the header repeats a name.
     """
-    lines = _decode(path.read_bytes()).split("\n")  # not splitlines: it also cuts at Latin-1 control characters
+    data = path.read_bytes()
+    refuse_utf16(path, data)
+    lines = _decode(data).split("\n")  # not splitlines: it also cuts at Latin-1 control characters
     frame = pl.DataFrame({"text": lines}, schema={"text": pl.String}).with_row_index("line", offset=1)
     frame = frame.with_columns(pl.col("text").str.strip_suffix("\r"))
     frame = frame.filter(pl.col("text").str.strip_chars() != "")
@@ -114,6 +125,11 @@ def read_fields(path: Path, separator: str, columns: Sequence[str] | None = None
         raise DataError(f"{ROOT_KEY}: {path} is empty. Fetch the file again.")
     if columns is None:
         columns = [cell.split(":")[0].strip() for cell in frame["text"][0].split(separator)]
+        if len({*columns, "line", "text"}) < len(columns) + 2:
+            raise DataError(
+                f"{ROOT_KEY}: the header of {path} names a column twice, or one 'line' or 'text': {shown(columns)}. "
+                "Rename them there."
+            )
         frame = frame.slice(1)
     fields = pl.col("text").str.split(separator)
     bad = frame.filter(fields.list.len() != len(columns))
@@ -122,6 +138,13 @@ def read_fields(path: Path, separator: str, columns: Sequence[str] | None = None
     return frame.with_columns(fields.alias("fields")).select(
         "line", "text", *[pl.col("fields").list.get(i).alias(name) for i, name in enumerate(columns)]
     )
+
+
+def shown(names: Sequence[str]) -> str:
+    """A file's names as an error can show them, whatever the file is."""
+    short = [name if len(name) <= _SHOWN_CHARS else f"{name[:_SHOWN_CHARS]}..." for name in names[:_SHOWN_NAMES]]
+    more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+    return f"{short}{more}"
 
 
 def need_columns(path: Path, frame: pl.DataFrame, names: Sequence[str]) -> None:
@@ -133,7 +156,9 @@ def need_columns(path: Path, frame: pl.DataFrame, names: Sequence[str]) -> None:
     missing = [name for name in names if name not in frame.columns]
     if missing:
         have = [name for name in frame.columns if name not in ("line", "text")]
-        raise DataError(f"{ROOT_KEY}: {path} lacks the column(s) {missing}; its header has {have}. Rename them there.")
+        raise DataError(
+            f"{ROOT_KEY}: {path} lacks the column(s) {missing}; its header has {shown(have)}. Rename them there."
+        )
 
 
 def parse_ratings(path: Path, frame: pl.DataFrame) -> pl.DataFrame:
@@ -142,14 +167,16 @@ def parse_ratings(path: Path, frame: pl.DataFrame) -> pl.DataFrame:
     Timestamps stay what the file says, to the second.
 
     Raises:
-        DataError: an id is empty, or a rating or timestamp is no finite number.
+        DataError: there is none, an id is empty, or a rating or timestamp is no number of a sensible size.
     """
     rating = pl.col("rating").str.strip_chars().cast(pl.Float32, strict=False)
     seconds = pl.col("timestamp").str.strip_chars().cast(pl.Float64, strict=False)
-    good = rating.is_finite() & seconds.is_finite() & (pl.col("user_id") != "") & (pl.col("item_id") != "")
+    good = rating.is_finite() & (seconds.abs() < LAST_SECOND) & (pl.col("user_id") != "") & (pl.col("item_id") != "")
     bad = frame.filter(~good.fill_null(False))
     if not bad.is_empty():
         raise bad_lines_error(path, bad, "want a user, an item, a number as rating and seconds as timestamp")
+    if frame.is_empty():
+        raise DataError(f"{ROOT_KEY}: {path} holds no ratings. Fetch the file again.")
     return frame.with_row_index("row").select(
         "user_id", "item_id", rating, seconds.cast(pl.Int64), pl.col("row").cast(pl.Int64)
     )
@@ -166,53 +193,19 @@ def need_unique(path: Path, frame: pl.DataFrame, key: str) -> None:
         raise bad_lines_error(path, bad, f"{key} is empty or was used by an earlier line")
 
 
-def join_ratings(items: pl.DataFrame, users: pl.DataFrame, interactions: pl.DataFrame) -> Ratings:
-    """Make the three tables fit each other, and count what that costs.
+def refuse_utf16(path: Path, start: bytes, key: str = ROOT_KEY) -> None:
+    """Check the first bytes of a text file.
 
-    Ratings of items without a row are dropped. Of several ratings of one item by one user the latest stays. A user
-    without a row gets one with no attributes.
+    Raises:
+        DataError: they are the mark of UTF-16, which spreadsheets write.
     """
-    known = keep_known(interactions, items)
-    latest = keep_latest(known, ("user_id", "item_id"))
-    everyone = add_strangers(users, latest)
-    counts = {
-        "ratings_read": interactions.height,
-        "ratings_of_unknown_items": interactions.height - known.height,
-        "duplicate_ratings": known.height - latest.height,
-        "users_without_row": everyone.height - users.height,
-        "items": items.height,
-        "users": everyone.height,
-        "ratings": latest.height,
-    }
-    return Ratings(items, everyone, latest, counts)
+    if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise DataError(f"{key}: {path} is UTF-16 text. Save it as UTF-8.")
 
 
-def keep_known(interactions: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
-    """The interactions whose item has a row in ``items``."""
-    known = interactions["item_id"].is_in(items["item_id"].implode())
-    return interactions if known.all() else interactions.filter(known)
-
-
-def keep_latest(interactions: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
-    """The latest interaction (by timestamp, then row) of each ``by``, in the order given.
-
-    Only rows whose 64-bit hash repeats are compared: sorting 22 million would take several times their memory.
-    """
-    repeated = interactions.select(pl.struct(by).hash().alias("hash"))["hash"].is_duplicated()
-    if not repeated.any():
-        return interactions
-    suspects = interactions.lazy().with_row_index("place").filter(repeated).collect()
-    latest = suspects.sort("timestamp", "row").unique(by, keep="last")
-    keep = ~repeated.to_numpy()
-    keep[latest["place"].to_numpy()] = True
-    return interactions.filter(pl.Series(keep))
-
-
-def add_strangers(users: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
-    """``users``, and below it those users of the interactions who are missing there, with no attributes."""
-    strangers = interactions.select("user_id").unique(maintain_order=True).join(users, on="user_id", how="anti")
-    no_attributes = pl.lit([], dtype=pl.List(pl.String)).alias("attributes")
-    return pl.concat([users, strangers.with_columns(no_attributes)])
+def clean_text(text: str) -> str:
+    """HTML entities as characters, white space folded, no other control characters."""
+    return " ".join(html.unescape(text).translate(_CONTROL).split())
 
 
 def _decode(data: bytes) -> str:

@@ -12,14 +12,8 @@ import polars as pl
 
 from trackrec.interactions.columns import ARGS, LIST_SEPARATOR, Columns, check_time_unit
 from trackrec.interactions.files import TextFormat, find_files, read_rows
-from trackrec.interactions.source import (
-    DataError,
-    Ratings,
-    RatingSource,
-    add_strangers,
-    choice_error,
-    file_hashes,
-)
+from trackrec.interactions.filters import add_strangers, check_core
+from trackrec.interactions.source import DataError, Ratings, RatingSource, choice_error, file_hashes
 from trackrec.interactions.table_rows import explode_impressions, filter_ratings, item_table, own_histories, user_table
 
 BadRows = Literal["error", "drop"]
@@ -88,6 +82,8 @@ class Table(RatingSource):
         timestamp: Column of the time; null takes the order of the file for it.
         time_unit: Of ``timestamp``: "s", "ms", "us" since 1970, "iso" for ISO-8601 text, or a pattern with % for other
             text. Times without a zone are UTC. Parquet dates and times need none.
+        position: Column of the place, from 1, at which a row's item was shown; empty where unknown. It is kept in the
+            interactions table, and no prompt or feature reads it.
         split: Column of train, valid or test (or training, validation, val, dev ...), for ``samples.protocol: given``.
         history: Column with a row's own history, oldest first: a Parquet list or item ids between
             ``history_separator``. It takes the place of the history computed from the ratings.
@@ -125,6 +121,7 @@ class Table(RatingSource):
         impressions: str | None = None,
         timestamp: str | None = None,
         time_unit: str = "s",
+        position: str | None = None,
         split: str | None = None,
         history: str | None = None,
         history_ratings: str | None = None,
@@ -157,15 +154,17 @@ class Table(RatingSource):
         check_time_unit(time_unit)
         if bad_rows not in get_args(BadRows):
             raise choice_error(f"{ARGS}.bad_rows", bad_rows, get_args(BadRows))
-        for key, least in {"min_user_ratings": min_user_ratings, "min_item_ratings": min_item_ratings}.items():
-            if least < 1:
-                raise DataError(f"{ARGS}.{key} must be at least 1 (which keeps all), got {least}.")
+        check_core(min_user_ratings, min_item_ratings)
+        if position and impressions:
+            raise DataError(
+                f"{ARGS}.position must be null where {ARGS}.impressions is set, got {position!r}: a row has many."
+            )
         if history_ratings and not history:
             raise DataError(f"{ARGS}.history_ratings needs {ARGS}.history, the items that the ratings are of.")
         self.ratings, self.items, self.users = _by_split(ratings, split), items, users
         self.form = TextFormat(separator, header, quote)
         self.user, self.item, self.rating, self.label, self.impressions = user, item, rating, label, impressions
-        self.timestamp, self.time_unit, self.split = timestamp, time_unit, split
+        self.timestamp, self.time_unit, self.split, self.position = timestamp, time_unit, split, position
         self.history, self.history_ratings, self.history_separator = history, history_ratings, history_separator
         self.item_id, self.user_id, self.title, self.year = item_id or item, user_id or user, title, year
         self.attributes = [attributes] if isinstance(attributes, str) else list(attributes or ())
@@ -183,7 +182,7 @@ class Table(RatingSource):
         """
         records, counts = self._records()
         rows = explode_impressions(records) if self.impressions else records
-        wanted = ["user_id", "item_id", "rating", "timestamp", "split", "record"]
+        wanted = ["user_id", "item_id", "rating", "timestamp", "split", "record", "position"]
         rows = rows.select(pl.col(name) for name in wanted if name in rows.columns)
         rows = rows.with_row_index("row").cast({"row": pl.Int64})
         lists = self._own_lists(records)
@@ -205,7 +204,8 @@ class Table(RatingSource):
             own, counts["history_items_unknown"] = own_histories(lists, rows, items, best)
         splits = rows.select("row", "split") if "split" in rows.columns else None
         counts |= {"items": items.height, "users": everyone.height, "ratings": rows.height}
-        rows = rows.select("user_id", "item_id", "rating", "timestamp", "row")
+        columns = ["user_id", "item_id", "rating", "timestamp", "row"]
+        rows = rows.select(*columns, *(["position"] if self.position else []))
         return Ratings(items, everyone, rows, counts, splits, own)
 
     def content_key(self) -> dict[str, str]:
@@ -250,6 +250,8 @@ class Table(RatingSource):
             columns.label("rating", "label", self.label)
         if self.timestamp is not None:
             columns.time("timestamp", "timestamp", self.timestamp, self.time_unit)
+        if self.position is not None:
+            columns.position("position", "position", self.position)
         if self.split is not None:
             columns.split("split", "split", self.split)
         if self.history is not None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import html
-
-import numpy as np
 import polars as pl
 
 from trackrec.interactions.columns import ARGS, LIST_SEPARATOR
-from trackrec.interactions.source import DataError, keep_known, keep_latest
+from trackrec.interactions.filters import filter_known, keep_known
+from trackrec.interactions.source import DataError, clean_text, shown
 
 
 def explode_impressions(records: pl.DataFrame) -> pl.DataFrame:
@@ -48,7 +46,7 @@ def item_table(
             items = items.join(firsts, on="item_id", how="left", maintain_order="left")
     item_ids = items["item_id"].to_list()
     texts = items["title"].fill_null("").to_list() if "title" in about else [""] * len(item_ids)
-    titles = [_clean(text) for text in texts]
+    titles = [clean_text(text) for text in texts]
     counts["items_without_title"] = titles.count("")
     lists = [items[name].fill_null("").to_list() for name in about if name.startswith("attributes_")]
     attributes = [_words(cells) for cells in zip(*lists, strict=True)] if lists else [[] for _ in item_ids]
@@ -86,39 +84,15 @@ def filter_ratings(
     """
     known = keep_known(rows, items)
     if known.is_empty():
+        have, rated = (shown(frame["item_id"].head(3).to_list()) for frame in (items, rows))
         raise DataError(
-            f"{ARGS}.items: {where} holds none of the rated items: it has {items['item_id'].head(3).to_list()}, "
-            f"{ARGS}.ratings has {rows['item_id'].head(3).to_list()}. "
+            f"{ARGS}.items: {where} holds none of the rated items: it has {have}, {ARGS}.ratings has {rated}. "
             f"Set {ARGS}.item_id to the column with the ids of {ARGS}.item."
         )
     pair = ("user_id", "item_id")
-    latest = keep_latest(known, (*pair, "timestamp", "split") if "split" in rows.columns else pair)
-    core = keep_core(latest, min_user, min_item)
-    if core.is_empty():
-        raise DataError(
-            f"{ARGS}.min_user_ratings={min_user}, {ARGS}.min_item_ratings={min_item} leave none of "
-            f"{latest.height} ratings. Lower them."
-        )
-    return core, {
-        "ratings_of_unknown_items": rows.height - known.height,
-        "duplicate_ratings": known.height - latest.height,
-        "ratings_outside_core": latest.height - core.height,
-    }
-
-
-def keep_core(rows: pl.DataFrame, min_user: int, min_item: int) -> pl.DataFrame:
-    """Rows of users with ``min_user`` rows and of items with ``min_item`` rows, counted among the rows that stay."""
-    if max(min_user, min_item) <= 1:
-        return rows
-    codes = rows.select(pl.col("user_id", "item_id").rank("dense") - 1)
-    users, items = codes["user_id"].to_numpy(), codes["item_id"].to_numpy()
-    kept = np.ones(rows.height, dtype=bool)
-    while True:
-        before = int(kept.sum())
-        kept &= np.bincount(users[kept], minlength=users.max() + 1)[users] >= min_user
-        kept &= np.bincount(items[kept], minlength=items.max() + 1)[items] >= min_item
-        if int(kept.sum()) == before:
-            return rows.filter(pl.Series(kept))
+    by = (*pair, "timestamp", "split") if "split" in rows.columns else pair
+    core, lost = filter_known(known, by, "latest", min_user, min_item)
+    return core, {"ratings_of_unknown_items": rows.height - known.height} | lost
 
 
 def own_histories(
@@ -167,19 +141,14 @@ def own_histories(
     return whole.select("rows", "item_ids", "ratings"), entries.height - known.height
 
 
-def _clean(text: str) -> str:
-    """HTML entities as characters, white space folded."""
-    return " ".join(html.unescape(text).split())
-
-
 def _words(cells: tuple[str, ...]) -> list[str]:
     """The attributes of an item, each once."""
-    words = [_clean(word) for cell in cells for word in cell.split(LIST_SEPARATOR)]
+    words = [clean_text(word) for cell in cells for word in cell.split(LIST_SEPARATOR)]
     return list(dict.fromkeys(word for word in words if word))
 
 
 def _about(name: str, text: str) -> str:
     """One attribute of a user; a column that is called by its number has no name to tell."""
-    text = _clean(text or "")
+    text = clean_text(text or "")
     number = text.replace(".", "", 1).removeprefix("-").isdecimal()
     return f"{name} {text}" if number and not name.isdecimal() else text
