@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from align_step import SHAPES, save_random_model
+from align_step import TINY, save_random_model
 
 from trackrec.__main__ import import_lightning
+from trackrec.llm.shapes import SHAPES
 
 MAX_PEAK_SIZE = 8192
 
@@ -203,7 +204,7 @@ def main() -> None:
     """Build the model, measure the device, then every stage under every attention asked for."""
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("--config", type=Path, default=Path("configs/movielens.yaml"))
-    options.add_argument("--shape", default=None, help=f"instead of the config's model: {', '.join(SHAPES)}")
+    options.add_argument("--shape", default=None, help=f"instead of the config's model: tiny, {', '.join(SHAPES)}")
     options.add_argument("--layers", type=int, default=None, help="default: all of the model")
     options.add_argument("--attention", nargs="+", default=["sdpa"], choices=["sdpa", "flex", "eager"])
     for name, default in (("prompt", 600), ("new", 0), ("target", 40), ("decode", 64), ("repeats", 2)):
@@ -217,9 +218,10 @@ def main() -> None:
 
     objects = parse_objects(["fit", "--config", str(given.config)])
     name = given.shape or objects.backbone.model
-    layers = given.layers or SHAPES[name]["num_hidden_layers"]
+    shape = TINY if name == "tiny" else SHAPES[name]
+    layers = given.layers or shape["num_hidden_layers"]
     with tempfile.TemporaryDirectory() as folder:
-        save_random_model(Path(folder), SHAPES[name], layers)
+        save_random_model(Path(folder), shape, layers)
         lm = LanguageModel(replace(objects.backbone, model=folder))
     lm.add_adapter("bench", seed=0)
     peak = measured_peak(lm.device, MAX_PEAK_SIZE if lm.device.type == "cuda" else 512)

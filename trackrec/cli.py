@@ -41,11 +41,12 @@ _COMMANDS = {
     "fit": "Run every stage that is not up to date, from ratings to the recommender; goes on where it stopped.",
     "test": "Read the test split: V with and without RecCoT, every CTR arm, intervals.",
     "predict": "Probabilities for a table of (user_id, item_id) requests.",
+    "plan": "What each language-model stage will hold in memory, and which key to turn; loads no model.",
 }
 # What the pipeline hands to the classes itself; the rest of their arguments are configuration.
 _LM_MODULE = {"lm", "adapter"}
 _LM_DATA = {"history_ids", "lm", "book", "teacher_dir", "preferences_dir", "samples_dir", "texts", "targets", "seed"}
-_OWN = ("config", "stages", "requests", "output", "arm")
+_OWN = ("config", "stages", "requests", "output", "arm", "gpu", "prompt_tokens")
 _NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _SWAPPABLE = ("dataset", "sampler", "teacher", "ctr.net", "ctr.connector")
 _TRAINERS = ("distill.trainer", "align.trainer", "rec_tune.trainer", "ctr.trainer")
@@ -198,6 +199,9 @@ def _add_own(parser: LightningArgumentParser, command: str) -> None:
         parser.add_argument("--requests", type=Path, required=True, help="Parquet or CSV with user_id and item_id.")
         parser.add_argument("--output", type=Path, required=True, help="Parquet file to write.")
         parser.add_argument("--arm", type=str, default="reccot", help="The arm whose nets predict.")
+    if command == "plan":
+        parser.add_argument("--gpu", type=str | None, default=None, help="Memory of the device, such as 24GiB.")
+        parser.add_argument("--prompt_tokens", type=int | None, default=None, help="Of G's prompt; null estimates it.")
 
 
 def swapped_classes(config: Namespace, dump: dict[str, Any]) -> list[str]:

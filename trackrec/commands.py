@@ -1,4 +1,4 @@
-"""fit, test and predict: from a parsed config to a run pipeline and what is printed of it."""
+"""fit, test, predict and plan: from a parsed config to a run pipeline and what is printed of it."""
 
 from __future__ import annotations
 
@@ -33,12 +33,18 @@ def run(command: str, config: dict[str, Any], own: dict[str, Any], objects: Obje
     """Run one command.
 
     Args:
-        command: ``fit``, ``test`` or ``predict``.
+        command: ``fit``, ``test``, ``predict`` or ``plan``.
         config: the resolved configuration as plain types.
         own: the command's own arguments.
         objects: builds the configuration's objects anew at each call.
     """
     console = Console(highlight=False, soft_wrap=True)
+    if command == "plan":
+        from trackrec.plan import parse_memory, plan_lines
+
+        memory = parse_memory(own["gpu"]) if own["gpu"] else None
+        console.print("\n".join(plan_lines(objects(), memory, own["prompt_tokens"])), markup=False)
+        return
     experiment = build_experiment(config, objects, lambda text: console.print(text, markup=False))
     steps = Steps(experiment)
     loop = Loop(experiment, steps)

@@ -1,0 +1,83 @@
+"""The memory plan: exact where tensors are counted, near the measured peaks where they are estimated."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+from trackrec.cli import run_cli
+from trackrec.llm.loading import BackboneSettings, LoRASettings
+from trackrec.llm.memory import ModelShape, Work, adapter_weights, stage_bytes, weight_bytes
+from trackrec.plan import parse_memory
+
+QWEN_7B = ModelShape(28, 3584, 18944, 28, 4, 128, 152064, False)
+NF4 = BackboneSettings("m", quantize="nf4", lora=LoRASettings(r=16, alpha=32), gradient_checkpointing=True)
+# docs/benchmarks.md, scripts/bench_gpu.py on an H100: the peak of each stage in GiB.
+MEASURED = {
+    "distill": (8.84, Work(8, 920, True)),
+    "score": (8.40, Work(3, 5400, False, True)),
+    "reference": (6.18, Work(1, 3800, False, True)),
+    "align": (7.26, Work(1, 3800, True, True)),
+    "rec_tune": (7.49, Work(4, 1080, True, True)),
+}
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "mistral"])
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"]])
+def test_weights_adapters_and_cache_are_counted_exactly(tiny_lm, architecture, targets):
+    lora = LoRASettings(r=4, target_modules=targets, last_layers=1)
+    lm = tiny_lm(architecture, lora=lora)
+    shape = ModelShape.of(lm.base.config)
+    linear_or_table = [value for value in lm.base.parameters() if value.dim() == 2]
+    due = sum(value.numel() * value.element_size() for value in linear_or_table)
+    assert weight_bytes(shape, lm.settings) == due
+    lm.add_adapter("g", seed=0)
+    adapter = adapter_weights(shape, lora)
+    assert adapter == sum(value.numel() for value in lm.train_only("g"))
+    filled = DynamicCache(config=lm.base.config)
+    with lm.using("g"):
+        ids = torch.tensor([[5, 6, 7], [8, 9, 10]])
+        lm.base.get_decoder()(input_ids=ids, past_key_values=filled, use_cache=True)
+    held = sum(2 * layer.keys.numel() * layer.keys.element_size() for layer in filled.layers)
+    parts = stage_bytes(shape, lm.settings, "adamw", Work(2, 3, False, cached=6))
+    assert parts["cache"] == held
+    assert parts["gradients"] == parts["optimizer"] == 0
+    assert stage_bytes(shape, lm.settings, "adamw", Work(2, 3, True))["optimizer"] == 8 * adapter
+
+
+@pytest.mark.parametrize("stage", MEASURED)
+def test_the_plan_is_within_15_percent_of_the_measured_peaks(stage):
+    peak, work = MEASURED[stage]
+    planned = sum(stage_bytes(QWEN_7B, NF4, "paged_adamw8bit", work).values()) / 2**30
+    assert planned == pytest.approx(peak, rel=0.15)
+    assert planned > peak  # on the safe side
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("24GiB", 24 * 2**30), ("16 gb", 16 * 10**9), ("1.5GiB", 3 * 2**29), ("800MiB", 800 * 2**20)]
+)
+def test_sizes(text, size):
+    assert parse_memory(text) == size
+
+
+@pytest.mark.parametrize("text", ["24", "GiB", "-3GiB", "0GiB", "24 apples"])
+def test_other_sizes_are_refused(text):
+    with pytest.raises(ValueError, match="--gpu must be a size such as 24GiB"):
+        parse_memory(text)
+
+
+@pytest.mark.recipe
+def test_the_command_says_what_fits_and_which_key_to_turn(monkeypatch, capfd):
+    monkeypatch.setattr(sys, "argv", ["trackrec"])
+    run_cli(["plan", "--config", "configs/movielens.yaml", "--gpu", "24GiB"])
+    lines = capfd.readouterr().out.splitlines()
+    stages = [line for line in lines if line.split()[0] in ("distill", "sample", "score", "align", "rec_tune")]
+    assert len(stages) == 5
+    assert all("fits" in line for line in stages)
+    run_cli(["plan", "--config", "configs/movielens.yaml", "--gpu", "8GiB", "--prompt_tokens", "600"])
+    lines = capfd.readouterr().out.splitlines()
+    assert "prompt of 600 tokens," in lines[0]
+    assert any("over: lower scoring.batch_tokens" in line for line in lines)

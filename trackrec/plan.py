@@ -1,0 +1,175 @@
+"""``trackrec plan``: what each language-model stage of a config will hold in memory, and which key to turn."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from jsonargparse import Namespace
+
+from trackrec.llm.loading import BackboneSettings
+from trackrec.llm.memory import ModelShape, Work, stage_bytes
+from trackrec.llm.shapes import SHAPES
+
+_UNITS = {"GIB": 2**30, "GB": 10**9, "MIB": 2**20, "MB": 10**6}
+# Tokens of a prompt, from the shipped configs' own: a title with year takes about 12, with attributes 18.
+_ITEM, _ITEM_WITH_ATTRIBUTES, _ASK = 12, 18, 90
+_TARGET = 40
+# A teacher's words in tokens.
+_TOKENS_PER_WORD = 1.6
+# What a GPU holds beside tensors: the context, kernels, cuBLAS work space, fragments.
+_OVERHEAD = 1.0e9
+
+
+class StagePlan(NamedTuple):
+    """One stage: bytes by what they are for, and the keys that make its batch smaller."""
+
+    stage: str
+    work: Work
+    parts: dict[str, int]
+    knobs: str
+
+    @property
+    def total(self) -> int:
+        """All parts together."""
+        return sum(self.parts.values())
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of ``24GiB``, ``16 GB``, ``800MiB``.
+
+    Raises:
+        ValueError: naming the flag and the units.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
+    if not found or found[2].upper() not in _UNITS or float(found[1]) <= 0:
+        raise ValueError(f"--gpu must be a size such as 24GiB or 16GB, got {text!r}.")
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def model_shape(settings: BackboneSettings, key: str = "backbone") -> ModelShape:
+    """From the model's config.json, or from the published shapes of the shipped configs' models.
+
+    Raises:
+        ValueError: the model is on neither this machine, the hub nor the list.
+    """
+    from transformers import AutoConfig, Qwen2Config
+
+    path = Path(settings.model).expanduser()
+    if not path.exists() and settings.model in SHAPES:
+        return ModelShape.of(Qwen2Config(**SHAPES[settings.model]))
+    try:
+        extra = {"gguf_file": settings.gguf_file} if settings.gguf_file else {}
+        return ModelShape.of(AutoConfig.from_pretrained(str(path) if path.exists() else settings.model, **extra))
+    except OSError as error:
+        raise ValueError(
+            f"{key}.model: no config.json of {settings.model!r} here or on the hub. Give a directory, or a name that "
+            f"can be reached."
+        ) from error
+
+
+def prompt_tokens(objects: Namespace) -> int:
+    """An estimate of the tokens of G's prompt."""
+    prompts = objects.prompts
+    each = _ITEM_WITH_ATTRIBUTES if prompts.history_attributes else _ITEM
+    return int(_ASK + prompts.max_history * each)
+
+
+def plan_stages(objects: Namespace, prompt: int | None = None) -> list[StagePlan]:
+    """Every language-model stage of a parsed config.
+
+    Args:
+        objects: the config's objects.
+        prompt: tokens of G's prompt; None estimates them from ``prompts``.
+    """
+    P = prompt or prompt_tokens(objects)
+    N, new = objects.sampler.n, objects.sampler.max_new_tokens
+    taught = min(new, round(getattr(objects.teacher, "max_words", new) * _TOKENS_PER_WORD))
+    judged = P + N * (new + objects.loop.targets * _TARGET)
+    asked = objects.rec_tune.data.samples_per_history * _TARGET
+    prompts = max(1, objects.sampler.batch_tokens // (P + N * new))
+    scored = max(1, objects.scoring.batch_tokens // judged)
+    draws = prompts * N
+    G, V = objects.backbone, objects.validator_backbone or objects.backbone
+    shapes = {
+        "G": model_shape(G),
+        "V": model_shape(V, "validator_backbone" if objects.validator_backbone else "backbone"),
+    }
+    stages: list[tuple[str, str, str, list[Work], str]] = [
+        (
+            "distill",
+            "G",
+            "distill",
+            [Work(objects.distill.data.batch_size, P + taught, True)],
+            "distill.data.batch_size",
+        ),
+        (
+            "sample",
+            "G",
+            "align",
+            [Work(prompts, P, False, cached=prompts * P), Work(draws, 1, False, cached=prompts * P + draws * new)],
+            "sampler.init_args.batch_tokens",
+        ),
+        ("score", "V", "rec_tune", [Work(scored, judged, False, True)], "scoring.batch_tokens, loop.targets"),
+        (
+            "align",
+            "G",
+            "align",
+            [Work(objects.align.data.batch_size, P + N * new, True, True)],
+            "align.data.batch_size, sampler.init_args.n",
+        ),
+        (
+            "rec_tune",
+            "V",
+            "rec_tune",
+            [Work(objects.rec_tune.data.batch_size, P + new + asked, True, True)],
+            "rec_tune.data.batch_size",
+        ),
+    ]
+    plans = []
+    for stage, who, section, works, knobs in stages:
+        settings = G if who == "G" else V
+        optimizer = getattr(objects[section].model.optimizer, "name", "adamw")
+        parts = [(work, stage_bytes(shapes[who], settings, optimizer, work)) for work in works]
+        work, largest = max(parts, key=lambda pair: sum(pair[1].values()))
+        if work.train and not settings.gradient_checkpointing:
+            knobs += ", backbone.gradient_checkpointing: true"
+        plans.append(StagePlan(stage, work, largest, knobs))
+    return plans
+
+
+def plan_lines(objects: Namespace, memory: int | None, prompt: int | None) -> list[str]:
+    """What the command prints.
+
+    Args:
+        objects: the config's objects.
+        memory: bytes of the device; None says nothing about what fits.
+        prompt: see `plan_stages`.
+    """
+    plans = plan_stages(objects, prompt)
+    backbone = objects.backbone
+    lines = [
+        f"{backbone.model}, {backbone.quantize}, {backbone.dtype}, LoRA r={backbone.lora.r}; prompt of "
+        f"{prompt or prompt_tokens(objects)} tokens{'' if prompt else ' (estimated; --prompt_tokens sets it)'}, "
+        f"{objects.sampler.n} draws of {objects.sampler.max_new_tokens}",
+        f"{'GiB':10}{'weights':>9}{'adapter':>9}{'training':>9}{'activations':>12}{'cache':>8}{'other':>8}{'total':>8}",
+    ]
+    for plan in plans:
+        parts = plan.parts
+        training = parts["gradients"] + parts["optimizer"]
+        other = parts["dequantized"] + parts["mask"] + parts["logits"]
+        row = [parts["weights"], parts["adapter"], training, parts["activations"], parts["cache"], other, plan.total]
+        cells = "".join(f"{value / 2**30:{width}.2f}" for value, width in zip(row, (9, 9, 9, 12, 8, 8, 8), strict=True))
+        lines.append(f"{plan.stage:10}{cells}  {_verdict(plan, memory)}".rstrip())
+    if memory is not None:
+        lines.append(f"{_OVERHEAD / 2**30:.2f} GiB of {memory / 2**30:.1f} are set aside for the driver and fragments.")
+    lines.append("Estimates; docs/benchmarks.md has them beside measured peaks.")
+    return lines
+
+
+def _verdict(plan: StagePlan, memory: int | None) -> str:
+    if memory is None:
+        return ""
+    left = memory - _OVERHEAD - plan.total
+    return f"fits, {left / 2**30:.1f} left" if left >= 0 else f"{-left / 2**30:.1f} over: lower {plan.knobs}"
