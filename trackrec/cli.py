@@ -45,7 +45,7 @@ _COMMANDS = {
 }
 # What the pipeline hands to the classes itself; the rest of their arguments are configuration.
 _LM_MODULE = {"lm", "adapter"}
-_LM_DATA = {"history_ids", "lm", "book", "teacher_dir", "preferences_dir", "samples_dir", "texts", "targets", "seed"}
+_LM_DATA = {"lm", "book", "teacher_dir", "preferences_dir", "samples_dir", "texts", "targets", "seed"}
 _OWN = ("config", "stages", "requests", "output", "arm", "gpu", "prompt_tokens")
 _NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _SWAPPABLE = ("dataset", "sampler", "teacher", "ctr.net", "ctr.connector")

@@ -57,8 +57,7 @@ class Steps:
         exp, section = self.exp, self.exp.distill
         lm = exp.model("generator")
         name = exp.new_adapter(lm, "distill", None)
-        players = set(exp.cohort.loop_histories)
-        data = DistillData(lm, exp.book, exp.directory("teacher"), players, seed=exp.seed, **section.data)
+        data = DistillData(lm, exp.book, exp.directory("teacher"), seed=exp.seed, **section.data)
         data.setup("fit")
         tokens = sum(tree_tokens(entry.tree) for entry in data.examples)
         return self._fit(out, DistillModule(lm, name, **section.model), data, section, len(data.examples), tokens)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,7 +37,6 @@ class DistillData(LightningDataModule):
         lm: encodes and lays out.
         book: histories and words.
         teacher_dir: stage directory with the reccots table of the teacher.
-        history_ids: whose texts are learnt; None takes all.
         seed: of the order.
         batch_size: texts per batch.
     """
@@ -48,29 +46,27 @@ class DistillData(LightningDataModule):
         lm: LanguageModel,
         book: PromptBook,
         teacher_dir: Path,
-        history_ids: Collection[str] | None = None,
         seed: int = 0,
         batch_size: int = 16,
     ) -> None:
         super().__init__()
-        self.lm, self.book, self.teacher_dir, self.history_ids = lm, book, teacher_dir, history_ids
+        self.lm, self.book, self.teacher_dir = lm, book, teacher_dir
         self.seed, self.batch_size = seed, batch_size
 
     def setup(self, stage: str) -> None:
         """Encode every text.
 
         Raises:
-            ValueError: the teacher finished no text about the histories, or a text is longer than the model reaches.
+            ValueError: the teacher finished no text, or a text is longer than the model reaches.
         """
         # A text that the length limit cut would teach G to stop in mid-sentence.
         rows = [row for row in read_dataset(self.teacher_dir, "reccots") if row["finish_reason"] == "stop"]
-        wanted = [row for row in rows if self.history_ids is None or row["history_id"] in self.history_ids]
-        if not wanted:
+        if not rows:
             raise ValueError(
-                "the teacher wrote no finished text about a history of the loop: raise teacher.init_args.fraction, or "
-                "max_new_tokens where it has one."
+                "the teacher wrote no finished text: raise teacher.init_args.fraction, or max_new_tokens where it has "
+                "one."
             )
-        self.examples = [self._example(row) for row in wanted]
+        self.examples = [self._example(row) for row in rows]
         self.lm.check_reach(entry.tree for entry in self.examples)
 
     def _example(self, row: dict[str, Any]) -> ResponseExample:
