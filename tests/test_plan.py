@@ -9,8 +9,8 @@ import torch
 from transformers import DynamicCache
 
 from trackrec.cli import run_cli
-from trackrec.llm.loading import BackboneSettings, LoRASettings
 from trackrec.llm.footprint import ModelShape, Work, adapter_weights, stage_bytes, weight_bytes
+from trackrec.llm.loading import BackboneSettings, LoRASettings
 from trackrec.plan import parse_memory
 
 QWEN_7B = ModelShape(28, 3584, 18944, 28, 4, 128, 152064, False)

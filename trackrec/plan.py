@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from jsonargparse import Namespace
 
-from trackrec.llm.loading import BackboneSettings
 from trackrec.llm.footprint import ModelShape, Work, stage_bytes
+from trackrec.llm.loading import BackboneSettings
 from trackrec.llm.shapes import SHAPES
 
 _UNITS = {"GIB": 2**30, "GB": 10**9, "MIB": 2**20, "MB": 10**6}
