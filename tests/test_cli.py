@@ -100,6 +100,26 @@ def test_a_replaced_class_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--ctr.arms", "[none, recot]"], "ctr.arms must be among none, reccot"),
+        (["--ctr.classics", "[forest]"], "ctr.classics must be among logistic, lightgbm, got 'forest'"),
+        (["--ctr.text.use", "log_odds"], "ctr.text.use: log_odds needs V's score of every sample"),
+        (["--ctr.text.coverage", "[0.5]"], "ctr.text.coverage needs ctr.text.missing: keep"),
+    ],
+)
+def test_a_ctr_stage_that_cannot_run_is_said_before_the_loop(
+    flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["trackrec"])
+    monkeypatch.setattr("trackrec.llm.loading.BackboneSettings.check_path", lambda *_: None)
+    with pytest.raises(SystemExit):
+        run_cli(["fit", "--config", CONFIG, "--run_dir", str(tmp_path / "run"), *flags])
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
     ("section", "key", "due"),
     [
         ("teacher: {class_path: TableTeacher, init_args: {path: texts.csv}}", "teacher", {"fraction": 1.0}),

@@ -21,9 +21,10 @@ from trackrec.align.module import SoftmaxDPOModule
 from trackrec.align.preferences import PreferenceSettings
 from trackrec.cli_errors import explain
 from trackrec.ctr import FeatureSpec
+from trackrec.ctr.arms import ARMS, TextSettings
 from trackrec.ctr.data import CTRDataModule
 from trackrec.ctr.module import CTRModule
-from trackrec.ctr.stage import ARMS
+from trackrec.ctr.stage import DEFAULT_ARMS
 from trackrec.distill import Teacher
 from trackrec.distill.data import DistillData
 from trackrec.distill.module import DistillModule
@@ -186,7 +187,9 @@ def _add_ctr(parser: LightningArgumentParser) -> None:
     parser.add_argument("--ctr.connector", type=connector, required=True, help="Text vector to the net.")
     parser.add_class_arguments(CTRModule, "ctr.model", skip={"net"}, instantiate=False)
     parser.add_class_arguments(CTRDataModule, "ctr.data", skip={"data", "arm", "seed"}, instantiate=False)
-    parser.add_argument("--ctr.arms", type=list[str], default=list(ARMS), help="Among none, reccot, shuffled.")
+    parser.add_argument("--ctr.arms", type=list[str], default=list(DEFAULT_ARMS), help=f"Among {', '.join(ARMS)}.")
+    parser.add_argument("--ctr.text", type=TextSettings, default=TextSettings())
+    parser.add_argument("--ctr.classics", type=list[str], default=["logistic"], help="Among logistic, lightgbm.")
     parser.add_argument("--ctr.seeds", type=list[int], default=[0, 1, 2], help="One training per arm and seed.")
     parser.add_argument("--ctr.patience", type=int, default=3, help="Epochs without a better validation AUC.")
 

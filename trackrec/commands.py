@@ -9,7 +9,7 @@ from typing import Any
 from jsonargparse import Namespace
 from rich.console import Console
 
-from trackrec.ctr.stage import CTRPlan
+from trackrec.ctr.stage import CTRPlan, check_plan
 from trackrec.experiment import Experiment, Training
 from trackrec.interactions import DataError
 from trackrec.loop import Loop
@@ -56,6 +56,8 @@ def run(command: str, config: dict[str, Any], own: dict[str, Any], objects: Obje
 
         predict(experiment, Path(own["requests"]), Path(own["output"]), own["arm"])
         return
+    if command == "fit":
+        check_plan(experiment.ctr)
     split = "valid"
     stages = [own["stages"]] if isinstance(own["stages"], str) else own["stages"]
     if command == "test":
@@ -105,6 +107,8 @@ def build_experiment(config: dict[str, Any], objects: Objects, say: Callable[[st
         arms=made.ctr.arms,
         seeds=made.ctr.seeds,
         patience=made.ctr.patience,
+        text=made.ctr.text,
+        classics=made.ctr.classics,
     )
     return Experiment(
         pipeline=pipeline,

@@ -18,7 +18,8 @@ from trackrec.tables import read_manifest, read_table
 
 if TYPE_CHECKING:
     from trackrec.align.preferences import PreferenceSettings
-    from trackrec.ctr.stage import CTRInputs, CTRPlan
+    from trackrec.ctr.assemble import CTRInputs
+    from trackrec.ctr.stage import CTRPlan
     from trackrec.distill.teacher import Teacher
     from trackrec.embed.encode import EmbedSettings
     from trackrec.llm.backbone import LanguageModel
@@ -108,15 +109,34 @@ class Experiment:
 
     def ctr_inputs(self) -> CTRInputs:
         """What the CTR stage reads."""
-        from trackrec.ctr.stage import CTRInputs
+        from trackrec.ctr.assemble import CTRInputs
         from trackrec.embed.encode import vectors_of
 
-        texts = self.texts("texts")
-        matrix = vectors_of(self.directory("embed"), list(texts.values()))
-        names = ("histories", "items", "interactions")
-        tables = {name: self.table("data", name) for name in names}
-        vectors = dict(zip(texts, matrix, strict=True))
-        return CTRInputs(samples=self.sample_rows, **tables, threshold=self.threshold, vectors=vectors)
+        vectors = {}
+        for name, texts in self.text_fields().items():
+            matrix = vectors_of(self.directory("embed"), list(texts.values()))
+            vectors[name] = dict(zip(texts, matrix, strict=True))
+        tuned = pl.concat([rows["user_id"] for rows in (self.cohort.reward, self.cohort.tune, self.cohort.warmup)])
+        seen = frozenset(tuned.to_list())
+        return CTRInputs(
+            samples=self.sample_rows,
+            histories=self.table("data", "histories"),
+            items=self.table("data", "items"),
+            interactions=self.table("data", "interactions"),
+            threshold=self.threshold,
+            vectors=vectors,
+            seen_users=seen,
+        )
+
+    def text_fields(self) -> dict[str, dict[str, str]]:
+        """The texts that the arms of the CTR stage read: field -> history -> text."""
+        asked = {field for arm in self.ctr.arms for field in arm.split("+")}
+        fields = {"reccot": self.texts("texts")}
+        if "teacher" in asked:
+            fields["teacher"] = self.texts("teacher")
+        if "prompt" in asked:
+            fields["prompt"] = {history: self.book.history_text(history) for history in fields["reccot"]}
+        return fields
 
     # -- models -----------------------------------------------------------------------------------------------
 

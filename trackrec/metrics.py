@@ -124,6 +124,57 @@ def user_bootstrap(
     return _interval(value, draws, len(codes))
 
 
+class Draws(NamedTuple):
+    """A value with its resampled ones, and the number of rows behind it.
+
+    Draws of equal ``users``, ``n_resamples``, ``seed`` and number of training seeds come from the same resamples, so
+    their differences are paired.
+    """
+
+    value: float
+    resampled: Float  # (R,)
+    n: int
+
+    def __sub__(self, other: Draws) -> Draws:
+        return Draws(self.value - other.value, self.resampled - other.resampled, self.n)
+
+    def interval(self) -> Interval:
+        """Value and 95 % percentile interval."""
+        return _interval(self.value, self.resampled, self.n)
+
+    def standard_error(self) -> float:
+        """Standard deviation over resamples; NaN where the metric never was a number."""
+        kept = self.resampled[~np.isnan(self.resampled)]
+        return float(kept.std(ddof=1)) if kept.size > 1 else float("nan")
+
+
+def seed_draws(
+    metric_fn: Callable[..., Any], users: Vector, y: Vector, p: Vector, n_resamples: int = 1000, seed: int = 0
+) -> Draws:
+    """The mean over training seeds of metric(p, y), with users and seeds resampled together.
+
+    Args:
+        metric_fn: ``metric_fn(p, y)``.
+        users: (N,) the cluster of each row.
+        y: (N,) labels.
+        p: (N,) or (S, N) predictions, one row per training seed.
+        n_resamples: R.
+        seed: of the resampling.
+    """
+    labels = _array(y)
+    codes = _user_codes(users, len(labels))
+    forms = [_weighted_form(metric_fn, [row, labels], codes) for row in np.atleast_2d(_array(p))]
+    ones = np.ones((1, len(codes)))
+    mean = float(np.mean([float(form(ones)[0]) for form in forms]))
+    rng = np.random.default_rng([seed, 1])
+    drawn = []
+    for weights in _user_weights(codes, n_resamples, seed):
+        rows = weights[:, codes]
+        picks = _shares(rng, len(rows), len(forms))
+        drawn.append((np.stack([form(rows) for form in forms], axis=1) * picks).sum(axis=1))
+    return Draws(mean, np.concatenate(drawn), len(codes))
+
+
 def paired_bootstrap(
     metric_fn: Callable[..., Any],
     users: Vector,
@@ -135,55 +186,17 @@ def paired_bootstrap(
 ) -> Interval:
     """Interval of metric(a) - metric(b) on the same rows; users and training seeds are resampled together.
 
-    Args:
-        metric_fn: ``metric_fn(p, y)``.
-        users: (N,) the cluster of each row.
-        y: (N,) labels.
-        p_a: (N,) or (S, N) predictions, one row per training seed. The metric is the mean over seeds.
-        p_b: the same for the other arm. With equal S, seed s of one is paired with seed s of the other.
-        n_resamples: R.
-        seed: of the resampling.
+    With equal numbers of training seeds, seed s of one is paired with seed s of the other; see `seed_draws`.
     """
-    means, (first, second) = _seed_draws(metric_fn, users, y, (p_a, p_b), n_resamples, seed)
-    return _interval(means[0] - means[1], first - second, len(users))
+    first, second = (seed_draws(metric_fn, users, y, p, n_resamples, seed) for p in (p_a, p_b))
+    return (first - second).interval()
 
 
 def seed_bootstrap(
     metric_fn: Callable[..., Any], users: Vector, y: Vector, p: Vector, n_resamples: int = 1000, seed: int = 0
 ) -> Interval:
-    """Interval of the mean over training seeds of metric(p, y); users and seeds are resampled together.
-
-    Args:
-        metric_fn: ``metric_fn(p, y)``.
-        users: (N,) the cluster of each row.
-        y: (N,) labels.
-        p: (N,) or (S, N) predictions, one row per training seed.
-        n_resamples: R.
-        seed: of the resampling.
-    """
-    (mean,), (draws,) = _seed_draws(metric_fn, users, y, (p,), n_resamples, seed)
-    return _interval(mean, draws, len(users))
-
-
-def _seed_draws(
-    metric_fn: Callable[..., Any], users: Vector, y: Vector, sides: Sequence[Vector], n_resamples: int, seed: int
-) -> tuple[list[float], list[np.ndarray]]:
-    """Per side the mean of its metric over training seeds, and (R,) resampled means: the same users for every side."""
-    labels = _array(y)
-    codes = _user_codes(users, len(labels))
-    forms = [[_weighted_form(metric_fn, [p, labels], codes) for p in np.atleast_2d(_array(side))] for side in sides]
-    ones = np.ones((1, len(codes)))
-    means = [float(np.mean([float(form(ones)[0]) for form in side])) for side in forms]
-    rng = np.random.default_rng([seed, 1])
-    draws: list[list[np.ndarray]] = [[] for _ in sides]
-    for weights in _user_weights(codes, n_resamples, seed):
-        rows = weights[:, codes]
-        picks: dict[int, np.ndarray] = {}  # sides with as many training seeds share the picked ones
-        for side, drawn in zip(forms, draws, strict=True):
-            if len(side) not in picks:
-                picks[len(side)] = _shares(rng, len(rows), len(side))
-            drawn.append((np.stack([form(rows) for form in side], axis=1) * picks[len(side)]).sum(axis=1))
-    return means, [np.concatenate(drawn) for drawn in draws]
+    """Interval of the mean over training seeds of metric(p, y); see `seed_draws`."""
+    return seed_draws(metric_fn, users, y, p, n_resamples, seed).interval()
 
 
 def evaluate(p: Vector, y: Vector, users: Vector, n_resamples: int = 1000, seed: int = 0) -> dict[str, Interval]:

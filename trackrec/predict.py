@@ -22,18 +22,20 @@ def predict(exp: Experiment, requests: Path, output: Path, arm: str) -> None:
         exp: a run whose ctr stage is done.
         requests: Parquet or CSV with ``user_id`` and ``item_id``.
         output: Parquet file to write.
-        arm: ``none``, ``reccot`` or ``shuffled``.
+        arm: one of those the ctr stage trained.
 
     Raises:
         DataError: a column, a user or an item is missing, or a user has no RecCoT.
         StageError: the ctr stage isn't done.
     """
+    from trackrec.ctr.assemble import sample_rows
     from trackrec.ctr.stage import predict_rows
 
     exp.pipeline.manifest("ctr")
     wanted = _read(requests)
     inputs = exp.ctr_inputs()
-    rows = request_rows(wanted, inputs.samples, inputs.interactions, set(inputs.vectors))
+    answerable = set(sample_rows(inputs, exp.ctr.text)["history_id"].to_list())
+    rows = request_rows(wanted, inputs.samples, inputs.interactions, answerable)
     unknown = set(wanted["item_id"]) - set(inputs.items["item_id"])
     if unknown:
         raise DataError(f"--requests: {len(unknown)} items are not in the items table, the first is {min(unknown)!r}.")

@@ -34,22 +34,25 @@ class Recommend:
     def add_stages(self) -> None:
         """embed and ctr."""
         add = self.exp.pipeline.add
-        add(Stage("embed", ("embed",), ("texts",), ("embed",), self._embed))
-        rooms = ("ctr", "metrics.py")
-        add(Stage("ctr", ("ctr",), ("data", "texts", "embed"), rooms, self._ctr))
+        texts = ("embed", "ctr.arms", "prompts")  # the arm "prompt" reads the history as the prompts show it
+        add(Stage("embed", texts, ("data", "teacher", "texts"), ("embed", "prompts.py"), self._embed))
+        ctr = ("ctr", "loop.users", "loop.warmup_users", "loop.disjoint")  # the loop's users are a slice
+        rooms = ("ctr", "metrics.py", "interactions/cohort.py")
+        add(Stage("ctr", ctr, ("data", "texts", "embed"), rooms, self._ctr))
 
     def add_test(self) -> None:
         """The stage that reads the test split."""
         keys = ("backbone", "validator_backbone", "prompts", "scoring", *TESTED)
         inputs = ("data", "texts", "ctr", self.loop.validator, "plain/rec_tune")
-        rooms = ("llm", "validator", "prompts.py", "metrics.py", "ctr/stage.py", "interactions/cohort.py")
+        ctr = ("ctr/verdict.py", "ctr/slices.py")
+        rooms = ("llm", "validator", "prompts.py", "metrics.py", *ctr, "interactions/cohort.py")
         self.exp.pipeline.add(Stage("test", keys, inputs, rooms, self._test))
 
     def _embed(self, out: Path) -> dict[str, Any]:
         from trackrec.embed.encode import embed_texts
 
         earlier = self.exp.directory("embed")
-        texts = list(self.exp.texts("texts").values())
+        texts = [text for field in self.exp.text_fields().values() for text in field.values()]
         return embed_texts(texts, self.exp.embed, out, earlier if earlier.exists() else None)
 
     def _ctr(self, out: Path) -> dict[str, Any]:
@@ -59,7 +62,8 @@ class Recommend:
 
     def _test(self, out: Path) -> dict[str, Any]:
         """V with and without RecCoT, and every CTR arm, on test rows."""
-        from trackrec.ctr.stage import arm_metrics
+        from trackrec.ctr.slices import sample_slices
+        from trackrec.ctr.verdict import arm_metrics
 
         exp = self.exp
         reads = self._count_read()
@@ -78,7 +82,8 @@ class Recommend:
             notes, values = self.steps.judge_and_measure(out, rows, given, validator, source, -1, 10_000 * place)
             found.extend(metric_rows(values, stage="test", split="test", arm=f"validator/{arm}"))
         predictions = exp.table("ctr", "predictions")
-        found.extend(arm_metrics(predictions, exp.sample_rows, "test", "test", exp.seed))
+        slices = sample_slices(exp.ctr_inputs())
+        found.extend(arm_metrics(predictions, exp.sample_rows, "test", "test", exp.seed, slices))
         write_part(out, "metrics", found)
         return {**notes, "test_reads": reads}
 

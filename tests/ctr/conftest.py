@@ -7,7 +7,7 @@ import pytest
 import torch
 from ctr_tables import Tables, make_tables
 
-from trackrec.ctr.data import attach_shuffled, attach_text
+from trackrec.ctr.arms import attach_shuffled, attach_text
 from trackrec.ctr.features import CTRData
 
 

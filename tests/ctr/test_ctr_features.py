@@ -178,3 +178,79 @@ def test_baselines_are_smoothed_rates_of_earlier_rows(tables):
         assert row["user_mean"] == pytest.approx(user)
         odds = [p / (1 - p) for p in (row["item_mean"], row["user_mean"], base)]
         assert row["item_user"] / (1 - row["item_user"]) == pytest.approx(odds[0] * odds[1] / odds[2])
+
+
+def test_year_affinity_by_hand(tables):
+    years = {f"i{place}": None if place == 4 else 1980 + 3 * place for place in range(15)}
+    items = tables.items.with_columns(year=pl.Series([years[key] for key in tables.items["item_id"]], dtype=pl.Int32))
+    data, column = tables.features(items=items), DENSE_NAMES.index
+    known = source_rows(tables.samples, tables.histories, tables.interactions).to_dicts()
+    for sample in tables.samples.to_dicts()[::5]:
+        near, total = 0.0, 0.0
+        own = years[sample["item_id"]]
+        for item, rating in zip(sample["recent_items"], sample["recent_ratings"], strict=True):
+            if own is None or years[item] is None:
+                continue
+            weight = np.exp(-abs(own - years[item]) / 5)
+            near, total = near + weight, total + weight * residual(known, sample["timestamp"], item, rating)
+        dense = row_of(data, sample["sample_id"])["dense"].numpy()
+        assert dense[column("recent_year_affinity")] == pytest.approx(total / (near + 1), abs=1e-5)
+        assert dense[column("item_year")] == pytest.approx(0.0 if own is None else (own - 2000) / 10, abs=1e-6)
+
+
+def residual(known, time, item, rating):
+    """What a rating (scaled) is above its item's smoothed mean of earlier rows."""
+    earlier = [r for r in known if r["timestamp"] < time]
+    base = sum(r["rating"] - 3 for r in earlier) / (len(earlier) + 2) / 2
+    same = [(r["rating"] - 3) / 2 for r in earlier if r["item_id"] == item]
+    return (rating - 3) / 2 - (sum(same) + 10 * base) / (len(same) + 10)
+
+
+def test_neighbour_scores_by_hand(tables, monkeypatch):
+    """Pair by pair, over the source rows of blocks that ended before the sample's own began."""
+    data, column = tables.features(), DENSE_NAMES.index
+    known = source_rows(tables.samples, tables.histories, tables.interactions).to_dicts()
+    edges = np.unique(np.quantile([r["timestamp"] for r in known], np.linspace(0, 1, 33)[:-1], method="lower"))
+    above: dict[str, list] = {}
+    for r in known:
+        r["above"] = residual(known, r["timestamp"], r["item_id"], r["rating"])
+    for r in known:
+        past = [o["above"] for o in known if o["user_id"] == r["user_id"] and o["timestamp"] < r["timestamp"]]
+        r["residual"] = r["above"] - sum(past) / (len(past) + 5)
+        above.setdefault(r["user_id"], []).append(r)
+    histories = {row["history_id"]: row for row in tables.histories.to_dicts()}
+    nonzero = 0
+    for sample in tables.samples.to_dicts()[::6]:
+        start = max(edge for edge in edges if edge <= sample["timestamp"])
+        history = histories[sample["history_id"]]
+        listed = dict(zip(history["item_ids"], history["ratings"], strict=True))
+        for item, rating in zip(sample["recent_items"], sample["recent_ratings"], strict=True):
+            listed.setdefault(item, rating)
+        own = {item: residual(known, sample["timestamp"], item, rating) for item, rating in listed.items()}
+        mean = sum(own.values()) / (len(own) + 5)
+        score = 0.0
+        for item, value in own.items():
+            pairs = []
+            for rows in above.values():
+                e = {r["item_id"]: r["residual"] for r in rows if r["timestamp"] < start}
+                if item in e and sample["item_id"] in e and item != sample["item_id"]:
+                    pairs.append(e[item] * e[sample["item_id"]])
+            score += sum(pairs) / ((len(pairs) + 20) * 0.25) * (value - mean)
+        found = float(row_of(data, sample["sample_id"])["dense"][column("neighbour_score")])
+        assert found == pytest.approx(score, abs=1e-5)
+        nonzero += score != 0
+    assert nonzero > 10
+
+
+def test_only_the_most_rated_items_have_neighbours(tables, monkeypatch):
+    """With room for three items, the scores of every other target are 0 and those of the three need each other."""
+    fewer = tables.interactions.with_columns(place=pl.int_range(pl.len()).over("item_id"))
+    rare = ~pl.col("item_id").is_in(["i1", "i2", "i3"])
+    fewer = fewer.filter(~(rare & (pl.col("place") >= 6))).drop("place")
+    monkeypatch.setattr("trackrec.ctr.neighbours.MAX_ITEMS", 3)
+    data = tables.features(interactions=fewer)
+    scores = data.splits["train"]["dense"][:, DENSE_NAMES.index("neighbour_score")]
+    items = dict(tables.samples.select("sample_id", "item_id").iter_rows())
+    of = [items[key] for key in data.sample_ids["train"]]
+    assert {item for item, score in zip(of, scores.tolist(), strict=True) if score} <= {"i1", "i2", "i3"}
+    assert scores.any()

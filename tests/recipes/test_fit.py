@@ -103,6 +103,20 @@ def test_another_net_reruns_only_the_ctr_stage(finished: str, config: Path, trac
     assert started(trackrec("fit", "--config", str(config))) == ["ctr"]
 
 
+def test_the_history_itself_as_placebo_is_embedded_when_asked_for(
+    finished: str, config: Path, trackrec: Callable[..., str]
+) -> None:
+    asked = ("--ctr.arms", "[none, reccot, prompt]", "--ctr.text.use", "query", "--ctr.connector", "GatedConnector")
+    output = trackrec("fit", "--config", str(config), *asked)
+    assert started(output) == ["embed", "ctr"]
+    assert "DIN + the history itself" in output
+    metrics = read_table(run_dir(config) / "ctr", "metrics")
+    found = set(metrics.filter(pl.col("arm") == "reccot")["name"])
+    assert {"verdict", "auc_minus_best_placebo", "auc_minus_none_mde", "gate_mean"} <= found
+    assert {"seen_users", "unseen_users"} <= set(metrics["slice"])
+    assert started(trackrec("fit", "--config", str(config))) == ["embed", "ctr"]
+
+
 def test_another_beta_reruns_from_the_first_alignment(
     finished: str, config: Path, trackrec: Callable[..., str]
 ) -> None:

@@ -9,18 +9,19 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from trackrec.ctr.features import FeatureSpec
 from trackrec.ctr.priors import FIRST, PADDING
 
-_INIT_STD = 0.01
+INIT_STD = 0.01
 
 
 def index_embedding(n: int, dim: int) -> nn.Embedding:
     """Embedding with small normal rows; padding stays zero, and "unknown" starts there, as no train row may hold it."""
     table = nn.Embedding(n, dim, padding_idx=PADDING)
     with torch.no_grad():
-        table.weight.normal_(std=_INIT_STD)
+        table.weight.normal_(std=INIT_STD)
         table.weight[:FIRST] = 0.0
     return table
 
@@ -29,6 +30,12 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean over the second last dimension where ``mask`` is true: (..., K, D), (..., K) -> (..., D); 0 of nothing."""
     weights = mask.to(values.dtype).unsqueeze(-1)
     return (values * weights).sum(dim=-2) / weights.sum(dim=-2).clamp(min=1.0)
+
+
+def mean_embedding(table: nn.Embedding, index: Tensor) -> Tensor:
+    """Mean of the vectors of what isn't padding: (..., A) indices -> (..., D); 0 of nothing. No (..., A, D) is made."""
+    flat = F.embedding_bag(index.flatten(0, -2), table.weight, mode="mean", padding_idx=PADDING)
+    return flat.unflatten(0, index.shape[:-1])
 
 
 def fm_pooling(fields: Tensor) -> Tensor:
@@ -98,12 +105,12 @@ class ItemEmbedding(nn.Module):
         self.ids = index_embedding(spec.n_items, dim)
         self.attributes = index_embedding(spec.n_attributes, dim)
         self.rating = nn.Linear(2, dim)
-        nn.init.normal_(self.rating.weight, std=_INIT_STD)
+        nn.init.normal_(self.rating.weight, std=INIT_STD)
         nn.init.zeros_(self.rating.bias)
 
     def forward(self, items: Tensor, attributes: Tensor) -> Tensor:
         """(...,) and (..., A) indices -> (..., D)."""
-        return self.ids(items) + masked_mean(self.attributes(attributes), attributes != PADDING)
+        return self.ids(items) + mean_embedding(self.attributes, attributes)
 
     def target(self, batch: dict[str, Tensor]) -> Tensor:
         """The target items of a batch: (B, D)."""

@@ -10,14 +10,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from trackrec.ctr.blocks import MLP, DINAttention, ItemEmbedding, index_embedding, masked_mean
-from trackrec.ctr.connector import connector_width
+from trackrec.ctr.blocks import MLP, DINAttention
 from trackrec.ctr.features import FeatureSpec
-from trackrec.ctr.priors import PADDING
+from trackrec.ctr.inputs import SequenceInputs
 
 
 class DIN(nn.Module):
-    """logit = MLP([Σ_j a(h_j, t) h_j ; t ; dense ; user attributes ; connector(text)]), fig. 2 and eq. 3 of the paper.
+    """logit = MLP([Σ_j a(h_j, t) h_j ; t ; dense ; user attributes ; text]), fig. 2 and eq. 3 of the paper.
 
     h_j adds a rating vector to the item's, since a disliked film is no interest. As in the paper there is no user id.
 
@@ -42,21 +41,12 @@ class DIN(nn.Module):
         softmax: bool = False,
     ) -> None:
         super().__init__()
-        self.items = ItemEmbedding(spec, embed_dim)
-        self.traits = index_embedding(spec.n_user_attributes, embed_dim) if spec.n_user_attributes else None
+        self.inputs = SequenceInputs(spec, connector, embed_dim)
         self.attention = DINAttention(embed_dim, attention_hidden, softmax)
-        self.connector = connector
-        width = embed_dim * (3 if self.traits is not None else 2) + spec.n_dense + connector_width(connector)
-        self.mlp = MLP(width, hidden, dropout=dropout)
+        self.mlp = MLP(2 * embed_dim + self.inputs.side_width, hidden, dropout=dropout)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """A batch of :class:`trackrec.ctr.data.TensorLoader` -> logits (B,)."""
-        target = self.items.target(batch)
-        interest = self.attention(self.items.recent(batch), target, batch["recent_mask"])
-        fields = [interest, target, batch["dense"]]
-        if self.traits is not None:
-            traits = batch["user_attributes"]
-            fields.append(masked_mean(self.traits(traits), traits != PADDING))
-        if self.connector is not None:
-            fields.append(self.connector(batch["text"]))
-        return self.mlp(torch.cat(fields, dim=-1)).squeeze(-1)
+        x = self.inputs(batch)
+        interest = self.attention(x.recent, x.target, batch["recent_mask"])
+        return self.mlp(torch.cat([interest, x.target, x.side], dim=-1)).squeeze(-1)

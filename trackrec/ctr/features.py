@@ -9,6 +9,7 @@ No feature of a row depends on the row's own label or on a valid or test label.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -16,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trackrec.ctr.dense import ExpectedRating, item_statistics, list_statistics
-from trackrec.ctr.priors import FIRST, UNKNOWN, Padded, encode, flatten, pad, source_rows
+from trackrec.ctr.dense import ExpectedRating, item_statistics, item_years, list_statistics
+from trackrec.ctr.neighbours import joined, neighbour_scores
+from trackrec.ctr.priors import FIRST, UNKNOWN, Padded, RatedLists, encode, flatten, pad, source_rows
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class FeatureSpec:
         n_dense: F, number of dense features.
         text_dim: width of the text vector; 0 means there is no text.
         n_user_attributes: user attribute indices, padding and unknown included; 0 means there are none.
+        text_use: how the text enters: ``dense``, its connector's output beside the dense features (the paper's way), or
+            ``query``, as the query of an attention over history and target.
+        text_gaps: rows may lack a text; the batch then says which (``text_mask``).
     """
 
     n_items: int
@@ -41,6 +46,8 @@ class FeatureSpec:
     n_dense: int
     text_dim: int = 0
     n_user_attributes: int = 0
+    text_use: Literal["dense", "query"] = "dense"
+    text_gaps: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,10 +62,17 @@ class Vocabularies:
 
 @dataclass(frozen=True)
 class TextArm:
-    """Text vectors of one arm: ``matrix`` (n_texts, D) float32; ``rows`` (n_histories,) the text of each history."""
+    """Text vectors of one arm.
+
+    Attributes:
+        matrix: (n_texts, D) float32.
+        rows: (n_histories,) the text of each history; -1 where there is none.
+        gaps: samples may refer to a history without a text.
+    """
 
     matrix: Tensor
     rows: Tensor
+    gaps: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,7 +91,8 @@ class CTRData:
         history_ids: what ``history`` points to.
         history_users: whose history it is.
         vocabularies: what the indices mean.
-        arms: text vectors by arm; see :func:`trackrec.ctr.data.attach_text`.
+        arms: text vectors by arm; see :mod:`trackrec.ctr.arms`.
+        columns: dense columns that belong to one arm: arm -> split -> (N, columns).
     """
 
     spec: FeatureSpec
@@ -89,18 +104,23 @@ class CTRData:
     history_users: list[str]
     vocabularies: Vocabularies
     arms: dict[str, TextArm] = field(default_factory=dict)
+    columns: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     def spec_for(self, arm: str) -> FeatureSpec:
-        """The spec with the text width of ``arm`` (0 for ``none``).
+        """The spec with the text width of ``arm`` (0 for ``none``) and with its own dense columns.
 
         Raises:
             KeyError: no such arm was attached.
         """
         if arm == "none":
             return self.spec
+        if arm in self.columns:
+            return replace(self.spec, n_dense=self.spec.n_dense + self.columns[arm]["train"].shape[1])
         if arm not in self.arms:
-            raise KeyError(f"arm must be one of {['none', *self.arms]}, got {arm!r}. Attach its texts first.")
-        return replace(self.spec, text_dim=int(self.arms[arm].matrix.shape[1]))
+            known = ["none", *self.arms, *self.columns]
+            raise KeyError(f"arm must be one of {known}, got {arm!r}. Attach its texts first.")
+        texts = self.arms[arm]
+        return replace(self.spec, text_dim=int(texts.matrix.shape[1]), text_gaps=texts.gaps)
 
 
 def build_features(
@@ -138,22 +158,12 @@ def build_features(
     recent = samples.select(pl.col("recent_items", "recent_ratings").list.tail(width))
     recent_rows = _item_rows(recent["recent_items"], items, width)
     ratings = _ratings(recent["recent_ratings"], threshold, rating_scale, width)
-    history_row = encode(samples["history_id"].alias("history_id of samples"), histories["history_id"])
     item_row = 1 + encode(samples["item_id"].alias("item_id of samples"), items["item_id"])
-    longest = max(1, int(histories["item_ids"].list.len().max() or 1))  # type: ignore[arg-type]
-    history = (
-        _item_rows(histories["item_ids"], items, longest).values,
-        _ratings(histories["ratings"], threshold, rating_scale, longest),
-    )
+    history_row = encode(samples["history_id"].alias("history_id of samples"), histories["history_id"])
+    rated = RatedLists(recent_rows.values, ratings.values, recent_rows.mask)
     source = source_rows(samples, histories, interactions)
-    expected = ExpectedRating(source, samples, items, threshold, rating_scale)
-    dense = np.concatenate(
-        [
-            item_statistics(samples, source, threshold, rating_scale),
-            list_statistics(item_attributes, item_row, recent_rows.values, ratings, expected, None),
-            list_statistics(item_attributes, item_row, *history, expected, history_row),
-        ],
-        axis=1,
+    dense = _dense(
+        samples, histories, items, source, item_attributes, item_row, history_row, rated, threshold, rating_scale
     )
     flat_items = flatten(recent["recent_items"])
     lengths = recent["recent_items"].list.len().to_numpy().astype(np.int64)
@@ -181,6 +191,38 @@ def build_features(
         n_user_attributes=FIRST + len(vocab.user_attributes) if "user_attributes" in columns else 0,
     )
     return _split(samples, histories, columns, spec, item_attributes, vocab)
+
+
+def _dense(
+    samples: pl.DataFrame,
+    histories: pl.DataFrame,
+    items: pl.DataFrame,
+    source: pl.DataFrame,
+    item_attributes: NDArray[np.int32],
+    item_row: NDArray[np.int64],
+    history_row: NDArray[np.int64],
+    recent: RatedLists,
+    threshold: float,
+    scale: float,
+) -> NDArray[np.float32]:
+    """(N, F) in the order of ``DENSE_NAMES``."""
+    longest = max(1, int(histories["item_ids"].list.len().max() or 1))  # type: ignore[arg-type]
+    rows = _item_rows(histories["item_ids"], items, longest)
+    rated = RatedLists(rows.values, _ratings(histories["ratings"], threshold, scale, longest).values, rows.mask)
+    expected = ExpectedRating(source, samples, items, threshold, scale)
+    years = item_years(items)
+    own = RatedLists(*(values[history_row] for values in rated))
+    scores = neighbour_scores(source, samples, items, item_row, joined(own, recent), expected, threshold, scale)
+    return np.concatenate(
+        [
+            item_statistics(samples, source, threshold, scale),
+            np.nan_to_num(years[item_row])[:, None],
+            list_statistics(item_attributes, item_row, recent, expected, years, None),
+            list_statistics(item_attributes, item_row, rated, expected, years, history_row),
+            scores[:, None],
+        ],
+        axis=1,
+    )
 
 
 def _split(

@@ -8,16 +8,15 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from trackrec.ctr.blocks import ItemEmbedding, index_embedding, masked_mean
-from trackrec.ctr.connector import connector_width
 from trackrec.ctr.features import FeatureSpec
-from trackrec.ctr.priors import PADDING
+from trackrec.ctr.inputs import LinearTerm, TextInput, trait_vector
 
 
 class LightFM(nn.Module):
     """logit = q_u · p_i + b_u + b_i + <w, dense>, eq. 1 of the paper; q and p are sums of their features' vectors.
 
-    User features: id, attributes, the rated recent items (their mean) and the text through the connector. Item
-    features: id and attributes. The term in dense features is added here: they belong to user and item together.
+    User features: id, attributes, the rated recent items (their mean) and the text. Item features: id and attributes.
+    The term in dense features is added here: they belong to user and item together.
 
     Args:
         spec: sizes of the features.
@@ -33,21 +32,17 @@ class LightFM(nn.Module):
         self.users = index_embedding(spec.n_users, embed_dim)
         self.items = ItemEmbedding(spec, embed_dim)
         self.traits = index_embedding(spec.n_user_attributes, embed_dim) if spec.n_user_attributes else None
-        self.connector = connector
-        self.text = nn.Linear(connector_width(connector), embed_dim) if connector is not None else None
-        self.user_bias = index_embedding(spec.n_users, 1)
-        self.item_bias = index_embedding(spec.n_items, 1)
-        self.dense = nn.Linear(spec.n_dense, 1)
+        self.text = TextInput(spec, connector, embed_dim) if connector is not None else None
+        self.text_vector = nn.Linear(self.text.width, embed_dim) if self.text is not None else None
+        self.linear = LinearTerm(spec)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """A batch of :class:`trackrec.ctr.data.TensorLoader` -> logits (B,)."""
-        q = self.users(batch["user"]) + masked_mean(self.items.recent(batch), batch["recent_mask"])
+        p, recent = self.items.target(batch), self.items.recent(batch)
+        q = self.users(batch["user"]) + masked_mean(recent, batch["recent_mask"])
         if self.traits is not None:
-            traits = batch["user_attributes"]
-            q = q + masked_mean(self.traits(traits), traits != PADDING)
-        if self.connector is not None and self.text is not None:
-            q = q + self.text(self.connector(batch["text"]))
-        p = self.items.target(batch)
-        bias = self.user_bias(batch["user"]) + self.item_bias(batch["item"]) + self.dense(batch["dense"])
-        return (self.dropout(q) * p).sum(dim=-1) + bias.squeeze(-1)
+            q = q + trait_vector(self.traits, batch)
+        if self.text is not None and self.text_vector is not None:
+            q = q + self.text_vector(self.text(batch, p, recent))
+        return (self.dropout(q) * p).sum(dim=-1) + self.linear(batch)

@@ -12,8 +12,10 @@ from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
 class CTRModule(pl.LightningModule):
     """Binary cross-entropy on logits with Adam at a constant rate.
 
-    Logs ``train/loss`` and, once per validation, ``valid/auc`` (exact, over all rows), ``valid/acc`` (threshold 0.5)
-    and ``valid/log_loss`` (nats per row).
+    A net with a loss of its own beside it (``with_auxiliary``, as DIEN) has it added in training.
+
+    Logs ``train/loss`` every ``log_every_n_steps`` and, once per validation, ``valid/auc`` (exact, over all rows),
+    ``valid/acc`` (threshold 0.5) and ``valid/log_loss`` (nats per row).
 
     Args:
         net: batch -> logits (B,).
@@ -21,7 +23,7 @@ class CTRModule(pl.LightningModule):
         weight_decay: L2 added to the gradient, as Adam does (not AdamW).
     """
 
-    def __init__(self, net: nn.Module, lr: float = 1e-3, weight_decay: float = 1e-4) -> None:
+    def __init__(self, net: nn.Module, lr: float = 1e-3, weight_decay: float = 1e-3) -> None:
         super().__init__()
         self.save_hyperparameters({"lr": lr, "weight_decay": weight_decay})
         self.net = net
@@ -33,10 +35,19 @@ class CTRModule(pl.LightningModule):
         """Logits (B,)."""
         return self.net(batch)
 
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Mean cross-entropy of the batch, and the net's auxiliary loss where it has one."""
+        with_auxiliary = getattr(self.net, "with_auxiliary", None)
+        logits, auxiliary = (self(batch), 0.0) if with_auxiliary is None else with_auxiliary(batch)
+        return F.binary_cross_entropy_with_logits(logits, batch["label"]) + auxiliary
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Mean cross-entropy of the batch."""
-        loss = F.binary_cross_entropy_with_logits(self(batch), batch["label"])
-        self.log("train/loss", loss, on_step=True, on_epoch=False, batch_size=len(batch["label"]))
+        """The loss of the batch."""
+        loss = self.loss(batch)
+        # A step takes ten milliseconds and logging one of them; a logger gets no more than this anyway.
+        every = getattr(self.trainer, "log_every_n_steps", 0)
+        if every and (batch_idx + 1) % every == 0:
+            self.log("train/loss", loss, on_step=True, on_epoch=False, batch_size=len(batch["label"]))
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -55,5 +66,6 @@ class CTRModule(pl.LightningModule):
         return self(batch).sigmoid()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam over every parameter."""
-        return torch.optim.Adam(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        """Adam over every parameter; on CPU its fused form, which takes half the time of the loop over parameters."""
+        fused = self.device.type == "cpu"
+        return torch.optim.Adam(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=fused)

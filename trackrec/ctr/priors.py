@@ -32,6 +32,14 @@ class Padded(NamedTuple):
     mask: NDArray[np.bool_]
 
 
+class RatedLists(NamedTuple):
+    """Lists of rated items: item rows (from 1), scaled ratings, and where there is one. Each (N, H)."""
+
+    rows: NDArray[Any]
+    ratings: NDArray[Any]
+    mask: NDArray[np.bool_]
+
+
 def source_rows(samples: pl.DataFrame, histories: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
     """The interactions whose ratings may enter statistics: train rows and history rows, never a valid or test row.
 

@@ -36,6 +36,7 @@ class ArmResult:
         epochs: epochs trained.
         seconds: time of training and prediction.
         state_dict: the net's best weights, on CPU.
+        facts: what the connector says of itself over the texts of validation rows, such as a mean gate.
     """
 
     arm: str
@@ -46,6 +47,7 @@ class ArmResult:
     epochs: int
     seconds: float
     state_dict: dict[str, Tensor]
+    facts: dict[str, float]
 
 
 class BestWeights(pl.Callback):
@@ -110,12 +112,13 @@ def fit_arm(
         connector = connector_factory(spec.text_dim) if spec.text_dim and connector_factory else None
         module = CTRModule(net_factory(spec, connector), **model_args)
         loaders = CTRDataModule(data, **{"arm": arm, "seed": seed, **data_args})
-        trainer = _trainer(trainer_args, work_dir, [best, EarlyStopping("valid/auc", mode="max", patience=patience)])
+        trainer = trainer_of(trainer_args, work_dir, [best, EarlyStopping("valid/auc", mode="max", patience=patience)])
         trainer.fit(module, datamodule=loaders)
         epochs = trainer.current_epoch
         module.net.load_state_dict(best.weights)
         splits: list[str] = [name for name in ("valid", "test") if name in data.splits]
         predictions = {name: _predict(trainer, module, loaders, name) for name in splits}
+        facts = connector_facts(module.net, connector, data, arm)
     return ArmResult(
         arm=arm,
         seed=seed,
@@ -125,10 +128,24 @@ def fit_arm(
         epochs=epochs,
         seconds=time.perf_counter() - started,
         state_dict=best.weights,
+        facts=facts,
     )
 
 
-def _trainer(trainer_args: dict[str, Any], work_dir: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
+def connector_facts(net: nn.Module, connector: nn.Module | None, data: CTRData, arm: str) -> dict[str, float]:
+    """``connector.facts`` of the texts that validation rows refer to, each once; nothing where it has none to tell."""
+    tell = getattr(connector, "facts", None)
+    if tell is None:
+        return {}
+    net.eval()
+    texts = data.arms[arm]
+    rows = texts.rows[data.splits["valid"]["history"].unique().long()]
+    with torch.inference_mode():
+        return dict(tell(texts.matrix[rows[rows >= 0]].to(next(net.parameters()).device)))
+
+
+def trainer_of(trainer_args: dict[str, Any], work_dir: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
+    """The trainer of a CTR net: the defaults of `fit_arm`, and what the configuration says over them."""
     defaults: dict[str, Any] = {
         "max_epochs": 20,
         "logger": False,

@@ -20,6 +20,15 @@ ARM_NAMES = {
     "none": "{net}, no text",
     "reccot": "{net} + RecCoT",
     "shuffled": "{net} + another user's RecCoT",
+    "random": "{net} + random vectors",
+    "prompt": "{net} + the history itself",
+    "plain": "{net} + V without RecCoT",
+    "untuned": "{net} + RecCoT of the untuned model",
+    "teacher": "{net} + the teacher's RecCoT",
+    "logistic": "logistic regression, no text",
+    "logistic+reccot": "logistic regression + RecCoT",
+    "lightgbm": "LightGBM, no text",
+    "lightgbm+reccot": "LightGBM + RecCoT",
     **VALIDATOR_NAMES,
 }
 _COLUMNS = {"auc": "AUC", "acc": "ACC", "log_loss": "LogLoss", "uauc": "UAUC"}
@@ -36,7 +45,7 @@ class Cells:
         key = ("stage", "round", "split", "arm", "name")
         names = (*key, "value", "ci_low", "ci_high", "n")
         self._rows: dict[tuple[object, ...], tuple[float, float, float, int]] = {
-            row[:5]: row[5:] for row in metrics.select(names).iter_rows()
+            row[:5]: row[5:] for row in metrics.filter(pl.col("slice") == "all").select(names).iter_rows()
         }
 
     def value(self, stage: str, round_: int, split: str, arm: str, name: str) -> float | None:

@@ -1,0 +1,297 @@
+"""Rows per second of training DIN and DeepFM: this package, a bare loop over the same net, FuxiCTR and deepctr-torch.
+
+Made-up rows of ML-100K's shape, equal batches and widths, no validation; the ways take turns, an epoch each. Peers run
+their own training loop on data that already lies in memory, and only where they are installed. FuxiCTR's package ships
+no DeepFM, so its is put together from its own layers. Prints medians; ``--json`` writes them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import json
+import logging
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from trackrec.ctr import DIN, DeepFM
+from trackrec.ctr.data import CTRDataModule, TensorLoader
+from trackrec.ctr.features import CTRData, FeatureSpec, Vocabularies
+from trackrec.ctr.module import CTRModule
+from trackrec.ctr.train import trainer_of
+
+NETS = {"DIN": DIN, "DeepFM": DeepFM}
+N_ITEMS, N_USERS, N_GENRES, H, A, N_DENSE = 1684, 945, 21, 10, 6, 21
+DIM, HIDDEN, ATTENTION = 16, (200, 80), (64,)
+Seconds = tuple[float, float]  # wall, CPU
+
+
+def main() -> None:
+    """Time every way at a given shape."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", type=int, default=30_000)
+    parser.add_argument("--batch-size", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS))
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    _quiet()
+    data = made_up(given.rows)
+    report: dict[str, Any] = {
+        **vars(given),
+        "json": None,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+    for net in given.nets:
+        ways: dict[str, Callable[[], Seconds]] = {
+            "trackrec": lambda net=net: ours(net, data, given.batch_size),
+            "bare loop": lambda net=net: bare(net, data, given.batch_size),
+        }
+        if importlib.util.find_spec("fuxictr"):
+            ways["FuxiCTR"] = lambda net=net: fuxi(net, data, given.batch_size)
+        if importlib.util.find_spec("deepctr_torch"):
+            ways["deepctr-torch"] = lambda net=net: deepctr(net, data, given.batch_size)
+        report[net] = compare(ways, given.rows, given.repeats)
+        for way, numbers in report[net].items():
+            print(
+                f"{net:7} {way:14} " + "  ".join(f"{name} {value:,.2f}" for name, value in numbers.items()), flush=True
+            )
+    if given.json:
+        given.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def compare(ways: dict[str, Callable[[], Seconds]], rows: int, repeats: int) -> dict[str, dict[str, float]]:
+    """Median rows per second, of wall and of CPU time, turn by turn after one turn that isn't counted."""
+    seconds: dict[str, list[Seconds]] = {name: [] for name in ways}
+    for repeat in range(repeats + 1):
+        for name, way in ways.items():
+            taken = way()
+            if repeat:
+                seconds[name].append(taken)
+    found = {}
+    for name, taken in seconds.items():
+        # Within a turn the ways meet the same neighbours: the ratio is taken turn by turn.
+        ratios = [bare_cpu / cpu for (_, cpu), (_, bare_cpu) in zip(taken, seconds["bare loop"], strict=True)]
+        found[name] = {
+            "rows/s": rows / statistics.median(wall for wall, _ in taken),
+            "rows/CPU-s": rows / statistics.median(cpu for _, cpu in taken),
+            "of bare loop": statistics.median(ratios),
+        }
+    return found
+
+
+class Stopwatch:
+    """Wall and CPU seconds of a ``with`` block."""
+
+    def __enter__(self) -> Stopwatch:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.taken = time.perf_counter() - self._wall, time.process_time() - self._cpu
+
+
+def made_up(rows: int) -> CTRData:
+    """Rows of ML-100K's shape."""
+    rng = torch.Generator().manual_seed(0)
+
+    def draw(high: int, *shape: int) -> torch.Tensor:
+        return torch.randint(2, high, shape, generator=rng, dtype=torch.int32)
+
+    attributes = draw(N_GENRES, N_ITEMS, A)
+    attributes[torch.arange(A) >= torch.randint(1, 4, (N_ITEMS, 1), generator=rng)] = 0
+    recent = draw(N_ITEMS, rows, H)
+    columns = {
+        "user": draw(N_USERS, rows),
+        "item": draw(N_ITEMS, rows),
+        "item_row": draw(N_ITEMS, rows),
+        "history": torch.zeros(rows, dtype=torch.int32),
+        "recent_items": recent,
+        "recent_rows": recent.clone(),
+        "recent_ratings": torch.randn(rows, H, generator=rng),
+        "recent_mask": torch.ones(rows, H, dtype=torch.bool),
+        "dense": torch.randn(rows, N_DENSE, generator=rng),
+        "label": torch.randint(2, (rows,), generator=rng).float(),
+    }
+    spec = FeatureSpec(N_ITEMS, N_USERS, N_GENRES, recent_len=H, n_dense=N_DENSE)
+    nothing = Vocabularies([], [], [], [])
+    return CTRData(spec, {"train": columns}, attributes, {"train": []}, {"train": []}, ["h"], ["u"], nothing)
+
+
+def _net(name: str, data: CTRData) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return NETS[name](data.spec, None, embed_dim=DIM, hidden=HIDDEN)
+
+
+class _EpochTime(pl.Callback):
+    """The seconds of an epoch's steps, without the trainer's set-up."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.watch = Stopwatch().__enter__()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.watch.__exit__()
+
+
+def ours(name: str, data: CTRData, batch_size: int) -> Seconds:
+    """An epoch as the CTR stage trains: TensorLoader, CTRModule, Lightning."""
+    timed = _EpochTime()
+    with tempfile.TemporaryDirectory() as folder:
+        args = {"accelerator": "cpu", "max_epochs": 1, "limit_val_batches": 0}
+        trainer = trainer_of(args, Path(folder), [timed])
+        trainer.fit(CTRModule(_net(name, data)), datamodule=CTRDataModule(data, batch_size=batch_size))
+    return timed.watch.taken
+
+
+def bare(name: str, data: CTRData, batch_size: int) -> Seconds:
+    """The same net, loss, optimizer and batches in a loop of five lines."""
+    net = _net(name, data).train()
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, weight_decay=1e-4)
+    loader = TensorLoader(data, "train", "none", batch_size, shuffle=True)
+    with Stopwatch() as watch:
+        for batch in loader:
+            optimizer.zero_grad()
+            F.binary_cross_entropy_with_logits(net(batch), batch["label"]).backward()
+            optimizer.step()
+    return watch.taken
+
+
+def _shuffled_batches(data: CTRData, batch_size: int) -> list[dict[str, torch.Tensor]]:
+    return list(TensorLoader(data, "train", "none", batch_size, shuffle=True))
+
+
+def fuxi(name: str, data: CTRData, batch_size: int) -> Seconds:
+    """``BaseModel.train_epoch`` over batches that are already made; embeddings of user, items and dense features."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model, batches = _fuxi_din(data, batch_size) if name == "DIN" else _fuxi_deepfm(data, batch_size)
+    model._max_gradient_norm, model._eval_steps, model._total_steps = 10.0, len(batches) + 1, 0
+    model._stop_training, model._batch_index, model._epoch_index = False, 0, 0
+    with Stopwatch() as watch:
+        model.train_epoch(batches)
+    return watch.taken
+
+
+_FUXI = {
+    "optimizer": "adam",
+    "loss": "binary_crossentropy",
+    "learning_rate": 1e-3,
+    "gpu": -1,
+    "verbose": 0,
+    "metrics": ["AUC"],
+    "model_root": tempfile.gettempdir(),
+    "embedding_dim": DIM,
+}
+
+
+def _fuxi_features(item_source: str) -> Any:
+    from fuxictr.features import FeatureMap
+
+    features = FeatureMap("bench", tempfile.gettempdir())
+    features.default_emb_dim = DIM
+    features.labels = ["label"]
+    features.features["user"] = {"source": "user", "type": "categorical", "vocab_size": N_USERS}
+    features.features["item"] = {"source": item_source, "type": "categorical", "vocab_size": N_ITEMS}
+    for place in range(N_DENSE):
+        features.features[f"dense_{place}"] = {"source": "", "type": "numeric"}
+    features.num_fields = features.get_num_fields()
+    return features
+
+
+def _fuxi_columns(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    dense = {f"dense_{place}": batch["dense"][:, place] for place in range(N_DENSE)}
+    return {"user": batch["user"].long(), "label": batch["label"], **dense}
+
+
+def _fuxi_din(data: CTRData, batch_size: int) -> tuple[Any, list[Any]]:
+    from model_zoo import LongCTR
+
+    model = LongCTR.DIN(
+        _fuxi_features("item"),
+        dnn_hidden_units=list(HIDDEN),
+        attention_hidden_units=list(ATTENTION),
+        attention_hidden_activations="ReLU",
+        net_dropout=0.2,
+        **_FUXI,
+    )
+    batches = []
+    for batch in _shuffled_batches(data, batch_size):
+        items = torch.cat([batch["recent_items"], batch["item"][:, None]], dim=1).long().flatten()
+        batches.append((_fuxi_columns(batch), {"item": items}, batch["recent_mask"].float()))
+    return model, batches
+
+
+def _fuxi_deepfm(data: CTRData, batch_size: int) -> tuple[Any, list[Any]]:
+    from fuxictr.pytorch import layers
+    from fuxictr.pytorch.models import BaseModel
+
+    features = _fuxi_features("")
+
+    class FuxiDeepFM(BaseModel):
+        def __init__(self) -> None:
+            super().__init__(features, **_FUXI)
+            self.embedding_layer = layers.FeatureEmbedding(features, DIM)
+            self.fm = layers.FactorizationMachine(features)
+            width = features.sum_emb_out_dim()
+            self.mlp = layers.MLP_Block(width, list(HIDDEN), output_dim=1, dropout_rates=0.2)
+            self.compile("adam", "binary_crossentropy", 1e-3)
+
+        def forward(self, inputs: Any) -> dict[str, torch.Tensor]:
+            x = self.get_inputs(inputs)
+            v = self.embedding_layer(x)
+            return {"y_pred": self.output_activation(self.fm(x, v) + self.mlp(v.flatten(start_dim=1)))}
+
+    batches = [{**_fuxi_columns(b), "item": b["item"].long()} for b in _shuffled_batches(data, batch_size)]
+    return FuxiDeepFM(), batches
+
+
+def deepctr(name: str, data: CTRData, batch_size: int) -> Seconds:
+    """``model.fit`` for one epoch."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        from deepctr_torch import models
+        from deepctr_torch.inputs import DenseFeat, SparseFeat, VarLenSparseFeat
+
+        columns = data.splits["train"]
+        features: list[Any] = [
+            SparseFeat("user", N_USERS, DIM),
+            SparseFeat("item", N_ITEMS, DIM),
+            DenseFeat("dense", N_DENSE),
+        ]
+        x = {"user": columns["user"].numpy(), "item": columns["item"].numpy(), "dense": columns["dense"].numpy()}
+        if name == "DIN":
+            history = SparseFeat("hist_item", N_ITEMS, DIM, embedding_name="item")
+            features.append(VarLenSparseFeat(history, maxlen=H, length_name="length"))
+            x |= {"hist_item": columns["recent_items"].numpy(), "length": np.full(len(columns["item"]), H)}
+            model = models.DIN(features, ["item"], HIDDEN, att_hidden_size=ATTENTION, dnn_dropout=0.2, device="cpu")
+        else:
+            model = models.DeepFM(features, features, True, HIDDEN, dnn_dropout=0.2, device="cpu")
+        model.compile("adam", "binary_crossentropy")
+        with Stopwatch() as watch:
+            model.fit(x, columns["label"].numpy(), batch_size=batch_size, epochs=1, verbose=0)
+    return watch.taken
+
+
+def _quiet() -> None:
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*no `val_dataloader`.*")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""CTR nets beside logistic regression and LightGBM on MovieLens ratings, without texts.
+
+    python scripts/ctr_table.py --protocols temporal user --nets DIN DeepFM --json table.json
+
+Choices are made on validation rows: without ``--test`` the test rows are taken away before a feature is computed. With
+it the test split is read once, at the end, and every model is put beside LightGBM (or the logistic regression where
+LightGBM is not installed), users and seeds resampled together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+import trackrec.ctr
+from trackrec.ctr.baselines import baseline_predictions
+from trackrec.ctr.classic import classic_predictions
+from trackrec.ctr.features import CTRData, build_features
+from trackrec.ctr.train import fit_arm
+from trackrec.ctr.verdict import ArmScores, arm_scores
+from trackrec.interactions import MovieLens, SampleRules, build_samples
+from trackrec.metrics import Draws, auc, log_loss, seed_draws
+from trackrec.tables import to_arrow
+
+
+def main() -> None:
+    """Print one table per protocol, and write all numbers where asked."""
+    args = _arguments()
+    found: list[dict[str, Any]] = []
+    for protocol in args.protocols:
+        samples, predictions = run_protocol(protocol, args)
+        for split in ("valid", "test") if args.test else ("valid",):
+            rows = table(predictions, samples, split, args.resamples)
+            found += [{"protocol": protocol, "split": split, **row} for row in rows]
+            print(f"\n{protocol}, ties {args.ties}, {split}: {len(samples.filter(pl.col('split') == split)):,} rows")
+            for row in rows:
+                print("  " + format_row(row))
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("data/ml-100k"))
+    parser.add_argument("--protocols", nargs="+", default=["temporal", "user"], choices=["temporal", "user"])
+    parser.add_argument("--ties", default="strict", choices=["strict", "kept"])
+    parser.add_argument("--nets", nargs="*", default=["DIN", "DeepFM"], help="names exported by trackrec.ctr")
+    parser.add_argument("--net-args", type=json.loads, default={}, help='JSON, such as {"embed_dim": 8}')
+    parser.add_argument("--model-args", type=json.loads, default={}, help='JSON, such as {"weight_decay": 0.001}')
+    parser.add_argument("--data-args", type=json.loads, default={}, help='JSON, such as {"batch_size": 1024}')
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--resamples", type=int, default=1000)
+    parser.add_argument("--test", action="store_true", help="read the test split too")
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+def run_protocol(protocol: str, args: argparse.Namespace) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The samples, and the predictions of every model on them."""
+    ratings = MovieLens(root=str(args.data)).read()
+    rules = SampleRules(protocol=protocol, strict_ties=args.ties == "strict")
+    made = build_samples(ratings, rules, 3.0, seed=42)
+    samples = pl.from_arrow(to_arrow("samples", made.samples))
+    assert isinstance(samples, pl.DataFrame)
+    if not args.test:
+        samples = samples.filter(pl.col("split") != "test")
+    data = build_features(samples, made.histories, ratings.items, None, ratings.interactions)
+    has_boosting = importlib.util.find_spec("lightgbm") is not None
+    classics = ["logistic", *(["lightgbm"] if has_boosting else [])]
+    wide = baseline_predictions(samples, made.histories, ratings.interactions).filter(pl.col("split") != "train")
+    base = wide.select("sample_id", "split", p="item_user", arm=pl.lit("item_user"), seed=pl.lit(0))
+    frames = [base, classic_predictions(data, classics, [], args.seeds).select(base.columns)]
+    frames += [fit(name, data, seed, args).select(base.columns) for name in args.nets for seed in args.seeds]
+    return samples, pl.concat(frames)
+
+
+def fit(name: str, data: CTRData, seed: int, args: argparse.Namespace) -> pl.DataFrame:
+    """Predictions of one training."""
+    net = partial(getattr(trackrec.ctr, name), **args.net_args)
+    with tempfile.TemporaryDirectory() as folder:
+        result = fit_arm(
+            *(net, None, data, "none", seed, args.model_args, args.data_args, {"accelerator": "cpu"}, Path(folder))
+        )
+    print(f"{name} seed {seed}: valid {result.valid_auc:.4f}, epoch {result.best_epoch} of {result.epochs}", flush=True)
+    frames = [
+        pl.DataFrame({"sample_id": data.sample_ids[split], "p": p.astype(np.float64), "split": split})
+        for split, p in result.predictions.items()
+    ]
+    return pl.concat(frames).with_columns(arm=pl.lit(name), seed=pl.lit(seed))
+
+
+def table(predictions: pl.DataFrame, samples: pl.DataFrame, split: str, n_resamples: int) -> list[dict[str, Any]]:
+    """Per model: AUC with its interval and spread over seeds, log loss, and the difference to the reference model."""
+    arms = predictions["arm"].unique(maintain_order=True).to_list()
+    reference = "lightgbm" if "lightgbm" in arms else "logistic"
+    scores = {arm: arm_scores(predictions, samples, split, arm) for arm in arms}
+    draws = {arm: _draws(found, n_resamples) for arm, found in scores.items()}
+    rows = []
+    for arm in arms:
+        values = [auc(p, scores[arm].labels) for p in scores[arm].p]
+        difference = draws[arm] - draws[reference]
+        rows.append(
+            {
+                "model": arm,
+                "auc": draws[arm].interval()[:3],
+                "seed_sd": float(np.std(values)),
+                "log_loss": float(np.mean([log_loss(p, scores[arm].labels) for p in scores[arm].p])),
+                "minus": reference,
+                "difference": difference.interval()[:3],
+                "difference_se": difference.standard_error(),
+            }
+        )
+    return rows
+
+
+def _draws(scores: ArmScores, n_resamples: int) -> Draws:
+    return seed_draws(auc, scores.users, scores.labels, scores.p, n_resamples)
+
+
+def format_row(row: dict[str, Any]) -> str:
+    """One line of the table."""
+    value, low, high = row["auc"]
+    d, d_low, d_high = row["difference"]
+    return (
+        f"{row['model']:12} AUC {value:.4f} [{low:.4f}, {high:.4f}] sd {row['seed_sd']:.4f}"
+        f"  log loss {row['log_loss']:.4f}"
+        f"  minus {row['minus']} {d:+.4f} [{d_low:+.4f}, {d_high:+.4f}]"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,277 @@
+"""Text arms: which rows they keep, what their placebos hold, and what PCA and log-odds may read."""
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from tiny import frame
+
+from trackrec.ctr.arms import (
+    MissingEmbeddingError,
+    TextSettings,
+    attach_log_odds,
+    attach_random,
+    attach_shuffled,
+    attach_shuffled_log_odds,
+    attach_text,
+    keep_share,
+    log_odds_of,
+    reduce_texts,
+)
+from trackrec.ctr.assemble import CTRInputs, prepare, runnable_arms
+from trackrec.ctr.data import TensorLoader
+
+HISTORIES = [f"h{u}" for u in range(12)]
+
+
+def vectors(dim=6, seed=0, histories=HISTORIES):
+    rng = np.random.default_rng(seed)
+    return {key: rng.normal(size=dim).astype(np.float32) for key in histories}
+
+
+@pytest.fixture
+def inputs(tables):
+    given = {"reccot": vectors(), "prompt": vectors(5, 1), "untuned": vectors(6, 2), "teacher": vectors(6, 3)}
+    return CTRInputs(tables.samples, tables.histories, tables.items, tables.interactions, 3.0, given)
+
+
+def batch_of(data, arm, split="train"):
+    loader = TensorLoader(data, split, arm)
+    return loader.rows(torch.arange(loader.n_rows))
+
+
+def test_arms_without_texts_are_left_out_and_said(inputs):
+    given = inputs._replace(vectors={"reccot": vectors(), "teacher": vectors(histories=HISTORIES[:11])})
+    arms, notes = runnable_arms(given, ["none", "reccot", "prompt", "teacher", "random"], TextSettings())
+    assert arms == ["none", "reccot", "random"]
+    assert notes == [
+        "arm prompt left out: there are no vectors of prompt",
+        "arm teacher left out: its texts cover 91.7% of the histories, less than 99%",
+    ]
+    kept = TextSettings(missing="keep", coverage=[0.5, 0.1])
+    assert runnable_arms(given, ["none", "reccot", "teacher"], kept)[0] == [
+        *("none", "reccot", "teacher", "reccot@0.5", "reccot@0.1")
+    ]
+    with pytest.raises(ValueError, match=r"ctr\.arms must be among none, reccot, .*got 'recot'"):
+        runnable_arms(given, ["none", "recot"], TextSettings())
+    with pytest.raises(ValueError, match=r"ctr\.text\.use: log_odds needs V's score of every sample"):
+        runnable_arms(given, ["none", "reccot"], TextSettings(use="log_odds"))
+    with pytest.raises(ValueError, match="none of prompt can run: there are no vectors of prompt"):
+        runnable_arms(given, ["prompt"], TextSettings())
+
+
+def test_every_arm_has_the_same_rows_and_features(inputs):
+    arms = ["none", "reccot", "shuffled", "random", "prompt", "untuned", "teacher", "reccot+prompt"]
+    data = prepare(inputs, arms, seed=1)
+    plain = batch_of(data, "none")
+    for arm in arms[1:]:
+        batch = batch_of(data, arm)
+        assert set(batch) - set(plain) == {"text"}, arm
+        assert all(torch.equal(batch[name], plain[name]) for name in plain)
+    own = torch.tensor(np.stack([inputs.vectors["reccot"][key] for key in HISTORIES]))
+    history = data.splits["train"]["history"].long()
+    assert torch.equal(batch_of(data, "reccot")["text"], own[history])
+    joined = batch_of(data, "reccot+prompt")["text"]
+    assert torch.equal(joined[:, :6], own[history])
+    assert joined.shape[1] == 11
+    assert not torch.isclose(batch_of(data, "random")["text"], own[history]).all(dim=1).any()
+
+
+def test_random_vectors_belong_to_a_user_and_look_like_the_texts(inputs):
+    data = prepare(inputs, ["reccot", "random"], seed=1)
+    text, history = batch_of(data, "random")["text"], data.splits["train"]["history"]
+    assert len(text.unique(dim=0)) == len(history.unique()) == 12
+    wide = attach_text(data, "wide", HISTORIES, 3.0 + 0.1 * np.random.default_rng(0).normal(size=(12, 4000)))
+    noise = attach_random(wide, "wide", "noise", seed=2).arms["noise"].matrix
+    assert float(noise.mean()) == pytest.approx(3.0, abs=0.01)
+    assert float(noise.std()) == pytest.approx(float(wide.arms["wide"].matrix.std()), rel=0.03)
+    again, other = (attach_random(wide, "wide", "noise", seed=seed).arms["noise"].matrix for seed in (2, 3))
+    assert torch.equal(noise, again)
+    assert not torch.equal(noise, other)
+
+
+def test_rows_without_text_are_left_out_or_stay(inputs):
+    given = inputs._replace(vectors={**inputs.vectors, "reccot": vectors(histories=HISTORIES[:9])})
+    out = prepare(given, ["none", "reccot"], seed=0)
+    kept = prepare(given, ["none", "reccot", "shuffled", "random", "prompt"], 0, TextSettings(missing="keep"))
+    assert sum(map(len, out.sample_ids.values())) == 9 * 12
+    assert sum(map(len, kept.sample_ids.values())) == 12 * 12
+    assert not out.spec_for("reccot").text_gaps
+    users = kept.user_ids["train"]
+    for arm in ("reccot", "shuffled", "random", "prompt"):
+        assert kept.spec_for(arm).text_gaps
+        mask = batch_of(kept, arm)["text_mask"]
+        assert {user for user, has in zip(users, mask.tolist(), strict=True) if not has} == {"u9", "u10", "u11"}, arm
+    assert "text_mask" not in batch_of(out, "reccot")
+
+
+def test_fault_14_missing_embedding_is_an_error(data):
+    with pytest.raises(MissingEmbeddingError, match=r"'teacher': 2 of 12 histories have no embedding, first \['h0', "):
+        attach_text(data, "teacher", HISTORIES[1:11], np.ones((10, 4)))
+    with pytest.raises(ValueError, match="1 vectors hold NaN"):
+        attach_text(data, "teacher", HISTORIES, np.r_[np.ones((11, 4)), np.full((1, 4), np.nan)])
+    with pytest.raises(ValueError, match="more than one vector"):
+        attach_text(data, "teacher", [*HISTORIES, "h0"], np.ones((13, 4)))
+    with pytest.raises(KeyError, match="arm must be one of"):
+        data.spec_for("teacher")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_shuffled_is_a_derangement_over_users(data, seed):
+    rows = attach_shuffled(data, seed=seed).arms["shuffled"].rows
+    owner = [data.history_users[row] for row in rows]
+    assert all(mine != theirs for mine, theirs in zip(data.history_users, owner, strict=True))
+    assert sorted(owner) == sorted(data.history_users)
+    assert torch.equal(rows, attach_shuffled(data, seed=seed).arms["shuffled"].rows)
+
+
+def test_shuffled_never_hands_a_user_another_history_of_their_own(data):
+    """With several histories per user (``per: sample``) the exchange is still between users."""
+    owners = [f"u{place // 4}" for place in range(12)]
+    several = replace(data, history_users=owners)
+    for seed in range(10):
+        rows = attach_shuffled(several, seed=seed).arms["shuffled"].rows
+        assert all(owners[place] != owners[row] for place, row in enumerate(rows.tolist()))
+    with pytest.raises(ValueError, match="needs the texts of two users"):
+        attach_shuffled(replace(data, history_users=["u0"] * 12))
+
+
+def test_coverage_arms_keep_whole_users_and_are_nested(data):
+    owners = [f"u{place // 2}" for place in range(12)]
+    several = replace(data, history_users=owners)
+    kept = {}
+    for share in (0.1, 0.5):
+        arm = keep_share(several, "reccot", "part", share, seed=4).arms["part"]
+        kept[share] = {owner for owner, row in zip(owners, arm.rows.tolist(), strict=True) if row >= 0}
+        assert arm.gaps
+        assert all((owner in kept[share]) == (row >= 0) for owner, row in zip(owners, arm.rows.tolist(), strict=True))
+    assert (len(kept[0.1]), len(kept[0.5])) == (1, 3)
+    assert kept[0.1] < kept[0.5]
+
+
+def test_pca_is_fitted_on_train_texts_only(data):
+    held_out = torch.isin(data.splits["train"]["history"], torch.tensor([10, 11]), invert=True)
+    train = {name: tensor[held_out] for name, tensor in data.splits["train"].items()}
+    data = replace(data, splits={**data.splits, "train": train})
+    changed = data.arms["reccot"].matrix.clone()
+    changed[10:] *= 50.0
+    other = replace(data, arms={"reccot": replace(data.arms["reccot"], matrix=changed)})
+    first, second = (reduce_texts(d, "reccot", 3).arms["reccot"].matrix for d in (data, other))
+    assert first.shape == (12, 3)
+    assert torch.equal(first[:10], second[:10])
+    assert not torch.allclose(first[10:], second[10:])
+    centred = data.arms["reccot"].matrix[:10].double() - data.arms["reccot"].matrix[:10].double().mean(dim=0)
+    spread = torch.linalg.svdvals(centred)[:3] ** 2 / 9
+    expected = spread / spread.sum() * 3
+    torch.testing.assert_close(first[:10].double().var(dim=0), expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"ctr\.text\.pca_dim must be at most 6"):
+        reduce_texts(data, "reccot", 7)
+
+
+def test_pca_counts_a_text_once_however_many_rows_its_user_has(data):
+    train = data.splits["train"]
+    once = torch.tensor([torch.nonzero(train["history"] == h)[0, 0] for h in range(12)])
+    fewer = replace(data, splits={**data.splits, "train": {name: t[once] for name, t in train.items()}})
+    first, second = (reduce_texts(d, "reccot", 2).arms["reccot"].matrix for d in (data, fewer))
+    assert torch.equal(first, second)
+
+
+def test_equal_texts_have_no_components_but_no_error(data):
+    same = replace(data.arms["reccot"], matrix=torch.ones(12, 6))
+    reduced = reduce_texts(replace(data, arms={"reccot": same}), "reccot", 2).arms["reccot"].matrix
+    assert torch.equal(reduced, torch.zeros(12, 2))
+
+
+def test_pca_agrees_with_scikit_learn(data):
+    from sklearn.decomposition import PCA
+
+    matrix = data.arms["reccot"].matrix.double().numpy()
+    expected = PCA(3, svd_solver="full").fit(matrix)
+    own = reduce_texts(data, "reccot", 3).arms["reccot"].matrix.double().numpy()
+    scores = expected.transform(matrix)
+    signs = np.sign((own * scores).sum(axis=0))
+    scale = np.sqrt(expected.explained_variance_.sum() / 3)
+    np.testing.assert_allclose(own, signs * scores / scale, atol=1e-5)
+
+
+def test_text_settings_that_contradict_each_other_are_named():
+    with pytest.raises(ValueError, match=r"ctr\.text\.coverage needs ctr\.text\.missing: keep"):
+        TextSettings(coverage=[0.5])
+    with pytest.raises(ValueError, match=r"ctr\.text\.coverage: shares must be between 0 and 1, got 1\.0"):
+        TextSettings(missing="keep", coverage=[1.0])
+    with pytest.raises(ValueError, match=r"ctr\.text\.pca_dim must be at least 1"):
+        TextSettings(pca_dim=0)
+
+
+def scores(rows):
+    common = {"history_id": "h", "source": "x", "round": 0, "validator": "v", "answer_mass": 1.0, "p_true": 0.5}
+    return frame("scores", [{**common, "sample_id": key, "draw": draw, "p_yes": p} for key, draw, p in rows])
+
+
+def test_log_odds_are_those_of_the_mean_and_leave_out_what_v_was_tuned_on():
+    table = scores([("s1", 0, 0.25), ("s1", 1, 0.75), ("s2", 0, 0.9), ("s3", 0, 0.9), ("s4", 0, 1.0)])
+    found = log_odds_of(table, tuned_on={"s3"})
+    assert set(found) == {"s1", "s2", "s4"}
+    assert found["s1"] == pytest.approx(0.0, abs=1e-9)
+    assert found["s2"] == pytest.approx(np.log(9), rel=1e-5)
+    assert np.isfinite(found["s4"])
+
+
+def test_log_odds_are_two_more_dense_columns(inputs):
+    ids = inputs.samples["sample_id"].to_list()
+    rng = np.random.default_rng(0)
+    given = {key: float(value) for key, value in zip(ids[::2], rng.normal(0, 3, len(ids[::2])), strict=True)}
+    settings = TextSettings(use="log_odds")
+    odds = inputs._replace(log_odds={"reccot": given, "plain": dict.fromkeys(ids, 0.5)}, vectors={})
+    arms, notes = runnable_arms(odds, ["none", "reccot", "shuffled", "random", "plain", "prompt"], settings)
+    assert arms == ["none", "reccot", "shuffled", "random", "plain"]
+    assert notes == ["arm prompt left out: there are no log-odds of prompt"]
+    data = prepare(odds, arms, 0, settings)
+    assert sum(map(len, data.sample_ids.values())) == len(ids)
+    plain = batch_of(data, "none")["dense"]
+    for arm in arms[1:]:
+        assert data.spec_for(arm).n_dense == data.spec.n_dense + 2
+        assert data.spec_for(arm).text_dim == 0
+        batch = batch_of(data, arm)
+        assert "text" not in batch
+        assert torch.equal(batch["dense"][:, :-2], plain)
+        values, known = batch["dense"][:, -2], batch["dense"][:, -1]
+        assert not values[known == 0].any()
+        assert arm == "plain" or known.tolist() == [float(key in given) for key in data.sample_ids["train"]]
+    own = batch_of(data, "reccot")["dense"][:, -2].tolist()
+    expected = [np.clip(given.get(key, 0.0), -6, 6) / 2 for key in data.sample_ids["train"]]
+    assert own == pytest.approx(expected, abs=1e-6)
+
+
+def test_shuffled_log_odds_come_from_other_users_of_the_split(data):
+    users: dict[str, str] = {}
+    for split, ids in data.sample_ids.items():
+        users.update(zip(ids, data.user_ids[split], strict=True))
+    number = {user: 0.01 * place for place, user in enumerate(sorted(set(users.values())))}
+    given = attach_log_odds(data, "reccot", {key: number[user] for key, user in users.items()})
+    for seed in range(5):
+        shuffled = attach_shuffled_log_odds(given, "reccot", "shuffled", seed).columns["shuffled"]
+        for split, values in shuffled.items():
+            own = given.columns["reccot"][split]
+            assert not torch.isclose(values[:, 0], own[:, 0]).any()
+            assert torch.equal(values[:, 1], own[:, 1])
+
+
+def test_log_odds_that_teach_nothing_are_an_error(data):
+    with pytest.raises(ValueError, match="no train row has log-odds"):
+        attach_log_odds(data, "reccot", dict.fromkeys(data.sample_ids["valid"], 1.0))
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        attach_log_odds(data, "reccot", {"s1": float("nan")})
+
+
+def test_labels_of_no_row_reach_an_arm(inputs):
+    turned = inputs.samples.with_columns(label=(1 - pl.col("label")).cast(pl.Int8))
+    arms = ["reccot", "shuffled", "random", "prompt"]
+    first, second = (
+        prepare(inputs._replace(samples=samples), arms, 3, TextSettings(pca_dim=3))
+        for samples in (inputs.samples, turned)
+    )
+    for arm in arms:
+        assert torch.equal(batch_of(first, arm)["text"], batch_of(second, arm)["text"])

@@ -1,0 +1,162 @@
+"""What users who agreed before said of the target: an item-item score from strictly earlier ratings.
+
+Letters: N rows, H list of rated items, M source rows, I items kept, n rows of a chunk.
+
+Similarities are summed over blocks of time: a row reads those of blocks that ended before its own began, so neither its
+own rating nor a later one is in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from trackrec.ctr.dense import ExpectedRating
+from trackrec.ctr.priors import Earlier, RatedLists, encode
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+N_BLOCKS = 32
+MAX_ITEMS = 4096  # two dense matrices of I × I: 134 MB
+_USER_SMOOTHING = 5.0
+_PAIR_SMOOTHING = 20.0  # users who rated both, of no agreement, that a pair starts with
+_VARIANCE = 0.25  # of a residual in scaled units; a constant, since a moment of the data would hold every label
+_CHUNK = 4096
+
+Float32 = NDArray[np.float32]
+Int = NDArray[np.int64]
+
+
+def joined(first: RatedLists, second: RatedLists) -> RatedLists:
+    """Both lists side by side; what the second repeats of the first counts once."""
+    repeated = np.zeros(second.mask.shape, np.bool_)
+    for column in range(second.rows.shape[1]):
+        repeated[:, column] = ((first.rows == second.rows[:, column : column + 1]) & first.mask).any(axis=1)
+    rest = second._replace(mask=second.mask & ~repeated)
+    return RatedLists(*(np.concatenate(pair, axis=1) for pair in zip(first, rest, strict=True)))
+
+
+def neighbour_scores(
+    source: pl.DataFrame,
+    samples: pl.DataFrame,
+    items: pl.DataFrame,
+    item_row: Int,
+    lists: RatedLists,
+    expected: ExpectedRating,
+    threshold: float,
+    scale: float,
+) -> Float32:
+    """(N,) Σ_j s_ij e_j over a row's rated items j, i the target.
+
+    e is a rating's residual: what it is above what its item usually gets and above the user's own mean of that.
+    s_ij = Σ_u e_ui e_uj / ((n_ij + 20) · .25) over the n_ij users who rated both: a regression of one residual on the
+    other, shrunk to 0. Only the ``MAX_ITEMS`` items with the most source rows take part.
+
+    Args:
+        source: rows of :func:`trackrec.ctr.priors.source_rows`.
+        samples: N rows, with timestamps.
+        items: the items table, to which item rows point (from 1).
+        item_row: (N,) the target.
+        lists: the items a row's user rated before.
+        expected: what items usually get.
+        threshold, scale: of the ratings.
+    """
+    events = _events(source, items, threshold, scale)
+    times = samples["timestamp"].to_numpy()
+    kept = _kept_items(events.item, len(items))
+    scores = np.zeros(len(samples), np.float32)
+    order = np.argsort(times, kind="stable")
+    starts = np.searchsorted(times[order], events.edges)
+    ends = np.append(starts[1:], len(times))
+    for block, (products, counts) in enumerate(_similarities(events, kept)):
+        for start in range(int(starts[block]), int(ends[block]), _CHUNK):
+            index = order[start : min(start + _CHUNK, int(ends[block]))]
+            target, listed = kept[item_row[index]], kept[lists.rows[index]]
+            mask = lists.mask[index] & (lists.rows[index] != item_row[index][:, None])
+            own = _residuals(lists.rows[index], lists.ratings[index], mask, expected, index)
+            known = mask & (listed >= 0) & (target >= 0)[:, None]
+            pairs = (target[:, None], listed)
+            weights = products[pairs] / ((counts[pairs] + _PAIR_SMOOTHING) * _VARIANCE)
+            scores[index] = np.where(known, weights * own, 0.0).sum(axis=1)
+    return scores
+
+
+class _Events(NamedTuple):
+    """Source rows as codes (M,), their residuals, and the first moment of each block."""
+
+    user: Int
+    item: Int  # item row, from 1
+    time: Int
+    residual: Float32
+    edges: Int
+
+
+def _events(source: pl.DataFrame, items: pl.DataFrame, threshold: float, scale: float) -> _Events:
+    """Residuals hold strictly earlier rows only, so that a later rating changes none of them."""
+    user = encode(source["user_id"], source["user_id"].unique().sort())
+    item = 1 + encode(source["item_id"].alias("item_id of interactions"), items["item_id"])
+    time = source["timestamp"].to_numpy()
+    ratings = (source["rating"].to_numpy().astype(np.float64) - threshold) / scale
+    at_source = ExpectedRating(source, source, items, threshold, scale)
+    above = ratings - at_source(item[:, None].astype(np.int32), slice(None))[:, 0]
+    count, sums = Earlier(user, time, above[:, None])(user, time)
+    residual = above - sums[:, 0] / (count + _USER_SMOOTHING)
+    edges = np.unique(np.quantile(time, np.linspace(0, 1, N_BLOCKS + 1)[:-1], method="lower")) if len(time) else time
+    return _Events(user, item, time, residual.astype(np.float32), edges)
+
+
+def _kept_items(item: Int, n_items: int) -> Int:
+    """(1 + n_items,) number of each item row among the I kept, -1 for the others."""
+    count = np.bincount(item, minlength=n_items + 1)
+    ranked = np.argsort(-count, kind="stable")[:MAX_ITEMS]
+    chosen = np.sort(ranked[count[ranked] > 0])
+    numbers = np.full(n_items + 1, -1, np.int64)
+    numbers[chosen] = np.arange(len(chosen))
+    return numbers
+
+
+def _similarities(events: _Events, kept: Int) -> Iterator[tuple[Float32, Float32]]:
+    """Per block Σ_u e_ui e_uj and n_ij, (I, I) each, over what came before the block."""
+    from scipy import sparse
+
+    size = int(kept.max(initial=-1)) + 1
+    shape = (int(events.user.max(initial=-1)) + 1, size)
+    products, counts = np.zeros((size, size), np.float32), np.zeros((size, size), np.float32)
+    before = sparse.csr_matrix(shape, dtype=np.float32)
+    number = kept[events.item]
+    ends = np.append(events.edges[1:], np.iinfo(np.int64).max)
+    for start, end in zip(events.edges, ends, strict=True):
+        yield products, counts
+        index = np.flatnonzero((events.time >= start) & (events.time < end) & (number >= 0))
+        new = sparse.csr_matrix((events.residual[index], (events.user[index], number[index])), shape=shape)
+        products += _new_pairs(before, new)
+        counts += _new_pairs(_ones(before), _ones(new))
+        before = (before + new).tocsr()
+
+
+def _ones(matrix: csr_matrix) -> csr_matrix:
+    from scipy import sparse
+
+    return sparse.csr_matrix((np.ones_like(matrix.data), matrix.indices, matrix.indptr), shape=matrix.shape)
+
+
+def _new_pairs(before: csr_matrix, new: csr_matrix) -> Float32:
+    """(before + new)ᵀ(before + new) - beforeᵀ before, without the old pairs."""
+    users = np.unique(new.nonzero()[0])
+    old, fresh = before[users], new[users]
+    crossed = old.T @ fresh
+    return (crossed + crossed.T + fresh.T @ fresh).toarray()
+
+
+def _residuals(
+    rows: NDArray[np.int32], ratings: Float32, mask: NDArray[np.bool_], expected: ExpectedRating, index: Int
+) -> Float32:
+    """(n, H) ratings above their item's and then above the list's mean, that shrunk to 0."""
+    above = np.where(mask, ratings - expected(rows, index), 0.0)
+    mean = above.sum(axis=1) / (mask.sum(axis=1) + _USER_SMOOTHING)
+    return np.where(mask, above - mean[:, None], 0.0).astype(np.float32)
