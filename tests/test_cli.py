@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from trackrec.cli import TrackRecCLI, run_cli
+from trackrec.extras import MissingPackageError
 from trackrec.interactions import LoopSettings
 from trackrec.llm.training import OptimizerSettings
 
@@ -69,6 +70,31 @@ def test_a_bad_value_names_its_key(
     args: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert words in "\n".join(fails(monkeypatch, capsys, "fit", "--config", CONFIG, *args))
+
+
+@pytest.mark.parametrize("error", [ImportError("cannot import name 'x'"), KeyError("x"), RuntimeError("shapes")])
+def test_a_fault_of_our_own_keeps_its_traceback(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    import trackrec.commands as commands
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(commands, "run", fail)
+    monkeypatch.setattr(sys, "argv", ["trackrec"])
+    with pytest.raises(type(error)):
+        run_cli(["fit", "--config", CONFIG])
+
+
+def test_a_package_that_a_setting_needs_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import trackrec.commands as commands
+
+    def fail(*_: object) -> None:
+        raise MissingPackageError("OpenAITeacher needs openai: pip install trackrec[teacher]")
+
+    monkeypatch.setattr(commands, "run", fail)
+    assert fails(monkeypatch, capsys, "fit", "--config", CONFIG)[-1].endswith("pip install trackrec[teacher]")
 
 
 def test_a_missing_config_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

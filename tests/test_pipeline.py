@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import pytest
 
 from trackrec.pipeline import Pipeline, Stage, StageError
 from trackrec.run_lock import RunLockedError
-from trackrec.tables import read_manifest
+from trackrec.tables import TableError, read_manifest
 
 
-def pipeline(run_dir: Path, config: dict[str, Any], fail: str = "", seed: int = 0) -> Pipeline:
+def pipeline(
+    run_dir: Path, config: dict[str, Any], fail: str = "", seed: int = 0, said: list[str] | None = None
+) -> Pipeline:
     """Three stages a -> b -> c; b reads config key x.y, c reads z. Each writes what it reads."""
-    made = Pipeline(run_dir, config, seed=seed, say=lambda text: None)
+    made = Pipeline(run_dir, config, seed=seed, say=([] if said is None else said).append)
 
     def body(name: str, text: str, *inputs: str) -> Any:
         def run(out: Path) -> dict[str, Any]:
@@ -98,6 +101,72 @@ def test_a_run_holds_its_directory(tmp_path: Path) -> None:
     made.add(Stage("d", (), ("c",), ("metrics.py",), lambda out: {"again": pipeline(tmp_path, CONFIG).run()}))
     with pytest.raises(RunLockedError, match="is in use by process"):
         made.run()
+
+
+# -- stages that were done and are broken -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "\x00\x01", '{"format_version": 1}', '{"format_version": 1, "stage": 3}'], ids=repr
+)
+def test_a_stage_with_a_broken_manifest_is_made_again_and_said(text: str, tmp_path: Path) -> None:
+    pipeline(tmp_path, CONFIG).run()
+    (tmp_path / "one/b/manifest.json").write_text(text)
+    said: list[str] = []
+    assert pipeline(tmp_path, CONFIG, said=said).run() == ["one/b"]
+    assert any("one/b" in line and "is damaged" in line and "manifest.json can't be read" in line for line in said)
+    assert pipeline(tmp_path, CONFIG).run() == []
+
+
+def test_a_manifest_that_is_no_text_counts_as_broken(tmp_path: Path) -> None:
+    pipeline(tmp_path, CONFIG).run()
+    (tmp_path / "a/manifest.json").write_bytes(b"\xff\xfe\x00")
+    assert pipeline(tmp_path, CONFIG).run() == ["a"]
+
+
+def test_a_manifest_of_another_version_is_an_error_and_stays(tmp_path: Path) -> None:
+    """Hours of work are not thrown away because someone started the wrong version."""
+    pipeline(tmp_path, CONFIG).run()
+    path = tmp_path / "one/b/manifest.json"
+    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 2'))
+    with pytest.raises(TableError, match=r"one/b/manifest\.json: format_version 2, .*another run_dir, or delete"):
+        pipeline(tmp_path, CONFIG).run()
+    assert (tmp_path / "one/b/out").exists()
+
+
+@pytest.mark.parametrize(("left", "words"), [(None, "out is missing"), ("b", "out has 1 bytes instead of 3")])
+def test_a_done_stage_that_lost_a_file_or_a_part_of_it_is_made_again(
+    left: str | None, words: str, tmp_path: Path
+) -> None:
+    pipeline(tmp_path, CONFIG).run()
+    (tmp_path / "one/b/out").unlink()
+    if left:
+        (tmp_path / "one/b/out").write_text(left)
+    with pytest.raises(StageError, match=f"leaves out one/b, which is damaged .{words}"):
+        pipeline(tmp_path, {**CONFIG, "z": 5}).run(["c"])
+    with pytest.raises(StageError, match=f"stage one/b is damaged .*{words}.*Run `trackrec fit`"):
+        pipeline(tmp_path, CONFIG).manifest("one/b")
+    said: list[str] = []
+    assert pipeline(tmp_path, CONFIG, said=said).run() == ["one/b"]
+    assert any(f"one/b                is damaged: {words}; it is made again" in line for line in said)
+    assert (tmp_path / "one/b/out").read_text() == "b2a"
+
+
+def test_a_damaged_stage_after_the_chosen_ones_is_left_alone(tmp_path: Path) -> None:
+    pipeline(tmp_path, CONFIG).run()
+    (tmp_path / "c/out").unlink()
+    assert pipeline(tmp_path, CONFIG).run(["b"]) == []
+
+
+def test_an_input_that_was_edited_is_named_before_it_is_read(tmp_path: Path) -> None:
+    """Of the same length, so that nothing but its content tells."""
+    pipeline(tmp_path, CONFIG).run()
+    (tmp_path / "one/b/out").write_text("b9a")
+    changed = {**CONFIG, "z": 5}
+    with pytest.raises(StageError, match=r"one/b was changed after stage one/b made it\. Delete it and run again"):
+        pipeline(tmp_path, changed).run()
+    shutil.rmtree(tmp_path / "one/b")
+    assert pipeline(tmp_path, changed).run() == ["one/b", "c"]
 
 
 def test_stages_by_name_and_kind(tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tiny import reccot_row
 
 from trackrec.tables import (
@@ -24,6 +27,7 @@ from trackrec.tables import (
     read_manifest,
     read_table,
     stable_hash,
+    standing_part,
     to_arrow,
     write_manifest,
     write_part,
@@ -117,6 +121,38 @@ def test_a_broken_part_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(TableError, match=r"part-00000\.parquet can't be read .*Delete it and run the stage"):
         read_table(tmp_path, "items")
+
+
+@given(st.integers(0, 10_000), st.integers(1, 300), st.booleans())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_part_is_a_table_error_and_nothing_else(tmp_path, place, length, cut):
+    """Torn anywhere, or noise anywhere: never a traceback of the reader's."""
+    shutil.rmtree(tmp_path / "reccots", ignore_errors=True)
+    write_part(tmp_path, "reccots", [reccot_row(f"h{i}", text=f"text {i}", token_ids=[i] * 9) for i in range(40)])
+    path = part_path(tmp_path, "reccots", 0)
+    whole = path.read_bytes()
+    place %= len(whole)
+    noise = bytes(255 - byte for byte in whole[place : place + length])
+    path.write_bytes(whole[:place] if cut else whole[:place] + noise + whole[place + length :])
+    try:
+        assert len(read_table(tmp_path, "reccots")) <= 40
+    except TableError as error:
+        assert str(path) in str(error)  # noqa: PT017
+        assert "\n" not in str(error)  # noqa: PT017
+
+
+def test_a_standing_part_is_read_or_dropped(tmp_path, caplog):
+    assert standing_part(tmp_path, "items", 0) is None
+    write_part(tmp_path, "items", [ITEM])
+    found = standing_part(tmp_path, "items", 0)
+    assert found is not None
+    assert found.to_dicts() == [ITEM]
+    path = part_path(tmp_path, "items", 0)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert standing_part(tmp_path, "items", 0) is None
+    assert not path.exists()
+    assert "part-00000.parquet" in caplog.text
+    assert "it is made again" in caplog.text
 
 
 def test_a_part_of_another_schema_is_an_error(tmp_path):

@@ -34,6 +34,7 @@ from trackrec.llm.hf_sampler import HFSampler  # noqa: F401 - a sampler of the c
 from trackrec.llm.loading import BackboneSettings
 from trackrec.llm.sampler import Sampler
 from trackrec.prompts import PromptSettings
+from trackrec.report.plain import PlainFormatter, plain
 from trackrec.validator.data import RecTuneData
 from trackrec.validator.module import RecTuningModule
 from trackrec.validator.score import ScoreSettings
@@ -118,7 +119,7 @@ class TrackRecCLI(LightningCLI):
         dump = yaml.safe_load(parser.dump(config, skip_unset=False, format="yaml"))
         own = {key: config.get(key) for key in _OWN}
         for line in swapped_classes(config, dump):
-            sys.stderr.write(line + "\n")
+            sys.stderr.write(plain(line, keep="") + "\n")
         run(subcommand, {key: value for key, value in dump.items() if key not in _OWN}, own, self._objects)
 
     def _objects(self) -> Namespace:
@@ -240,14 +241,14 @@ def run_cli(args: list[str] | None = None) -> None:
     try:
         TrackRecCLI(args)
     except known_errors() as error:
-        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-        sys.stderr.write("\n".join(["trackrec: error:", *text.splitlines()[:4]]) + "\n")
+        sys.stderr.write("\n".join(["trackrec: error:", *plain(str(error)).split("\n")[:4]]) + "\n")
         raise SystemExit(1) from error
     except OSError as error:
         if error.errno not in _NO_SPACE:
             raise
+        where = plain(str(error.filename or "while a stage was written"), keep="")
         sys.stderr.write(
-            f"trackrec: error:\n{error.strerror}: {error.filename or 'while a stage was written'}\n"
+            f"trackrec: error:\n{error.strerror}: {where}\n"
             "What is done stays. Make room and run the same command again: it goes on where this stopped.\n"
         )
         raise SystemExit(1) from error
@@ -262,6 +263,8 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # Says that a kernel for 4-bit inference on CPU isn't installed, on runs that quantize nothing too.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(PlainFormatter())
     # https://github.com/Lightning-AI/pytorch-lightning/issues/21326
     warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated.*")
     # Loaders that slice memory have no workers to tune, and a stage may be shorter than the logging interval.

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from trackrec.report.plain import plain
+
 _LINES = 5
 _WIDTH = 300
 
@@ -81,4 +83,5 @@ def _class_names(hint: Any) -> Iterator[str]:
 
 
 def _cut(line: str) -> str:
+    line = plain(line, keep="")
     return line if len(line) <= _WIDTH else f"{line[:_WIDTH]} ..."

@@ -9,12 +9,17 @@ from typing import Any
 from jsonargparse import Namespace
 from rich.console import Console
 
+from trackrec.align.module import StaleReferenceError
+from trackrec.ctr.arms import MissingEmbeddingError
 from trackrec.ctr.stage import CTRPlan, check_plan
 from trackrec.experiment import Experiment, Training
+from trackrec.extras import MissingPackageError
 from trackrec.interactions import DataError
+from trackrec.llm.memory import MemoryLimitError
 from trackrec.loop import Loop
 from trackrec.pipeline import Pipeline, StageError
 from trackrec.recommend import Recommend, all_metrics, test_reads
+from trackrec.report.plain import plain
 from trackrec.report.terminal import print_report
 from trackrec.run_lock import RunLockedError
 from trackrec.steps import Steps
@@ -25,8 +30,9 @@ Objects = Callable[[], Namespace]
 
 def known_errors() -> tuple[type[Exception], ...]:
     """Errors whose message is all that a user needs."""
-    plain = (ValueError, FileNotFoundError, FloatingPointError, KeyError, ImportError)
-    return (DataError, StageError, TableError, RunLockedError, *plain)
+    plain = (ValueError, FileNotFoundError, FloatingPointError)
+    found = (DataError, StageError, TableError, RunLockedError, MissingEmbeddingError)
+    return (*found, StaleReferenceError, MemoryLimitError, MissingPackageError, *plain)
 
 
 def run(command: str, config: dict[str, Any], own: dict[str, Any], objects: Objects) -> None:
@@ -45,7 +51,7 @@ def run(command: str, config: dict[str, Any], own: dict[str, Any], objects: Obje
         memory = parse_memory(own["gpu"]) if own["gpu"] else None
         console.print("\n".join(plan_lines(objects(), memory, own["prompt_tokens"])), markup=False)
         return
-    experiment = build_experiment(config, objects, lambda text: console.print(text, markup=False))
+    experiment = build_experiment(config, objects, lambda text: console.print(plain(text, keep=""), markup=False))
     steps = Steps(experiment)
     loop = Loop(experiment, steps)
     loop.add_stages()
@@ -68,10 +74,9 @@ def run(command: str, config: dict[str, Any], own: dict[str, Any], objects: Obje
     if split == "test":
         facts["test_reads"] = test_reads(experiment.pipeline.run_dir)
     metrics = all_metrics(experiment)
-    if metrics is None:  # --stages named early ones alone
-        return
-    print_report(metrics, facts, Console(width=max(console.width, 120)))
-    console.print(f"Everything is in the metrics tables under {experiment.pipeline.run_dir}.", markup=False)
+    if len(metrics):
+        print_report(metrics, facts, Console(width=max(console.width, 120)))
+    experiment.say(f"Everything is in the metrics tables under {experiment.pipeline.run_dir}.")
 
 
 def net_name(config: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ import polars as pl
 from trackrec.interactions import Cohort, LoopSettings, RatingSource, SampleRules, select_cohort
 from trackrec.pipeline import Pipeline
 from trackrec.prompts import PromptBook, PromptSettings
-from trackrec.tables import read_manifest, read_table
+from trackrec.tables import read_table
 
 if TYPE_CHECKING:
     from trackrec.align.preferences import PreferenceSettings
@@ -151,6 +151,8 @@ class Experiment:
             assert settings is not None
             self._models[name] = LanguageModel(settings)
             self.say(f"    {self._models[name].describe()}")
+            if role == "validator" or self.validator_backbone is None:
+                self._models[name].chat.label_tokens()  # a tokenizer that can't tell Yes from No: now, not hours later
         return self._models[name]
 
     def adapter(self, lm: LanguageModel, stage: str | None) -> str | None:
@@ -198,7 +200,7 @@ class Experiment:
     def _rate(self, work: str) -> float | None:
         """Tokens per second of the latest stage of this kind of work in this run."""
         for stage in reversed(self.pipeline.stages):
-            manifest = read_manifest(self.directory(stage.name))
+            manifest = self.pipeline.done(stage.name)
             if manifest and manifest.notes.get("work") == work and manifest.seconds > 0:
                 return float(manifest.notes["tokens"]) / manifest.seconds
         return None

@@ -23,12 +23,16 @@ from typing import Any
 
 from trackrec.run_lock import locked
 from trackrec.tables import (
+    BrokenManifestError,
     Manifest,
     content_files,
     content_hash,
+    damage,
+    file_sizes,
     read_manifest,
     stable_hash,
     write_manifest,
+    write_whole,
 )
 
 log = logging.getLogger(__name__)
@@ -95,6 +99,7 @@ class Pipeline:
     say: Callable[[str], None]
     stages: list[Stage] = field(default_factory=list)
     ran: list[str] = field(default_factory=list)
+    _intact: set[str] = field(default_factory=set)
 
     def add(self, stage: Stage) -> str:
         """Append a stage; returns its name."""
@@ -105,17 +110,33 @@ class Pipeline:
         """Where a stage's result lies."""
         return self.run_dir / name
 
+    def trouble(self, name: str) -> str:
+        """What is broken in a stage that was done once; empty where nothing is, or where it never was.
+
+        Raises:
+            TableError: another version of trackrec made it.
+        """
+        try:
+            manifest = read_manifest(self.directory(name))
+        except BrokenManifestError as error:
+            return str(error).partition(". Delete")[0]
+        return damage(self.directory(name), manifest) if manifest else ""
+
+    def done(self, name: str) -> Manifest | None:
+        """The manifest of a stage that is done and whole, else None."""
+        return None if self.trouble(name) else read_manifest(self.directory(name))
+
     def manifest(self, name: str) -> Manifest:
         """The manifest of a done stage.
 
         Raises:
-            StageError: the stage isn't done.
+            StageError: the stage isn't done, or is damaged.
         """
-        manifest = read_manifest(self.directory(name))
+        manifest = self.done(name)
         if manifest is None:
-            raise StageError(
-                f"stage {name} has not run in {self.run_dir}. Run `trackrec fit` with the same config first."
-            )
+            trouble = self.trouble(name)
+            state = f"is damaged in {self.run_dir} ({trouble})" if trouble else f"has not run in {self.run_dir}"
+            raise StageError(f"stage {name} {state}. Run `trackrec fit` with the same config first.")
         return manifest
 
     def value(self, key: str) -> Any:
@@ -139,10 +160,9 @@ class Pipeline:
 
     def is_current(self, stage: Stage) -> bool:
         """Whether the stage is done and nothing that it depends on has changed."""
-        if any(read_manifest(self.directory(name)) is None for name in stage.inputs):
-            return False
-        manifest = read_manifest(self.directory(stage.name))
-        return manifest is not None and manifest.fingerprint == self.fingerprint(stage)
+        manifests = [self.done(name) for name in (*stage.inputs, stage.name)]
+        own = manifests[-1]
+        return own is not None and all(manifests) and own.fingerprint == self.fingerprint(stage)
 
     def run(self, only: Sequence[str] | None = None) -> list[str]:
         """Bring every stage, or the named ones, up to date.
@@ -167,13 +187,34 @@ class Pipeline:
             place = f"[{number:2d}/{len(self.stages)}] {stage.name:<20}"
             if self.is_current(stage):
                 self.say(f"{place} up to date")
-            elif stage.name in chosen:
+                continue
+            trouble = self.trouble(stage.name)
+            if stage.name in chosen:
+                if trouble:
+                    self.say(f"{place} is damaged: {trouble}; it is made again")
                 self._run_stage(stage, place)
             elif any(later.name in chosen for later in self.stages[number:]):
+                state = f"damaged ({trouble})" if trouble else "not up to date"
                 raise StageError(
-                    f"--stages leaves out {stage.name}, which is not up to date in {self.run_dir}. "
-                    "Name it too, or run without --stages."
+                    f"this run leaves out {stage.name}, which is {state} in {self.run_dir}. "
+                    "Run `trackrec fit` without --stages, or name it too."
                 )
+
+    def _check_inputs(self, stage: Stage) -> None:
+        """Compare what a stage is about to read with what was made: lengths are known to be right, bytes are not.
+
+        Raises:
+            StageError: an input was changed.
+        """
+        for name in stage.inputs:
+            if name in self._intact:
+                continue
+            if content_hash(self.directory(name)) != self.manifest(name).content_hash:
+                raise StageError(
+                    f"{self.directory(name)} was changed after stage {name} made it. Delete it and run again: the "
+                    "stage is then made anew."
+                )
+            self._intact.add(name)
 
     def _choose(self, only: Sequence[str] | None) -> set[str]:
         if not only:
@@ -185,12 +226,13 @@ class Pipeline:
         return {stage.name for stage in self.stages if stage.name in only or stage.kind in only}
 
     def _run_stage(self, stage: Stage, place: str) -> None:
+        self._check_inputs(stage)
         fingerprint = self.fingerprint(stage)
         work = self.run_dir / PARTIAL / f"{stage.name.replace('/', '--')}-{fingerprint[:12]}"
         again = work.exists()
         work.mkdir(parents=True, exist_ok=True)
         self.say(f"{place} {'goes on' if again else 'starts'}")
-        (work / "config.yaml").write_text(_yaml(self.config))
+        write_whole(work / "config.yaml", _yaml(self.config))
         reset_peak_memory()
         started = time.perf_counter()
         try:
@@ -215,7 +257,6 @@ class Pipeline:
         """Write the manifest, then put the directory in the place of the old one."""
         import pyarrow.parquet as pq
 
-        shutil.rmtree(work / "checkpoints", ignore_errors=True)
         rows: dict[str, int] = {}
         for path in content_files(work):
             if path.suffix == ".parquet":
@@ -224,6 +265,7 @@ class Pipeline:
             stage=stage.name,
             fingerprint=fingerprint,
             content_hash=content_hash(work),
+            parts=file_sizes(work),
             rows=rows,
             inputs={name: self.manifest(name).content_hash for name in stage.inputs},
             notes=notes,
@@ -241,8 +283,11 @@ class Pipeline:
         if final.exists():
             final.rename(old)
         work.rename(final)
+        # Not before: a crash in between would cost the training.
+        shutil.rmtree(final / "checkpoints", ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
         self._sweep(stage)
+        self._intact.add(stage.name)
         return manifest
 
     def _sweep(self, stage: Stage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import polars as pl
 
 from trackrec.experiment import Experiment
 from trackrec.interactions import DataError
-from trackrec.tables import stable_hash
+from trackrec.tables import stable_hash, write_whole
 
 
 def predict(exp: Experiment, requests: Path, output: Path, arm: str) -> None:
@@ -26,12 +27,13 @@ def predict(exp: Experiment, requests: Path, output: Path, arm: str) -> None:
 
     Raises:
         DataError: a column, a user or an item is missing, or a user has no RecCoT.
-        StageError: the ctr stage isn't done.
+        StageError: a stage that it reads isn't done, or is damaged.
     """
     from trackrec.ctr.assemble import sample_rows
     from trackrec.ctr.stage import predict_rows
 
-    exp.pipeline.manifest("ctr")
+    for stage in ("data", "texts", "embed", "ctr"):
+        exp.pipeline.manifest(stage)
     wanted = _read(requests)
     inputs = exp.ctr_inputs()
     answerable = set(sample_rows(inputs, exp.ctr.text)["history_id"].to_list())
@@ -41,10 +43,9 @@ def predict(exp: Experiment, requests: Path, output: Path, arm: str) -> None:
         raise DataError(f"--requests: {len(unknown)} items are not in the items table, the first is {min(unknown)!r}.")
     p = predict_rows(inputs, exp.ctr, exp.directory("ctr"), rows, arm, exp.seed)
     answered = wanted.with_columns(p=pl.Series(p, dtype=pl.Float32))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.tmp")
-    answered.write_parquet(temporary)
-    temporary.replace(output)
+    content = io.BytesIO()
+    answered.write_parquet(content)
+    write_whole(output, content.getvalue())
     exp.say(f"{len(answered):,} predictions of arm {arm} in {output}")
 
 

@@ -14,7 +14,7 @@ from trackrec.loop import TESTED, Loop
 from trackrec.metrics import metric_rows
 from trackrec.pipeline import Stage
 from trackrec.steps import Steps
-from trackrec.tables import write_part
+from trackrec.tables import to_arrow, write_part
 
 TEST_READS = "test_reads.jsonl"
 
@@ -101,11 +101,11 @@ def test_reads(run_dir: Path) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def all_metrics(exp: Experiment) -> pl.DataFrame | None:
-    """The metrics of every done stage of a run, as one table; None where no stage that measures is done."""
+def all_metrics(exp: Experiment) -> pl.DataFrame:
+    """The metrics of every done stage of a run, as one table."""
     frames = [
         exp.table(stage.name, "metrics")
         for stage in exp.pipeline.stages
-        if (exp.directory(stage.name) / "metrics").is_dir() and (exp.directory(stage.name) / "manifest.json").exists()
+        if exp.pipeline.done(stage.name) and (exp.directory(stage.name) / "metrics").is_dir()
     ]
-    return pl.concat(frames) if frames else None
+    return pl.concat([pl.DataFrame(to_arrow("metrics", [])), *frames])

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from trackrec.experiment import Experiment, Training, single_texts, targets_by_history
@@ -93,7 +94,9 @@ class Steps:
         exp = self.exp
         lm = exp.model("generator")
         adapter = exp.adapter(lm, generator)
-        prompt_tokens = sum(len(lm.chat.encode_prompt(exp.book.reccot_prompt(key))) for key in history_ids)
+        # Arrays, since a list of numbers takes ten times the memory and all prompts are held at once.
+        encoded = {key: np.asarray(lm.chat.encode_prompt(exp.book.reccot_prompt(key)), np.int32) for key in history_ids}
+        prompt_tokens = sum(map(len, encoded.values()))
         draws = 1 if greedy else exp.sampler.n
         new_tokens = len(history_ids) * draws * exp.sampler.max_new_tokens
         notes = exp.announce("generate", len(history_ids), prompt_tokens, new_tokens)
@@ -109,6 +112,7 @@ class Steps:
             seed=exp.seed,
             greedy=greedy,
             shard_size=exp.loop.shard_histories,
+            encoded=encoded,
         )
         return {**notes, **made}
 
@@ -242,10 +246,10 @@ class Steps:
         trainer_args = section.trainer()
         epochs = trainer_args.get("max_epochs") or 1
         notes = self.exp.announce("train", examples, tokens * epochs)
-        trainer = fit_adapter(module, data, trainer_args, out)
+        trainer = fit_adapter(module, data, trainer_args, out, seed=data.seed)
         effective = data.batch_size * trainer.accumulate_grad_batches * trainer.world_size
         return {
-            **{key: float(value) for key, value in trainer.callback_metrics.items()},
+            **module.last_values,
             **notes,
             "examples": examples,
             "effective_batch": effective,

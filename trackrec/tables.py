@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,8 @@ import pyarrow.parquet as pq
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -111,6 +115,10 @@ class TableError(ValueError):
     """A table is missing, incomplete, or not what its schema promises."""
 
 
+class BrokenManifestError(TableError):
+    """A manifest is no manifest: torn, edited, or something else."""
+
+
 def stable_hash(*parts: object, digits: int = 16) -> str:
     """Hex digest of the parts' text, equal across processes and platforms (unlike ``hash``)."""
     joined = "\x1f".join(str(part) for part in parts)
@@ -122,6 +130,24 @@ def schema_of(table: str, columns: Iterable[str] = ()) -> pa.Schema:
     present = set(columns)
     extra = [field for field in OPTIONAL.get(table, ()) if field.name in present]
     return pa.schema([*SCHEMAS[table], *extra])
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file under a temporary name, then rename it: whole or absent, after a crash of the machine too.
+
+    Raises:
+        OSError: the disk is full, say; what stood there before still does, and no temporary file is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def to_arrow(table: str, rows: pl.DataFrame | Iterable[Mapping[str, Any]]) -> pa.Table:
@@ -171,6 +197,37 @@ def write_part(
     return arrow
 
 
+def standing_part(stage_dir: Path, table: str, part: int) -> pl.DataFrame | None:
+    """A part that an earlier try wrote; None where it is missing, or was damaged since and is dropped."""
+    path = part_path(stage_dir, table, part)
+    if not path.exists():
+        return None
+    try:
+        frame = pl.from_arrow(_read_part(path, table))
+    except TableError as error:
+        log.warning("%s: it is made again", str(error).partition(" Delete it")[0].rstrip("."))
+        path.unlink()
+        return None
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def _read_part(path: Path, table: str, schema: pa.Schema | None = None) -> pa.Table:
+    """One part, checked against a schema: that of the first part, or the table's with the optional columns it has."""
+    try:
+        part = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise TableError(f"table {table}: {path} can't be read ({reason}). Delete it and run the stage.") from error
+    schema = schema or schema_of(table, part.schema.names)
+    if part.schema.names != schema.names:
+        raise TableError(f"table {table}: {path} has columns {part.schema.names}, want {schema.names}")
+    try:
+        return part.cast(schema)
+    except pa.ArrowException as error:
+        raise TableError(f"table {table}: {path} has other types ({error})") from error
+
+
 def read_table(stage_dir: Path, table: str, *, check_keys: bool = False) -> pl.DataFrame:
     """All parts of a table, in part order, checked against the schema.
 
@@ -180,19 +237,8 @@ def read_table(stage_dir: Path, table: str, *, check_keys: bool = False) -> pl.D
     parts = sorted((stage_dir / table).glob("part-*.parquet"))
     if not parts:
         raise TableError(f"table {table}: no part under {stage_dir / table}. Run the stage that writes it.")
-    arrow: list[pa.Table] = []
-    for path in parts:
-        try:
-            part = pq.read_table(path)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise TableError(f"table {table}: {path} can't be read ({error}). Delete it and run the stage.") from error
-        schema = schema_of(table, part.schema.names if not arrow else arrow[0].schema.names)
-        if part.schema.names != schema.names:
-            raise TableError(f"table {table}: {path} has columns {part.schema.names}, want {schema.names}")
-        try:
-            arrow.append(part.cast(schema))
-        except pa.ArrowException as error:
-            raise TableError(f"table {table}: {path} has other types ({error})") from error
+    arrow = [_read_part(parts[0], table)]
+    arrow.extend(_read_part(path, table, arrow[0].schema) for path in parts[1:])
     frame = pl.from_arrow(pa.concat_tables(arrow))
     assert isinstance(frame, pl.DataFrame)
     if check_keys and frame.select(KEYS[table]).is_duplicated().any():
@@ -207,16 +253,36 @@ def read_dataset(stage_dir: Path, table: str) -> Dataset:
     return Dataset(to_arrow(table, read_table(stage_dir, table)))
 
 
+def check_weights(path: Path) -> None:
+    """Whether a safetensors file is whole.
+
+    Raises:
+        TableError: it isn't.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            file.keys()
+    except (SafetensorError, OSError) as error:
+        raise TableError(
+            f"{path} can't be read ({error}). Delete the directory of its stage and run again: it is then made anew."
+        ) from error
+
+
 @dataclass
 class Manifest:
-    """What a finished stage says of itself. Written last: its presence is what "done" means."""
+    """What a finished stage says of itself. Written last: its presence is what "done" means.
+
+    ``parts`` holds the bytes of every produced file, by its path.
+    """
 
     stage: str
     fingerprint: str
     content_hash: str
     rows: dict[str, int] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
-    parts: dict[str, str] = field(default_factory=dict)
+    parts: dict[str, int] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     seed: int = 0
@@ -242,29 +308,60 @@ def content_hash(stage_dir: Path) -> str:
     return digest.hexdigest()
 
 
+def file_sizes(stage_dir: Path) -> dict[str, int]:
+    """Bytes of every produced file, by its path inside the stage."""
+    return {path.relative_to(stage_dir).as_posix(): path.stat().st_size for path in content_files(stage_dir)}
+
+
+def damage(stage_dir: Path, manifest: Manifest) -> str:
+    """What is missing or has another length than when the stage was done; empty where all is well.
+
+    It looks at names and lengths alone, which costs nothing; `content_hash` sees the rest.
+    """
+    found = file_sizes(stage_dir)
+    for name, size in sorted(manifest.parts.items()):
+        if name not in found:
+            return f"{name} is missing"
+        if found[name] != size:
+            return f"{name} has {found[name]:,} bytes instead of {size:,}"
+    return ""
+
+
 def write_manifest(stage_dir: Path, manifest: Manifest) -> None:
     """Write ``manifest.json`` atomically; call it after everything else in the directory is whole."""
-    temporary = stage_dir / f".{MANIFEST}.tmp"
-    temporary.write_text(json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n")
-    temporary.replace(stage_dir / MANIFEST)
+    write_whole(stage_dir / MANIFEST, json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n")
 
 
 def read_manifest(stage_dir: Path) -> Manifest | None:
     """The manifest of a finished stage, or None where the stage isn't done.
 
     Raises:
-        TableError: the manifest is unreadable or was written by another format version.
+        BrokenManifestError: it can't be read.
+        TableError: it was written by another format version.
     """
     path = stage_dir / MANIFEST
     if not path.exists():
         return None
     try:
         values = json.loads(path.read_text())
-        version = values.get("format_version")
-        if version != FORMAT_VERSION:
-            raise TableError(
-                f"{path}: format_version {version}, this trackrec reads {FORMAT_VERSION}. Use another run_dir."
-            )
-        return Manifest(**values)
-    except (json.JSONDecodeError, TypeError, AttributeError) as error:
-        raise TableError(f"{path} can't be read ({error}). Delete {stage_dir} and run again.") from error
+        version = values.pop("format_version")
+        manifest = Manifest(**values) if version == FORMAT_VERSION else None
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise _broken(path, error) from error
+    if manifest is None:
+        raise TableError(
+            f"{path}: format_version {version}, this trackrec reads {FORMAT_VERSION}. Use another run_dir, or delete "
+            f"{stage_dir}: the stage is then made again."
+        )
+    for one in fields(Manifest):
+        value, kind = getattr(manifest, one.name), _KINDS[str(one.type).partition("[")[0]]
+        if not isinstance(value, kind):
+            raise _broken(path, f"{one.name} is {value!r}")
+    return manifest
+
+
+_KINDS: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "dict": dict}
+
+
+def _broken(path: Path, why: object) -> BrokenManifestError:
+    return BrokenManifestError(f"{path} can't be read ({why}). Delete {path.parent} and run again.")

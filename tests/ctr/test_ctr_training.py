@@ -176,3 +176,18 @@ def test_unusable_input_is_named(data, tmp_path):
         TensorLoader(data, "train", batch_size=0)
     with pytest.raises(KeyError, match="split must be one of"):
         TensorLoader(data, "dev")
+
+
+class Sour(DIN):
+    """A net whose logits are no numbers from its third call on."""
+
+    calls = 0
+
+    def forward(self, batch):
+        self.calls += 1
+        return super().forward(batch) * (float("nan") if self.calls > 2 else 1.0)
+
+
+def test_a_loss_that_is_no_number_stops_the_training(data, tmp_path):
+    with pytest.raises(FloatingPointError, match=r"Sour: the loss is nan at step 2 of epoch 0\. Lower ctr\.model\.lr"):
+        fit(data, tmp_path, net=Sour)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from trackrec.generate.reccot import shards, write_reccots
@@ -55,6 +56,16 @@ def test_every_draw_is_filed_under_its_key(tiny_lm, tiny_book, tmp_path):
         "new_tokens": sum(len(row["token_ids"]) for row in rows),
         "cut": sum(row["finish_reason"] == "length" for row in rows),
     }
+
+
+def test_prompts_that_are_encoded_already_are_not_encoded_again(tiny_lm, tiny_book, tmp_path, monkeypatch):
+    lm = tiny_lm()
+    _, due = write(lm, tiny_book, tmp_path / "due")
+    encoded = {key: np.asarray(lm.chat.encode_prompt(tiny_book.reccot_prompt(key)), np.int32) for key in HISTORIES}
+    monkeypatch.setattr(lm.chat, "encode_prompt", None)
+    common = {"source": "g1", "round_": 1, "seed": 7, "greedy": False, "shard_size": 2, "encoded": encoded}
+    write_reccots(lm, None, HFSampler(n=3, max_new_tokens=6), tiny_book, HISTORIES, tmp_path / "found", **common)
+    assert read_table(tmp_path / "found", "reccots").equals(due)
 
 
 def test_texts_are_a_function_of_seed_round_and_history(tiny_lm, tiny_book, tmp_path):

@@ -53,6 +53,27 @@ def nf4(tiny_lm) -> LanguageModel:
     return tiny_lm(config=sizes, adapters=["g"], quantize="nf4", lora=SMALL)
 
 
+def test_a_model_that_is_nowhere_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"backbone\.model .*/empty can't be loaded .*or a name on the model hub"):
+        LanguageModel(BackboneSettings(model=str(tmp_path / "empty"), dtype="float32", device="cpu"))
+
+
+def test_a_package_that_quantize_needs_is_named(tiny_model_dir, monkeypatch):
+    from trackrec.extras import MissingPackageError
+    from trackrec.llm import loading
+
+    def load(*_):
+        raise ImportError("Using `bitsandbytes` requires bitsandbytes: `pip install -U bitsandbytes`")
+
+    monkeypatch.setattr(loading, "load_base", load)
+    settings = {"model": str(tiny_model_dir), "device": "cpu"}
+    with pytest.raises(MissingPackageError, match=r"backbone\.quantize nf4 needs a package: .*pip install"):
+        LanguageModel(BackboneSettings(**settings, quantize="nf4"))
+    with pytest.raises(ImportError) as found:
+        LanguageModel(BackboneSettings(**settings))
+    assert not isinstance(found.value, MissingPackageError)
+
+
 def test_nf4_really_quantizes_every_linear_layer_but_the_head(nf4):
     assert nf4.quantized_layers() == 14
     assert nf4.describe().startswith(f"backbone {nf4.settings.model}: nf4 (14 quantized layers), float32, ")

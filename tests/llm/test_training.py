@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import Callback, Trainer
 from tiny import reccot_row
 
 from trackrec.align.data import AlignData
@@ -106,33 +105,22 @@ class PowerCut(Callback):
     def __init__(self, after: int) -> None:
         self.after = after
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         if trainer.global_step == self.after:
             raise ConnectionAbortedError("the power is gone")
 
 
-def every_step(out: Path) -> ModelCheckpoint:
-    return ModelCheckpoint(
-        dirpath=out / "checkpoints", filename="last", every_n_train_steps=1, enable_version_counter=False
-    )
-
-
 def distill(build: Any, book: Any, texts: Path, out: Path, cut: int | None = None, rank: int = 4) -> Any:
     """One run of two epochs of five batches with LoRA dropout; with ``cut`` it dies after so many steps."""
-    torch.manual_seed(9)
     lm = build(adapters=["g", "v"], lora=LoRASettings(r=rank, dropout=0.2))
     module = DistillModule(lm, "g", lr=1e-2)
     data = DistillData(lm, book, texts, seed=3, batch_size=2)
     args: dict[str, Any] = QUIET | {"max_epochs": 2}
-    # the power goes after the checkpoint of the step is whole
-    args["callbacks"] = [every_step(out)]
     if cut is None:
-        fit_adapter(module, data, args, out)
+        fit_adapter(module, data, args, out, checkpoint_every=1)
         return lm
-    trainer = stage_trainer(args, out)
-    trainer.callbacks.append(PowerCut(cut))
     with pytest.raises(ConnectionAbortedError):
-        trainer.fit(module, datamodule=data)
+        fit_adapter(module, data, args | {"callbacks": [PowerCut(cut)]}, out, checkpoint_every=1)
     return lm
 
 
@@ -161,16 +149,36 @@ def test_a_resumed_run_gives_the_undisturbed_adapter_to_the_bit(tiny_lm, tiny_bo
     assert (broken / name).read_bytes() == (whole / name).read_bytes()
 
 
-def test_a_resumed_run_keeps_the_logged_steps_of_the_first_part(tiny_lm, tiny_book, texts_dir, tmp_path):
+def test_a_resumed_run_leaves_one_curve(tiny_lm, tiny_book, texts_dir, tmp_path):
+    distill(tiny_lm, tiny_book, texts_dir, tmp_path / "whole")
     distill(tiny_lm, tiny_book, texts_dir, tmp_path / "out", cut=4)
-    (written,) = (tmp_path / "out" / "logs").rglob("metrics.csv")
-    before = written.read_text().splitlines()
     distill(tiny_lm, tiny_book, texts_dir, tmp_path / "out")
-    lines = [
-        line for path in (tmp_path / "out" / "logs").rglob("metrics.csv") for line in path.read_text().splitlines()
-    ]
-    assert len(before) > 1
-    assert set(before) <= set(lines)
+    curve = (tmp_path / "out" / "logs" / "metrics.csv").read_text()
+    assert len(curve.splitlines()) == 11
+    assert curve == (tmp_path / "whole" / "logs" / "metrics.csv").read_text()
+
+
+def test_a_training_that_was_whole_but_for_its_adapter_keeps_its_last_values(tiny_lm, tiny_book, texts_dir, tmp_path):
+    """Cut between the last checkpoint and the adapter: nothing trains any more, and the manifest still has its loss."""
+    values = []
+    for _ in range(2):
+        lm = tiny_lm(adapters=["g"], lora=LoRASettings(r=2))
+        module = DistillModule(lm, "g", lr=1e-2)
+        data = DistillData(lm, tiny_book, texts_dir, batch_size=2)
+        fit_adapter(module, data, QUIET | {"max_epochs": 1}, tmp_path / "out", checkpoint_every=1)
+        values.append(module.last_values)
+    assert values[0]["loss"] > 0
+    assert values[1] == values[0]
+
+
+def test_what_ran_before_a_training_does_not_matter(tiny_lm, tiny_book, texts_dir, tmp_path):
+    """A stage that starts anew after a crash stands in a process that has drawn other random numbers."""
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        distill(tiny_lm, tiny_book, texts_dir, tmp_path / str(seed))
+    assert torch.initial_seed() == 2  # and the training leaves the process's state as it was
+    adapters = [(tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes() for name in "12"]
+    assert adapters[0] == adapters[1]
 
 
 class Blowup(Callback):
@@ -185,9 +193,19 @@ def test_an_adapter_that_is_not_finite_is_an_error(tiny_lm, tiny_book, texts_dir
     lm = tiny_lm(adapters=["g"], lora=LoRASettings(r=2))
     module = DistillModule(lm, "g", lr=3e-3)
     data = DistillData(lm, tiny_book, texts_dir, batch_size=2)
-    with pytest.raises(FloatingPointError, match=r"adapter 'g' .*lower model\.lr \(now 0\.003\)"):
+    with pytest.raises(FloatingPointError, match=r"adapter 'g' .*lower distill\.model\.lr \(now 0\.003\)"):
         fit_adapter(module, data, QUIET | {"max_steps": 1, "callbacks": [Blowup()]}, tmp_path / "out")
     assert not (tmp_path / "out" / "adapter").exists()
+
+
+def test_lightning_advertises_nothing_and_says_all_else(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "lightning.pytorch.utilities.rank_zero"):
+        stage_trainer(QUIET, tmp_path)
+        ours = caplog.text
+        Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    assert "Tip" not in ours
+    assert "GPU available" in ours
+    assert "Tip" in caplog.text  # else there is nothing to leave out any more
 
 
 # -- what moves ---------------------------------------------------------------------------------------------------
@@ -268,6 +286,43 @@ def test_a_loss_that_is_no_number_names_its_histories_and_writes_nothing(tiny_lm
     with pytest.raises(FloatingPointError, match=r"DistillModule: the loss is nan at step 0, on h\d, h\d\. Lower"):
         fit_adapter(module, data, QUIET | {"max_epochs": 1}, tmp_path / "out")
     assert not (tmp_path / "out" / "adapter").exists()
+
+
+class Poison(Callback):
+    """Weights or gradients that are no numbers at one step."""
+
+    def __init__(self, step: int, gradients: bool) -> None:
+        self.step, self.gradients = step, gradients
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        if self.gradients and trainer.global_step == self.step:
+            pl_module._trained[0].grad.fill_(float("nan"))
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if not self.gradients and trainer.global_step == self.step:
+            pl_module._trained[0].data.fill_(float("nan"))
+
+
+@pytest.mark.parametrize("gradients", [False, True], ids=["a loss", "a gradient"])
+def test_after_a_nan_the_last_good_checkpoint_goes_on(tiny_lm, tiny_book, texts_dir, tmp_path, gradients):
+    """A gradient that is no number shows in no loss before the step that it spoils."""
+
+    def train(out: Path, *callbacks: Callback) -> None:
+        lm = tiny_lm(adapters=["g"], lora=LoRASettings(r=2))
+        data = DistillData(lm, tiny_book, texts_dir, batch_size=2)
+        args = QUIET | {"max_epochs": 1, "callbacks": list(callbacks)}
+        fit_adapter(DistillModule(lm, "g", lr=1e-2), data, args, out, checkpoint_every=1)
+
+    train(tmp_path / "whole")
+    with pytest.raises(FloatingPointError, match="at step 3"):
+        train(tmp_path / "out", Poison(2 if gradients else 3, gradients))
+    checkpoint = torch.load(tmp_path / "out" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == (2 if gradients else 3)
+    assert all(torch.isfinite(weight).all() for weight in checkpoint["state_dict"].values())
+    assert not (tmp_path / "out" / "adapter").exists()
+    train(tmp_path / "out")
+    name = Path("adapter") / "adapter_model.safetensors"
+    assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_gradient_checkpointing_computes_layers_twice(tiny_lm, tiny_book, texts_dir, tmp_path):

@@ -5,15 +5,27 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
+import torch
 import yaml
 
 from trackrec.cli import run_cli
 from trackrec.tables import read_manifest, read_table
 
 pytestmark = pytest.mark.recipe
+
+
+class Payload:
+    """Writes a file as soon as it is unpickled."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.proof,)
 
 
 @pytest.fixture
@@ -174,6 +186,74 @@ def test_a_cut_off_stage_goes_on(finished: str, config: Path, trackrec: Callable
     again = read_manifest(Path(fresh) / "round-1/sample")
     assert again is not None
     assert again.content_hash == whole.content_hash
+
+
+def test_a_part_of_the_stages_may_have_no_metrics_yet(
+    config: Path, trackrec: Callable[..., str], tmp_path: Path
+) -> None:
+    output = trackrec("fit", "--config", str(config), "--run_dir", str(tmp_path / "new"), "--stages", "data")
+    assert started(output) == ["data"]
+    assert "Everything is in the metrics tables" in output
+
+
+def test_damaged_stages_are_named_and_made_again(finished: str, config: Path, trackrec: Callable[..., str]) -> None:
+    """A part deleted by hand, an adapter torn, a manifest cut: three stages, with the bits they had."""
+    trackrec("fit", "--config", str(config))
+    run = run_dir(config)
+    damaged = ["round-1/sample", "round-2/align", "texts"]
+    before = [read_manifest(run / name) for name in damaged]
+    (run / "round-1/sample/reccots/part-00001.parquet").unlink()
+    adapter = run / "round-2/align/adapter/adapter_model.safetensors"
+    adapter.write_bytes(adapter.read_bytes()[:1000])
+    manifest = run / "texts/manifest.json"
+    manifest.write_text(manifest.read_text()[:40])
+    output = trackrec("fit", "--config", str(config))
+    assert started(output) == damaged
+    said = [line for line in output.splitlines() if " is damaged: " in line]
+    assert ["part-00001.parquet is missing" in said[0], "1,000 bytes instead of" in said[1]] == [True, True]
+    assert "manifest.json can't be read" in said[2]
+    after = [read_manifest(run / name) for name in damaged]
+    assert [one and one.content_hash for one in after] == [one and one.content_hash for one in before]
+
+
+def test_a_part_that_was_damaged_before_its_stage_was_done_is_made_again(
+    finished: str, config: Path, trackrec: Callable[..., str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The stage was cut off, and one of its parts was torn since: by a disk, or by a crash of the machine."""
+    trackrec("fit", "--config", str(config))
+    whole = read_manifest(run_dir(config) / "round-1/score")
+    stage = run_dir(config) / "round-1/score"
+    left = run_dir(config) / ".partial" / f"round-1--score-{whole.fingerprint[:12]}"  # type: ignore[union-attr]
+    stage.rename(left)
+    (left / "manifest.json").unlink()
+    part = left / "scores/part-00001.parquet"
+    part.write_bytes(part.read_bytes()[:200])
+    assert started(trackrec("fit", "--config", str(config))) == ["round-1/score"]
+    again = read_manifest(run_dir(config) / "round-1/score")
+    assert again is not None
+    assert whole is not None
+    assert again.content_hash == whole.content_hash
+
+
+def test_a_hostile_checkpoint_in_the_run_directory_is_an_error(
+    finished: str, config: Path, trackrec: Callable[..., str], capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    trackrec("fit", "--config", str(config))
+    whole = read_manifest(run_dir(config) / "distill")
+    assert whole is not None
+    left = run_dir(config) / ".partial" / f"distill-{whole.fingerprint[:12]}"
+    (left / "checkpoints").mkdir(parents=True)
+    (run_dir(config) / "distill/manifest.json").unlink()
+    torch.save({"state_dict": Payload(tmp_path / "proof")}, left / "checkpoints/last.ckpt")
+    with pytest.raises(SystemExit) as stop:
+        trackrec("fit", "--config", str(config))
+    assert stop.value.code == 1
+    error = capfd.readouterr().err
+    assert "checkpoints/last.ckpt holds what no training of trackrec writes" in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "proof").exists()
+    (left / "checkpoints/last.ckpt").unlink()
+    assert started(trackrec("fit", "--config", str(config))) == ["distill"]
 
 
 def test_unfinished_stages_are_named_when_left_out(config: Path, trackrec: Callable[..., str], tmp_path: Path) -> None:

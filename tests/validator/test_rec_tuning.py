@@ -2,10 +2,16 @@
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
+from trackrec.llm.chat import ChatEncoder
+from trackrec.llm.training import fit_adapter
+from trackrec.tables import read_table
 from trackrec.validator.data import RecTuneData
-from trackrec.validator.judge import label_logps
+from trackrec.validator.judge import judge_tree, label_logps
 from trackrec.validator.module import RecTuningModule
+from trackrec.validator.score import ScoreSettings, score_reccots
 
 TARGETS = {"h0": [("s0", "i0", 1), ("s1", "i1", 0)], "h1": [("s2", "i2", 1)]}
 
@@ -57,6 +63,33 @@ def test_the_label_loss_is_that_of_the_score(made, monkeypatch):
     assert got.item() == pytest.approx(-right.log().mean().item(), rel=1e-4)
     got.backward()
     assert any(parameter.grad.abs().sum() > 0 for parameter in lm.train_only("v"))
+
+
+def letters() -> ChatEncoder:
+    """A tokenizer of single letters: Yes and No are three and two tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return ChatEncoder(PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="~"))
+
+
+@pytest.mark.parametrize("answers", ["vocabulary", "labels"])
+def test_v_learns_answers_of_several_tokens(tiny_lm, tiny_book, tmp_path, answers):
+    """It learns the first token of the answer, and that is the one that a score reads."""
+    lm = tiny_lm(adapters=["v"])
+    lm.chat = letters()
+    targets = {f"h{i}": [(f"s{i}", f"i{i}", i % 2)] for i in range(6)}
+    texts = {key: "Yes" if rows[0][2] else "No" for key, rows in targets.items()}
+    data = RecTuneData(lm, tiny_book, texts, targets, batch_size=6)
+    module = RecTuningModule(lm, "v", lr=2e-2, answers=answers)
+    trainer = {"accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 1, "max_epochs": 50}
+    fit_adapter(module, data, trainer, tmp_path)
+    entries = [(key, judge_tree(lm.chat, tiny_book, key, [(0, texts[key])], rows)) for key, rows in targets.items()]
+    common = {"source": "g", "round_": 1, "validator": "v", "settings": ScoreSettings(), "shard_size": 9}
+    score_reccots(lm, "v", entries, tmp_path, **common)
+    rows = read_table(tmp_path, "scores").sort("history_id")
+    assert (rows["p_true"] > 0.7).sum() >= 5
+    assert rows["answer_mass"].min() > (0.5 if answers == "vocabulary" else 0)
 
 
 def test_label_log_probabilities_sum_to_one(made):

@@ -189,7 +189,7 @@ def test_without_a_reccot_the_notes_are_left_out(tiny_lm, tiny_book, tmp_path):
 
 
 def test_a_history_without_a_text_is_an_error():
-    with pytest.raises(KeyError, match="2 histories have targets to score and no RecCoT, the first is h3"):
+    with pytest.raises(ValueError, match="2 histories have targets to score and no RecCoT, the first is h3"):
         score_jobs(TARGETS, {key: [(0, "text")] for key in TARGETS if key not in ("h3", "h5")})
 
 

@@ -28,13 +28,14 @@ class PreferenceExample(NamedTuple):
 class PreferenceBatch(NamedTuple):
     """B sets and, once computed, their reference log-probabilities (K rejected in the largest set)."""
 
-    history_ids: list[str]
+    ids: list[str]
     layout: Layout
     wanted: list[tuple[int, int]]
     tokens: list[list[int]]
     sizes: list[int]
     ref_chosen: Tensor | None
     ref_rejected: Tensor | None
+    examples: list[PreferenceExample]
 
 
 class AlignData(LightningDataModule):
@@ -104,6 +105,7 @@ class AlignData(LightningDataModule):
             sizes,
             ref_chosen,
             ref_rejected,
+            examples,
         )
 
     def _loader(self, examples: list[PreferenceExample], shuffle: bool) -> BatchLoader[PreferenceExample]:

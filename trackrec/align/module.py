@@ -13,9 +13,12 @@ from trackrec.align.data import AlignData, PreferenceBatch
 from trackrec.align.softmax_dpo import reward_margins, softmax_dpo
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.logprobs import branch_logprobs
+from trackrec.llm.pieces import StepSums
 from trackrec.llm.training import AdapterModule, OptimizerSettings, stage_trainer
 from trackrec.tables import TableError, read_table, write_part
 
+# Logged values that are means over rejected texts; the others are means over sets.
+_PER_NEGATIVE = ("rejected_reward", "margin", "accuracy", "rejected_tokens")
 # A set whose negatives hold less than this share of the softmax moves nothing any more.
 _SATURATED = 0.01
 
@@ -49,6 +52,12 @@ class SoftmaxDPOModule(AdapterModule):
     Raises:
         ValueError: beta or sft_coef is out of range, or the adapter has dropout.
     """
+
+    stage = "align"
+    alone = (
+        "Lower align.sets.negatives, sampler.init_args.max_new_tokens or prompts.max_history, or set "
+        "backbone.gradient_checkpointing: true."
+    )
 
     def __init__(
         self,
@@ -87,6 +96,9 @@ class SoftmaxDPOModule(AdapterModule):
 
     def predict_step(self, batch: PreferenceBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Rows of reference log-probabilities, computed by the adapter as it is now."""
+        return [row for piece in self.memory.run(batch, self._reference_rows) for row in piece]
+
+    def _reference_rows(self, batch: PreferenceBatch) -> list[dict[str, Any]]:
         logps = self.set_logps(batch)
         return [
             {
@@ -94,7 +106,7 @@ class SoftmaxDPOModule(AdapterModule):
                 "chosen_logp": logps.chosen[place].item(),
                 "rejected_logps": logps.rejected[place, : batch.sizes[place]].tolist(),
             }
-            for place, history_id in enumerate(batch.history_ids)
+            for place, history_id in enumerate(batch.ids)
         ]
 
     def losses(self, batch: PreferenceBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -147,23 +159,28 @@ class SoftmaxDPOModule(AdapterModule):
         exact = self.lm.dtype == torch.float32 and self.trainer.precision in ("32-true", "32", 32)
         tolerance = 1e-3 if exact and self.lm.settings.quantize == "none" else 0.05 * max(1.0, 10 * self.beta)
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
-            loss, values = self.losses(batch)
-        if self.sft_coef:
-            loss = loss - self.sft_coef * values["sft_loss"]
+            found = sum(self.memory.run(batch, self._start_loss)) / len(batch.sizes)
         due = sum(math.log(1 + size) for size in batch.sizes) / len(batch.sizes)
-        found = loss.mean().item()
         if not abs(found - due) <= tolerance:
             raise StaleReferenceError(
                 f"at step 0 the S-DPO loss is {found:.4f}, and ln(1+K) is {due:.4f} (tolerance {tolerance}): the "
                 "reference log-probabilities were not computed by the adapter that trains. Delete the stage and rerun."
             )
 
-    def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
-        """Mean over the sets of a batch: a set's weight doesn't depend on its neighbours."""
+    def _start_loss(self, batch: PreferenceBatch) -> float:
+        """The summed loss of some sets without its SFT part."""
+        loss, values = self.losses(batch)
+        if self.sft_coef:
+            loss = loss - self.sft_coef * values["sft_loss"]
+        return loss.sum().item()
+
+    def sums(self, batch: PreferenceBatch) -> StepSums:
+        """Over the sets: a set's weight doesn't depend on its neighbours."""
         losses, values = self.losses(batch)
-        loss = losses.mean()
-        self.log_step({"loss": loss, **values}, batch.history_ids)
-        return loss
+        sets, negatives = len(losses), sum(batch.sizes)
+        counts = {name: negatives if name in _PER_NEGATIVE else sets for name in values}
+        means = {name: (float(value) * counts[name], float(counts[name])) for name, value in values.items()}
+        return StepSums(losses.sum(), sets, means, {})
 
 
 def write_references(module: SoftmaxDPOModule, data: AlignData, trainer_args: dict[str, Any], out_dir: Path) -> None:

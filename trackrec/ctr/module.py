@@ -42,8 +42,17 @@ class CTRModule(pl.LightningModule):
         return F.binary_cross_entropy_with_logits(logits, batch["label"]) + auxiliary
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """The loss of the batch."""
+        """The loss of the batch.
+
+        Raises:
+            FloatingPointError: it is no finite number. No step is made of it.
+        """
         loss = self.loss(batch)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"{type(self.net).__name__}: the loss is {loss.item()} at step {self.global_step} of epoch "
+                f"{self.current_epoch}. Lower ctr.model.lr (now {self.lr}) or set ctr.trainer.gradient_clip_val."
+            )
         # A step takes ten milliseconds and logging one of them; a logger gets no more than this anyway.
         every = getattr(self.trainer, "log_every_n_steps", 0)
         if every and (batch_idx + 1) % every == 0:

@@ -24,7 +24,7 @@ from trackrec.ctr.slices import sample_slices
 from trackrec.ctr.train import ArmResult, fit_arm
 from trackrec.ctr.verdict import arm_metrics
 from trackrec.metrics import Interval, metric_rows
-from trackrec.tables import part_path, read_table, write_part
+from trackrec.tables import check_weights, read_table, standing_part, write_part, write_whole
 
 DEFAULT_ARMS = ("none", "reccot", "shuffled", "random")
 BASELINES = ("item_mean", "user_mean", "item_user")
@@ -86,7 +86,7 @@ def run_ctr(inputs: CTRInputs, plan: CTRPlan, out_dir: Path, seed: int, say: Cal
         say(f"    {note}")
     parts = [(arm, arm_seed) for arm in arms for arm_seed in plan.seeds]
     for part, (arm, arm_seed) in enumerate(parts):
-        if not part_path(out_dir, "predictions", part).exists():
+        if standing_part(out_dir, "predictions", part) is None:
             _train(data, plan, arm, arm_seed, out_dir, part, say)
     _write_features(data, arms, out_dir)
     write_part(out_dir, "predictions", baseline_rows(inputs, plan.text), part=len(parts))
@@ -136,17 +136,14 @@ def _write_features(data: CTRData, arms: Sequence[str], out_dir: Path) -> None:
         "vocabularies": asdict(data.vocabularies),
         "gaps": {arm: data.spec_for(arm).text_gaps for arm in arms},
     }
-    (out_dir / "nets" / "features.json").write_text(json.dumps(found, sort_keys=True))
+    write_whole(out_dir / "nets" / "features.json", json.dumps(found, sort_keys=True))
 
 
 def _save_net(result: ArmResult, out_dir: Path) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    folder = out_dir / "nets"
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.contiguous() for name, value in result.state_dict.items()}
-    save_file(weights, folder / "_new")
-    (folder / "_new").replace(folder / f"{result.arm}-{result.seed}.safetensors")
+    content = save({name: value.contiguous() for name, value in result.state_dict.items()})
+    write_whole(out_dir / "nets" / f"{result.arm}-{result.seed}.safetensors", content)
 
 
 def _prediction_rows(result: ArmResult, data: CTRData) -> pl.DataFrame:
@@ -198,6 +195,7 @@ def predict_rows(
         data = replace(data, arms={**data.arms, arm: replace(data.arms[arm], gaps=spec.text_gaps)})
     found = []
     for path in weights:
+        check_weights(path)
         connector = plan.connector(spec.text_dim) if spec.text_dim and plan.connector else None
         net = plan.net(spec, connector)
         net.load_state_dict(load_file(path))

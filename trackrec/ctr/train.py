@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from trackrec.ctr.data import CTRDataModule
 from trackrec.ctr.features import CTRData, FeatureSpec
 from trackrec.ctr.module import CTRModule
+from trackrec.llm.tips import without_tips
 
 NetFactory = Callable[[FeatureSpec, nn.Module | None], nn.Module]
 ConnectorFactory = Callable[[int], nn.Module]
@@ -159,7 +160,8 @@ def trainer_of(trainer_args: dict[str, Any], work_dir: Path, callbacks: list[pl.
     extra = list(extra) if isinstance(extra, list | tuple) else [extra]
     # A flag that the command line leaves unset arrives as None; it must not undo a default here.
     given = {name: value for name, value in trainer_args.items() if value is not None}
-    return pl.Trainer(**{**defaults, **given, "callbacks": [*callbacks, *extra]})
+    with without_tips():
+        return pl.Trainer(**{**defaults, **given, "callbacks": [*callbacks, *extra]})
 
 
 def _predict(trainer: pl.Trainer, module: CTRModule, loaders: CTRDataModule, split: str) -> NDArray[np.float32]:

@@ -22,12 +22,13 @@ class ResponseExample(NamedTuple):
 
 
 class ResponseBatch(NamedTuple):
-    """Rows of prompt and response, and where the responses are."""
+    """Rows of prompt and response, where the responses are, and the examples from which pieces can be made."""
 
-    history_ids: list[str]
+    ids: list[str]
     layout: Layout
     wanted: list[tuple[int, int]]
     tokens: list[list[int]]
+    examples: list[ResponseExample]
 
 
 class DistillData(LightningDataModule):
@@ -79,7 +80,7 @@ class DistillData(LightningDataModule):
         trees = [entry.tree for entry in examples]
         wanted = [(index, 1) for index in range(len(trees))]
         ids = [entry.history_id for entry in examples]
-        return ResponseBatch(ids, self.lm.layout(trees), wanted, [list(tree[1].ids) for tree in trees])
+        return ResponseBatch(ids, self.lm.layout(trees), wanted, [list(tree[1].ids) for tree in trees], examples)
 
     def train_dataloader(self) -> BatchLoader[ResponseExample]:
         """Shuffled batches."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from trackrec.distill.data import ResponseBatch
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.logprobs import branch_logprobs
+from trackrec.llm.pieces import StepSums
 from trackrec.llm.training import AdapterModule, OptimizerSettings
 
 
@@ -20,14 +19,14 @@ class DistillModule(AdapterModule):
         optimizer: the rest of the optimizer.
     """
 
+    stage = "distill"
+
     def __init__(
         self, lm: LanguageModel, adapter: str, lr: float = 1e-4, optimizer: OptimizerSettings | None = None
     ) -> None:
         super().__init__(lm, adapter, lr, optimizer)
 
-    def training_step(self, batch: ResponseBatch, batch_idx: int) -> Tensor:
-        """Mean over the texts of their mean token loss, so that a text's weight doesn't depend on the batch."""
+    def sums(self, batch: ResponseBatch) -> StepSums:
+        """Over the texts, their mean token loss, so that a text's weight doesn't depend on the batch."""
         sums, lengths = branch_logprobs(self.lm, batch.layout, batch.wanted, batch.tokens)
-        loss = (-sums / lengths).mean()
-        self.log_step({"loss": loss, "tokens": lengths.sum()}, batch.history_ids)
-        return loss
+        return StepSums((-sums / lengths).sum(), len(batch.ids), {}, {"tokens": float(lengths.sum())})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 from trackrec.distill.answers import Answer, AnswerStore
 from trackrec.distill.chat_client import Budget, ChatClient
 from trackrec.distill.teacher import Teacher, TeacherError, TeacherRequest, TeacherTexts
+from trackrec.extras import MissingPackageError
 from trackrec.prompts import RECCOT_TEMPLATE, PromptSettings, prompt_hash
 from trackrec.tables import stable_hash
 
@@ -90,6 +92,12 @@ class OpenAITeacher(Teacher):
                 "(per million tokens) no cost is known: set both, or leave max_cost out."
             )
         _check_url(base_url)
+        if not re.fullmatch(r"[A-Za-z_]\w*", api_key_env):
+            # Not shown: it may be the key itself.
+            raise ValueError(
+                "teacher.init_args.api_key_env is the name of an environment variable, such as OPENAI_API_KEY, and "
+                "what was given is none. Put the key into the variable, never into a config."
+            )
         self.model, self.base_url, self.api_key_env = model, base_url, api_key_env
         self.concurrency, self.timeout_s, self.max_retries = concurrency, timeout_s, max_retries
         self.temperature, self.max_new_tokens = temperature, max_new_tokens
@@ -99,7 +107,7 @@ class OpenAITeacher(Teacher):
         """See `Teacher.write`; nobody is asked about an empty history.
 
         Raises:
-            ImportError: openai isn't installed.
+            MissingPackageError: openai isn't installed.
             TeacherError: the key is missing, the server doesn't answer, or ``max_cost`` is reached. Answers are kept.
         """
         jobs = [self._job(request, words) for request in requests if request.history]
@@ -178,7 +186,7 @@ class OpenAITeacher(Teacher):
         try:
             import openai
         except ImportError as error:
-            raise ImportError(f"OpenAITeacher needs openai ({error}): pip install trackrec[teacher]") from error
+            raise MissingPackageError(f"OpenAITeacher needs openai ({error}): pip install trackrec[teacher]") from error
         url = _OPENAI if self.base_url is None else self.base_url
         return openai.OpenAI(api_key=key, base_url=url, timeout=self.timeout_s, max_retries=0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -75,13 +76,29 @@ def _known(earlier: Path | None, encoder: str, wanted: set[str]) -> dict[str, np
 
 def _encode(texts: Sequence[str], settings: EmbedSettings) -> np.ndarray:
     """(len(texts), D) float16. A plain BERT gets mean pooling, as sentence-transformers does by default."""
-    from sentence_transformers import SentenceTransformer
-
-    encoder = SentenceTransformer(settings.model, trust_remote_code=False)
+    encoder = _load(settings.model)
     vectors = encoder.encode(
         list(texts), batch_size=settings.batch_size, normalize_embeddings=settings.normalize, show_progress_bar=False
     )
     return np.asarray(vectors, np.float16)
+
+
+def _load(model: str) -> Any:
+    """The encoder.
+
+    Raises:
+        ValueError: it can't be loaded, or not without running code or a pickle of its own.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        return SentenceTransformer(model, trust_remote_code=False)
+    except (ValueError, OSError, UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"embed.model {model} can't be loaded ({reason}). It must be a sentence-transformers or BERT-like model "
+            "with safetensors weights and no code of its own."
+        ) from error
 
 
 def vectors_of(stage_dir: Path, texts: Sequence[str]) -> np.ndarray:

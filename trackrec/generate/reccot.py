@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.sampler import Draw, Sampler, draw_seed
 from trackrec.prompts import RECCOT_TEMPLATE, PromptBook, prompt_hash
-from trackrec.tables import part_path, write_part
+from trackrec.tables import standing_part, write_part
 
 
 def shards(keys: Sequence[str], size: int) -> list[list[str]]:
@@ -34,6 +35,7 @@ def write_reccots(
     seed: int,
     greedy: bool,
     shard_size: int,
+    encoded: Mapping[str, NDArray[np.int32]] | None = None,
 ) -> dict[str, Any]:
     """Write the reccots table of a stage, part by part; parts that stand already are kept.
 
@@ -49,6 +51,7 @@ def write_reccots(
         seed: of the run; a draw's own seed also holds the round, the history and the draw.
         greedy: one greedy text instead of ``sampler.n`` sampled ones.
         shard_size: histories per part.
+        encoded: the prompts' token ids by history, where the caller has them already.
 
     Returns:
         Counts for the manifest: histories, texts, new tokens, and the share cut by the length limit.
@@ -57,8 +60,7 @@ def write_reccots(
     tokens = cut = texts = 0
     bar = tqdm(total=len(history_ids), desc=f"texts {source}", unit="history", disable=None)
     for part, ids in enumerate(shards(history_ids, shard_size)):
-        if (standing := part_path(out_dir, "reccots", part)).exists():
-            kept = pl.read_parquet(standing, columns=["token_ids", "finish_reason"])
+        if (kept := standing_part(out_dir, "reccots", part)) is not None:
             tokens += int(kept["token_ids"].list.len().sum())
             cut += int((kept["finish_reason"] == "length").sum())
             texts += len(kept)
@@ -66,8 +68,11 @@ def write_reccots(
             continue
         prompts = [book.reccot_prompt(history_id) for history_id in ids]
         seeds = None if greedy else [[draw_seed(seed, round_, key, draw) for draw in range(n)] for key in ids]
-        encoded = [lm.chat.encode_prompt(prompt) for prompt in prompts]
-        draws = sampler.draw(lm, adapter, encoded, seeds, bar.update)
+        if encoded is None:
+            tokenized = [lm.chat.encode_prompt(prompt) for prompt in prompts]
+        else:
+            tokenized = [encoded[history_id].tolist() for history_id in ids]
+        draws = sampler.draw(lm, adapter, tokenized, seeds, bar.update)
         rows = [
             row
             for place, history_id in enumerate(ids)

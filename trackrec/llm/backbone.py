@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trackrec.llm.chat import ChatEncoder
-from trackrec.llm.loading import BackboneSettings, linear_names, load_base, lora_config
-from trackrec.llm.packing import Layout, Tree, longest_path, pack, unroll
+from trackrec.llm.loading import BackboneSettings, linear_names, load_or_explain, lora_config
+from trackrec.llm.packing import Layout, Tree, first_paths, longest_path, pack, unroll
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
+
+_COMPARED = 4  # paths of a tree; all forty of a large one as plain rows might not fit into memory
 
 
 class LanguageModel:
@@ -26,8 +28,9 @@ class LanguageModel:
         settings: what to load.
 
     Raises:
-        ImportError: bitsandbytes is missing where ``quantize`` asks for it.
-        OSError: the model can't be found (transformers' message).
+        MissingPackageError: bitsandbytes is missing where ``quantize`` asks for it.
+        ValueError: the model can't be found, or would run code.
+        MemoryLimitError: it doesn't fit.
     """
 
     def __init__(self, settings: BackboneSettings) -> None:
@@ -37,7 +40,7 @@ class LanguageModel:
         self.dtype = getattr(torch, settings.dtype)
         cuda = torch.cuda.is_available()
         self.device = torch.device(("cuda" if cuda else "cpu") if settings.device == "auto" else settings.device)
-        self.base, tokenizer = load_base(settings, self.dtype, self.device)
+        self.base, tokenizer = load_or_explain(settings, self.dtype, self.device)
         layers = self.base.get_decoder().layers
         self._depth, self._linear_names = len(layers), linear_names(layers[-1])
         self.chat = ChatEncoder(tokenizer)
@@ -103,16 +106,26 @@ class LanguageModel:
 
         Raises:
             FileNotFoundError: the directory holds no adapter.
+            ValueError: its files are damaged.
         """
         from peft import PeftModel
 
+        from trackrec.tables import check_weights
+
         if not (directory / "adapter_model.safetensors").exists():
             raise FileNotFoundError(f"no adapter_model.safetensors in {directory}")
+        check_weights(directory / "adapter_model.safetensors")
         self.drop_adapter(name)
-        if self._peft is None:
-            self._peft = PeftModel.from_pretrained(self.base, str(directory), adapter_name=name, is_trainable=True)
-        else:
-            self._peft.load_adapter(str(directory), adapter_name=name, is_trainable=True)
+        try:
+            if self._peft is None:
+                self._peft = PeftModel.from_pretrained(self.base, str(directory), adapter_name=name, is_trainable=True)
+            else:
+                self._peft.load_adapter(str(directory), adapter_name=name, is_trainable=True)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"the adapter in {directory} can't be loaded ({error}). Delete {directory.parent} and run again: the "
+                "stage is then made anew."
+            ) from error
 
     def drop_adapter(self, name: str) -> None:
         """Forget an adapter; the last one leaves the plain base."""
@@ -133,15 +146,16 @@ class LanguageModel:
     def save_adapter(self, directory: Path, name: str) -> None:
         """Write ``adapter_model.safetensors`` and ``adapter_config.json``, readable by PEFT."""
         from peft import get_peft_model_state_dict
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
-        directory.mkdir(parents=True, exist_ok=True)
+        from trackrec.tables import write_whole
+
         weights = get_peft_model_state_dict(self._peft, adapter_name=name)
-        save_file({key: value.detach().cpu().contiguous() for key, value in weights.items()}, directory / "_new")
-        (directory / "_new").replace(directory / "adapter_model.safetensors")
+        content = save({key: value.detach().cpu().contiguous() for key, value in weights.items()})
+        write_whole(directory / "adapter_model.safetensors", content)
         config = {**self._peft.peft_config[name].to_dict(), "inference_mode": True}
         config = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
-        (directory / "adapter_config.json").write_text(json.dumps(config, indent=1, sort_keys=True, default=str))
+        write_whole(directory / "adapter_config.json", json.dumps(config, indent=1, sort_keys=True, default=str))
 
     def train_only(self, name: str) -> list[nn.Parameter]:
         """Put ``name`` in force and make it the only thing that trains. Build the optimizer after this call.
@@ -281,6 +295,7 @@ class LanguageModel:
         from trackrec.llm.logprobs import next_token_logprobs
 
         self._checked = True
+        tree = first_paths(tree, _COMPARED)
         leaves = sorted(set(range(len(tree))) - {branch.parent for branch in tree})
         probe = [self.chat.eos_id]
         with self.using(adapter):

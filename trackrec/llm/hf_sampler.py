@@ -3,12 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
 from trackrec.llm.sampler import Draw, Sampler
 
 if TYPE_CHECKING:
     from trackrec.llm.backbone import LanguageModel
+    from trackrec.llm.memory import FittingBatches
+
+
+class DrawBatch(NamedTuple):
+    """Prompts that are written together, n draws of each, seeds in the order of prompts, then draws; None for greedy.
+
+    ``shared``: the draws of a prompt read one copy of its keys and values.
+    """
+
+    prompts: Sequence[Sequence[int]]
+    n: int
+    seeds: Sequence[int] | None
+    shared: bool
+
+    def tokens(self, new_tokens: int) -> int:
+        """What it takes at its longest."""
+        width = max(map(len, self.prompts))
+        return len(self.prompts) * ((1 if self.shared else self.n) * width + self.n * new_tokens)
+
+    def halves(self) -> tuple[DrawBatch, DrawBatch] | None:
+        """Half of the prompts each; of a single prompt, half of the draws each."""
+        middle, n = len(self.prompts) // 2, self.n
+        if middle:
+            seeds = (None, None) if self.seeds is None else (self.seeds[: middle * n], self.seeds[middle * n :])
+            halves = (self.prompts[:middle], self.prompts[middle:])
+            return self._replace(prompts=halves[0], seeds=seeds[0]), self._replace(prompts=halves[1], seeds=seeds[1])
+        if n == 1 or self.seeds is None:
+            return None
+        some = n // 2
+        return self._replace(n=some, seeds=self.seeds[:some]), self._replace(n=n - some, seeds=self.seeds[some:])
 
 
 class HFSampler(Sampler):
@@ -37,7 +68,9 @@ class HFSampler(Sampler):
             for batch in self._batches(prompts, n, can_share(lm)):
                 rows = [prompts[index] for index in batch]
                 row_seeds = [seed for index in batch for seed in seeds[index]] if seeds else None
-                made = self._draw_batch(lm, rows, n, row_seeds)
+                whole = DrawBatch(rows, n, row_seeds, can_share(lm))
+                pieces = self._memory.run(whole, lambda piece: self._draw_batch(lm, piece))
+                made = [draw for piece in pieces for draw in piece]
                 for place, index in enumerate(batch):
                     draws[index] = made[place * n : (place + 1) * n]
                 on_progress(len(batch))
@@ -56,14 +89,25 @@ class HFSampler(Sampler):
         if batch:
             yield batch
 
-    def _draw_batch(
-        self, lm: LanguageModel, prompts: Sequence[Sequence[int]], n: int, seeds: Sequence[int] | None
-    ) -> list[Draw]:
+    @cached_property
+    def _memory(self) -> FittingBatches[DrawBatch]:
+        """One for all draws of a run: what doesn't fit once isn't tried again."""
+        from trackrec.llm.memory import FittingBatches
+
+        return FittingBatches(
+            "sampling",
+            "Lower sampler.init_args.batch_tokens to begin there.",
+            "Lower sampler.init_args.max_new_tokens or prompts.max_history, or choose backbone.quantize: nf4.",
+            lambda batch: batch.tokens(self.max_new_tokens),
+            DrawBatch.halves,
+        )
+
+    def _draw_batch(self, lm: LanguageModel, batch: DrawBatch) -> list[Draw]:
         """n draws of each prompt of one batch, in prompt order."""
         from trackrec.llm.decode import write_texts
         from trackrec.llm.nucleus import SeededTopP, greedy
 
         steps = self.max_new_tokens
-        choose = greedy if seeds is None else SeededTopP(seeds, steps, self.temperature, self.top_p)
-        texts = write_texts(lm, prompts, n, steps, choose)
+        choose = greedy if batch.seeds is None else SeededTopP(batch.seeds, steps, self.temperature, self.top_p)
+        texts = write_texts(lm, batch.prompts, batch.n, steps, choose)
         return [Draw(ids, "stop" if ids[-1] == lm.chat.eos_id else "length") for ids in texts]

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Literal
 
+from trackrec.extras import MissingPackageError
 from trackrec.llm.attention import register
+from trackrec.llm.memory import MemoryLimitError, ran_out
 
 if TYPE_CHECKING:
     import torch
@@ -127,6 +130,47 @@ def lora_config(settings: LoRASettings, linears: Sequence[str], depth: int) -> A
         layers_to_transform=some,
         task_type="CAUSAL_LM",
     )
+
+
+def load_or_explain(settings: BackboneSettings, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
+    """`load_base`, its errors in the words of the config.
+
+    Raises:
+        MissingPackageError: bitsandbytes is missing where ``quantize`` asks for it.
+        ValueError: the model can't be found, or would run code.
+        MemoryLimitError: it doesn't fit.
+    """
+    from safetensors import SafetensorError
+
+    name, known = f"backbone.model {settings.model}", (RuntimeError, MemoryError, OSError, ValueError)
+    try:
+        return load_base(settings, dtype, device)
+    except UnpicklingError:
+        text = f"{name} holds a pickle of more than weights, and was not loaded. Choose one with safetensors weights."
+        raise ValueError(text) from None
+    except SafetensorError as error:
+        raise ValueError(f"{name}: its weights are damaged ({_first_line(error)}). Fetch it again.") from error
+    except ImportError as error:
+        if settings.quantize == "none":
+            raise
+        text = f"backbone.quantize {settings.quantize} needs a package: {_first_line(error)}"
+        raise MissingPackageError(text) from error
+    except known as error:
+        reason = _first_line(error)
+        if "trust_remote_code" in str(error):
+            text = f"{name} needs code of its own, which trackrec never runs. Choose one that transformers knows."
+            raise ValueError(text) from None
+        if isinstance(error, OSError) and error.errno is None:  # transformers' own: it found no such model
+            text = f"{name} can't be loaded ({reason}). Give a directory with a model, or a name on the model hub."
+            raise ValueError(text) from error
+        if not ran_out(error):
+            raise
+        text = f"{name} doesn't fit into the memory of {device} ({reason}). Choose a smaller one, or quantize: nf4."
+        raise MemoryLimitError(text) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def load_base(settings: BackboneSettings, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:

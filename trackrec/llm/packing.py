@@ -114,6 +114,20 @@ def _check(tree: Tree) -> None:
             raise ValueError(f"branch {index} of a tree must have tokens and an earlier parent: {branch!r}")
 
 
+def first_paths(tree: Tree, most: int) -> Tree:
+    """The part of a tree that leads to its first leaves."""
+    parents = {branch.parent for branch in tree}
+    wanted: set[int] = set()
+    for leaf in [index for index in range(len(tree)) if index not in parents][:most]:
+        place = leaf
+        while place >= 0:
+            wanted.add(place)
+            place = tree[place].parent
+    kept = sorted(wanted)
+    new = {-1: -1, **{old: place for place, old in enumerate(kept)}}
+    return [Branch(tree[old].ids, new[tree[old].parent]) for old in kept]
+
+
 def _width(tokens: int, multiple: int) -> int:
     return -(-tokens // multiple) * multiple
 

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import abc
 import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
+
+from trackrec.llm.checkpoints import CHECKPOINTS, StepCheckpoint, WholeFiles, merge_curves, usable_checkpoint
+from trackrec.llm.memory import FittingBatches, MemoryLimitError, halve_list, ran_out
+from trackrec.llm.pieces import GivenGradients, StepGradients, StepSums, add_up, differentiate
+from trackrec.llm.tips import without_tips
+from trackrec.tables import stable_hash
 
 if TYPE_CHECKING:
     from trackrec.llm.backbone import LanguageModel
 
 log = logging.getLogger(__name__)
 
-CHECKPOINTS = "checkpoints"
+LOGS = "logs"
 _SHOWN_IDS = 8
 
 
@@ -76,18 +86,54 @@ class AdapterModule(LightningModule):
         optimizer: the rest of the optimizer.
     """
 
+    stage: ClassVar[str]  # whose section of the config sets it up
+    alone: ClassVar[str] = "Lower prompts.max_history, or set backbone.gradient_checkpointing: true."
+
     def __init__(self, lm: LanguageModel, adapter: str, lr: float, optimizer: OptimizerSettings | None) -> None:
         super().__init__()
         if lr <= 0:
-            raise ValueError(f"model.lr must be above 0, got {lr}.")
+            raise ValueError(f"{self.stage}.model.lr must be above 0, got {lr}.")
         self.lm, self.adapter, self.lr = lm, adapter, lr
         self.optimizer_settings = optimizer or OptimizerSettings()
         self._trained = lm.train_only(adapter)
         lm.base.train()  # as Lightning expects; the base itself has no dropout that would act
         self.backbone = lm.base  # registered, so that Lightning places and counts it
         self.strict_loading = False
-        self._rng_state: torch.Tensor | None = None
-        self._loader_states: list[dict[str, Any]] = []
+        self.last_values: dict[str, float] = {}  # of the last step, with what a checkpoint brought back
+        self._restored: dict[str, Any] = {}
+
+    @abc.abstractmethod
+    def sums(self, batch: Any) -> StepSums:
+        """What a batch adds to a step, with the graph of its loss."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        """The mean loss of the batch, in pieces where the memory is too small for the whole."""
+        step = add_up(self.memory.run(batch, self._differentiated))
+        units = step.sums.units
+        loss = step.sums.loss / units
+        means = {name: total / max(count, 1) for name, (total, count) in step.sums.means.items()}
+        self.log_step({"loss": loss, **means, **step.sums.totals}, batch.ids)
+        gradients = [None if one is None else one / units for one in step.gradients]
+        return GivenGradients.apply(loss, gradients, *self._trained)
+
+    def _differentiated(self, batch: Any) -> StepGradients:
+        plugin = self._trainer.precision_plugin if self._trainer is not None else None
+        scaler = getattr(plugin, "scaler", None)
+        return differentiate(self.sums(batch), self._trained, scaler.get_scale() if scaler is not None else 1.0)
+
+    @cached_property
+    def memory(self) -> FittingBatches[Any]:
+        """Halves batches that don't fit."""
+        key = f"{self.stage}.data.batch_size"
+        then = f"Their sums are those of the whole, so {key} means what it did."
+        return FittingBatches(self.stage, then, self.alone, lambda batch: batch.layout.tokens, self._halves)
+
+    def _halves(self, batch: Any) -> tuple[Any, Any] | None:
+        halves = halve_list(batch.examples)
+        if halves is None:
+            return None
+        collate = self.trainer.datamodule.collate  # type: ignore[attr-defined]
+        return collate(list(halves[0])), collate(list(halves[1]))
 
     def cpu(self) -> AdapterModule:
         """Stay: Lightning moves a module to the CPU when a trainer ends, but the next stage wants it where it is."""
@@ -102,25 +148,59 @@ class AdapterModule(LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def check_weights(self) -> None:
+        """Whether every weight that trains is finite.
+
+        Raises:
+            FloatingPointError: one isn't.
+        """
+        if any(not torch.isfinite(parameter).all() for parameter in self._trained):
+            raise FloatingPointError(
+                f"adapter {self.adapter!r} has weights that are not finite at step {self.global_step}: lower "
+                f"{self.stage}.model.lr (now {self.lr}) or set {self.stage}.trainer.gradient_clip_val"
+            )
+
+    @property
+    def trained_names(self) -> list[str]:
+        """Names, in this module, of the weights that train."""
+        return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave the frozen base out; put the random state in."""
-        names = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        """Leave the frozen base out; put in the random state and the step's values, which no logger has seen yet.
+
+        Raises:
+            FloatingPointError: a weight is not finite. The checkpoint before stays.
+        """
+        self.check_weights()
+        names = set(self.trained_names)
         checkpoint["state_dict"] = {key: value for key, value in checkpoint["state_dict"].items() if key in names}
-        checkpoint["trackrec_rng"] = torch.get_rng_state()
+        row = {**self.last_values, "epoch": self.trainer.current_epoch}
+        checkpoint["trackrec"] = {"rng": _rng_state(self.lm.device), "row": row}
+        for logger in self.trainer.loggers:
+            logger.save()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remember the random state and the loader's place until training starts."""
-        self._rng_state = checkpoint["trackrec_rng"]
-        self._loader_states = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
+        self._restored = {**checkpoint["trackrec"], "loader": checkpoint["loops"]["fit_loop"]["state_dict"]}
+        self.last_values = {name: value for name, value in self._restored["row"].items() if name != "epoch"}
 
     def on_train_start(self) -> None:
-        """Go on with the random numbers that the cut-off run would have drawn."""
-        if self._rng_state is not None:
-            torch.set_rng_state(self._rng_state.cpu().to(torch.uint8))
+        """Go on with the random numbers and the batch that the cut-off run would have had next."""
+        if not self._restored:
+            return
+        _set_rng_state(self._restored["rng"], self.lm.device)
         # Lightning restores a loader only when it sets it up, and estimated_stepping_batches did so before.
-        if self._loader_states:
+        if states := self._restored["loader"].get("combined_loader"):
             loader: Any = self.trainer.train_dataloader
-            loader.load_state_dict(self._loader_states[0])
+            loader.load_state_dict(states[0])
+        self._log_again()
+
+    def _log_again(self) -> None:
+        """The row of the step after which the checkpoint was made: a crash may have come before its logger."""
+        step = self.trainer.global_step - 1
+        if (step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            for logger in self.trainer.loggers:
+                logger.log_metrics(self._restored["row"], step)
 
     def log_step(self, values: dict[str, Any], ids: Sequence[str]) -> None:
         """Log values of this step; the loss also shows on the progress bar.
@@ -138,50 +218,86 @@ class AdapterModule(LightningModule):
             )
             raise FloatingPointError(
                 f"{type(self).__name__}: the loss is {values['loss'].item()} at step {self.global_step}, on {shown}. "
-                f"Lower model.lr (now {self.lr}) or set trainer.gradient_clip_val; the last checkpoint is kept."
+                f"Lower {self.stage}.model.lr (now {self.lr}) or set {self.stage}.trainer.gradient_clip_val; the last "
+                "checkpoint is kept."
             )
+        self.last_values = {name: float(value) for name, value in values.items()}
         for name, value in values.items():
             self.log(name, value, prog_bar=name == "loss", batch_size=len(ids), on_step=True)
+
+
+def _rng_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """States of the generators that dropout may draw from."""
+    state = {"cpu": torch.get_rng_state()}
+    return {**state, "cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
+
+
+def _set_rng_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"].cpu())
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
 
 
 def stage_trainer(trainer_args: dict[str, Any], out_dir: Path, checkpoint_every: int = 20) -> Trainer:
     """A Trainer that logs to ``out_dir/logs`` and checkpoints to ``out_dir/checkpoints``, unless told otherwise."""
     args = dict(trainer_args)
-    callbacks = list(args.pop("callbacks", None) or [])
-    if args.get("enable_checkpointing") is not False and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
-        callbacks.append(
-            ModelCheckpoint(
-                dirpath=out_dir / CHECKPOINTS,
-                filename="last",
-                every_n_train_steps=checkpoint_every,
-                enable_version_counter=False,
-            )
-        )
+    callbacks, plugins = _several(args.pop("callbacks", None)), _several(args.pop("plugins", None))
+    if args.get("enable_checkpointing") is not False and not any(isinstance(c, Checkpoint) for c in callbacks):
+        callbacks.append(StepCheckpoint(out_dir / CHECKPOINTS, checkpoint_every))
+    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        plugins.append(WholeFiles())
     if args.get("logger") in (None, True):
-        args["logger"] = CSVLogger(out_dir / "logs", name="")
+        args["logger"] = CSVLogger(out_dir / LOGS, name="")
     args.setdefault("enable_model_summary", False)
-    args["default_root_dir"] = args.get("default_root_dir") or str(out_dir / "logs")
-    return Trainer(callbacks=callbacks, **args)
+    args["default_root_dir"] = args.get("default_root_dir") or str(out_dir / LOGS)
+    with without_tips():
+        return Trainer(callbacks=callbacks, plugins=plugins, **args)
+
+
+def _several(values: Any) -> list[Any]:
+    """A trainer argument that may be one, several or none."""
+    return list(values) if isinstance(values, list | tuple) else [] if values is None else [values]
 
 
 def fit_adapter(
-    module: AdapterModule, data: LightningDataModule, trainer_args: dict[str, Any], out_dir: Path
+    module: AdapterModule,
+    data: LightningDataModule,
+    trainer_args: dict[str, Any],
+    out_dir: Path,
+    seed: int = 0,
+    checkpoint_every: int = 20,
 ) -> Trainer:
     """Train to the end, from the last checkpoint where an earlier try left one, then save the adapter.
 
+    Args:
+        module: trains.
+        data: its batches.
+        trainer_args: Lightning's.
+        out_dir: the stage directory.
+        seed: of dropout; what else the process drew before doesn't matter, and its random state is left as it was.
+        checkpoint_every: optimizer steps between checkpoints.
+
     Raises:
         FloatingPointError: an adapter weight is not finite at the end.
+        CheckpointError: see `usable_checkpoint`.
+        MemoryLimitError: memory is full for another reason than the size of a batch.
     """
-    trainer = stage_trainer(trainer_args, out_dir)
-    last = out_dir / CHECKPOINTS / "last.ckpt"
-    resume = str(last) if last.exists() else None
+    resume = usable_checkpoint(out_dir / CHECKPOINTS, module.trained_names)
     if resume:
-        log.info("going on from %s", last)
-    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
-    if any(not torch.isfinite(parameter).all() for parameter in module._trained):
-        raise FloatingPointError(
-            f"adapter {module.adapter!r} has weights that are not finite after training: lower model.lr "
-            f"(now {module.lr}) or set trainer.gradient_clip_val"
-        )
+        log.info("going on from %s", resume)
+    with isolate_rng():
+        torch.manual_seed(int(stable_hash("training", seed, module.adapter, digits=15), 16))
+        trainer = stage_trainer(trainer_args, out_dir, checkpoint_every)
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, MemoryLimitError) or not ran_out(error):
+                raise
+            raise MemoryLimitError(
+                f"{module.stage}: the adapter and its optimizer don't fit into memory beside the model ({error}). "
+                "Lower backbone.lora.r, or choose backbone.quantize: nf4."
+            ) from error
+    module.check_weights()
     module.lm.save_adapter(out_dir / "adapter", module.adapter)
+    merge_curves(out_dir / LOGS)
     return trainer

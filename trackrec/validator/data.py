@@ -15,12 +15,13 @@ from trackrec.validator.judge import JudgeTree, judge_tree
 
 
 class JudgeBatch(NamedTuple):
-    """Rows, the branch ends at which V answers (M of them), their samples and the labels."""
+    """Rows, the branch ends at which V answers (M of them), their samples' ids and labels, and the examples."""
 
     layout: Layout
     spots: list[Spot]
-    sample_ids: list[str]
+    ids: list[str]
     labels: list[int]
+    examples: list[JudgeTree]
 
 
 class RecTuneData(LightningDataModule):
@@ -74,7 +75,7 @@ class RecTuneData(LightningDataModule):
         spots = [layout.spots[index][branch] for index, entry in enumerate(trees) for branch in entry.branches]
         questions = [question for entry in trees for question in entry.questions]
         samples, labels = [one.sample_id for one in questions], [one.label for one in questions]
-        return JudgeBatch(layout, spots, samples, labels)
+        return JudgeBatch(layout, spots, samples, labels, trees)
 
     def train_dataloader(self) -> BatchLoader[JudgeTree]:
         """Shuffled batches."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.logprobs import next_token_logprobs
+from trackrec.llm.pieces import StepSums
 from trackrec.llm.training import AdapterModule, OptimizerSettings
 from trackrec.validator.data import JudgeBatch
 from trackrec.validator.judge import label_logps
@@ -27,6 +27,11 @@ class RecTuningModule(AdapterModule):
         optimizer: the rest of the optimizer.
     """
 
+    stage = "rec_tune"
+    alone = (
+        "Lower rec_tune.data.samples_per_history or prompts.max_history, or set backbone.gradient_checkpointing: true."
+    )
+
     def __init__(
         self,
         lm: LanguageModel,
@@ -38,15 +43,15 @@ class RecTuningModule(AdapterModule):
         super().__init__(lm, adapter, lr, optimizer)
         self._labels, self.answers = lm.chat.label_tokens(), answers
 
-    def training_step(self, batch: JudgeBatch, batch_idx: int) -> Tensor:
-        """Mean over the rows of -log p(answer)."""
+    def sums(self, batch: JudgeBatch) -> StepSums:
+        """Over the rows, -log p(answer)."""
         yes, no = self._labels
         logps = next_token_logprobs(self.lm, batch.layout, batch.spots, [*yes, *no])  # (M, L)
         both = logps[:, [len(yes), 0]]  # (M, 2), the first forms of No and Yes
         if self.answers == "labels":
             both = label_logps(logps, self._labels)
         labels = torch.tensor(batch.labels, device=logps.device)
-        loss = -both.gather(-1, labels.unsqueeze(-1)).mean()
-        accuracy = (both.argmax(-1) == labels).float().mean()
-        self.log_step({"loss": loss, "accuracy": accuracy, "rows": float(len(labels))}, batch.sample_ids)
-        return loss
+        rows = len(labels)
+        right = float((both.argmax(-1) == labels).sum())
+        loss = -both.gather(-1, labels.unsqueeze(-1)).sum()
+        return StepSums(loss, rows, {"accuracy": (right, rows)}, {"rows": float(rows)})

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow.parquet as pq
 from torch import Tensor
 from tqdm import tqdm
 
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.chat import LabelTokens
 from trackrec.llm.logprobs import next_token_logprobs
+from trackrec.llm.memory import FittingBatches, halve_list
 from trackrec.llm.packing import tree_tokens
 from trackrec.prompts import PromptBook
-from trackrec.tables import part_path, write_part
+from trackrec.tables import standing_part, write_part
 from trackrec.validator.judge import JudgeTree, judge_tree, label_logps
 
 
@@ -89,17 +90,18 @@ def score_reccots(
     """
     ordered = sorted(entries, key=lambda entry: entry[0])
     asked = tokens = 0
+    memory = _memory()
     bar = tqdm(total=len(ordered), desc=f"scores {source} by {validator}", unit="history", disable=None)
     for part, start in enumerate(range(0, len(ordered), shard_size), first_part):
         shard = ordered[start : start + shard_size]
-        if (standing := part_path(out_dir, "scores", part)).exists():
-            asked += pq.read_metadata(standing).num_rows
+        if (kept := standing_part(out_dir, "scores", part)) is not None:
+            asked += len(kept)
             bar.update(len(shard))
             continue
         rows: list[dict[str, Any]] = []
         with lm.using(adapter):
             for batch in _batches(shard, settings.batch_tokens):
-                rows.extend(_score_batch(lm, batch))
+                rows.extend(row for piece in memory.run(batch, partial(_score_batch, lm)) for row in piece)
                 tokens += sum(tree_tokens(tree.tree) for _, tree in batch)
                 bar.update(len(batch))
         common = {"source": source, "round": round_, "validator": validator}
@@ -123,15 +125,25 @@ def _batches(shard: Sequence[tuple[str, JudgeTree]], batch_tokens: int) -> Itera
         yield batch
 
 
-def _score_batch(lm: LanguageModel, batch: Sequence[tuple[str, JudgeTree]]) -> Iterator[dict[str, Any]]:
+def _memory() -> FittingBatches[Sequence[tuple[str, JudgeTree]]]:
+    return FittingBatches(
+        "scoring",
+        "Lower scoring.batch_tokens to begin there.",
+        "Lower prompts.max_history, sampler.init_args.max_new_tokens or loop.targets.",
+        lambda batch: len(batch) * max(tree_tokens(entry.tree) for _, entry in batch),
+        halve_list,
+    )
+
+
+def _score_batch(lm: LanguageModel, batch: Sequence[tuple[str, JudgeTree]]) -> list[dict[str, Any]]:
     labels = lm.chat.label_tokens()
     layout = lm.layout([entry.tree for _, entry in batch])
     spots = [layout.spots[index][branch] for index, (_, entry) in enumerate(batch) for branch in entry.branches]
     logps = next_token_logprobs(lm, layout, spots, [*labels.yes, *labels.no])
     p_yes, mass = (values.tolist() for values in yes_probability(logps, labels))
     keys = [(history_id, question) for history_id, entry in batch for question in entry.questions]
-    for (history_id, question), p, m in zip(keys, p_yes, mass, strict=True):
-        yield {
+    return [
+        {
             "history_id": history_id,
             "draw": question.draw,
             "sample_id": question.sample_id,
@@ -139,6 +151,8 @@ def _score_batch(lm: LanguageModel, batch: Sequence[tuple[str, JudgeTree]]) -> I
             "answer_mass": m,
             "p_true": p if question.label else 1 - p,
         }
+        for (history_id, question), p, m in zip(keys, p_yes, mass, strict=True)
+    ]
 
 
 def encode_jobs(lm: LanguageModel, book: PromptBook, jobs: Sequence[ScoreJob]) -> list[tuple[str, JudgeTree]]:
@@ -158,9 +172,9 @@ def score_jobs(
     """One job per history that has targets.
 
     Raises:
-        KeyError: a history has targets and no text.
+        ValueError: a history has targets and no text.
     """
     missing = sorted(set(targets) - set(texts))
     if missing:
-        raise KeyError(f"{len(missing)} histories have targets to score and no RecCoT, the first is {missing[0]}")
+        raise ValueError(f"{len(missing)} histories have targets to score and no RecCoT, the first is {missing[0]}")
     return [ScoreJob(history_id, texts[history_id], rows) for history_id, rows in sorted(targets.items())]
