@@ -59,6 +59,19 @@ def test_log_loss_accuracy_and_calibration(rows):
     assert metrics.calibration_error(shifted, y) == pytest.approx(ece, abs=1e-6)
 
 
+@pytest.mark.parity
+def test_the_calibration_error_is_that_of_torchmetrics(rows):
+    import torch
+    from torchmetrics.functional.classification import binary_calibration_error
+
+    p, y, _ = rows
+    for n_bins in (1, 10, 15):
+        due = binary_calibration_error(torch.from_numpy(p - 0.003), torch.from_numpy(y), n_bins=n_bins, norm="l1")
+        assert metrics.calibration_error(p - 0.003, y, n_bins) == pytest.approx(float(due), abs=1e-6)
+    assert metrics.calibration_error(np.array([0.0, 1.0]), np.array([0, 1])) == 0
+    assert metrics.calibration_error(np.array([0.0, 1.0]), np.array([1, 0])) == 1
+
+
 def test_uauc_leaves_one_class_users_out_and_counts_them():
     users = np.array(["a", "a", "a", "b", "b", "c", "c"])
     y = np.array([1, 0, 0, 1, 1, 0, 1])

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from trackrec.pipeline import Pipeline, Stage, StageError
+from trackrec.hooks import DoneStage, Reading, StageHook
+from trackrec.pipeline import Pipeline, Stage, StageError, StoppedByMonitorError
 from trackrec.run_lock import RunLockedError
-from trackrec.tables import TableError, read_manifest
+from trackrec.tables import TableError, read_manifest, read_table
 
 
 def pipeline(
@@ -186,3 +187,66 @@ def test_the_manifest_tells_rows_versions_and_cost(tmp_path: Path) -> None:
     assert manifest.seconds >= 0
     assert manifest.peak_memory_bytes > 1 << 20
     assert manifest.inputs == {"a": read_manifest(tmp_path / "a").content_hash}  # type: ignore[union-attr]
+
+
+# -- hooks --------------------------------------------------------------------------------------------------------
+
+
+class Watch:
+    """Notes what it is shown; past ``stop`` characters in a stage's file it stops the run, past one it warns."""
+
+    def __init__(self, stop: float) -> None:
+        self.stop, self.seen = stop, list[tuple[str, list[str]]]()
+
+    def on_stage_end(self, stage: DoneStage) -> list[Reading]:
+        self.seen.append((stage.name, sorted(stage.run.manifests)))
+        size = len((stage.directory / "out").read_text())
+        verdict: Any = "stop" if size > self.stop else "warn" if size > 1 else "ok"
+        return [Reading("Watch", "size", size, 1, 1, self.stop, verdict, "" if verdict == "ok" else f"size {size}.")]
+
+
+def watched(run_dir: Path, stop: float, lines: list[str] | None = None) -> tuple[Pipeline, Watch]:
+    watch = Watch(stop)
+    made = pipeline(run_dir, {**CONFIG, "loop": {"rounds": 1}})
+    made.hooks, made.say = [watch], (lambda text: None) if lines is None else lines.append
+    return made, watch
+
+
+def test_a_hook_sees_every_stage_and_the_run_so_far(tmp_path: Path) -> None:
+    made, watch = watched(tmp_path, 99)
+    assert isinstance(watch, StageHook)
+    made.run()
+    assert watch.seen == [("a", ["a"]), ("one/b", ["a", "one/b"]), ("c", ["a", "c", "one/b"])]
+    made, watch = watched(tmp_path, 99)
+    assert made.run() == []
+    assert [name for name, _ in watch.seen] == ["a", "one/b", "c"]  # up to date, and looked at all the same
+
+
+def test_a_warning_is_one_line_and_a_row(tmp_path: Path) -> None:
+    """a writes one character, b three, c four."""
+    lines: list[str] = []
+    made, _ = watched(tmp_path, 99, lines)
+    made.run()
+    assert [line for line in lines if "warning" in line] == [
+        "    warning, Watch after one/b: size 3.",
+        "    warning, Watch after c: size 4.",
+    ]
+    rows = read_table(tmp_path / "one/b/logs", "monitors", check_keys=True)
+    assert rows.select("stage", "monitor", "name", "value", "verdict").rows() == [
+        ("one/b", "Watch", "size", 3.0, "warn")
+    ]
+    before = read_manifest(tmp_path / "one/b")
+    assert watched(tmp_path, 98)[0].run() == []  # readings are no part of a stage's content
+    assert read_manifest(tmp_path / "one/b") == before
+
+
+def test_a_stop_ends_the_run_until_the_limit_or_the_stage_changes(tmp_path: Path) -> None:
+    """The stage is done: without a second look the next run would walk past it."""
+    for _ in range(2):
+        made, _ = watched(tmp_path, 2)
+        with pytest.raises(StoppedByMonitorError, match=r"^Watch stopped the run after one/b: size 3\."):
+            made.run()
+        assert read_manifest(tmp_path / "one/b") is not None
+        assert not (tmp_path / "c").exists()
+        assert read_table(tmp_path / "one/b/logs", "monitors")["verdict"].to_list() == ["stop"]
+    assert watched(tmp_path, 9)[0].run() == ["c"]

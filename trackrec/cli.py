@@ -1,4 +1,4 @@
-"""``trackrec fit | test | predict``: a LightningCLI whose trainers belong to stages, built when a stage starts."""
+"""``trackrec fit | test | predict | report``: a LightningCLI; trainers belong to stages, built when a stage starts."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from trackrec.distill import Teacher
 from trackrec.distill.data import DistillData
 from trackrec.distill.module import DistillModule
 from trackrec.embed.encode import EmbedSettings
+from trackrec.hooks import StageHook
 from trackrec.interactions import LoopSettings, RatingSource, SampleRules
 from trackrec.llm.hf_sampler import HFSampler  # noqa: F401 - a sampler of the config is found by its short name
 from trackrec.llm.loading import BackboneSettings
@@ -44,6 +45,7 @@ _COMMANDS = {
     "test": "Read the test split: V with and without RecCoT, every CTR arm, intervals.",
     "predict": "Probabilities for a table of (user_id, item_id) requests.",
     "plan": "What each language-model stage will hold in memory, and which key to turn; loads no model.",
+    "report": "Write what the run directory holds as one HTML page and a Markdown file; runs nothing.",
 }
 # What the pipeline hands to the classes itself; the rest of their arguments are configuration.
 _LM_MODULE = {"lm", "adapter"}
@@ -51,6 +53,18 @@ _LM_DATA = {"lm", "book", "teacher_dir", "preferences_dir", "samples_dir", "text
 _OWN = ("config", "stages", "requests", "output", "arm", "gpu", "prompt_tokens")
 _NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _SWAPPABLE = ("dataset", "sampler", "teacher", "ctr.net", "ctr.connector")
+# Named, not imported: nothing here knows the callbacks.
+_MONITORS = (
+    "Collapse",
+    "LengthDrift",
+    "LikelihoodDisplacement",
+    "Saturation",
+    "StaleReference",
+    "RewardHacking",
+    "Calibration",
+    "AnswerMass",
+    "AlwaysYes",
+)
 _TRAINERS = ("distill.trainer", "align.trainer", "rec_tune.trainer", "ctr.trainer")
 
 
@@ -88,7 +102,7 @@ class TrackRecCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """fit, test and predict."""
+        """fit, test, predict and report."""
         return {name: set() for name in _COMMANDS}
 
     def _add_subcommands(self, parser: LightningArgumentParser, **_: Any) -> None:
@@ -175,6 +189,8 @@ def _add_experiment(parser: LightningArgumentParser) -> None:
     parser.add_argument("--align.sets", type=PreferenceSettings, default=PreferenceSettings())
     parser.add_argument("--embed", type=EmbedSettings, default=EmbedSettings())
     _add_ctr(parser)
+    monitors = [{"class_path": f"trackrec.callbacks.{name}"} for name in _MONITORS]
+    parser.add_argument("--monitors", type=list[StageHook], default=monitors, help="Looked at after every stage.")
     for key in _TRAINERS:
         parser.add_lightning_class_args(Trainer, key)
         epochs = 20 if key.startswith("ctr") else 1

@@ -1,4 +1,4 @@
-"""fit, test, predict and plan: from a parsed config to a run pipeline and what is printed of it."""
+"""From a parsed config to a run pipeline, and what is printed of it: fit, test, predict, plan and report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trackrec.extras import MissingPackageError
 from trackrec.interactions import DataError
 from trackrec.llm.memory import MemoryLimitError
 from trackrec.loop import Loop
-from trackrec.pipeline import Pipeline, StageError
+from trackrec.pipeline import Pipeline, StageError, StoppedByMonitorError
 from trackrec.recommend import Recommend, all_metrics, test_reads
 from trackrec.report.plain import plain
 from trackrec.report.terminal import print_report
@@ -39,7 +39,7 @@ def run(command: str, config: dict[str, Any], own: dict[str, Any], objects: Obje
     """Run one command.
 
     Args:
-        command: ``fit``, ``test``, ``predict`` or ``plan``.
+        command: ``fit``, ``test``, ``predict``, ``plan`` or ``report``.
         config: the resolved configuration as plain types.
         own: the command's own arguments.
         objects: builds the configuration's objects anew at each call.
@@ -50,6 +50,9 @@ def run(command: str, config: dict[str, Any], own: dict[str, Any], objects: Obje
 
         memory = parse_memory(own["gpu"]) if own["gpu"] else None
         console.print("\n".join(plan_lines(objects(), memory, own["prompt_tokens"])), markup=False)
+        return
+    if command == "report":
+        _report(Path(config["run_dir"]).expanduser(), config, console)
         return
     experiment = build_experiment(config, objects, lambda text: console.print(plain(text, keep=""), markup=False))
     steps = Steps(experiment)
@@ -69,7 +72,11 @@ def run(command: str, config: dict[str, Any], own: dict[str, Any], objects: Obje
     if command == "test":
         split, stages = "test", ["test"]
         recommend.add_test()
-    experiment.pipeline.run(stages)
+    try:
+        experiment.pipeline.run(stages)
+    except StoppedByMonitorError:
+        _report(experiment.pipeline.run_dir, config, console)
+        raise
     facts = {"rounds": experiment.loop.rounds, "split": split, "net": net_name(config)}
     if split == "test":
         facts["test_reads"] = test_reads(experiment.pipeline.run_dir)
@@ -77,6 +84,14 @@ def run(command: str, config: dict[str, Any], own: dict[str, Any], objects: Obje
     if len(metrics):
         print_report(metrics, facts, Console(width=max(console.width, 120)))
     experiment.say(f"Everything is in the metrics tables under {experiment.pipeline.run_dir}.")
+    _report(experiment.pipeline.run_dir, config, console)
+
+
+def _report(run_dir: Path, config: dict[str, Any], console: Console) -> None:
+    from trackrec.report.facts import write_report
+
+    page = write_report(run_dir, config)
+    console.print(f"The report is {page}; the same as Markdown is {page.with_name('report.md')}.", markup=False)
 
 
 def net_name(config: dict[str, Any]) -> str:
@@ -96,7 +111,7 @@ def build_experiment(config: dict[str, Any], objects: Objects, say: Callable[[st
     if made.validator_backbone is not None:
         made.validator_backbone.check_path("validator_backbone")
     run_dir = Path(made.run_dir).expanduser()
-    pipeline = Pipeline(run_dir, config, seed=made.seed_everything, say=say)
+    pipeline = Pipeline(run_dir, config, seed=made.seed_everything, say=say, hooks=made.monitors)
 
     def section(name: str) -> Training:
         return Training(

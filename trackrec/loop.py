@@ -52,7 +52,7 @@ class Loop:
             Stage("data", ("dataset", "samples"), (), ("interactions",), steps.data, exp.dataset.content_key)
         )
         keys: Names = ("teacher", "prompts", "loop.warmup_users", *_PLAYERS)
-        rooms: Names = ("prompts.py", "distill", "interactions/cohort.py")
+        rooms: Names = ("prompts.py", "claims.py", "distill", "interactions/cohort.py")
         exp.pipeline.add(Stage("teacher", keys, ("data",), rooms, steps.teacher, exp.teacher.content_key))
         keys = (*_MODEL, "distill", *_PLAYERS)
         add("distill", keys, ("data", "teacher"), (*_LLM, "distill"), steps.distill)

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trackrec.hooks import DoneStage, StageHook, write_readings
+from trackrec.run_files import RunFiles
 from trackrec.run_lock import locked
 from trackrec.tables import (
     BrokenManifestError,
@@ -53,6 +55,10 @@ _COSMETIC = {
 
 class StageError(RuntimeError):
     """A stage can't run: it is unknown, or what it needs is missing."""
+
+
+class StoppedByMonitorError(StageError):
+    """A monitor found the run past one of its limits. What is done stays."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,7 @@ class Pipeline:
         config: the resolved configuration as plain types.
         seed: part of every fingerprint.
         say: prints one line for the person who watches.
+        hooks: called after every stage.
         stages: in the order in which they run.
     """
 
@@ -97,9 +104,11 @@ class Pipeline:
     config: dict[str, Any]
     seed: int
     say: Callable[[str], None]
+    hooks: Sequence[StageHook] = ()
     stages: list[Stage] = field(default_factory=list)
     ran: list[str] = field(default_factory=list)
     _intact: set[str] = field(default_factory=set)
+    _files: RunFiles | None = None
 
     def add(self, stage: Stage) -> str:
         """Append a stage; returns its name."""
@@ -175,6 +184,7 @@ class Pipeline:
 
         Raises:
             StageError: an unknown name, or a stage left out is not current.
+            StoppedByMonitorError: a hook found the run past a limit, now or when the stage ran.
             RunLockedError: another process works on the same run directory.
         """
         chosen = self._choose(only)
@@ -187,12 +197,15 @@ class Pipeline:
             place = f"[{number:2d}/{len(self.stages)}] {stage.name:<20}"
             if self.is_current(stage):
                 self.say(f"{place} up to date")
+                self._call_hooks(stage)
                 continue
             trouble = self.trouble(stage.name)
             if stage.name in chosen:
                 if trouble:
                     self.say(f"{place} is damaged: {trouble}; it is made again")
                 self._run_stage(stage, place)
+                self._files = None
+                self._call_hooks(stage)
             elif any(later.name in chosen for later in self.stages[number:]):
                 state = f"damaged ({trouble})" if trouble else "not up to date"
                 raise StageError(
@@ -215,6 +228,24 @@ class Pipeline:
                     "stage is then made anew."
                 )
             self._intact.add(name)
+
+    def _call_hooks(self, stage: Stage) -> None:
+        """Let every hook look at a done stage. One that stopped the run stops it again: the stage is done all the same.
+
+        Raises:
+            StoppedByMonitorError: with the first reading past its limit, once all hooks have looked.
+        """
+        if not self.hooks:
+            return
+        self._files = self._files or RunFiles(self.run_dir, self.config)
+        done = DoneStage(stage.name, self._files)
+        readings = [reading for hook in self.hooks for reading in hook.on_stage_end(done)]
+        write_readings(done, readings)
+        for reading in readings:
+            if reading.verdict == "warn":
+                self.say(f"    warning, {reading.monitor} after {stage.name}: {reading.text}")
+        if stops := [reading for reading in readings if reading.verdict == "stop"]:
+            raise StoppedByMonitorError(f"{stops[0].monitor} stopped the run after {stage.name}: {stops[0].text}")
 
     def _choose(self, only: Sequence[str] | None) -> set[str]:
         if not only:

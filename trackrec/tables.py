@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,6 +87,19 @@ SCHEMAS: dict[str, pa.Schema] = {
         ci_high=pa.float64(),
         n=_i64,
     ),
+    # what monitors saw after a stage; verdict: ok | few | warn | stop
+    "monitors": _schema(
+        stage=_str,
+        round=_i32,
+        monitor=_str,
+        name=_str,
+        value=pa.float64(),
+        n=_i64,
+        warn=pa.float64(),
+        stop=pa.float64(),
+        verdict=_str,
+        text=_str,
+    ),
 }
 
 # Columns that a table may have, behind its others and in this order: files without them keep their bytes.
@@ -108,6 +121,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "embeddings": ("text_hash", "encoder"),
     "predictions": ("sample_id", "model", "arm", "seed"),
     "metrics": ("stage", "round", "split", "arm", "slice", "seed", "name"),
+    "monitors": ("stage", "monitor", "name"),
 }
 
 
@@ -203,7 +217,7 @@ def standing_part(stage_dir: Path, table: str, part: int) -> pl.DataFrame | None
     if not path.exists():
         return None
     try:
-        frame = pl.from_arrow(_read_part(path, table))
+        frame = pl.from_arrow(_read_part(path, table)[0])
     except TableError as error:
         log.warning("%s: it is made again", str(error).partition(" Delete it")[0].rstrip("."))
         path.unlink()
@@ -212,24 +226,35 @@ def standing_part(stage_dir: Path, table: str, part: int) -> pl.DataFrame | None
     return frame
 
 
-def _read_part(path: Path, table: str, schema: pa.Schema | None = None) -> pa.Table:
-    """One part, checked against a schema: that of the first part, or the table's with the optional columns it has."""
+def _read_part(
+    path: Path, table: str, schema: pa.Schema | None = None, columns: Sequence[str] | None = None
+) -> tuple[pa.Table, pa.Schema]:
+    """One part, and the schema that it has: ``schema``, or the table's with the optional columns that stand in it."""
     try:
-        part = pq.read_table(path)
+        names = pq.read_schema(path).names
+        part = pq.read_table(path, columns=None if columns is None else list(columns))
     except (pa.ArrowException, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise TableError(f"table {table}: {path} can't be read ({reason}). Delete it and run the stage.") from error
-    schema = schema or schema_of(table, part.schema.names)
-    if part.schema.names != schema.names:
-        raise TableError(f"table {table}: {path} has columns {part.schema.names}, want {schema.names}")
+    schema = schema or schema_of(table, names)
+    if names != schema.names:
+        raise TableError(f"table {table}: {path} has columns {names}, want {schema.names}")
     try:
-        return part.cast(schema)
+        return part.cast(pa.schema([schema.field(name) for name in part.schema.names])), schema
     except pa.ArrowException as error:
         raise TableError(f"table {table}: {path} has other types ({error})") from error
 
 
-def read_table(stage_dir: Path, table: str, *, check_keys: bool = False) -> pl.DataFrame:
+def read_table(
+    stage_dir: Path, table: str, *, columns: Sequence[str] | None = None, check_keys: bool = False
+) -> pl.DataFrame:
     """All parts of a table, in part order, checked against the schema.
+
+    Args:
+        stage_dir: the stage that wrote it.
+        table: its name.
+        columns: read these alone; None reads all.
+        check_keys: look for a key that repeats, which needs all columns.
 
     Raises:
         TableError: no part exists, a part is unreadable or has other columns, or (``check_keys``) a key repeats.
@@ -237,8 +262,10 @@ def read_table(stage_dir: Path, table: str, *, check_keys: bool = False) -> pl.D
     parts = sorted((stage_dir / table).glob("part-*.parquet"))
     if not parts:
         raise TableError(f"table {table}: no part under {stage_dir / table}. Run the stage that writes it.")
-    arrow = [_read_part(parts[0], table)]
-    arrow.extend(_read_part(path, table, arrow[0].schema) for path in parts[1:])
+    arrow, schema = [], None
+    for path in parts:
+        part, schema = _read_part(path, table, schema, columns)
+        arrow.append(part)
     frame = pl.from_arrow(pa.concat_tables(arrow))
     assert isinstance(frame, pl.DataFrame)
     if check_keys and frame.select(KEYS[table]).is_duplicated().any():

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -179,6 +180,40 @@ def test_what_ran_before_a_training_does_not_matter(tiny_lm, tiny_book, texts_di
     assert torch.initial_seed() == 2  # and the training leaves the process's state as it was
     adapters = [(tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes() for name in "12"]
     assert adapters[0] == adapters[1]
+
+
+def logged(out: Path) -> pl.DataFrame:
+    (path,) = (out / "logs").rglob("metrics.csv")
+    return pl.read_csv(path)
+
+
+def test_every_step_is_logged_unless_told_otherwise(tiny_lm, tiny_book, texts_dir, tmp_path):
+    """Five batches: fewer than Lightning's own interval of fifty, which would log none of them."""
+    quiet = {key: value for key, value in QUIET.items() if key != "log_every_n_steps"}
+    for name, more in (("all", {"log_every_n_steps": None}), ("some", {"log_every_n_steps": 2})):
+        module = DistillModule(tiny_lm(adapters=["g"]), "g")
+        fit_adapter(
+            module,
+            DistillData(module.lm, tiny_book, texts_dir, batch_size=2),
+            quiet | more | {"max_epochs": 1},
+            tmp_path / name,
+        )
+    assert logged(tmp_path / "all")["step"].to_list() == [0, 1, 2, 3, 4]
+    assert logged(tmp_path / "some")["step"].to_list() == [1, 3]
+
+
+def test_a_step_of_several_batches_logs_their_mean(tiny_lm, tiny_book, texts_dir, tmp_path):
+    """Ten texts, one a batch, four a step: steps of 4, 4 and 2. A rate near 0 keeps the model as it is."""
+    found = {}
+    for name, size, accumulate in (("single", 1, 1), ("steps", 1, 4)):
+        module = DistillModule(tiny_lm(adapters=["g"]), "g", lr=1e-12)
+        data = DistillData(module.lm, tiny_book, texts_dir, batch_size=size)
+        fit_adapter(module, data, QUIET | {"max_epochs": 1, "accumulate_grad_batches": accumulate}, tmp_path / name)
+        found[name] = logged(tmp_path / name)
+    single = found["single"]["loss"].to_list()
+    means = [sum(part) / len(part) for part in (single[:4], single[4:8], single[8:])]
+    assert found["steps"]["step"].to_list() == [0, 1, 2]
+    assert found["steps"]["loss"].to_list() == pytest.approx(means, rel=1e-5)
 
 
 class Blowup(Callback):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -144,6 +146,61 @@ def test_test_reads_the_test_split_once(finished: str, config: Path, trackrec: C
     assert "read 1 time(s)" in output
     assert "V tuned, RecCoT" in output
     assert "read 1 time(s)" in trackrec("test", "--config", str(config))
+
+
+def test_fit_and_test_write_the_report(finished: str, config: Path, trackrec: Callable[..., str]) -> None:
+    page = run_dir(config) / "report" / "index.html"
+    assert f"The report is {page}" in finished
+    shutil.rmtree(run_dir(config) / "test", ignore_errors=True)
+    trackrec("fit", "--config", str(config))
+    assert "The test split has not been read" in page.read_text()
+    assert f"The report is {page}" in trackrec("test", "--config", str(config))
+    text = page.read_text()
+    assert "The test split has not been read" not in text
+    assert text.count("<polyline") == 10  # every step of both alignments was logged
+    assert "Film 3" in text
+    shutil.rmtree(page.parent)
+    assert started(trackrec("report", "--config", str(config))) == []
+    assert page.read_text() == text
+
+
+def test_no_monitor_fires_on_the_tiny_run(finished: str, config: Path) -> None:
+    assert "warning, " not in finished
+    readings = read_table(run_dir(config) / "round-1/align/logs", "monitors", check_keys=True)
+    assert {"Saturation", "LikelihoodDisplacement", "StaleReference"} == set(readings["monitor"])
+    assert not set(readings["verdict"]) & {"warn", "stop"}
+
+
+def test_a_monitor_stops_the_run_and_the_next_one(
+    finished: str, config: Path, trackrec: Callable[..., str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Two words are too many for this limit. Without the monitor the run goes on where it stopped."""
+    trackrec("fit", "--config", str(config))
+    limits = '{"words":{"warn":0.1,"stop":0.2},"least":1}'
+    monitor = f'[{{"class_path":"trackrec.callbacks.LengthDrift","init_args":{limits}}}]'
+    for _ in range(2):
+        with pytest.raises(SystemExit) as stop:
+            trackrec("fit", "--config", str(config), "--monitors", monitor)
+        assert stop.value.code == 1
+        out, error = capfd.readouterr()
+        assert error.startswith("trackrec: error:\nLengthDrift stopped the run after round-1/greedy: the mean length")
+        assert "raise words.stop of LengthDrift" in error
+        assert "round-1/rec_tune" not in out
+    assert "LengthDrift after round-1/greedy" in (run_dir(config) / "report" / "index.html").read_text()
+    assert started(trackrec("fit", "--config", str(config))) == []
+
+
+def test_the_report_loads_no_language_model(finished: str, config: Path) -> None:
+    """A run that was copied to a machine without its models has a report too."""
+    code = (
+        "import sys\nfrom trackrec.__main__ import main\nmain(sys.argv[1:])\n"
+        "print('LOADED', [m for m in ('transformers', 'peft', 'bitsandbytes', 'datasets') if m in sys.modules])"
+    )
+    copied = shutil.copytree(run_dir(config), run_dir(config).with_name("copied"))
+    args = ["report", "--config", str(config), "--run_dir", str(copied), "--backbone.model", "nowhere"]
+    out = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, check=True).stdout
+    assert "LOADED []" in out
+    assert (copied / "report" / "report.md").exists()
 
 
 def test_predict_answers_every_request(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trackrec.distill.faithfulness import ClaimChecker
+from trackrec.claims import ClaimChecker
 from trackrec.distill.teacher import Teacher, TeacherRequest
 from trackrec.metrics import mean_words
 from trackrec.prompts import RECCOT_TEMPLATE, PromptBook, prompt_hash
@@ -28,7 +28,7 @@ def write_teacher_texts(
     Returns:
         Counts for the manifest, the teacher's own among them; histories without a text are counted, not filed.
         ``claims`` are the titles and attributes that the texts name, ``unsupported_share`` those of them that the
-        history doesn't hold (None without claims); see `trackrec.distill.faithfulness`.
+        history doesn't hold (None without claims); see `trackrec.claims`.
 
     Raises:
         ValueError: the teacher has no text at all.

@@ -101,6 +101,8 @@ class AdapterModule(LightningModule):
         self.strict_loading = False
         self.last_values: dict[str, float] = {}  # of the last step, with what a checkpoint brought back
         self._restored: dict[str, Any] = {}
+        self._window: list[tuple[dict[str, float], int]] = []
+        self._window_step = -1
 
     @abc.abstractmethod
     def sums(self, batch: Any) -> StepSums:
@@ -203,11 +205,11 @@ class AdapterModule(LightningModule):
                 logger.log_metrics(self._restored["row"], step)
 
     def log_step(self, values: dict[str, Any], ids: Sequence[str]) -> None:
-        """Log values of this step; the loss also shows on the progress bar.
+        """Log the means of an optimizer step: with accumulated gradients over all of its batches, not the last alone.
 
         Args:
             values: ``loss`` and what else is worth a curve.
-            ids: of the batch's histories or samples.
+            ids: of the batch's histories or samples; a batch weighs as much as it has.
 
         Raises:
             FloatingPointError: the loss is no finite number. No step is made of it; the last checkpoint stays.
@@ -221,9 +223,15 @@ class AdapterModule(LightningModule):
                 f"Lower {self.stage}.model.lr (now {self.lr}) or set {self.stage}.trainer.gradient_clip_val; the last "
                 "checkpoint is kept."
             )
-        self.last_values = {name: float(value) for name, value in values.items()}
-        for name, value in values.items():
-            self.log(name, value, prog_bar=name == "loss", batch_size=len(ids), on_step=True)
+        if self.global_step != self._window_step:
+            self._window, self._window_step = [], self.global_step
+        self._window.append(({name: float(value) for name, value in values.items()}, len(ids)))
+        total = sum(size for _, size in self._window)
+        means = {name: sum(seen[name] * size for seen, size in self._window) / total for name in values}
+        # As a logger writes them, so that a resumed training can say the same.
+        self.last_values = {name: torch.tensor(mean, dtype=torch.float32).item() for name, mean in means.items()}
+        for name, mean in self.last_values.items():
+            self.log(name, mean, prog_bar=name == "loss", batch_size=len(ids), on_step=True)
 
 
 def _rng_state(device: torch.device) -> dict[str, torch.Tensor]:
@@ -239,7 +247,8 @@ def _set_rng_state(state: dict[str, torch.Tensor], device: torch.device) -> None
 
 
 def stage_trainer(trainer_args: dict[str, Any], out_dir: Path, checkpoint_every: int = 20) -> Trainer:
-    """A Trainer that logs to ``out_dir/logs`` and checkpoints to ``out_dir/checkpoints``, unless told otherwise."""
+    """A Trainer that logs every step to ``out_dir/logs`` and checkpoints to ``out_dir/checkpoints``, unless told
+    otherwise. A step of a language model takes seconds, and the report draws its curves from these logs."""
     args = dict(trainer_args)
     callbacks, plugins = _several(args.pop("callbacks", None)), _several(args.pop("plugins", None))
     if args.get("enable_checkpointing") is not False and not any(isinstance(c, Checkpoint) for c in callbacks):
@@ -247,7 +256,9 @@ def stage_trainer(trainer_args: dict[str, Any], out_dir: Path, checkpoint_every:
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins.append(WholeFiles())
     if args.get("logger") in (None, True):
-        args["logger"] = CSVLogger(out_dir / LOGS, name="")
+        args["logger"] = CSVLogger(out_dir / LOGS, name="", flush_logs_every_n_steps=1)
+    if args.get("log_every_n_steps") is None:
+        args["log_every_n_steps"] = 1
     args.setdefault("enable_model_summary", False)
     args["default_root_dir"] = args.get("default_root_dir") or str(out_dir / LOGS)
     with without_tips():

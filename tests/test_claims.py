@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trackrec.distill.faithfulness import ClaimChecker, unsupported_claims
+from trackrec.claims import ClaimChecker, normal_form, unsupported_claims
 from trackrec.distill.teacher import ProfileTeacher, TeacherRequest, TeacherTexts
 from trackrec.distill.texts import write_teacher_texts
 from trackrec.prompts import Item, PromptSettings, Rated
@@ -108,3 +108,24 @@ def test_a_cut_text_is_filed_as_such(tiny_book, tmp_path):
         "h2": "stop",
     }
     assert counts["unsupported_share"] is None
+
+
+def test_mentions_tell_where_they_stand():
+    checker = ClaimChecker(TITLES, ATTRIBUTES)
+    text = "Enjoyed WAR of the  Worlds, film-noir and Sci Fi; Sci-Fi again."
+    places = checker.unsupported(text, HISTORY)
+    assert [text[mention.start : mention.end] for mention in places] == ["WAR of the  Worlds", "Sci Fi", "Sci-Fi"]
+    assert [mention.is_title for mention in places] == [True, False, False]
+    assert checker.check(text, HISTORY) == (3, 2)
+
+
+@settings(max_examples=50, deadline=None, database=None)
+@given(st.text())
+def test_mentions_lie_in_the_normal_form_in_order(text):
+    text = f"{text} Silver River {text} Drama"
+    mentions = list(ClaimChecker(TITLES, ATTRIBUTES).mentions(text))
+    ends = [0, *(mention.end for mention in mentions)]
+    starts = [mention.start for mention in mentions]
+    assert all(end <= start for end, start in zip(ends, starts, strict=False))
+    assert ends[-1] <= len(normal_form(text))
+    assert mentions[-1].words == ("drama",)

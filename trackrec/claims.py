@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from trackrec.prompts import Rated
 
 Words = tuple[str, ...]
 _MIN_TITLE_CHARS = 8
+_WORD = re.compile(r"\w+(?:['’]\w+)*")
 
 
 class Claims(NamedTuple):
@@ -18,6 +19,15 @@ class Claims(NamedTuple):
 
     claims: int
     unsupported: int
+
+
+class Mention(NamedTuple):
+    """One name of the catalogue in a text: where it stands, in characters of `normal_form`, and what it is."""
+
+    start: int
+    end: int
+    words: Words
+    is_title: bool
 
 
 class ClaimChecker:
@@ -33,35 +43,37 @@ class ClaimChecker:
     """
 
     def __init__(self, catalogue_titles: Iterable[str], catalogue_attributes: Iterable[str]) -> None:
-        titles = {words for title in catalogue_titles if (words := _words(title)) and _tells(words)}
-        attributes = {words for name in catalogue_attributes if (words := _words(name))}
+        titles = {words for title in catalogue_titles if (words := name_words(title)) and _tells(words)}
+        attributes = {words for name in catalogue_attributes if (words := name_words(name))}
         self._titles, self._attributes = titles, attributes
         self._longest = max(map(len, titles | attributes), default=0)
 
     def check(self, text: str, history: Sequence[Rated]) -> Claims:
         """Count the names in a text and those that no item of the history bears."""
-        titles = {_words(entry.item.title) for entry in history}
-        attributes = {_words(name) for entry in history for name in entry.item.attributes}
-        named_titles, named_attributes = self._named(_words(text))
-        claims = len(named_titles) + len(named_attributes)
-        return Claims(claims, len(named_titles - titles) + len(named_attributes - attributes))
+        named = {(mention.is_title, mention.words) for mention in self.mentions(text)}
+        return Claims(len(named), len(named - _names(history)))
 
-    def _named(self, words: Words) -> tuple[set[Words], set[Words]]:
+    def unsupported(self, text: str, history: Sequence[Rated]) -> list[Mention]:
+        """Every place of `normal_form(text)` that names what no item of the history bears, from left to right."""
+        held = _names(history)
+        return [mention for mention in self.mentions(text) if (mention.is_title, mention.words) not in held]
+
+    def mentions(self, text: str) -> Iterator[Mention]:
         """Titles and attributes in a text, read from left to right."""
-        titles: set[Words] = set()
-        attributes: set[Words] = set()
+        found = list(_WORD.finditer(normal_form(text)))
+        words = tuple(_plain(match.group()) for match in found)
         place = 0
         while place < len(words):
             runs = [words[place : place + size] for size in range(min(self._longest, len(words) - place), 0, -1)]
             # A title first: "War of the Worlds" is no claim about War.
-            for known, found in ((self._titles, titles), (self._attributes, attributes)):
+            for known, is_title in ((self._titles, True), (self._attributes, False)):
                 if match := next((run for run in runs if run in known), None):
-                    found.add(match)
-                    place += len(match)
+                    last = place + len(match) - 1
+                    yield Mention(found[place].start(), found[last].end(), match, is_title)
+                    place = last + 1
                     break
             else:
                 place += 1
-        return titles, attributes
 
 
 def unsupported_claims(
@@ -71,9 +83,23 @@ def unsupported_claims(
     return ClaimChecker(catalogue_titles, catalogue_attributes).check(text, history)
 
 
-def _words(text: str) -> Words:
-    plain = unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
-    return tuple(re.findall(r"\w+(?:'\w+)*", plain))
+def normal_form(text: str) -> str:
+    """A text as names are looked for in it: one code point per letter, whatever way it was written."""
+    return unicodedata.normalize("NFKC", text)
+
+
+def _names(history: Sequence[Rated]) -> set[tuple[bool, Words]]:
+    titles = {(True, name_words(entry.item.title)) for entry in history}
+    return titles | {(False, name_words(name)) for entry in history for name in entry.item.attributes}
+
+
+def name_words(text: str) -> Words:
+    """The words of a name or text, in the form in which names are compared."""
+    return tuple(_plain(word) for word in _WORD.findall(normal_form(text)))
+
+
+def _plain(word: str) -> str:
+    return word.casefold().replace("’", "'")
 
 
 def _tells(words: Words) -> bool:

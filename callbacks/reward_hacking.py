@@ -1,0 +1,139 @@
+"""Does G earn its reward by something other than knowing the user?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import polars as pl
+
+from trackrec.hooks import DoneStage
+from trackrec.metrics import auc, balanced_mean, paired_bootstrap
+
+from .monitor import Gauge, Limits, Monitor
+from .texts import Compared, compared_texts
+
+_ADVICE = "Raise align.model.beta or lower align.model.lr; look at the marked texts in the report."
+# What answers V's question instead of describing a taste: "the answer is Yes", a bare "No.", V's own summary tags.
+_LEAK = re.compile(
+    r"\b(?:answer|label|prediction|verdict)\b\W*(?:is|was|would be|will be|should be)?\W*\b(?:yes|no)\b"
+    r"|^\W*(?:yes|no)\W*$"
+    r"|</?summary>",
+    re.IGNORECASE,
+)
+
+
+class RewardHacking(Monitor):
+    """The reward rises by inventions, by telling V the answer, by tone, or while V gets worse.
+
+    Args:
+        claims: share of named titles and attributes that the history doesn't hold, minus the distilled G's about the
+            same histories.
+        leak: share of texts that tell V an answer ("the answer is Yes"), minus the share before the loop.
+        auc_fall: how far the AUC of V fell in a round whose alignment raised G's reward; 0 unless both changes have
+            intervals clear of zero (paired on the same validation rows, over users).
+        tone: correlation, over the draws of one history, of a draw's reward with V's mean P(Yes) on it. At 1 the
+            reward pays for nothing but a Yes; a majority of likes among the scoring rows alone makes it some .2 to .5.
+        label: |correlation| of a row's reward with its label. A V that answers by the base rate alone has 1; the
+            quickstart's has .96 to .98, hence no limit that stops.
+        least: fewer texts, claims or rows aren't judged.
+    """
+
+    def __init__(
+        self,
+        claims: Limits = Limits(0.15, 0.4),
+        leak: Limits = Limits(0.02, 0.25),
+        auc_fall: Limits = Limits(0.02, 0.1),
+        tone: Limits = Limits(0.7, 0.95),
+        label: Limits = Limits(0.99, None),
+        least: int = 25,
+    ) -> None:
+        limits = {"claims": claims, "leak": leak, "auc_fall": auc_fall, "tone": tone, "label": label}
+        super().__init__(least, limits)
+
+    def measure(self, stage: DoneStage) -> Iterator[Gauge]:
+        """After greedy, preferences and evaluate stages."""
+        if (texts := compared_texts(stage)) is not None:
+            excess = _leaks(texts.texts) - _leaks(texts.before)
+            name = "the share of texts that tell V an answer, beyond that before"
+            yield Gauge("leak", name, excess, len(texts.texts), _ADVICE, share=True)
+            if stage.round and texts.before:
+                yield self._claims(stage, texts)
+        if stage.kind == "preferences":
+            yield from self._tone(stage)
+        if stage.kind == "evaluate" and stage.round and (gauge := self._fall(stage)):
+            yield gauge
+
+    def _claims(self, stage: DoneStage, texts: Compared) -> Gauge:
+        run, size = stage.run, stage.run.prompts.max_history
+        book = run.book({*texts.histories, *texts.before_histories})
+        checker = run.claim_checker([*texts.texts, *texts.before])
+        shares, counts = [], []
+        for keys, own in ((texts.histories, texts.texts), (texts.before_histories, texts.before)):
+            found = [checker.check(text, book.history(key)[-size:]) for key, text in zip(keys, own, strict=True)]
+            claims = sum(one.claims for one in found)
+            counts.append(claims)
+            shares.append(sum(one.unsupported for one in found) / claims if claims else 0.0)
+        name = "the share of names that the history doesn't hold, beyond that before the rounds"
+        return Gauge("claims", name, shares[0] - shares[1], counts[0], _ADVICE, share=True)
+
+    def _tone(self, stage: DoneStage) -> Iterator[Gauge]:
+        scores = stage.run.table(
+            f"round-{stage.round}/score", "scores", ("history_id", "draw", "sample_id", "p_yes", "p_true")
+        )
+        if scores is None:
+            return
+        rows = scores.join(stage.run.samples.select("sample_id", "label"), on="sample_id", how="inner")
+        draws = _draws(rows)
+        centred = [pl.col(name) - pl.col(name).mean().over("history_id") for name in ("reward", "tone")]
+        tone = _correlation(*(draws.select(column).to_series().to_numpy() for column in centred))
+        advice = "Raise loop.targets, so that more histories are scored on likes and dislikes both."
+        name = "the correlation of a draw's reward with its P(Yes)"
+        yield Gauge("tone", name, tone, len(draws), advice)
+        label = _correlation(rows["p_true"].to_numpy(), rows["label"].to_numpy())
+        advice = "V hardly tells items apart: tune it on more rows or users before the rounds (loop.warmup_users)."
+        yield Gauge("label", "the correlation of reward and label", abs(label), len(rows), advice)
+
+    def _fall(self, stage: DoneStage) -> Gauge | None:
+        """The fall of V's AUC in a round that raised the reward; None where either wasn't measured."""
+        run, number = stage.run, stage.round
+        before = f"round-{number - 1}/evaluate" if number > 1 else "warmup/evaluate"
+        tuned = f"round-{number}/rec_tune"
+        judge = next((name for name in run.validators(stage.name) if name != tuned), None)
+        if judge is None:
+            return None
+        new, old, ours = run.answers(stage.name, judge), run.answers(before, judge), run.answers(stage.name, tuned)
+        if new is None or old is None or ours is None:
+            return None
+        gain = _paired(balanced_mean, new, old, "p_true")
+        fall = _paired(auc, old, ours, "p_yes")
+        value = fall[0] if gain[1] > 0 and fall[1] > 0 else 0.0
+        advice = "G has learnt to please V: lower align.model.lr, or set loop.validator_start: base."
+        return Gauge("auc_fall", "the fall of V's AUC while the reward rose", value, len(ours), advice)
+
+
+def _leaks(texts: Sequence[str]) -> float:
+    return sum(bool(_LEAK.search(text)) for text in texts) / len(texts) if texts else 0.0
+
+
+def _draws(rows: pl.DataFrame) -> pl.DataFrame:
+    """Reward (per class first) and mean P(Yes) of every draw of histories with more than one."""
+    key = ["history_id", "draw"]
+    classes = rows.group_by(*key, "label").agg(pl.col("p_true").cast(pl.Float64).mean().alias("reward"))
+    rewards = classes.group_by(key).agg(pl.col("reward").mean())
+    tones = rows.group_by(key).agg(pl.col("p_yes").cast(pl.Float64).mean().alias("tone"))
+    return rewards.join(tones, on=key, how="inner").filter(pl.len().over("history_id") > 1)
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.corrcoef(a, b)[0, 1]) if len(a) > 1 and a.std() and b.std() else float("nan")
+
+
+def _paired(metric: object, ours: pl.DataFrame, other: pl.DataFrame, column: str) -> tuple[float, float]:
+    """metric(ours) - metric(other) on the rows of both, and the lower end of its interval over users."""
+    both = ours.join(other.select("sample_id", pl.col(column).alias("other")), on="sample_id", how="inner")
+    users, labels = both["user_id"].to_numpy(), both["label"].to_numpy()
+    p, q = (both[name].to_numpy().astype(np.float64) for name in (column, "other"))
+    found = paired_bootstrap(metric, users, labels, p, q, n_resamples=300)  # type: ignore[arg-type]
+    return found.value, found.low

@@ -1,0 +1,140 @@
+"""Monitors of the greedy texts: do they grow alike, and do they grow long?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from trackrec.hooks import DoneStage
+from trackrec.metrics import distinct_n, mean_words
+from trackrec.tables import stable_hash
+
+from .monitor import Gauge, Limits, Monitor
+
+MOST_TEXTS = 500
+"""Texts of a round that are looked at, chosen by hash."""
+_START = "warmup/greedy"
+_COLUMNS = ("history_id", "text", "finish_reason")
+
+
+class Compared(NamedTuple):
+    """A round's greedy texts and those to compare with: as many, about the same histories where there are such.
+
+    Attributes:
+        histories: history ids of ``texts``.
+        texts: of this round.
+        cut: whether the length limit ended them.
+        before: of the distilled G, or of the teacher where this round is the distilled G's.
+        before_histories: history ids of ``before``.
+        before_cut: whether the length limit ended those.
+    """
+
+    histories: list[str]
+    texts: list[str]
+    cut: list[bool]
+    before: list[str]
+    before_histories: list[str]
+    before_cut: list[bool]
+
+
+def compared_texts(stage: DoneStage) -> Compared | None:
+    """The texts of a greedy stage beside those before the loop, None where this is no greedy stage."""
+    own = stage.run.table(stage.name, "reccots", _COLUMNS) if stage.kind == "greedy" else None
+    if own is None:
+        return None
+    before = stage.run.table("teacher" if stage.name == _START else _START, "reccots", _COLUMNS)
+    before = own.head(0) if before is None else before
+    if stage.name != _START and len(before):
+        own = own.join(before.select("history_id"), on="history_id", how="semi")
+        before = before.join(own.select("history_id"), on="history_id", how="semi")
+    own, before = _first(own, MOST_TEXTS), _first(before, min(MOST_TEXTS, len(own)))
+    columns = [frame[name].to_list() for frame in (own, before) for name in ("history_id", "text")]
+    cut = [(frame["finish_reason"] == "length").to_list() for frame in (own, before)]
+    return Compared(columns[0], columns[1], cut[0], columns[3], columns[2], cut[1])
+
+
+def _first(texts: pl.DataFrame, most: int) -> pl.DataFrame:
+    ranks = [stable_hash("monitor", key) for key in texts["history_id"].to_list()]
+    return texts.with_columns(rank=pl.Series(ranks, dtype=pl.String)).sort("rank").head(most).drop("rank")
+
+
+class Collapse(Monitor):
+    """Texts grow alike: G writes one text for everybody, or fills one form.
+
+    Each number is held against the texts before the loop: the distilled G's about the same histories, or the teacher's
+    where the stage is the distilled G's. What the teacher repeats, G may repeat.
+
+    Args:
+        identical: share of texts that repeat another user's word by word, minus that before.
+        distinct: distinct word pairs over all word pairs (distinct-2), as a share of that before.
+        spread: of the final texts' vectors, after the embed stage: one minus their mean cosine. Off by default, since
+            its level is the encoder's.
+        least: fewer texts aren't judged.
+    """
+
+    low: ClassVar[tuple[str, ...]] = ("distinct", "spread")
+
+    def __init__(
+        self,
+        identical: Limits = Limits(0.2, 0.6),
+        distinct: Limits = Limits(0.5, 0.25),
+        spread: Limits = Limits(),
+        least: int = 25,
+    ) -> None:
+        super().__init__(least, {"identical": identical, "distinct": distinct, "spread": spread})
+
+    def measure(self, stage: DoneStage) -> Iterator[Gauge]:
+        """After greedy stages, and after embed."""
+        advice = "Lower align.model.lr or raise align.model.beta; look at the texts in the report."
+        if found := compared_texts(stage):
+            excess = _identical(found.texts) - _identical(found.before)
+            ratio = distinct_n(found.texts) / distinct_n(found.before) if found.before else float("nan")
+            n = len(found.texts)
+            yield Gauge("identical", "the share of identical texts, beyond that before", excess, n, advice, share=True)
+            yield Gauge("distinct", "distinct-2 as a share of that before", ratio, n, advice)
+        if stage.kind == "embed" and (vectors := stage.run.table(stage.name, "embeddings", ("vector",))) is not None:
+            some = vectors["vector"].head(MOST_TEXTS).to_list()
+            yield Gauge("spread", "the spread of the texts' vectors", _spread(some), len(some), advice)
+
+
+def _identical(texts: Sequence[str]) -> float:
+    return 1 - len(set(texts)) / len(texts) if texts else 0.0
+
+
+def _spread(vectors: Sequence[Sequence[float]]) -> float:
+    """One minus the mean cosine of two different vectors."""
+    matrix = np.asarray(vectors, np.float64)
+    n = len(matrix)
+    if n < 2:
+        return float("nan")
+    unit = matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
+    return 1 - float((np.square(unit.sum(0)).sum() - n) / (n * (n - 1)))
+
+
+class LengthDrift(Monitor):
+    """Texts grow long over the rounds: the reward pays for words, or G forgets to end.
+
+    Args:
+        words: mean words of a text over those of the distilled G's about the same histories.
+        cut: share of texts that the length limit cut, minus the distilled G's.
+        least: fewer texts aren't judged.
+    """
+
+    def __init__(self, words: Limits = Limits(1.5, 3.0), cut: Limits = Limits(0.1, 0.5), least: int = 25) -> None:
+        super().__init__(least, {"words": words, "cut": cut})
+
+    def measure(self, stage: DoneStage) -> Iterator[Gauge]:
+        """After the greedy stages of the rounds."""
+        found = compared_texts(stage) if stage.round else None
+        if found is None or not found.before:
+            return
+        n = len(found.texts)
+        ratio = mean_words(found.texts) / mean_words(found.before)
+        rise = float(np.mean(found.cut) - np.mean(found.before_cut))
+        advice = "Set align.model.length_norm: avg or raise align.model.beta."
+        yield Gauge("words", "the mean length in words, over that before the rounds", ratio, n, advice)
+        advice = "Raise sampler.init_args.max_new_tokens, or keep G shorter with align.model.sft_coef."
+        yield Gauge("cut", "the share of cut texts, beyond that before the rounds", rise, n, advice, share=True)

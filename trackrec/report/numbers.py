@@ -1,0 +1,58 @@
+"""Numbers of the metrics tables, as a report shows them."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import Any
+
+import polars as pl
+
+from trackrec.metrics import Interval
+from trackrec.report.document import Num, Unit
+from trackrec.run_files import RunFiles
+
+_KEY = ("stage", "round", "split", "arm", "name")
+
+
+class RunNumbers(RunFiles):
+    """The files of a run, and its metrics by their key; see `RunFiles`."""
+
+    @cached_property
+    def _cells(self) -> dict[tuple[Any, ...], Interval]:
+        own = self.metrics.filter((pl.col("slice") == "all") & (pl.col("seed") == -1))
+        names = (*_KEY, "value", "ci_low", "ci_high", "n")
+        return {row[:5]: Interval(*row[5:]) for row in own.select(names).iter_rows()}
+
+    def measured(
+        self, stage: str, split: str, arm: str, name: str, round_: int = -1, unit: Unit = "score"
+    ) -> Num | None:
+        """One number of the metrics tables, None where it wasn't measured."""
+        found = self._cells.get((stage, round_, split, arm, name))
+        return None if found is None else as_num(found, unit)
+
+    def ceiling(self, split: str, name: str) -> Num | None:
+        """The best value that anyone could reach, where a metrics table holds a row ``bayes_<name>`` of that split.
+
+        A world that was simulated knows the probability behind each label, and with it the AUC of a perfect model.
+        """
+        found = self.metrics.filter((pl.col("name") == f"bayes_{name}") & (pl.col("split") == split))
+        if not len(found):
+            return None
+        return as_num(Interval(*found.select("value", "ci_low", "ci_high", "n").row(0)))
+
+    def arms(self, stage: str, split: str) -> list[str]:
+        """Arms of a stage's metrics."""
+        own = self.metrics.filter((pl.col("stage") == stage) & (pl.col("split") == split))
+        return own["arm"].unique(maintain_order=True).to_list()
+
+    def names(self, stage: str, split: str, arm: str) -> list[str]:
+        """Names of the numbers measured of an arm."""
+        chosen = (pl.col("stage") == stage) & (pl.col("split") == split) & (pl.col("arm") == arm)
+        return self.metrics.filter(chosen)["name"].to_list()
+
+
+def as_num(value: Interval, unit: Unit = "score") -> Num:
+    """An interval as a report shows it."""
+    low, high = (math.nan if end is None else end for end in (value.low, value.high))
+    return Num(value.value, low, high, value.n, unit)

@@ -1,0 +1,171 @@
+"""What a run directory holds, as far as it is done and fits together: read by the report and by monitors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+
+from trackrec.claims import ClaimChecker, name_words
+from trackrec.prompts import PromptBook, PromptSettings
+from trackrec.tables import MANIFEST, SCHEMAS, Manifest, read_manifest, read_table
+
+_ORDER = ("data", "teacher", "distill", "warmup", "round", "plain", "texts", "embed", "ctr", "test")
+_KINDS = ("sample", "score", "preferences", "align", "greedy", "rec_tune", "evaluate")
+LOGS = "logs"
+
+
+class RunFiles:
+    """Reads the done stages of a run. A stage whose inputs have been replaced since is outdated and isn't read.
+
+    Args:
+        run_dir: of the run.
+        config: the resolved configuration as plain types.
+    """
+
+    def __init__(self, run_dir: Path, config: Mapping[str, Any]) -> None:
+        self.run_dir, self.config = run_dir, config
+        found = _manifests(run_dir)
+        current = _current(found)
+        self.rounds = int(config["loop"]["rounds"])
+        self.manifests = {name: found[name] for name in found if name in current and round_of(name) <= self.rounds}
+        self.outdated = [name for name in found if name not in current]
+
+    def has(self, stage: str) -> bool:
+        """Whether a stage is done and current."""
+        return stage in self.manifests
+
+    def notes(self, stage: str) -> dict[str, Any]:
+        """What a stage noted of itself, empty where it isn't done."""
+        return self.manifests[stage].notes if self.has(stage) else {}
+
+    def table(self, stage: str, name: str, columns: Sequence[str] | None = None) -> pl.DataFrame | None:
+        """A table of a stage, None where the stage isn't done or wrote no such table."""
+        if not self.has(stage) or name not in self.manifests[stage].rows:
+            return None
+        return read_table(self.run_dir / stage, name, columns=columns)
+
+    @cached_property
+    def saved_config(self) -> Mapping[str, Any]:
+        """The configuration of the last stage that ran, which a config file may differ from by now."""
+        for stage in reversed(self.manifests):
+            path = self.run_dir / stage / "config.yaml"
+            if path.exists():
+                return dict(yaml.safe_load(path.read_text()))
+        return self.config
+
+    @cached_property
+    def samples(self) -> pl.DataFrame:
+        """sample_id, user_id, history_id and label of every sample; no rows where there is no data stage."""
+        columns = ("sample_id", "user_id", "history_id", "label")
+        found = self.table("data", "samples", columns)
+        return _empty("samples").select(columns) if found is None else found
+
+    @cached_property
+    def metrics(self) -> pl.DataFrame:
+        """The metrics of every stage."""
+        frames = [found for stage in self.manifests if (found := self.table(stage, "metrics")) is not None]
+        return pl.concat([_empty("metrics"), *frames])
+
+    def answers(self, stage: str, validator: str) -> pl.DataFrame | None:
+        """One validator's answers in a stage, by sample; None where there are none.
+
+        Columns: sample_id, p_yes, answer_mass, p_true, user_id, history_id, label.
+        """
+        scores = self.table(stage, "scores", ("sample_id", "validator", "p_yes", "answer_mass", "p_true"))
+        if scores is None:
+            return None
+        own = scores.filter(pl.col("validator") == validator).drop("validator")
+        found = own.join(self.samples, on="sample_id", how="inner").sort("sample_id")
+        return found if len(found) else None
+
+    def validators(self, stage: str) -> list[str]:
+        """Names of the validators that answered in a stage."""
+        scores = self.table(stage, "scores", ("validator",))
+        return [] if scores is None else scores["validator"].unique(maintain_order=True).to_list()
+
+    @property
+    def prompts(self) -> PromptSettings:
+        """Words and limits of the prompts that G and V read."""
+        return PromptSettings(**self.saved_config["prompts"])
+
+    def book(self, history_ids: Collection[str]) -> PromptBook:
+        """The named histories and their items, and no others."""
+        tables = [self.table("data", name) for name in ("histories", "items", "users")]
+        histories, items, users = (pl.DataFrame() if table is None else table for table in tables)
+        histories = histories.filter(pl.col("history_id").is_in(list(history_ids)))
+        held = histories["item_ids"].explode().unique()
+        items = items.filter(pl.col("item_id").is_in(held.implode()))
+        return PromptBook(histories, items, users.head(0), self.notes("data")["threshold"], self.prompts)
+
+    def claim_checker(self, texts: Iterable[str]) -> ClaimChecker:
+        """Finds names of the catalogue: of titles those alone whose words occur in the texts."""
+        known = {word for text in texts for word in name_words(text)}
+        items = self.table("data", "items", ("title", "attributes"))
+        assert items is not None
+        attributes = items["attributes"].explode().drop_nulls().unique().to_list()
+        titles = (title for title in items["title"].to_list() if known.issuperset(name_words(title)))
+        return ClaimChecker(titles, attributes)
+
+    def readings(self) -> pl.DataFrame:
+        """What monitors saw after the stages, in the order of the stages."""
+        folders = [self.run_dir / stage / LOGS for stage in self.manifests]
+        frames = [read_table(folder, "monitors") for folder in folders if (folder / "monitors").is_dir()]
+        return pl.concat([_empty("monitors"), *frames])
+
+    def step_logs(self, stage: str) -> pl.DataFrame | None:
+        """What a training logged at its steps, in their order."""
+        path = self.run_dir / stage / LOGS / "metrics.csv"
+        if not self.has(stage) or not path.exists():
+            return None
+        return pl.read_csv(path).sort("step")
+
+
+def _empty(table: str) -> pl.DataFrame:
+    found = pl.from_arrow(SCHEMAS[table].empty_table())
+    assert isinstance(found, pl.DataFrame)
+    return found
+
+
+def _manifests(run_dir: Path) -> dict[str, Manifest]:
+    """Manifests of all done stages, in the order in which the recipe runs them."""
+    found = {}
+    for path in [*run_dir.glob(f"*/{MANIFEST}"), *run_dir.glob(f"*/*/{MANIFEST}")]:
+        name = path.parent.relative_to(run_dir).as_posix()
+        if not name.startswith(".") and (manifest := read_manifest(path.parent)) is not None:
+            found[name] = manifest
+    return {name: found[name] for name in sorted(found, key=_place)}
+
+
+def _place(name: str) -> tuple[int, int, int, str]:
+    room, _, kind = name.partition("/")
+    base = re.sub(r"-\d+$", "", room)
+    first = _ORDER.index(base) if base in _ORDER else len(_ORDER)
+    return first, round_of(name), _KINDS.index(kind) if kind in _KINDS else len(_KINDS), name
+
+
+def round_of(name: str) -> int:
+    """The round in a stage's name, 0 where it has none."""
+    match = re.match(r"round-(\d+)/", name)
+    return int(match.group(1)) if match else 0
+
+
+def _current(manifests: Mapping[str, Manifest]) -> set[str]:
+    """Stages whose inputs are what they read, and are current themselves."""
+    current: set[str] = set()
+    left = dict(manifests)
+    while True:
+        ready = {
+            name
+            for name, manifest in left.items()
+            if all(key in current and manifests[key].content_hash == value for key, value in manifest.inputs.items())
+        }
+        if not ready:
+            return current
+        current |= ready
+        left = {name: manifest for name, manifest in left.items() if name not in ready}
