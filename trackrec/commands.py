@@ -16,6 +16,7 @@ from trackrec.experiment import Experiment, Training
 from trackrec.extras import MissingPackageError
 from trackrec.interactions import DataError
 from trackrec.llm.memory import MemoryLimitError
+from trackrec.llm.vllm_process import VLLMError
 from trackrec.loop import Loop
 from trackrec.pipeline import Pipeline, StageError, StoppedByMonitorError
 from trackrec.recommend import Recommend, all_metrics, test_reads
@@ -32,7 +33,7 @@ def known_errors() -> tuple[type[Exception], ...]:
     """Errors whose message is all that a user needs."""
     plain = (ValueError, FileNotFoundError, FloatingPointError)
     found = (DataError, StageError, TableError, RunLockedError, MissingEmbeddingError)
-    return (*found, StaleReferenceError, MemoryLimitError, MissingPackageError, *plain)
+    return (*found, StaleReferenceError, MemoryLimitError, MissingPackageError, VLLMError, *plain)
 
 
 def run(command: str, config: dict[str, Any], own: dict[str, Any], objects: Objects) -> None:
@@ -105,9 +106,12 @@ def build_experiment(config: dict[str, Any], objects: Objects, say: Callable[[st
 
     Raises:
         FileNotFoundError: a model's directory is missing.
+        ImportError: vLLM is asked for and not installed.
     """
     made = objects()
     made.backbone.check_path("backbone")
+    made.sampler.check(made.backbone)
+    made.scoring.check(made.validator_backbone or made.backbone)
     if made.validator_backbone is not None:
         made.validator_backbone.check_path("validator_backbone")
     run_dir = Path(made.run_dir).expanduser()

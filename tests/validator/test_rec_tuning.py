@@ -89,7 +89,8 @@ def test_v_learns_answers_of_several_tokens(tiny_lm, tiny_book, tmp_path, answer
     score_reccots(lm, "v", entries, tmp_path, **common)
     rows = read_table(tmp_path, "scores").sort("history_id")
     assert (rows["p_true"] > 0.7).sum() >= 5
-    assert rows["answer_mass"].min() > (0.5 if answers == "vocabulary" else 0)
+    # An untuned model gives its two letters about 2 in 600; the loss over the labels alone leaves that as it is.
+    assert rows["answer_mass"].min() > (0.05 if answers == "vocabulary" else 0)
 
 
 def test_label_log_probabilities_sum_to_one(made):

@@ -51,6 +51,7 @@ class LocalTeacher(Teacher):
             ValueError: a prompt is longer than the model reaches.
         """
         self.backbone.check_path("teacher.init_args.backbone")
+        self.sampler.check(self.backbone)
         jobs = sorted(self._job(request, words) for request in requests if request.history)
         chunks = [jobs[start : start + _CHUNK] for start in range(0, len(jobs), _CHUNK)]
         with AnswerStore(out_dir, [job.key for job in jobs]) as store:
@@ -84,6 +85,7 @@ class LocalTeacher(Teacher):
                 for chunk in chunks:
                     self._write_chunk(lm, chunk, store, bar.update)
             finally:
+                self.sampler.release()
                 del lm
                 _free()
 

@@ -59,33 +59,36 @@ def write_reccots(
     n = 1 if greedy else sampler.n
     tokens = cut = texts = 0
     bar = tqdm(total=len(history_ids), desc=f"texts {source}", unit="history", disable=None)
-    for part, ids in enumerate(shards(history_ids, shard_size)):
-        if (kept := standing_part(out_dir, "reccots", part)) is not None:
-            tokens += int(kept["token_ids"].list.len().sum())
-            cut += int((kept["finish_reason"] == "length").sum())
-            texts += len(kept)
-            bar.update(len(ids))
-            continue
-        prompts = [book.reccot_prompt(history_id) for history_id in ids]
-        seeds = None if greedy else [[draw_seed(seed, round_, key, draw) for draw in range(n)] for key in ids]
-        if encoded is None:
-            tokenized = [lm.chat.encode_prompt(prompt) for prompt in prompts]
-        else:
-            tokenized = [encoded[history_id].tolist() for history_id in ids]
-        draws = sampler.draw(lm, adapter, tokenized, seeds, bar.update)
-        rows = [
-            row
-            for place, history_id in enumerate(ids)
-            for row in _rows(lm, draws[place], seeds[place] if seeds else [0], history_id)
-        ]
-        hashes = dict(zip(ids, (prompt_hash(RECCOT_TEMPLATE, prompt) for prompt in prompts), strict=True))
-        for row in rows:
-            row.update(source=source, round=round_, prompt_hash=hashes[row["history_id"]])
-        write_part(out_dir, "reccots", rows, part)
-        tokens += sum(len(row["token_ids"]) for row in rows)
-        cut += sum(row["finish_reason"] == "length" for row in rows)
-        texts += len(rows)
-    bar.close()
+    try:
+        for part, ids in enumerate(shards(history_ids, shard_size)):
+            if (kept := standing_part(out_dir, "reccots", part)) is not None:
+                tokens += int(kept["token_ids"].list.len().sum())
+                cut += int((kept["finish_reason"] == "length").sum())
+                texts += len(kept)
+                bar.update(len(ids))
+                continue
+            prompts = [book.reccot_prompt(history_id) for history_id in ids]
+            seeds = None if greedy else [[draw_seed(seed, round_, key, draw) for draw in range(n)] for key in ids]
+            if encoded is None:
+                tokenized = [lm.chat.encode_prompt(prompt) for prompt in prompts]
+            else:
+                tokenized = [encoded[history_id].tolist() for history_id in ids]
+            draws = sampler.draw(lm, adapter, tokenized, seeds, bar.update)
+            rows = [
+                row
+                for place, history_id in enumerate(ids)
+                for row in _rows(lm, draws[place], seeds[place] if seeds else [0], history_id)
+            ]
+            hashes = dict(zip(ids, (prompt_hash(RECCOT_TEMPLATE, prompt) for prompt in prompts), strict=True))
+            for row in rows:
+                row.update(source=source, round=round_, prompt_hash=hashes[row["history_id"]])
+            write_part(out_dir, "reccots", rows, part)
+            tokens += sum(len(row["token_ids"]) for row in rows)
+            cut += sum(row["finish_reason"] == "length" for row in rows)
+            texts += len(rows)
+    finally:
+        bar.close()
+        sampler.release()
     return {"histories": len(history_ids), "texts": texts, "new_tokens": tokens, "cut": cut}
 
 

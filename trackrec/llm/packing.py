@@ -108,6 +108,15 @@ def longest_path(tree: Tree) -> int:
     return max(ends)
 
 
+def path_ids(tree: Tree, branch: int) -> list[int]:
+    """The tokens from the root to the end of a branch."""
+    ids: list[int] = []
+    while branch >= 0:
+        ids = [*tree[branch].ids, *ids]
+        branch = tree[branch].parent
+    return ids
+
+
 def _check(tree: Tree) -> None:
     for index, branch in enumerate(tree):
         if not len(branch.ids) or (branch.parent >= index) or (index > 0) != (branch.parent >= 0):

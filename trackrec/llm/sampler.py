@@ -10,6 +10,7 @@ from trackrec.tables import stable_hash
 
 if TYPE_CHECKING:
     from trackrec.llm.backbone import LanguageModel
+    from trackrec.llm.loading import BackboneSettings
 
 
 class Draw(NamedTuple):
@@ -53,6 +54,12 @@ class Sampler(abc.ABC):
             raise ValueError(f"sampler.init_args.temperature must be above 0, got {temperature}.")
         self.n, self.temperature, self.top_p = n, temperature, top_p
         self.max_new_tokens, self.batch_tokens = max_new_tokens, batch_tokens
+
+    def check(self, backbone: BackboneSettings) -> None:  # noqa: B027 - most engines can write with any model
+        """Asked before anything runs: raise where this engine can't write with ``backbone`` on this machine."""
+
+    def release(self) -> None:  # noqa: B027 - most engines hold nothing
+        """Give back what the engine keeps between draws. It may draw again afterwards."""
 
     @abc.abstractmethod
     def draw(

@@ -1,0 +1,121 @@
+"""What runs in vLLM's own process: it loads an engine, answers requests, and ends when the pipe closes.
+
+The protocol is one pickled tuple per message. The parent sends the engine's arguments first, then requests:
+
+    ("write", prompts, sampling, adapter)   -> [(token ids, finish reason), ...]
+    ("score", prompts, tokens, adapter)     -> [[log p of each token], ...]
+
+An answer is ("done", value) or ("error", one line); before it, ("progress", n) says that n more prompts are through.
+An adapter is (name, number, directory), or None for the plain base.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+Adapter = tuple[str, int, str]
+Report = Callable[[int], None]
+
+
+class Engine:
+    """vLLM, asked with token ids only.
+
+    Args:
+        arguments: of ``vllm.LLM``.
+    """
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        from vllm import LLM
+
+        self.llm = LLM(**arguments)
+
+    def write(
+        self, prompts: Sequence[list[int]], sampling: Sequence[dict[str, Any]], adapter: Adapter | None, report: Report
+    ) -> list[tuple[list[int], str]]:
+        """One text per prompt.
+
+        Args:
+            prompts: token ids; equal ones are read once.
+            sampling: arguments of ``vllm.SamplingParams``, one per prompt.
+            adapter: which LoRA writes.
+            report: hears how many prompts are through.
+        """
+        outputs = self._run(prompts, sampling, adapter, report)
+        return [(list(output.outputs[0].token_ids), output.outputs[0].finish_reason) for output in outputs]
+
+    def score(
+        self, prompts: Sequence[list[int]], tokens: Sequence[int], adapter: Adapter | None, report: Report
+    ) -> list[list[float]]:
+        """Log-probabilities of ``tokens`` after each prompt, by the whole vocabulary's softmax."""
+        # `allowed_token_ids` would not do: log-probabilities are taken before it masks.
+        asked = {"max_tokens": 1, "temperature": 0.0, "logprob_token_ids": list(tokens), "detokenize": False}
+        outputs = self._run(prompts, [asked] * len(prompts), adapter, report)
+        return [[output.outputs[0].logprobs[0][token].logprob for token in tokens] for output in outputs]
+
+    def _run(
+        self, prompts: Sequence[list[int]], sampling: Sequence[dict[str, Any]], adapter: Adapter | None, report: Report
+    ) -> list[Any]:
+        from vllm import SamplingParams
+        from vllm.lora.request import LoRARequest
+
+        # What stands in the prefix cache decides how prompts fall into batches, and so the last bits of the logits.
+        self.llm.reset_prefix_cache()
+        engine = self.llm.llm_engine
+        lora = None if adapter is None else LoRARequest(*adapter)
+        for number, (ids, one) in enumerate(zip(prompts, sampling, strict=True)):
+            engine.add_request(str(number), {"prompt_token_ids": ids}, SamplingParams(**one), lora_request=lora)
+        done: dict[int, Any] = {}
+        while engine.has_unfinished_requests():
+            finished = [output for output in engine.step() if output.finished]
+            # vLLM may append characters of its own to an id: the number stands before them.
+            done.update((int(output.request_id.split("-")[0]), output) for output in finished)
+            if finished:
+                report(len(finished))
+        return [done[number] for number in range(len(prompts))]
+
+
+def serve(connection: Connection) -> None:
+    """Answer until the parent closes the pipe or dies."""
+    engine: Engine | None = None
+    for message in _messages(connection):
+        try:
+            if engine is None:
+                engine, value = Engine(message), None
+            else:
+                kind, *rest = message
+                value = getattr(engine, kind)(*rest, lambda count: connection.send(("progress", count)))
+        except BrokenPipeError:
+            return
+        except Exception as error:
+            traceback.print_exc()
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            connection.send(("error", f"{type(error).__name__}: {lines[0] if lines else 'no message'}"))
+        else:
+            connection.send(("done", value))
+
+
+def _messages(connection: Connection) -> Iterator[Any]:
+    while True:
+        try:
+            yield connection.recv()
+        except (EOFError, ConnectionResetError):
+            return
+
+
+def _end_with(parent: int) -> None:
+    """A parent that is killed closes no engine: leave when its place is taken."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    serve(Connection(int(sys.argv[1])))
