@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import logging
 import tempfile
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,9 @@ from trackrec.tables import to_arrow
 def main() -> None:
     """Print one table per protocol, and write all numbers where asked."""
     args = _arguments()
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     found: list[dict[str, Any]] = []
     for protocol in args.protocols:
         samples, predictions = run_protocol(protocol, args)

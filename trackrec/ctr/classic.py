@@ -21,19 +21,21 @@ from trackrec.ctr.verdict import CLASSICS
 TEXT_COMPONENTS = 16
 _STRENGTHS = (0.01, 0.1, 1.0)  # C of the logistic regression, chosen by AUC on validation
 _BOOSTING: dict[str, Any] = {
-    "n_estimators": 2000,
+    "objective": "binary",
+    "metric": "auc",
     "learning_rate": 0.02,
     "num_leaves": 15,
-    "min_child_samples": 100,
-    "subsample": 0.8,
-    "subsample_freq": 1,
-    "colsample_bytree": 0.7,
-    "reg_lambda": 10.0,
-    "n_jobs": 1,
+    "min_data_in_leaf": 100,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "feature_fraction": 0.7,
+    "lambda_l2": 10.0,
+    "num_threads": 1,
     "deterministic": True,
     "force_row_wise": True,
-    "verbose": -1,
+    "verbosity": -1,
 }
+_BOOSTING_TREES = 2000  # at most
 _BOOSTING_PATIENCE = 100  # trees without a better validation AUC
 
 Float = NDArray[np.float64]
@@ -128,16 +130,11 @@ def _logistic(data: CTRData, columns: dict[str, Float]) -> dict[str, Float]:
 def _boosting(data: CTRData, columns: dict[str, Float], seed: int) -> dict[str, Float]:
     import lightgbm
 
-    model = lightgbm.LGBMClassifier(**_BOOSTING, random_state=seed)
-    model.fit(
-        columns["train"],
-        _labels(data, "train"),
-        eval_X=columns["valid"],
-        eval_y=_labels(data, "valid"),
-        eval_metric="auc",
-        callbacks=[lightgbm.early_stopping(_BOOSTING_PATIENCE, verbose=False)],
-    )
-    return {split: np.asarray(model.predict_proba(columns[split]))[:, 1] for split in _predicted(data)}
+    train = lightgbm.Dataset(columns["train"], _labels(data, "train"))
+    valid = lightgbm.Dataset(columns["valid"], _labels(data, "valid"), reference=train)
+    stop = lightgbm.early_stopping(_BOOSTING_PATIENCE, verbose=False)
+    model = lightgbm.train({**_BOOSTING, "seed": seed}, train, _BOOSTING_TREES, [valid], callbacks=[stop])
+    return {split: np.asarray(model.predict(columns[split])) for split in _predicted(data)}
 
 
 def _labels(data: CTRData, split: str) -> NDArray[np.int64]:

@@ -211,8 +211,11 @@ def _dense(
     rated = RatedLists(rows.values, _ratings(histories["ratings"], threshold, scale, longest).values, rows.mask)
     expected = ExpectedRating(source, samples, items, threshold, scale)
     years = item_years(items)
-    own = RatedLists(*(values[history_row] for values in rated))
-    scores = neighbour_scores(source, samples, items, item_row, joined(own, recent), expected, threshold, scale)
+
+    def rated_before(index: NDArray[np.int64]) -> RatedLists:
+        return joined(rated.take(history_row[index]), recent.take(index))
+
+    scores = neighbour_scores(source, samples, items, item_row, rated_before, expected, threshold, scale)
     return np.concatenate(
         [
             item_statistics(samples, source, threshold, scale),

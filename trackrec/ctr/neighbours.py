@@ -8,7 +8,7 @@ own rating nor a later one is in them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -46,7 +46,7 @@ def neighbour_scores(
     samples: pl.DataFrame,
     items: pl.DataFrame,
     item_row: Int,
-    lists: RatedLists,
+    rated_before: Callable[[Int], RatedLists],
     expected: ExpectedRating,
     threshold: float,
     scale: float,
@@ -62,7 +62,7 @@ def neighbour_scores(
         samples: N rows, with timestamps.
         items: the items table, to which item rows point (from 1).
         item_row: (N,) the target.
-        lists: the items a row's user rated before.
+        rated_before: for numbers of rows, the items that each one's user rated before; all lists at once would not fit.
         expected: what items usually get.
         threshold, scale: of the ratings.
     """
@@ -76,9 +76,10 @@ def neighbour_scores(
     for block, (products, counts) in enumerate(_similarities(events, kept)):
         for start in range(int(starts[block]), int(ends[block]), _CHUNK):
             index = order[start : min(start + _CHUNK, int(ends[block]))]
-            target, listed = kept[item_row[index]], kept[lists.rows[index]]
-            mask = lists.mask[index] & (lists.rows[index] != item_row[index][:, None])
-            own = _residuals(lists.rows[index], lists.ratings[index], mask, expected, index)
+            lists = rated_before(index)
+            target, listed = kept[item_row[index]], kept[lists.rows]
+            mask = lists.mask & (lists.rows != item_row[index][:, None])
+            own = _residuals(lists._replace(mask=mask), expected, index)
             known = mask & (listed >= 0) & (target >= 0)[:, None]
             pairs = (target[:, None], listed)
             weights = products[pairs] / ((counts[pairs] + _PAIR_SMOOTHING) * _VARIANCE)
@@ -153,10 +154,8 @@ def _new_pairs(before: csr_matrix, new: csr_matrix) -> Float32:
     return (crossed + crossed.T + fresh.T @ fresh).toarray()
 
 
-def _residuals(
-    rows: NDArray[np.int32], ratings: Float32, mask: NDArray[np.bool_], expected: ExpectedRating, index: Int
-) -> Float32:
+def _residuals(lists: RatedLists, expected: ExpectedRating, index: Int) -> Float32:
     """(n, H) ratings above their item's and then above the list's mean, that shrunk to 0."""
-    above = np.where(mask, ratings - expected(rows, index), 0.0)
-    mean = above.sum(axis=1) / (mask.sum(axis=1) + _USER_SMOOTHING)
-    return np.where(mask, above - mean[:, None], 0.0).astype(np.float32)
+    above = np.where(lists.mask, lists.ratings - expected(lists.rows, index), 0.0)
+    mean = above.sum(axis=1) / (lists.mask.sum(axis=1) + _USER_SMOOTHING)
+    return np.where(lists.mask, above - mean[:, None], 0.0).astype(np.float32)

@@ -39,6 +39,10 @@ class RatedLists(NamedTuple):
     ratings: NDArray[Any]
     mask: NDArray[np.bool_]
 
+    def take(self, index: Int) -> RatedLists:
+        """The lists of the given rows."""
+        return RatedLists(self.rows[index], self.ratings[index], self.mask[index])
+
 
 def source_rows(samples: pl.DataFrame, histories: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
     """The interactions whose ratings may enter statistics: train rows and history rows, never a valid or test row.
