@@ -61,7 +61,8 @@ def model_shape(settings: BackboneSettings, key: str = "backbone") -> ModelShape
         return ModelShape.of(Qwen2Config(**SHAPES[settings.model]))
     try:
         extra = {"gguf_file": settings.gguf_file} if settings.gguf_file else {}
-        return ModelShape.of(AutoConfig.from_pretrained(str(path) if path.exists() else settings.model, **extra))
+        where = str(path) if path.exists() else settings.model
+        return ModelShape.of(AutoConfig.from_pretrained(where, trust_remote_code=False, **extra))
     except OSError as error:
         raise ValueError(
             f"{key}.model: no config.json of {settings.model!r} here or on the hub. Give a directory, or a name that "

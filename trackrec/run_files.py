@@ -13,7 +13,7 @@ import yaml
 
 from trackrec.claims import ClaimChecker, name_words
 from trackrec.prompts import PromptBook, PromptSettings
-from trackrec.tables import MANIFEST, SCHEMAS, Manifest, read_manifest, read_table
+from trackrec.tables import MANIFEST, SCHEMAS, BrokenManifestError, Manifest, read_manifest, read_table
 
 _ORDER = ("data", "teacher", "distill", "warmup", "round", "plain", "texts", "embed", "ctr", "test")
 _KINDS = ("sample", "score", "preferences", "align", "greedy", "rec_tune", "evaluate")
@@ -137,7 +137,13 @@ def _manifests(run_dir: Path) -> dict[str, Manifest]:
     found = {}
     for path in [*run_dir.glob(f"*/{MANIFEST}"), *run_dir.glob(f"*/*/{MANIFEST}")]:
         name = path.parent.relative_to(run_dir).as_posix()
-        if not name.startswith(".") and (manifest := read_manifest(path.parent)) is not None:
+        if name.startswith("."):
+            continue
+        try:
+            manifest = read_manifest(path.parent)
+        except BrokenManifestError:  # a stage whose manifest is torn isn't done; the next `fit` names it
+            continue
+        if manifest is not None:
             found[name] = manifest
     return {name: found[name] for name in sorted(found, key=_place)}
 
