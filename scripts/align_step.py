@@ -123,7 +123,7 @@ def main() -> None:
     from trackrec.cli import parse_objects
     from trackrec.llm.backbone import LanguageModel
     from trackrec.llm.training import fit_adapter
-    from trackrec.pipeline import peak_memory, reset_peak_memory
+    from trackrec.peak_memory import peak_memory, reset_peak_memory
     from trackrec.prompts import PromptBook
 
     objects = parse_objects(["fit", "--config", str(given.config)])

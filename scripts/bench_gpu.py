@@ -183,7 +183,7 @@ def linear_weights(lm: Any) -> int:
 
 def measure(bench: StageBench, repeats: int, weights: int, peak: float) -> dict[str, dict[str, float]]:
     """Median seconds, tokens/s, share of the peak and peak memory of every stage."""
-    from trackrec.pipeline import peak_memory, reset_peak_memory
+    from trackrec.peak_memory import peak_memory, reset_peak_memory
 
     found = {}
     for name, (tokens, flops, work) in bench.works().items():

@@ -13,14 +13,23 @@ from trackrec.loop import Loop
 from trackrec.pipeline import Pipeline, Stage
 
 
-def stages(tmp_path: Path, **loop: Any) -> dict[str, Stage]:
+def stages(tmp_path: Path, processes: int = 1, **loop: Any) -> dict[str, Stage]:
     from trackrec.steps import Steps
 
     pipeline = Pipeline(tmp_path, {}, seed=0, say=lambda text: None)
     source = SimpleNamespace(content_key=dict)
-    experiment: Any = SimpleNamespace(pipeline=pipeline, loop=LoopSettings(**loop), dataset=source, teacher=source)
+    trainings = dict.fromkeys(("distill", "align", "rec_tune"), SimpleNamespace(processes=processes))
+    experiment: Any = SimpleNamespace(
+        pipeline=pipeline, loop=LoopSettings(**loop), dataset=source, teacher=source, **trainings
+    )
     Loop(experiment, Steps(experiment)).add_stages()
     return {stage.name: stage for stage in pipeline.stages}
+
+
+def test_only_trainings_run_in_several_processes(tmp_path: Path) -> None:
+    made = stages(tmp_path, processes=2, rounds=1)
+    several = [name for name, stage in made.items() if stage.processes == 2]
+    assert several == ["distill", "warmup/rec_tune", "round-1/align", "round-1/rec_tune", "plain/rec_tune"]
 
 
 def test_fault_18_the_first_g_of_the_loop_is_the_distilled_one(tmp_path: Path) -> None:

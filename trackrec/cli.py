@@ -35,6 +35,7 @@ from trackrec.llm.hf_sampler import HFSampler  # noqa: F401 - a sampler of the c
 from trackrec.llm.loading import BackboneSettings
 from trackrec.llm.sampler import Sampler
 from trackrec.llm.vllm_sampler import VLLMSampler  # noqa: F401 - likewise
+from trackrec.pipeline import StageResult
 from trackrec.prompts import PromptSettings
 from trackrec.report.plain import PlainFormatter, plain
 from trackrec.validator.data import RecTuneData
@@ -130,12 +131,16 @@ class TrackRecCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         from trackrec.commands import run
 
-        config, parser = self.config[subcommand], self._subcommand_parsers[subcommand]
-        dump = yaml.safe_load(parser.dump(config, skip_unset=False, format="yaml"))
+        config, dump = self.config[subcommand], self._resolved(subcommand)
         own = {key: config.get(key) for key in _OWN}
         for line in swapped_classes(config, dump):
             sys.stderr.write(plain(line, keep="") + "\n")
         run(subcommand, {key: value for key, value in dump.items() if key not in _OWN}, own, self._objects)
+
+    def _resolved(self, subcommand: str) -> dict[str, Any]:
+        """The configuration as plain types, every default in its place."""
+        config, parser = self.config[subcommand], self._subcommand_parsers[subcommand]
+        return yaml.safe_load(parser.dump(config, skip_unset=False, format="yaml"))
 
     def _objects(self) -> Namespace:
         """The config's objects, new ones at each call: callbacks and loggers hold the state of one training."""
@@ -148,6 +153,7 @@ class _ParseOnly(TrackRecCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         self.objects = self._objects()
+        self.values = {key: value for key, value in self._resolved(subcommand).items() if key not in _OWN}
 
 
 def parse_objects(args: list[str]) -> Namespace:
@@ -157,6 +163,16 @@ def parse_objects(args: list[str]) -> Namespace:
         args: a command line, such as ``["fit", "--config", "configs/quickstart.yaml"]``.
     """
     return _ParseOnly(args).objects
+
+
+def run_stage_body(stage: str, work: Path, loud: bool) -> StageResult:
+    """What one of several processes does for a stage; see `trackrec.worker`."""
+    from trackrec.commands import run_body
+
+    _quiet()
+    sys.argv = sys.argv[:1]  # else LightningCLI wonders about two command lines
+    parsed = _ParseOnly(["fit", "--config", str(work / "config.yaml")])
+    return run_body(parsed.values, parsed._objects, stage, work, loud)
 
 
 def _add_experiment(parser: LightningArgumentParser) -> None:
@@ -276,8 +292,9 @@ def run_cli(args: list[str] | None = None) -> None:
 
 def _quiet() -> None:
     """Lightning repeats which devices it sees before every training; a run of twenty trainings needs it never."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    lightning = ("pytorch.utilities.rank_zero", "pytorch.accelerators.cuda", "fabric.utilities.distributed")
+    for name in lightning:
+        logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
     # Says that a kernel for 4-bit inference on CPU isn't installed, on runs that quantize nothing too.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if logging.lastResort is not None:

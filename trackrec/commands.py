@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from trackrec.ctr.stage import CTRPlan, check_plan
 from trackrec.experiment import Experiment, Training
 from trackrec.extras import MissingPackageError
 from trackrec.interactions import DataError
+from trackrec.llm.devices import choose_gpu, process_count
 from trackrec.llm.memory import MemoryLimitError
 from trackrec.llm.vllm_process import VLLMError
 from trackrec.loop import Loop
-from trackrec.pipeline import Pipeline, StageError, StoppedByMonitorError
+from trackrec.peak_memory import peak_memory, reset_peak_memory
+from trackrec.pipeline import Pipeline, Stage, StageError, StageResult, StoppedByMonitorError
+from trackrec.processes import run_in_processes
 from trackrec.recommend import Recommend, all_metrics, test_reads
 from trackrec.report.plain import plain
 from trackrec.report.terminal import print_report
@@ -27,6 +31,8 @@ from trackrec.steps import Steps
 from trackrec.tables import TableError
 
 Objects = Callable[[], Namespace]
+# Whose trainer runs a kind of stage.
+_SECTION = {"distill": "distill", "align": "align", "rec_tune": "rec_tune"}
 
 
 def known_errors() -> tuple[type[Exception], ...]:
@@ -56,6 +62,7 @@ def run(command: str, config: dict[str, Any], own: dict[str, Any], objects: Obje
         _report(Path(config["run_dir"]).expanduser(), config, console)
         return
     experiment = build_experiment(config, objects, lambda text: console.print(plain(text, keep=""), markup=False))
+    experiment.pipeline.spread = partial(_spread, experiment)
     steps = Steps(experiment)
     loop = Loop(experiment, steps)
     loop.add_stages()
@@ -95,6 +102,31 @@ def _report(run_dir: Path, config: dict[str, Any], console: Console) -> None:
     console.print(f"The report is {page}; the same as Markdown is {page.with_name('report.md')}.", markup=False)
 
 
+def _spread(experiment: Experiment, stage: Stage, work: Path) -> StageResult:
+    """Run a stage in several processes, which load the models themselves."""
+    experiment.drop_models()
+    return run_in_processes(stage.name, work, stage.processes)
+
+
+def run_body(config: dict[str, Any], objects: Objects, stage: str, work: Path, loud: bool) -> StageResult:
+    """The body of one stage of the loop, as one of its processes runs it: no lock, no manifest.
+
+    Args:
+        config: the resolved configuration.
+        objects: see `run`.
+        stage: its name.
+        work: the directory that it fills.
+        loud: whether this process speaks for all.
+    """
+    console = Console(highlight=False, soft_wrap=True, quiet=not loud)
+    experiment = build_experiment(config, objects, lambda text: console.print(plain(text, keep=""), markup=False))
+    Loop(experiment, Steps(experiment)).add_stages()
+    (found,) = (one for one in experiment.pipeline.stages if one.name == stage)
+    choose_gpu(config[_SECTION[found.kind]]["trainer"]["devices"])
+    reset_peak_memory()
+    return StageResult(found.run(work), peak_memory())
+
+
 def net_name(config: dict[str, Any]) -> str:
     """The class name of the CTR net."""
     net = config["ctr"]["net"]
@@ -107,6 +139,7 @@ def build_experiment(config: dict[str, Any], objects: Objects, say: Callable[[st
     Raises:
         FileNotFoundError: a model's directory is missing.
         ImportError: vLLM is asked for and not installed.
+        ValueError: a trainer wants devices that it can't have.
     """
     made = objects()
     made.backbone.check_path("backbone")
@@ -118,8 +151,17 @@ def build_experiment(config: dict[str, Any], objects: Objects, say: Callable[[st
     pipeline = Pipeline(run_dir, config, seed=made.seed_everything, say=say, hooks=made.monitors)
 
     def section(name: str) -> Training:
+        trainer = made[name].trainer
         return Training(
-            _arguments(made[name].model), _arguments(made[name].data), lambda: _arguments(objects()[name].trainer)
+            _arguments(made[name].model),
+            _arguments(made[name].data),
+            lambda: _arguments(objects()[name].trainer),
+            process_count(_arguments(trainer), f"{name}.trainer"),
+        )
+
+    if process_count(_arguments(made.ctr.trainer), "ctr.trainer") > 1:
+        raise ValueError(
+            f"ctr.trainer.devices must be auto or 1, got {made.ctr.trainer.devices!r}: a CTR net trains in one process."
         )
 
     ctr = CTRPlan(

@@ -38,6 +38,7 @@ class Training(NamedTuple):
     model: dict[str, Any]
     data: dict[str, Any]
     trainer: Callable[[], dict[str, Any]]
+    processes: int = 1
 
 
 @dataclass
@@ -154,6 +155,13 @@ class Experiment:
             if role == "validator" or self.validator_backbone is None:
                 self._models[name].chat.label_tokens()  # a tokenizer that can't tell Yes from No: now, not hours later
         return self._models[name]
+
+    def drop_models(self) -> None:
+        """Give back the memory of every model; whoever needs one loads it again."""
+        from trackrec.llm.memory import release
+
+        self._models.clear()
+        release()
 
     def adapter(self, lm: LanguageModel, stage: str | None) -> str | None:
         """Load the adapter that a stage trained, and no other; None is the plain base."""

@@ -55,7 +55,7 @@ class Loop:
         rooms: Names = ("prompts.py", "claims.py", "distill", "interactions/cohort.py")
         exp.pipeline.add(Stage("teacher", keys, ("data",), rooms, steps.teacher, exp.teacher.content_key))
         keys = (*_MODEL, "distill", *_PLAYERS)
-        add("distill", keys, ("data", "teacher"), (*_LLM, "distill"), steps.distill)
+        add("distill", keys, ("data", "teacher"), (*_LLM, "distill"), steps.distill, exp.distill.processes)
         generator, validator = "distill", self._round_zero()
         for round_ in range(1, exp.loop.rounds + 1):
             generator, validator = self._round(round_, generator, validator)
@@ -64,8 +64,16 @@ class Loop:
         keys = (*_MODEL, "sampler", "loop.texts", *TESTED)
         add("texts", keys, ("data", generator, last), _GENERATE, lambda out: steps.final_texts(out, last, generator))
 
-    def _add(self, name: str, keys: Names, inputs: Names, rooms: Names, run: Callable[[Path], dict[str, Any]]) -> str:
-        return self.exp.pipeline.add(Stage(name, keys, inputs, rooms, run))
+    def _add(
+        self,
+        name: str,
+        keys: Names,
+        inputs: Names,
+        rooms: Names,
+        run: Callable[[Path], dict[str, Any]],
+        processes: int = 1,
+    ) -> str:
+        return self.exp.pipeline.add(Stage(name, keys, inputs, rooms, run, processes=processes))
 
     def _round_zero(self) -> str | None:
         """The distilled G's greedy texts, V's warm-up, and where both stand before the first round."""
@@ -74,7 +82,8 @@ class Loop:
         if loop.warmup:
             keys: Names = (*_VALIDATOR, "rec_tune", "loop.warmup_users", *_PLAYERS)
             texts = "warmup/greedy" if loop.warmup_users is None else "teacher"
-            validator = self._add("warmup/rec_tune", keys, ("data", texts), _JUDGE, self.steps.warm_up)
+            count = self.exp.rec_tune.processes
+            validator = self._add("warmup/rec_tune", keys, ("data", texts), _JUDGE, self.steps.warm_up, count)
         self._add_evaluate("warmup", 0, validator, validator)
         return validator
 
@@ -97,12 +106,14 @@ class Loop:
         )
         keys = (*_MODEL, "align.model", "align.data", "align.trainer")
         inputs = ("data", generator, sample, sets)
-        aligned = add(f"{name}/align", keys, inputs, (*_LLM, "align"), lambda out: steps.align(out, name, generator))
+        run: Callable[[Path], dict[str, Any]] = lambda out: steps.align(out, name, generator)  # noqa: E731
+        aligned = add(f"{name}/align", keys, inputs, (*_LLM, "align"), run, self.exp.align.processes)
         self._add_greedy(name, round_, aligned)
         start = validator if self.exp.loop.validator_start == "previous" else None
         keys = (*_VALIDATOR, "rec_tune", "loop.validator_start", *_PLAYERS)
         inputs = ("data", f"{name}/greedy", *([start] if start else []))
-        tuned = add(f"{name}/rec_tune", keys, inputs, _JUDGE, lambda out: steps.rec_tune(out, round_, start))
+        run = lambda out: steps.rec_tune(out, round_, start)  # noqa: E731
+        tuned = add(f"{name}/rec_tune", keys, inputs, _JUDGE, run, self.exp.rec_tune.processes)
         self._add_evaluate(name, round_, validator, tuned)
         return aligned, tuned
 
@@ -127,7 +138,8 @@ class Loop:
             turns = [*([0] if loop.warmup else []), *range(1, loop.rounds + 1)]
         played = ("loop.validator_start", "loop.rounds", "loop.warmup", "loop.warmup_users")
         keys: Names = (*_VALIDATOR, "rec_tune", *played, *_PLAYERS)
-        tuned = self._add("plain/rec_tune", keys, ("data",), _JUDGE, lambda out: steps.rec_tune_plain(out, turns))
+        run: Callable[[Path], dict[str, Any]] = lambda out: steps.rec_tune_plain(out, turns)  # noqa: E731
+        tuned = self._add("plain/rec_tune", keys, ("data",), _JUDGE, run, self.exp.rec_tune.processes)
         keys = (*_VALIDATOR, "scoring", *_EVALUATED)
         rooms: Names = (*_JUDGE, "metrics.py")
         self._add("plain/evaluate", keys, ("data", tuned), rooms, steps.evaluate_plain)

@@ -12,16 +12,16 @@ import importlib.metadata
 import json
 import logging
 import platform
-import resource
 import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from trackrec.hooks import DoneStage, StageHook, write_readings
+from trackrec.peak_memory import peak_memory, reset_peak_memory
 from trackrec.run_files import RunFiles
 from trackrec.run_lock import locked
 from trackrec.tables import (
@@ -61,6 +61,13 @@ class StoppedByMonitorError(StageError):
     """A monitor found the run past one of its limits. What is done stays."""
 
 
+class StageResult(NamedTuple):
+    """What a stage says of itself: notes for the manifest, and its peak memory in bytes."""
+
+    notes: dict[str, Any]
+    peak_memory: int
+
+
 @dataclass(frozen=True)
 class Stage:
     """One step of the recipe.
@@ -72,6 +79,7 @@ class Stage:
         rooms: files and folders of the package whose code makes the result.
         run: writes into the directory it is given and returns notes for the manifest; it must keep parts that stand.
         outside: what else decides the result, such as the hash of source files.
+        processes: in how many it runs; see `Pipeline.spread`.
     """
 
     name: str
@@ -80,6 +88,7 @@ class Stage:
     rooms: tuple[str, ...]
     run: Callable[[Path], dict[str, Any]]
     outside: Callable[[], Mapping[str, str]] = dict
+    processes: int = 1
 
     @property
     def kind(self) -> str:
@@ -98,6 +107,7 @@ class Pipeline:
         say: prints one line for the person who watches.
         hooks: called after every stage.
         stages: in the order in which they run.
+        spread: runs a stage that wants several processes, in the directory it is given.
     """
 
     run_dir: Path
@@ -107,6 +117,7 @@ class Pipeline:
     hooks: Sequence[StageHook] = ()
     stages: list[Stage] = field(default_factory=list)
     ran: list[str] = field(default_factory=list)
+    spread: Callable[[Stage, Path], StageResult] | None = None
     _intact: set[str] = field(default_factory=set)
     _files: RunFiles | None = None
 
@@ -267,12 +278,12 @@ class Pipeline:
         reset_peak_memory()
         started = time.perf_counter()
         try:
-            notes = stage.run(work)
+            notes, peak = self._work(stage, work)
         except SystemExit as stop:
             # What Lightning makes of Ctrl-C (trainer/call.py): the stage is cut off, not done.
             raise KeyboardInterrupt from stop
         seconds = time.perf_counter() - started
-        manifest = self._finish(stage, work, fingerprint, notes, seconds)
+        manifest = self._finish(stage, work, fingerprint, notes, seconds, peak)
         self.ran.append(stage.name)
         rows = sum(manifest.rows.values())
         rate = f", {rows / seconds:,.1f} rows/s" if rows else ""
@@ -284,7 +295,15 @@ class Pipeline:
             + (f"  ({facts})" if facts else "")
         )
 
-    def _finish(self, stage: Stage, work: Path, fingerprint: str, notes: dict[str, Any], seconds: float) -> Manifest:
+    def _work(self, stage: Stage, work: Path) -> StageResult:
+        if stage.processes > 1:
+            assert self.spread is not None
+            return self.spread(stage, work)
+        return StageResult(stage.run(work), peak_memory())
+
+    def _finish(
+        self, stage: Stage, work: Path, fingerprint: str, notes: dict[str, Any], seconds: float, peak: int
+    ) -> Manifest:
         """Write the manifest, then put the directory in the place of the old one."""
         import pyarrow.parquet as pq
 
@@ -304,7 +323,7 @@ class Pipeline:
             seed=self.seed,
             threads=_threads(),
             seconds=round(seconds, 3),
-            peak_memory_bytes=peak_memory(),
+            peak_memory_bytes=peak,
         )
         write_manifest(work, manifest)
         final = self.directory(stage.name)
@@ -365,28 +384,3 @@ def _versions() -> dict[str, str]:
 def _threads() -> int:
     torch = sys.modules.get("torch")
     return torch.get_num_threads() if torch is not None else 1
-
-
-def reset_peak_memory() -> None:
-    """Start measuring peak memory anew, where the system can (Linux), and on the GPU where torch runs on one."""
-    clear = Path("/proc/self/clear_refs")
-    try:
-        clear.write_text("5")
-    except OSError as error:
-        log.debug("peak memory counts from the start of the process: %s", error)
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-
-
-def peak_memory() -> int:
-    """Bytes of the process's peak resident set since `reset_peak_memory`; with a GPU, of its peak allocation."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -246,6 +246,12 @@ class Steps:
         trainer_args = section.trainer()
         epochs = trainer_args.get("max_epochs") or 1
         notes = self.exp.announce("train", examples, tokens * epochs)
+        accumulated = trainer_args.get("accumulate_grad_batches") or 1
+        if section.processes * accumulated > 1:
+            self.exp.say(
+                f"    effective batch {data.batch_size * accumulated * section.processes}: {data.batch_size} examples, "
+                f"accumulated {accumulated} times, in {section.processes} process(es)"
+            )
         trainer = fit_adapter(module, data, trainer_args, out, seed=data.seed)
         effective = data.batch_size * trainer.accumulate_grad_batches * trainer.world_size
         return {

@@ -292,6 +292,27 @@ def test_every_adapter_weight_moves_and_no_other(tiny_lm, tiny_book, tmp_path, s
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").exists()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_mixed_precision_trains_a_model_of_either_dtype(tiny_lm, tiny_book, texts_dir, tmp_path, dtype):
+    """The gradient is that of the plain backward pass, to the bit."""
+
+    class Plain(DistillModule):
+        def training_step(self, batch, batch_idx):
+            sums = self.sums(batch)
+            self.log_step({"loss": (sums.loss / sums.units).detach()}, batch.ids)
+            return sums.loss / sums.units
+
+    ends = []
+    for kind in (DistillModule, Plain):
+        lm = tiny_lm(adapters=["g"], lora=LoRASettings(r=2), dtype=dtype)
+        data, out = DistillData(lm, tiny_book, texts_dir, batch_size=2), tmp_path / kind.__name__
+        args = QUIET | {"max_epochs": 1, "precision": "bf16-mixed", "accumulate_grad_batches": 2}
+        module = kind(lm, "g", lr=1e-2)
+        fit_adapter(module, data, args, out)
+        ends.append([parameter.detach().clone() for parameter in module._trained])
+    assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
+
+
 class ModeRecorder(Callback):
     """Which modules are in training mode when a batch starts."""
 

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from trackrec.llm.across import world
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.batches import BatchLoader
 from trackrec.llm.packing import Branch, Layout, Tree, tree_tokens
@@ -108,17 +109,21 @@ class AlignData(LightningDataModule):
             examples,
         )
 
-    def _loader(self, examples: list[PreferenceExample], shuffle: bool) -> BatchLoader[PreferenceExample]:
+    def _loader(
+        self, examples: list[PreferenceExample], shuffle: bool, rank: int = 0, processes: int = 1
+    ) -> BatchLoader[PreferenceExample]:
         lengths = [tree_tokens(entry.tree) for entry in examples]
-        return BatchLoader(examples, lengths, self.batch_size, self.collate, self.seed, shuffle)
+        return BatchLoader(
+            examples, lengths, self.batch_size, self.collate, self.seed, shuffle, rank=rank, processes=processes
+        )
 
     def train_dataloader(self) -> BatchLoader[PreferenceExample]:
-        """Shuffled batches."""
-        return self._loader(self.examples, shuffle=True)
+        """Shuffled batches, or this process's shares of them."""
+        return self._loader(self.examples, True, *world())
 
     def predict_dataloader(self) -> BatchLoader[PreferenceExample]:
-        """Every set once, in order: the reference pass."""
-        return self._loader(self.examples, shuffle=False)
+        """Every set once, in order, or this process's share: the reference pass."""
+        return self._loader(self.examples, False, *world())
 
     def check_batches(self, sets: int = 32) -> list[PreferenceBatch]:
         """The first training batch and random sets, on which the start of the training is checked."""

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from trackrec.align.data import AlignData, PreferenceBatch
 from trackrec.align.softmax_dpo import reward_margins, softmax_dpo
+from trackrec.llm.across import gather, world
 from trackrec.llm.backbone import LanguageModel
+from trackrec.llm.batches import Blank
 from trackrec.llm.logprobs import branch_logprobs
 from trackrec.llm.pieces import StepSums
 from trackrec.llm.training import AdapterModule, OptimizerSettings, stage_trainer
@@ -94,8 +96,10 @@ class SoftmaxDPOModule(AdapterModule):
         mask[rows, columns] = True
         return SetLogps(table[:, 0], table[:, 1:], mask[:, 1:], length[:, 0], length[:, 1:])
 
-    def predict_step(self, batch: PreferenceBatch, batch_idx: int) -> list[dict[str, Any]]:
+    def predict_step(self, batch: PreferenceBatch | Blank, batch_idx: int) -> list[dict[str, Any]]:
         """Rows of reference log-probabilities, computed by the adapter as it is now."""
+        if isinstance(batch, Blank):
+            return []
         return [row for piece in self.memory.run(batch, self._reference_rows) for row in piece]
 
     def _reference_rows(self, batch: PreferenceBatch) -> list[dict[str, Any]]:
@@ -208,6 +212,8 @@ def write_references(module: SoftmaxDPOModule, data: AlignData, trainer_args: di
         # Prediction has no steps: what bounds the training must not bound the reference.
         args = {**trainer_args, "callbacks": [], "logger": False, "enable_checkpointing": False}
         batches = stage_trainer(args, out_dir).predict(module, datamodule=data) or []
-        rows = [row for batch in batches for row in batch]
-        write_part(out_dir, "reference_logps", [{**row, "round": -1} for row in rows])
+        rows = [row for share in gather([row for batch in batches for row in batch]) for row in share]
+        rows.sort(key=lambda row: row["history_id"])
+        if world().rank == 0:
+            write_part(out_dir, "reference_logps", [{**row, "round": -1} for row in rows])
     data.set_references(rows)

@@ -160,6 +160,8 @@ def trainer_of(trainer_args: dict[str, Any], work_dir: Path, callbacks: list[pl.
     extra = list(extra) if isinstance(extra, list | tuple) else [extra]
     # A flag that the command line leaves unset arrives as None; it must not undo a default here.
     given = {name: value for name, value in trainer_args.items() if value is not None}
+    if given.get("devices") == "auto":
+        given["devices"] = 1
     with without_tips():
         return pl.Trainer(**{**defaults, **given, "callbacks": [*callbacks, *extra]})
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from lightning.pytorch import LightningDataModule
 
+from trackrec.llm.across import world
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.batches import BatchLoader
 from trackrec.llm.packing import Branch, Layout, Tree, tree_tokens
@@ -83,9 +84,10 @@ class DistillData(LightningDataModule):
         return ResponseBatch(ids, self.lm.layout(trees), wanted, [list(tree[1].ids) for tree in trees], examples)
 
     def train_dataloader(self) -> BatchLoader[ResponseExample]:
-        """Shuffled batches."""
+        """Shuffled batches, or this process's shares of them."""
         lengths = [tree_tokens(entry.tree) for entry in self.examples]
-        return BatchLoader(self.examples, lengths, self.batch_size, self.collate, self.seed)
+        rank, size = world()
+        return BatchLoader(self.examples, lengths, self.batch_size, self.collate, self.seed, rank=rank, processes=size)
 
     def transfer_batch_to_device(self, batch: ResponseBatch, device: Any, dataloader_idx: int) -> ResponseBatch:
         """Nothing to move: the model places what it computes on."""

@@ -192,6 +192,8 @@ def sdpa_or_grouped(
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    # Autocast leaves queries and keys in float32 after their rotation, and values in its own type.
+    query, key = query.to(value.dtype), key.to(value.dtype)
     mask = None if attention_mask is None else _additive(attention_mask, key.shape[2], query.dtype)
     if one_query:
         out = _one_query(query, key, value, mask, scale)

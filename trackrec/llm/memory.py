@@ -79,7 +79,7 @@ class FittingBatches(Generic[Batch]):
                     done.extend(result)
                     continue
                 # Here, where no traceback holds the tensors any more.
-                _release()
+                release()
                 halves, reason = self.halve(piece), full
                 if halves is None:
                     raise MemoryLimitError(
@@ -107,8 +107,8 @@ def _try(compute: Callable[[Batch], Result], piece: Batch) -> tuple[str, list[Re
         return " ".join(str(error).split())[:160] or type(error).__name__, []
 
 
-def _release() -> None:
-    """Give back what the failed piece held."""
+def release() -> None:
+    """Give back the memory of what nobody holds any more."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

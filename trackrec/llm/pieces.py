@@ -59,6 +59,14 @@ def add_up(pieces: Sequence[StepGradients]) -> StepGradients:
     return StepGradients(whole, [_sum(column) for column in columns])
 
 
+def nothing_of(step: StepGradients) -> StepGradients:
+    """The share of a process for which a batch had no example left: the same names, and zeros."""
+    means = dict.fromkeys(step.sums.means, (0.0, 0.0))
+    totals = dict.fromkeys(step.sums.totals, 0.0)
+    sums = StepSums(torch.zeros_like(step.sums.loss), 0, means, totals)
+    return StepGradients(sums, [None if one is None else torch.zeros_like(one) for one in step.gradients])
+
+
 def _sum(gradients: Sequence[Tensor | None]) -> Tensor | None:
     there = [gradient for gradient in gradients if gradient is not None]
     return torch.stack(there).sum(0) if len(there) > 1 else there[0] if there else None

@@ -13,15 +13,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
+from trackrec.llm.across import add_across, gather, world
+from trackrec.llm.batches import Blank
 from trackrec.llm.checkpoints import CHECKPOINTS, StepCheckpoint, WholeFiles, merge_curves, usable_checkpoint
+from trackrec.llm.devices import device_list, process_count
 from trackrec.llm.memory import FittingBatches, MemoryLimitError, halve_list, ran_out
-from trackrec.llm.pieces import GivenGradients, StepGradients, StepSums, add_up, differentiate
+from trackrec.llm.pieces import GivenGradients, StepGradients, StepSums, add_up, differentiate, nothing_of
 from trackrec.llm.tips import without_tips
 from trackrec.tables import stable_hash
 
@@ -98,6 +102,9 @@ class AdapterModule(LightningModule):
         self._trained = lm.train_only(adapter)
         lm.base.train()  # as Lightning expects; the base itself has no dropout that would act
         self.backbone = lm.base  # registered, so that Lightning places and counts it
+        # What no process changes needs no agreement between them.
+        tensors = [*self.named_parameters(), *self.named_buffers()]
+        self._ddp_params_and_buffers_to_ignore = [name for name, tensor in tensors if not tensor.requires_grad]
         self.strict_loading = False
         self.last_values: dict[str, float] = {}  # of the last step, with what a checkpoint brought back
         self._restored: dict[str, Any] = {}
@@ -109,13 +116,17 @@ class AdapterModule(LightningModule):
         """What a batch adds to a step, with the graph of its loss."""
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        """The mean loss of the batch, in pieces where the memory is too small for the whole."""
+        """The mean loss of the batch, all processes' shares together; in pieces where the memory is too small."""
+        blank, batch = isinstance(batch, Blank), batch.batch if isinstance(batch, Blank) else batch
         step = add_up(self.memory.run(batch, self._differentiated))
-        units = step.sums.units
-        loss = step.sums.loss / units
-        means = {name: total / max(count, 1) for name, (total, count) in step.sums.means.items()}
-        self.log_step({"loss": loss, **means, **step.sums.totals}, batch.ids)
-        gradients = [None if one is None else one / units for one in step.gradients]
+        step = nothing_of(step) if blank else step
+        whole = add_across(step.sums)
+        loss = whole.loss / whole.units
+        means = {name: total / max(count, 1) for name, (total, count) in whole.means.items()}
+        self.log_step({"loss": loss, **means, **whole.totals}, batch.ids)
+        # Lightning takes the mean over the processes.
+        share = world().size / whole.units
+        gradients = [None if one is None else one * share for one in step.gradients]
         return GivenGradients.apply(loss, gradients, *self._trained)
 
     def _differentiated(self, batch: Any) -> StepGradients:
@@ -177,7 +188,7 @@ class AdapterModule(LightningModule):
         names = set(self.trained_names)
         checkpoint["state_dict"] = {key: value for key, value in checkpoint["state_dict"].items() if key in names}
         row = {**self.last_values, "epoch": self.trainer.current_epoch}
-        checkpoint["trackrec"] = {"rng": _rng_state(self.lm.device), "row": row}
+        checkpoint["trackrec"] = {"rng": gather(_rng_state(self.lm.device)), "row": row}
         for logger in self.trainer.loggers:
             logger.save()
 
@@ -190,7 +201,7 @@ class AdapterModule(LightningModule):
         """Go on with the random numbers and the batch that the cut-off run would have had next."""
         if not self._restored:
             return
-        _set_rng_state(self._restored["rng"], self.lm.device)
+        _set_rng_state(self._restored["rng"][world().rank], self.lm.device)
         # Lightning restores a loader only when it sets it up, and estimated_stepping_batches did so before.
         if states := self._restored["loader"].get("combined_loader"):
             loader: Any = self.trainer.train_dataloader
@@ -215,6 +226,7 @@ class AdapterModule(LightningModule):
             FloatingPointError: the loss is no finite number. No step is made of it; the last checkpoint stays.
         """
         if not torch.isfinite(values["loss"]):
+            ids = [one for some in gather(ids) for one in some]
             shown = ", ".join(ids[:_SHOWN_IDS]) + (
                 f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
             )
@@ -255,6 +267,13 @@ def stage_trainer(trainer_args: dict[str, Any], out_dir: Path, checkpoint_every:
         callbacks.append(StepCheckpoint(out_dir / CHECKPOINTS, checkpoint_every))
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins.append(WholeFiles())
+    if not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
+        plugins.append(LightningEnvironment())  # whatever started this process: see docs/scale.md
+    if process_count(args, "trainer") == 1:
+        named = device_list(args.get("devices"))
+        args |= {"devices": named or 1, "strategy": "auto"}
+    else:
+        args["strategy"] = "ddp"
     if args.get("logger") in (None, True):
         args["logger"] = CSVLogger(out_dir / LOGS, name="", flush_logs_every_n_steps=1)
     if args.get("log_every_n_steps") is None:
@@ -297,8 +316,8 @@ def fit_adapter(
     if resume:
         log.info("going on from %s", resume)
     with isolate_rng():
-        torch.manual_seed(int(stable_hash("training", seed, module.adapter, digits=15), 16))
         trainer = stage_trainer(trainer_args, out_dir, checkpoint_every)
+        torch.manual_seed(int(stable_hash("training", seed, module.adapter, trainer.global_rank, digits=15), 16))
         try:
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
         except (RuntimeError, MemoryError) as error:
@@ -309,6 +328,7 @@ def fit_adapter(
                 "Lower backbone.lora.r, or choose backbone.quantize: nf4."
             ) from error
     module.check_weights()
-    module.lm.save_adapter(out_dir / "adapter", module.adapter)
-    merge_curves(out_dir / LOGS)
+    if trainer.is_global_zero:
+        module.lm.save_adapter(out_dir / "adapter", module.adapter)
+        merge_curves(out_dir / LOGS)
     return trainer

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from lightning.pytorch import LightningDataModule
 
+from trackrec.llm.across import world
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.batches import BatchLoader
 from trackrec.llm.packing import Layout, Spot, tree_tokens
@@ -78,9 +79,10 @@ class RecTuneData(LightningDataModule):
         return JudgeBatch(layout, spots, samples, labels, trees)
 
     def train_dataloader(self) -> BatchLoader[JudgeTree]:
-        """Shuffled batches."""
+        """Shuffled batches, or this process's shares of them."""
         lengths = [tree_tokens(entry.tree) for entry in self.examples]
-        return BatchLoader(self.examples, lengths, self.batch_size, self.collate, self.seed)
+        rank, size = world()
+        return BatchLoader(self.examples, lengths, self.batch_size, self.collate, self.seed, rank=rank, processes=size)
 
     def transfer_batch_to_device(self, batch: JudgeBatch, device: Any, dataloader_idx: int) -> JudgeBatch:
         """Nothing to move: the model places what it computes on."""

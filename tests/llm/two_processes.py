@@ -1,0 +1,69 @@
+"""One training, alone or as one of two processes.
+
+``python two_processes.py model_dir work_dir stage batch_size processes dropout kill_at`` trains a stage of
+`test_training` and leaves adapter and curve under ``work_dir/out``. With two processes LOCAL_RANK and MASTER_PORT are
+in the environment. ``kill_at`` > 0: SIGKILL after so many steps, in each process.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+from test_training import align_stage, distill_stage, rec_tune_stage
+from tiny import build_book, reccot_row
+
+from trackrec.align.module import write_references
+from trackrec.llm.backbone import LanguageModel
+from trackrec.llm.loading import BackboneSettings, LoRASettings
+from trackrec.llm.training import fit_adapter
+from trackrec.tables import write_part
+
+STAGES = {"distill": distill_stage, "align": align_stage, "rec_tune": rec_tune_stage}
+
+
+class PowerCut(Callback):
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == self.after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(model: str, work: Path, stage: str, batch_size: int, processes: int, dropout: float, kill_at: int) -> None:
+    torch.set_num_threads(1)
+    rank = int(os.environ.get("LOCAL_RANK", 0))
+    torch.manual_seed(100 + rank)  # what else a process has drawn must not matter
+    lm = LanguageModel(
+        BackboneSettings(model=model, dtype="float32", device="cpu", lora=LoRASettings(r=4, dropout=dropout))
+    )
+    lm.add_adapter("g", seed=1)
+    own = work / f"tables-{rank}"  # the tables of the tests: each process writes and reads its own
+    module, data = STAGES[stage](lm, build_book(), own)
+    if stage == "distill":  # one more text: the last batch of two is a batch of one
+        rows = [reccot_row(f"h{i % 6}", i // 6, text=f"Enjoys Drama{' and War' * i}.") for i in range(7)]
+        write_part(own / "texts", "reccots", rows)
+    data.batch_size, module.lr = batch_size, 1e-3
+    trainer = {"accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 1, "max_epochs": 2}
+    trainer |= {"devices": processes, "strategy": "ddp"} if processes > 1 else {}
+    out = work / "out"
+    if stage == "align":
+        data.setup("fit")
+        write_references(module, data, dict(trainer), out)
+    if kill_at:
+        trainer["callbacks"] = [PowerCut(kill_at)]
+    fit_adapter(module, data, trainer, out, seed=3, checkpoint_every=1)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    given = sys.argv[1:]
+    main(given[0], Path(given[1]), given[2], int(given[3]), int(given[4]), float(given[5]), int(given[6]))

@@ -1,0 +1,62 @@
+"""How many processes a trainer's settings ask for, and what may be asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+LOCAL_RANK = "LOCAL_RANK"  # where Lightning looks for the number of a process that it hasn't started itself
+
+
+def process_count(trainer_args: Mapping[str, Any], key: str) -> int:
+    """Processes of a training: one per device. ``devices: auto`` is one device, whatever the machine has.
+
+    Args:
+        trainer_args: Lightning's.
+        key: of these arguments, for the errors.
+
+    Raises:
+        ValueError: more than one machine, a strategy other than ddp, or more GPUs than there are.
+    """
+    devices, nodes = trainer_args.get("devices"), trainer_args.get("num_nodes") or 1
+    strategy = trainer_args.get("strategy") or "auto"
+    if nodes != 1:
+        raise ValueError(f"{key}.num_nodes must be 1, got {nodes}: a run uses the devices of one machine.")
+    if not isinstance(strategy, str) or strategy not in ("auto", "ddp"):
+        shown = strategy if isinstance(strategy, str) else type(strategy).__name__
+        raise ValueError(f"{key}.strategy must be auto or ddp, got {shown}. docs/scale.md says why.")
+    named = device_list(devices)
+    count = len(named) if named else 1 if devices in (None, "auto") else devices
+    if isinstance(count, str) and count.isdigit():
+        count = int(count)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise ValueError(f"{key}.devices must be auto, a number of devices or a list of them, got {devices!r}.")
+    if count > 1:
+        _check_gpus(str(trainer_args.get("accelerator") or "auto"), named or list(range(count)), key)
+    return count
+
+
+def device_list(devices: Any) -> list[int] | None:
+    """The devices that are named one by one: ``[1, 3]`` or ``"1,3"``; None where only their number is given."""
+    if isinstance(devices, str) and "," in devices:
+        return [int(part) for part in devices.split(",") if part.strip()]
+    return list(devices) if isinstance(devices, list | tuple) else None
+
+
+def _check_gpus(accelerator: str, wanted: list[int], key: str) -> None:
+    import torch
+
+    if accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available()):
+        there = torch.cuda.device_count()
+        if max(wanted) >= there:
+            raise ValueError(f"{key}.devices asks for GPUs {wanted}, this machine has {there}.")
+
+
+def choose_gpu(devices: Any) -> None:
+    """Make this process's own GPU the current one, before a model is loaded to ``cuda``."""
+    import torch
+
+    rank = int(os.environ[LOCAL_RANK])
+    if torch.cuda.is_available():
+        torch.cuda.set_device((device_list(devices) or list(range(rank + 1)))[rank])
