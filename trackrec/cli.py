@@ -31,7 +31,8 @@ from trackrec.distill.module import DistillModule
 from trackrec.embed.encode import EmbedSettings
 from trackrec.hooks import StageHook
 from trackrec.interactions import LoopSettings, RatingSource, SampleRules
-from trackrec.llm.hf_sampler import HFSampler  # noqa: F401 - a sampler of the config is found by its short name
+from trackrec.llm.auto_sampler import AutoSampler  # noqa: F401 - a sampler of the config is found by its short name
+from trackrec.llm.hf_sampler import HFSampler  # noqa: F401 - likewise
 from trackrec.llm.loading import BackboneSettings
 from trackrec.llm.sampler import Sampler
 from trackrec.llm.vllm_sampler import VLLMSampler  # noqa: F401 - likewise
@@ -187,7 +188,9 @@ def _add_experiment(parser: LightningArgumentParser) -> None:
         "--validator_backbone", type=BackboneSettings | None, default=None, help="null: shares backbone."
     )
     # No defaults: a default's arguments (fraction: 0.05) would stay when a file names another class.
-    parser.add_argument("--sampler", type=Sampler, required=True, help="How texts are drawn: HFSampler, VLLMSampler.")
+    parser.add_argument(
+        "--sampler", type=Sampler, required=True, help="Who draws texts: AutoSampler, HFSampler, VLLMSampler."
+    )
     parser.add_argument(
         "--teacher",
         type=Teacher,

@@ -16,6 +16,7 @@ from trackrec.ctr.stage import CTRPlan, check_plan
 from trackrec.experiment import Experiment, Training
 from trackrec.extras import MissingPackageError
 from trackrec.interactions import DataError
+from trackrec.llm.auto_sampler import AutoSampler
 from trackrec.llm.devices import choose_gpu, process_count
 from trackrec.llm.memory import MemoryLimitError
 from trackrec.llm.vllm_process import VLLMError
@@ -143,6 +144,10 @@ def build_experiment(config: dict[str, Any], objects: Objects, say: Callable[[st
     """
     made = objects()
     made.backbone.check_path("backbone")
+    if isinstance(made.sampler, AutoSampler):
+        made.sampler, engine, why = made.sampler.resolve(made.backbone)
+        config = {**config, "sampler": engine}
+        say(f"sampler AutoSampler is {type(made.sampler).__name__}: {why}")
     made.sampler.check(made.backbone)
     made.scoring.check(made.validator_backbone or made.backbone)
     if made.validator_backbone is not None:

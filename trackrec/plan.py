@@ -92,6 +92,8 @@ def plan_stages(objects: Namespace, prompt: int | None = None) -> list[StagePlan
     prompts = max(1, objects.sampler.batch_tokens // (P + N * new))
     scored = max(1, objects.scoring.batch_tokens // judged)
     draws = prompts * N
+    budget = objects.distill.data.batch_tokens
+    texts = max(1, budget // (P + taught)) if budget else objects.distill.data.batch_size
     G, V = objects.backbone, objects.validator_backbone or objects.backbone
     shapes = {
         "G": model_shape(G),
@@ -102,8 +104,8 @@ def plan_stages(objects: Namespace, prompt: int | None = None) -> list[StagePlan
             "distill",
             "G",
             "distill",
-            [Work(objects.distill.data.batch_size, P + taught, True)],
-            "distill.data.batch_size",
+            [Work(texts, P + taught, True)],
+            f"distill.data.{'batch_tokens' if budget else 'batch_size'}",
         ),
         (
             "sample",

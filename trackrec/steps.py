@@ -247,18 +247,21 @@ class Steps:
         epochs = trainer_args.get("max_epochs") or 1
         notes = self.exp.announce("train", examples, tokens * epochs)
         accumulated = trainer_args.get("accumulate_grad_batches") or 1
+        size, unit = data.batch_size, "examples"
+        if tokens_each := getattr(data, "batch_tokens", None):
+            size, unit = tokens_each, "tokens"
         if section.processes * accumulated > 1:
             self.exp.say(
-                f"    effective batch {data.batch_size * accumulated * section.processes}: {data.batch_size} examples, "
+                f"    effective batch {size * accumulated * section.processes}: {size} {unit}, "
                 f"accumulated {accumulated} times, in {section.processes} process(es)"
             )
         trainer = fit_adapter(module, data, trainer_args, out, seed=data.seed)
-        effective = data.batch_size * trainer.accumulate_grad_batches * trainer.world_size
+        effective = size * trainer.accumulate_grad_batches * trainer.world_size
         return {
             **module.last_values,
             **notes,
             "examples": examples,
-            "effective_batch": effective,
+            "effective_batch" if unit == "examples" else "effective_batch_tokens": effective,
             "optimizer_steps": trainer.global_step,
         }
 

@@ -9,9 +9,11 @@ import pytest
 from trackrec.llm.batches import BatchLoader
 
 
-def loader(seed: int = 0, size: int = 4, count: int = 101, shuffle: bool = True) -> BatchLoader:
+def loader(
+    seed: int = 0, size: int = 4, count: int = 101, shuffle: bool = True, tokens: int | None = None, processes: int = 1
+) -> BatchLoader:
     lengths = [(7 * index) % 50 + 1 for index in range(count)]
-    return BatchLoader(list(range(count)), lengths, size, list, seed, shuffle)
+    return BatchLoader(list(range(count)), lengths, size, list, seed, shuffle, processes=processes, batch_tokens=tokens)
 
 
 def test_batches_depend_on_seed_and_epoch_alone():
@@ -71,3 +73,44 @@ def test_without_shuffling_the_order_is_kept():
 def test_a_bad_batch_size_is_named():
     with pytest.raises(ValueError, match=r"data\.batch_size must be at least 1, got 0"):
         loader(size=0)
+
+
+@pytest.mark.parametrize("tokens", [1, 30, 120, 10_000])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_token_budget_holds_and_every_epoch_is_as_long(tokens, processes):
+    batches = loader(tokens=tokens, processes=processes)
+    for epoch in range(4):
+        plan = batches.plan(epoch)
+        assert len(plan) == len(batches)
+        assert sorted(itertools.chain.from_iterable(plan)) == list(range(101))
+        for batch in plan:
+            longest = max(batches.lengths[index] for index in batch)
+            assert len(batch) == 1 or len(batch) * longest <= tokens * processes
+    if len(batches) > 1:
+        assert batches.plan(0) != batches.plan(1)
+
+
+def test_a_token_budget_pads_little_and_wastes_little():
+    """Batches of 120 tokens from texts of 1 to 50: bounds on both, by the order's own lengths."""
+    batches = loader(tokens=120)
+    held = [[batches.lengths[index] for index in batch] for batch in batches.plan(0)]
+    padded = sum(len(lengths) * max(lengths) for lengths in held)
+    assert sum(map(sum, held)) / padded > 0.9
+    assert len(held) < 1.5 * sum(map(sum, held)) / 120
+
+
+@pytest.mark.parametrize("done", [0, 1, 9, 25])
+def test_a_restored_loader_goes_on_with_a_token_budget(done):
+    whole = loader(tokens=120)
+    stream = [batch for _ in range(3) for batch in whole]
+    cut = loader(tokens=120)
+    seen = [batch for _, batch in zip(range(done), itertools.chain(cut, cut), strict=False)]
+    later = loader(tokens=120)
+    later.load_state_dict(cut.state_dict())
+    rest = [batch for _ in range(2) for batch in later]
+    assert seen + rest == stream[: done + len(rest)]
+
+
+def test_a_bad_token_budget_is_named():
+    with pytest.raises(ValueError, match=r"data\.batch_tokens must be at least 1, got 0"):
+        loader(tokens=0)

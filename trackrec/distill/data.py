@@ -41,6 +41,8 @@ class DistillData(LightningDataModule):
         teacher_dir: stage directory with the reccots table of the teacher.
         seed: of the order.
         batch_size: texts per batch.
+        batch_tokens: if given, a batch holds as many texts as fit, prompts and padding counted, in place of
+            ``batch_size``.
     """
 
     def __init__(
@@ -50,10 +52,11 @@ class DistillData(LightningDataModule):
         teacher_dir: Path,
         seed: int = 0,
         batch_size: int = 16,
+        batch_tokens: int | None = None,
     ) -> None:
         super().__init__()
         self.lm, self.book, self.teacher_dir = lm, book, teacher_dir
-        self.seed, self.batch_size = seed, batch_size
+        self.seed, self.batch_size, self.batch_tokens = seed, batch_size, batch_tokens
 
     def setup(self, stage: str) -> None:
         """Encode every text.
@@ -87,7 +90,16 @@ class DistillData(LightningDataModule):
         """Shuffled batches, or this process's shares of them."""
         lengths = [tree_tokens(entry.tree) for entry in self.examples]
         rank, size = world()
-        return BatchLoader(self.examples, lengths, self.batch_size, self.collate, self.seed, rank=rank, processes=size)
+        return BatchLoader(
+            self.examples,
+            lengths,
+            self.batch_size,
+            self.collate,
+            self.seed,
+            rank=rank,
+            processes=size,
+            batch_tokens=self.batch_tokens,
+        )
 
     def transfer_batch_to_device(self, batch: ResponseBatch, device: Any, dataloader_idx: int) -> ResponseBatch:
         """Nothing to move: the model places what it computes on."""

@@ -33,6 +33,9 @@ class BatchLoader(Generic[Example]):
         rank: this process's number.
         processes: how many share each batch. Together they see what one process would with ``batch_size`` times as
             many.
+        batch_tokens: if given, a batch holds as many examples as fit, each counted as long as the longest of them, in
+            place of ``batch_size``. Which examples share a batch is then the same in every epoch, so that all epochs
+            have as many batches; a longer example is a batch of its own.
     """
 
     def __init__(
@@ -45,30 +48,63 @@ class BatchLoader(Generic[Example]):
         shuffle: bool = True,
         rank: int = 0,
         processes: int = 1,
+        batch_tokens: int | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"data.batch_size must be at least 1, got {batch_size}.")
+        for key, value in (("batch_size", batch_size), ("batch_tokens", batch_tokens)):
+            if value is not None and value < 1:
+                raise ValueError(f"data.{key} must be at least 1, got {value}.")
         self.examples, self.lengths, self.collate = examples, lengths, collate
         self.batch_size, self.seed, self.shuffle = batch_size * processes, seed, shuffle
+        self.batch_tokens = None if batch_tokens is None else batch_tokens * processes
         self.rank, self.processes = rank, processes
         self._epoch, self._next = 0, 0
 
     def __len__(self) -> int:
-        return -(-len(self.examples) // self.batch_size)
+        return len(self.plan(0)) if self.batch_tokens else -(-len(self.examples) // self.batch_size)
 
     def plan(self, epoch: int) -> list[list[int]]:
         """Which examples are in which batch of an epoch, all processes together."""
         order = list(range(len(self.examples)))
-        size = self.batch_size
         if not self.shuffle:
-            return [order[start : start + size] for start in range(0, len(order), size)]
+            return self._cut(order)
         rng = random.Random(f"{self.seed}/{epoch}")
-        rng.shuffle(order)
+        (random.Random(f"{self.seed}/0") if self.batch_tokens else rng).shuffle(order)
         batches: list[list[int]] = []
-        for start in range(0, len(order), size * _POOL):
-            pool = sorted(order[start : start + size * _POOL], key=lambda index: self.lengths[index])
-            batches.extend(pool[place : place + size] for place in range(0, len(pool), size))
+        for pool in self._pools(order):
+            batches.extend(self._cut(sorted(pool, key=lambda index: self.lengths[index])))
         rng.shuffle(batches)
+        return batches
+
+    def _pools(self, order: list[int]) -> Iterator[list[int]]:
+        """Neighbours in the order, enough for 16 batches each."""
+        if not self.batch_tokens:
+            for start in range(0, len(order), self.batch_size * _POOL):
+                yield order[start : start + self.batch_size * _POOL]
+            return
+        pool: list[int] = []
+        held = 0
+        for index in order:
+            if pool and held + self.lengths[index] > self.batch_tokens * _POOL:
+                yield pool
+                pool, held = [], 0
+            pool.append(index)
+            held += self.lengths[index]
+        if pool:
+            yield pool
+
+    def _cut(self, order: list[int]) -> list[list[int]]:
+        """Neighbours in the order as batches."""
+        if not self.batch_tokens:
+            return [order[place : place + self.batch_size] for place in range(0, len(order), self.batch_size)]
+        batches: list[list[int]] = []
+        longest = 0
+        for index in order:
+            longest = max(longest, self.lengths[index])
+            if batches and (len(batches[-1]) + 1) * longest <= self.batch_tokens:
+                batches[-1].append(index)
+            else:
+                batches.append([index])
+                longest = self.lengths[index]
         return batches
 
     def __iter__(self) -> Iterator[Any]:
