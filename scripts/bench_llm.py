@@ -78,6 +78,14 @@ class Bench:
                 "packed": lambda: self.judge(pack([judged], 64), judged),
                 "plain rows": lambda: self.judge(unroll([judged], 64), judged),
             },
+            "scoring of all draws, one token written": {
+                "packed": lambda: self.judge(pack([judged], 64), judged),
+                "generate(max_new_tokens=1)": lambda: self.answer(judged),
+            },
+            "V evaluation, 4 targets": {
+                "packed": lambda: self.judge(pack([tuned], 64), tuned),
+                "plain rows": lambda: self.judge(unroll([tuned], 64), tuned),
+            },
             "Rec-Tuning, 4 targets": {
                 "packed": lambda: self.judge(pack([tuned], 64), tuned, train=True),
                 "plain rows": lambda: self.judge(unroll([tuned], 64), tuned, train=True),
@@ -124,6 +132,32 @@ class Bench:
             (-logps[:, 0].mean()).backward()
             self._clear()
         return logps.detach().flatten()
+
+    def answer(self, tree: Tree) -> Tensor:
+        """The same from one step of transformers' generate, every row whole and padded left."""
+        parents = {branch.parent for branch in tree}
+        rows = []
+        for index in (place for place in range(len(tree)) if place not in parents):
+            ids: list[int] = []
+            while index >= 0:
+                ids = [*tree[index].ids, *ids]
+                index = tree[index].parent
+            rows.append(ids)
+        width = max(map(len, rows))
+        padded = torch.tensor([[0] * (width - len(ids)) + ids for ids in rows])
+        mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in rows])
+        yes, no = self.lm.chat.label_tokens()
+        with torch.no_grad(), self.mixed(), self.lm.using("bench"):
+            out = self.lm.base.generate(
+                input_ids=padded,
+                attention_mask=mask,
+                max_new_tokens=1,
+                do_sample=False,
+                output_logits=True,
+                return_dict_in_generate=True,
+                pad_token_id=self.lm.chat.eos_id,
+            )
+        return out.logits[0].float().log_softmax(-1)[:, [yes[0], no[0]]].flatten()
 
     def sample(self) -> Tensor:
         """Draws of four prompts, the prompt read once."""
