@@ -42,11 +42,11 @@ def main() -> None:
             data = (
                 rng.randbytes(rng.randrange(300)) if rng.random() < 0.1 else broken(files[victim], random_changes(rng))
             )
-            started = time.monotonic()
+            started = time.process_time()
             try:
                 outcome = check(READERS[name], Path(folder), files | {victim: data})
-                if time.monotonic() - started > SLOW_S:
-                    raise TimeoutError(f"took {time.monotonic() - started:.0f} s")
+                if time.process_time() - started > SLOW_S:
+                    raise TimeoutError(f"took {time.process_time() - started:.0f} s of CPU")
             except KeyboardInterrupt:
                 break
             except BaseException as error:  # a panic of polars is no Exception
