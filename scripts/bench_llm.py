@@ -1,19 +1,23 @@
-"""The loop's language-model work, packed, against the plain way: time and peak memory, interleaved, in one process.
+"""The loop's language-model work, packed, against the plain way: time, interleaved in one process, or peak memory.
 
 Plain rows are right-padded and hold one text or one target each. ``full logits`` is what the S-DPO release and most
 trainers do: logits of every position, then a log-softmax. Both sides train the same adapter on the same tokens, and the
 values that they compute are compared. Prints a table, or JSON with ``--json``.
 
     python scripts/bench_llm.py --prompt 400 --draws 10 --new 64
+    python scripts/bench_llm.py --memory
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -114,11 +118,15 @@ class Bench:
         return self._step(logps, train)
 
     def _step(self, logps: Tensor, train: bool) -> Tensor:
+        """The values to compare: log-probabilities, or with ``--gradients`` those of the adapter."""
         if train:
             reference = logps.detach()
             mask = torch.ones(1, len(logps) - 1, dtype=torch.bool)
             softmax_dpo(logps[:1], logps[None, 1:], reference[:1], reference[None, 1:], mask, 0.1).sum().backward()
+            gradients = torch.cat([parameter.grad.flatten() for parameter in self.parameters])
             self._clear()
+            if self.given.gradients:
+                return gradients
         return logps.detach()
 
     def judge(self, layout: Layout, tree: Tree, train: bool = False) -> Tensor:
@@ -197,27 +205,45 @@ class Bench:
 
 
 def compare(ways: dict[str, Work], repeats: int) -> dict[str, object]:
-    """Median seconds and largest peak of each way, turn by turn, after one turn that doesn't count."""
+    """Median seconds of each way, turn by turn, after one turn that doesn't count, and how far their values differ."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    peaks: dict[str, int] = dict.fromkeys(ways, 0)
     values: dict[str, Tensor] = {}
     for repeat in range(repeats + 1):
         for name, work in ways.items():
-            reset_peak_memory()
             started = time.perf_counter()
             values[name] = work()
             if repeat:
                 seconds[name].append(time.perf_counter() - started)
-                peaks[name] = max(peaks[name], peak_memory())
     ours, plain = ways
     medians = {name: round(statistics.median(turns), 2) for name, turns in seconds.items()}
+    gap = (values[ours] - values[plain]).abs().max()
     return {
         "seconds": medians,
         "time_ratio": round(medians[plain] / medians[ours], 2),
-        "peak_mib": {name: peak >> 20 for name, peak in peaks.items()},
-        "memory_ratio": round(peaks[plain] / peaks[ours], 2),
-        "largest_gap": round(float((values[ours] - values[plain]).abs().max()), 4),
+        "largest_gap": float(gap),
+        "relative_gap": float(gap / values[plain].abs().max()),
     }
+
+
+def peak_of(work: Work, parameters: Sequence[Tensor]) -> int:
+    """Bytes that one turn of some work holds at its peak, above what the process held before it."""
+    for parameter in parameters:
+        parameter.detach().float().sum()  # weights are read from the disk when they are first used: now
+    reset_peak_memory()
+    before = peak_memory()
+    work()
+    return peak_memory() - before
+
+
+def peaks(script: str, args: list[str], name: str, ways: Sequence[str]) -> dict[str, object]:
+    """Peak memory of each way in a process of its own, whose allocator hands freed blocks back at once."""
+    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    found = {}
+    for way in ways:
+        command = [sys.executable, script, *args, "--only", name, "--way", way]
+        found[way] = int(subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout)
+    ours, plain = found.values()
+    return {"peak_mib": {way: peak >> 20 for way, peak in found.items()}, "memory_ratio": round(plain / ours, 2)}
 
 
 def main() -> None:
@@ -229,17 +255,30 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--only", default="", help="words of the pieces of work to run")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--gradients", action="store_true", help="compare gradients where a step makes some")
+    parser.add_argument("--memory", action="store_true", help="measure peak memory instead of time")
+    parser.add_argument("--way", help="do this way of the work once, print its peak memory and end")
     given = parser.parse_args()
     if not Path(given.model).exists():
         raise SystemExit(f"no model in {given.model!r}: `make models` fetches it")
     torch.manual_seed(0)
-    found = {name: compare(ways, given.repeats) for name, ways in Bench(given).works().items() if given.only in name}
+    bench = Bench(given)
+    works = {name: ways for name, ways in bench.works().items() if given.only in name}
+    if given.way:
+        (ways,) = works.values()
+        print(peak_of(ways[given.way], list(bench.lm.base.parameters())))
+        return
+    if given.memory:
+        args = [arg for arg in sys.argv[1:] if arg not in ("--memory", "--json")]
+        found = {name: peaks(sys.argv[0], args, name, list(ways)) for name, ways in works.items()}
+    else:
+        found = {name: compare(ways, given.repeats) for name, ways in works.items()}
     report = {"shape": vars(given), "torch": torch.__version__, "threads": torch.get_num_threads(), "work": found}
     if given.json:
         print(json.dumps(report, indent=1))
         return
     for name, result in found.items():
-        print(f"{name}: time x{result['time_ratio']}, memory x{result['memory_ratio']}  {result}")
+        print(f"{name}: {result}")
 
 
 if __name__ == "__main__":

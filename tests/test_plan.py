@@ -11,6 +11,8 @@ from transformers import DynamicCache
 from trackrec.cli import run_cli
 from trackrec.llm.footprint import ModelShape, Work, adapter_weights, stage_bytes, weight_bytes
 from trackrec.llm.loading import BackboneSettings, LoRASettings
+from trackrec.llm.logprobs import branch_logprobs
+from trackrec.llm.packing import Branch
 from trackrec.plan import parse_memory
 
 QWEN_7B = ModelShape(28, 3584, 18944, 28, 4, 128, 152064, False)
@@ -54,6 +56,37 @@ def test_the_plan_is_within_15_percent_of_the_measured_peaks(stage):
     planned = sum(stage_bytes(QWEN_7B, NF4, "paged_adamw8bit", work).values()) / 2**30
     assert planned == pytest.approx(peak, rel=0.15)
     assert planned > peak  # on the safe side
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize(
+    ("hidden", "inner", "heads", "kv_heads"), [(576, 1536, 9, 3), (256, 640, 8, 2), (512, 2048, 8, 8)]
+)
+def test_kept_activations_are_within_15_percent_of_what_autograd_keeps(
+    tiny_lm, monkeypatch, dtype, hidden, inner, heads, kv_heads
+):
+    """Every tensor that a training step on a CPU saves for its backward pass, the weights left out."""
+    narrow = {"hidden_size": hidden, "intermediate_size": inner, "num_attention_heads": heads}
+    lm = tiny_lm("llama", dtype=dtype, config={**narrow, "num_key_value_heads": kv_heads, "head_dim": hidden // heads})
+    lm.add_adapter("g", seed=0)
+    lm.train_only("g")
+    lm.base.train()
+    trees = [[Branch([5 + place % 40 for place in range(180)]), Branch([7, 8, 9] * 4, 0)]] * 4
+    layout = lm.layout(trees)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    mixed = torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bfloat16")
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), mixed:
+        branch_logprobs(lm, layout, [(row, 1) for row in range(4)], [list(tree[1].ids) for tree in trees])
+    weights = {value.untyped_storage().data_ptr() for value in lm.base.parameters()}
+    counted = sum(size for place, size in kept.items() if place not in weights)
+    rows, width = layout.ids.shape
+    planned = stage_bytes(ModelShape.of(lm.base.config), lm.settings, "adamw", Work(rows, width, True))["activations"]
+    assert planned == pytest.approx(counted, rel=0.15)
 
 
 @pytest.mark.parametrize(
