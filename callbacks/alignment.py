@@ -11,6 +11,7 @@ from trackrec.hooks import DoneStage
 from .monitor import Gauge, Limits, Monitor
 
 _END = 0.2
+_UNTUNED = "untuned"  # what the plain base's texts are filed under
 
 
 def _steps(stage: DoneStage, *columns: str) -> pl.DataFrame | None:
@@ -69,6 +70,13 @@ class Saturation(Monitor):
             yield Gauge("share", "the share of saturated sets", value, len(log), advice, share=True)
 
 
+def _began_with(stage: DoneStage) -> str:
+    """The source of the texts of the G that an alignment began with."""
+    inputs = stage.run.manifests[stage.name].inputs
+    found = next((name for name in inputs if name == "distill" or name.endswith("/align")), None)
+    return inputs[found][:12] if found else _UNTUNED
+
+
 class StaleReference(Monitor):
     """The reference isn't the G that sampled. The alignment checks its loss before the first step and stops by itself
     (`trackrec.align.module`); this looks at what was logged and filed, for modules of your own too.
@@ -90,10 +98,8 @@ class StaleReference(Monitor):
             value = abs(float(log["chosen_log_ratio"][0] / log["chosen_tokens"][0]))
             advice = f"Delete {stage.name} and run again; see align.model."
             yield Gauge("start", "the policy's distance from its reference at step 0", value, 1, advice)
-        generator = "distill" if stage.round == 1 else f"round-{stage.round - 1}/align"
         sets = stage.run.table(f"round-{stage.round}/preferences", "preferences", ("source",))
-        if stage.kind == "align" and sets is not None and stage.run.has(generator):
-            due = stage.run.manifests[generator].content_hash[:12]
-            value = float((sets["source"] != due).mean() or 0.0)  # type: ignore[arg-type]
+        if stage.kind == "align" and sets is not None and stage.run.has(stage.name):
+            value = float((sets["source"] != _began_with(stage)).mean() or 0.0)  # type: ignore[arg-type]
             advice = f"Delete round-{stage.round}/sample and run again."
             yield Gauge("foreign", "the share of sets drawn by another G", value, len(sets), advice, share=True)

@@ -139,7 +139,7 @@ def main() -> None:
         print(lm.describe())
         lm.add_adapter("generator", seed=0)
         before = {key: value.clone() for key, value in lm.base.state_dict().items() if "lora_" in key}
-        data = AlignData(lm, PromptBook(*tables, 3.0, objects.prompts), root, root, **vars(objects.align.data))
+        data = AlignData(lm, PromptBook(*tables, 3.0, objects.prompts), [(root, root)], **vars(objects.align.data))
         data.setup("fit")
         trainer = {**vars(objects.align.trainer), "accumulate_grad_batches": 1, "max_steps": 1, "logger": False}
         module = SoftmaxDPOModule(lm, "generator", **vars(objects.align.model))

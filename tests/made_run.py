@@ -158,15 +158,16 @@ class MadeRun:
         )
         write_part(self.run_dir / name / "score", "scores", scores.drop("label"))
         self.finish(f"{name}/score", ["data", f"{name}/sample"], questions=len(scores))
-        generator = read_manifest(self.run_dir / (f"round-{number - 1}/align" if number > 1 else "distill"))
-        source = generator.content_hash[:12] if generator else "unknown"
+        begun = f"round-{number - 1}/align" if number > 1 else "distill"
+        generator = read_manifest(self.run_dir / begun)
+        source = generator.content_hash[:12] if generator else "untuned"
         pairs = {"chosen": 0, "rejected": [1, 2], "chosen_reward": 0.6, "rejected_rewards": [0.5, 0.4]}
         sets = [{"history_id": f"h{u}", "source": source, "round": number, **pairs} for u in range(USERS)]
         write_part(self.run_dir / name / "preferences", "preferences", sets)
         counts = {"histories": USERS, "draws": 3 * USERS, "sets": USERS, "negatives": 2 * USERS, "cut_draws": 1}
         self.finish(f"{name}/preferences", [f"{name}/score"], dropped_all_wrong=2, **counts)
         self.logs(f"{name}/align", number)
-        self.finish(f"{name}/align", [f"{name}/preferences"], loss=0.5, optimizer_steps=6)
+        self.finish(f"{name}/align", [begun, f"{name}/preferences"], loss=0.5, optimizer_steps=6)
         self.texts(f"{name}/greedy", made_texts(number), number, f"{name}/align")
         self.finish(f"{name}/rec_tune", ["data", f"{name}/greedy"], tuning_rows=40)
         self.evaluate(number)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from trackrec.orphan import PARENT, end_with
+
 _UNUSED = ("transformers", "scipy")
 
 
@@ -41,6 +43,8 @@ def main(args: list[str] | None = None) -> None:
 
         sys.stdout.write(f"trackrec {__version__}\n")
         return
+    if parent := os.environ.pop(PARENT, ""):
+        end_with(int(parent))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import_lightning()
     from trackrec.cli import run_cli

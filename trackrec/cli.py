@@ -1,4 +1,4 @@
-"""``trackrec fit | test | predict | report``: a LightningCLI; trainers belong to stages, built when a stage starts."""
+"""``trackrec fit | test | predict | …``: a LightningCLI; trainers belong to stages, built when a stage starts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import logging
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +48,13 @@ _COMMANDS = {
     "test": "Read the test split: V with and without RecCoT, every CTR arm, intervals.",
     "predict": "Probabilities for a table of (user_id, item_id) requests.",
     "plan": "What each language-model stage will hold in memory, and which key to turn; loads no model.",
+    "sweep": "Run variants of an experiment with several seeds, and print one table of what they change.",
     "report": "Write what the run directory holds as one HTML page and a Markdown file; runs nothing.",
 }
 # What the pipeline hands to the classes itself; the rest of their arguments are configuration.
 _LM_MODULE = {"lm", "adapter"}
-_LM_DATA = {"lm", "book", "teacher_dir", "preferences_dir", "samples_dir", "texts", "targets", "seed"}
-_OWN = ("config", "stages", "requests", "output", "arm", "gpu", "prompt_tokens")
+_LM_DATA = {"lm", "book", "teacher_dir", "directories", "texts", "targets", "seed"}
+_OWN = ("config", "stages", "requests", "output", "arm", "gpu", "prompt_tokens", "reuse", "variants", "seeds")
 _NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _SWAPPABLE = ("dataset", "sampler", "teacher", "ctr.net", "ctr.connector")
 # Named, not imported: nothing here knows the callbacks.
@@ -105,7 +106,7 @@ class TrackRecCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """fit, test, predict and report."""
+        """The names of the commands."""
         return {name: set() for name in _COMMANDS}
 
     def _add_subcommands(self, parser: LightningArgumentParser, **_: Any) -> None:
@@ -136,7 +137,8 @@ class TrackRecCLI(LightningCLI):
         own = {key: config.get(key) for key in _OWN}
         for line in swapped_classes(config, dump):
             sys.stderr.write(plain(line, keep="") + "\n")
-        run(subcommand, {key: value for key, value in dump.items() if key not in _OWN}, own, self._objects)
+        values = {key: value for key, value in dump.items() if key not in _OWN}
+        run(subcommand, values, own, self._objects, parse_values)
 
     def _resolved(self, subcommand: str) -> dict[str, Any]:
         """The configuration as plain types, every default in its place."""
@@ -166,12 +168,22 @@ def parse_objects(args: list[str]) -> Namespace:
     return _ParseOnly(args).objects
 
 
+def parse_values(files: Sequence[Path]) -> dict[str, Any]:
+    """The whole configuration of files, the later ones over the earlier ones, as plain types; its objects can be built.
+
+    Raises:
+        SystemExit: a file is wrong; what about it has been said.
+    """
+    sys.argv = sys.argv[:1]  # else LightningCLI wonders about two command lines
+    return _ParseOnly(["fit", *(word for file in files for word in ("--config", str(file)))]).values
+
+
 def run_stage_body(stage: str, work: Path, loud: bool) -> StageResult:
     """What one of several processes does for a stage; see `trackrec.worker`."""
     from trackrec.commands import run_body
 
     _quiet()
-    sys.argv = sys.argv[:1]  # else LightningCLI wonders about two command lines
+    sys.argv = sys.argv[:1]  # see parse_values
     parsed = _ParseOnly(["fit", "--config", str(work / "config.yaml")])
     return run_body(parsed.values, parsed._objects, stage, work, loud)
 
@@ -235,6 +247,12 @@ def _add_own(parser: LightningArgumentParser, command: str) -> None:
     """Arguments that tell a command what to do, and are no part of the experiment."""
     if command == "fit":
         parser.add_argument("--stages", type=list[str] | str | None, help="Only these stages, by name or kind: ctr")
+        parser.add_argument("--reuse", type=Path | None, help="A run or a folder of runs to take equal stages from.")
+    if command == "sweep":
+        files = "YAML files with the keys that differ; the experiment as it is runs too."
+        parser.add_argument("--variants", type=str, nargs="+", default=[], help=files)
+        parser.add_argument("--seeds", type=str, nargs="+", default=["0,1,2"], help="Of whole runs, one per variant.")
+        parser.add_argument("--output", type=Path, required=True, help="Folder for the runs.")
     if command == "predict":
         parser.add_argument("--requests", type=Path, required=True, help="Parquet or CSV with user_id and item_id.")
         parser.add_argument("--output", type=Path, required=True, help="Parquet file to write.")

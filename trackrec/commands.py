@@ -1,8 +1,8 @@
-"""From a parsed config to a run pipeline, and what is printed of it: fit, test, predict, plan and report."""
+"""From a parsed config to a run pipeline, and what is printed of it: fit, test, predict, plan, sweep and report."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from trackrec.steps import Steps
 from trackrec.tables import TableError
 
 Objects = Callable[[], Namespace]
+Parse = Callable[[Sequence[Path]], dict[str, Any]]
 # Whose trainer runs a kind of stage.
 _SECTION = {"distill": "distill", "align": "align", "rec_tune": "rec_tune"}
 
@@ -43,14 +44,17 @@ def known_errors() -> tuple[type[Exception], ...]:
     return (*found, StaleReferenceError, MemoryLimitError, MissingPackageError, VLLMError, *plain)
 
 
-def run(command: str, config: dict[str, Any], own: dict[str, Any], objects: Objects) -> None:
+def run(
+    command: str, config: dict[str, Any], own: dict[str, Any], objects: Objects, parse: Parse | None = None
+) -> None:
     """Run one command.
 
     Args:
-        command: ``fit``, ``test``, ``predict``, ``plan`` or ``report``.
+        command: ``fit``, ``test``, ``predict``, ``plan``, ``sweep`` or ``report``.
         config: the resolved configuration as plain types.
         own: the command's own arguments.
         objects: builds the configuration's objects anew at each call.
+        parse: reads configuration files, the later ones over the earlier ones; ``sweep`` needs it.
     """
     console = Console(highlight=False, soft_wrap=True)
     if command == "plan":
@@ -59,10 +63,15 @@ def run(command: str, config: dict[str, Any], own: dict[str, Any], objects: Obje
         memory = parse_memory(own["gpu"]) if own["gpu"] else None
         console.print("\n".join(plan_lines(objects(), memory, own["prompt_tokens"])), markup=False)
         return
+    if command == "sweep":
+        assert parse is not None
+        _sweep(config, own, parse, console)
+        return
     if command == "report":
         _report(Path(config["run_dir"]).expanduser(), config, console)
         return
     experiment = build_experiment(config, objects, lambda text: console.print(plain(text, keep=""), markup=False))
+    experiment.pipeline.reuse = reused_folder(own.get("reuse"))
     experiment.pipeline.spread = partial(_spread, experiment)
     steps = Steps(experiment)
     loop = Loop(experiment, steps)
@@ -96,6 +105,37 @@ def run(command: str, config: dict[str, Any], own: dict[str, Any], objects: Obje
     _report(experiment.pipeline.run_dir, config, console)
 
 
+def _sweep(config: dict[str, Any], own: dict[str, Any], parse: Parse, console: Console) -> None:
+    from trackrec.report.numbers import RunNumbers
+    from trackrec.run_lock import locked
+    from trackrec.sweep import chosen_seeds, resolve, run_all, run_name, variant_files
+    from trackrec.sweep_table import print_lines, sweep_lines, sweep_report, write_sweep
+
+    files, seeds, out = variant_files(own["variants"]), chosen_seeds(own["seeds"]), Path(own["output"]).expanduser()
+    with locked(out, "--output"):
+        variants = resolve(config, files, parse, out)
+        failed = run_all(list(variants), seeds, out, lambda text: console.print(plain(text, keep=""), markup=False))
+        runs = {
+            variant: {
+                seed: RunNumbers(out / run_name(variant, seed), values)
+                for seed in seeds
+                if run_name(variant, seed) not in failed
+            }
+            for variant, values in variants.items()
+        }
+        lines = sweep_lines(runs, seeds)
+        write_sweep(out, lines, runs, sweep_report(lines, out.resolve().name, seeds, failed))
+    print_lines(lines, Console(width=max(console.width, 140)))
+    console.print(
+        f"The table is {out / 'sweep.md'}; as CSV {out / 'sweep.csv'}, every run's {out / 'runs.csv'}.", markup=False
+    )
+    if failed:
+        raise StageError(
+            f"{len(failed)} of {len(variants) * len(seeds)} runs failed and are left out: {', '.join(failed)}. Their "
+            f"logs are in {out}. Mend the cause and run the same command again: what is done stays."
+        )
+
+
 def _report(run_dir: Path, config: dict[str, Any], console: Console) -> None:
     from trackrec.report.facts import write_report
 
@@ -126,6 +166,18 @@ def run_body(config: dict[str, Any], objects: Objects, stage: str, work: Path, l
     choose_gpu(config[_SECTION[found.kind]]["trainer"]["devices"])
     reset_peak_memory()
     return StageResult(found.run(work), peak_memory())
+
+
+def reused_folder(given: Path | None) -> Path | None:
+    """The folder of ``--reuse``.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    folder = Path(given).expanduser() if given else None
+    if folder is not None and not folder.is_dir():
+        raise FileNotFoundError(f"--reuse: no folder {str(folder)!r}. Give a run directory, or a folder of them.")
+    return folder
 
 
 def net_name(config: dict[str, Any]) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from trackrec.experiment import Experiment
+from trackrec.interactions import LoopSettings
 from trackrec.pipeline import Stage
 from trackrec.steps import Steps
 
 Names = tuple[str, ...]
+Run = Callable[[Path], dict[str, Any]]
 
 # Config keys that decide what a language model reads and computes, who plays, and who is evaluated.
 _MODEL: Names = ("backbone", "prompts")
@@ -34,16 +36,10 @@ class Loop:
 
     def __init__(self, experiment: Experiment, steps: Steps) -> None:
         self.exp, self.steps = experiment, steps
-
-    @property
-    def generator(self) -> str:
-        """The stage of the last G."""
-        return f"round-{self.exp.loop.rounds}/align"
-
-    @property
-    def validator(self) -> str:
-        """The stage of the last V."""
-        return f"round-{self.exp.loop.rounds}/rec_tune"
+        # Stages of the last G and V, and of the V that is tuned without texts, once they are added; None is the base.
+        self.generator: str | None = None
+        self.validator: str | None = None
+        self.plain: str | None = None
 
     def add_stages(self) -> None:
         """Everything up to the final texts."""
@@ -51,18 +47,22 @@ class Loop:
         exp.pipeline.add(
             Stage("data", ("dataset", "samples"), (), ("interactions",), steps.data, exp.dataset.content_key)
         )
-        keys: Names = ("teacher", "prompts", "loop.warmup_users", *_PLAYERS)
+        keys: Names = ("teacher", "prompts", "loop.warmup_users", "loop.wrong_teacher", *_PLAYERS)
         rooms: Names = ("prompts.py", "claims.py", "distill", "interactions/cohort.py")
         exp.pipeline.add(Stage("teacher", keys, ("data",), rooms, steps.teacher, exp.teacher.content_key))
-        keys = (*_MODEL, "distill", *_PLAYERS)
-        add("distill", keys, ("data", "teacher"), (*_LLM, "distill"), steps.distill, exp.distill.processes)
-        generator, validator = "distill", self._round_zero()
-        for round_ in range(1, exp.loop.rounds + 1):
-            generator, validator = self._round(round_, generator, validator)
+        if exp.loop.distill:
+            keys = (*_MODEL, "distill", *_PLAYERS)
+            run, count = steps.distill, exp.distill.processes
+            self.generator = add("distill", keys, ("data", "teacher"), (*_LLM, "distill"), run, count)
+        self._round_zero()
+        turns = range(1, exp.loop.rounds + 1)
+        for rounds in ([number] for number in turns) if exp.loop.alternate else [list(turns)]:
+            self._turn(rounds)
         self._plain()
-        last = f"round-{exp.loop.rounds}/greedy"
+        generator, last = self.generator, f"round-{exp.loop.rounds}/greedy"
         keys = (*_MODEL, "sampler", "loop.texts", *TESTED)
-        add("texts", keys, ("data", generator, last), _GENERATE, lambda out: steps.final_texts(out, last, generator))
+        inputs = _there("data", generator, last)
+        add("texts", keys, inputs, _GENERATE, lambda out: steps.final_texts(out, last, generator))
 
     def _add(
         self,
@@ -70,76 +70,102 @@ class Loop:
         keys: Names,
         inputs: Names,
         rooms: Names,
-        run: Callable[[Path], dict[str, Any]],
+        run: Run,
         processes: int = 1,
     ) -> str:
         return self.exp.pipeline.add(Stage(name, keys, inputs, rooms, run, processes=processes))
 
-    def _round_zero(self) -> str | None:
-        """The distilled G's greedy texts, V's warm-up, and where both stand before the first round."""
-        self._add_greedy("warmup", 0, "distill", "loop.warmup_users")
-        loop, validator = self.exp.loop, None
+    def _round_zero(self) -> None:
+        """The first G's greedy texts, V's warm-up, and where both stand before the first round."""
+        self._add_greedy("warmup", 0, "loop.warmup_users")
+        loop = self.exp.loop
         if loop.warmup:
             keys: Names = (*_VALIDATOR, "rec_tune", "loop.warmup_users", *_PLAYERS)
             texts = "warmup/greedy" if loop.warmup_users is None else "teacher"
             count = self.exp.rec_tune.processes
-            validator = self._add("warmup/rec_tune", keys, ("data", texts), _JUDGE, self.steps.warm_up, count)
-        self._add_evaluate("warmup", 0, validator, validator)
-        return validator
+            self.validator = self._add("warmup/rec_tune", keys, ("data", texts), _JUDGE, self.steps.warm_up, count)
+        self._add_evaluate("warmup", 0, self.validator)
 
-    def _round(self, round_: int, generator: str, validator: str | None) -> tuple[str, str]:
-        """One turn: G samples, V scores, S-DPO moves G, G writes, Rec-Tuning moves V."""
-        steps, add, name = self.steps, self._add, f"round-{round_}"
+    def _turn(self, rounds: Sequence[int]) -> None:
+        """G samples, V scores, S-DPO moves G, G writes, Rec-Tuning moves V; for one round, or for all of them at once.
+
+        Its stages bear the name of the last of its rounds; texts are drawn and scored for each.
+        """
+        loop, judge, last = self.exp.loop, self.validator, rounds[-1]
+        if loop.align:
+            drawn = [name for number in rounds for name in self._add_sets(number)]
+            self._add_align(rounds, drawn)
+        self._add_greedy(f"round-{last}", last)
+        if loop.rec_tune:
+            self._add_rec_tune(rounds)
+        self._add_evaluate(f"round-{last}", last, judge)
+
+    def _add_sets(self, round_: int) -> Names:
+        """Draws, their scores, preference sets; returns the stages that an alignment reads."""
+        steps, name, generator, validator = self.steps, f"round-{round_}", self.generator, self.validator
         keys: Names = (*_MODEL, "sampler", *_PLAYERS)
-        sample = add(
-            f"{name}/sample", keys, ("data", generator), _GENERATE, lambda out: steps.sample(out, round_, generator)
-        )
+        run: Run = lambda out: steps.sample(out, round_, generator)  # noqa: E731
+        sample = self._add(f"{name}/sample", keys, _there("data", generator), _GENERATE, run)
         keys = (*_VALIDATOR, "scoring", *_PLAYERS)
-        inputs: Names = ("data", sample, *([validator] if validator else []))
-        score = add(f"{name}/score", keys, inputs, _JUDGE, lambda out: steps.score(out, name, validator))
-        sets = add(
-            f"{name}/preferences",
-            ("align.sets",),
-            ("data", sample, score),
-            ("align/preferences.py", "metrics.py"),
-            lambda out: steps.preferences(out, round_),
-        )
-        keys = (*_MODEL, "align.model", "align.data", "align.trainer")
-        inputs = ("data", generator, sample, sets)
-        run: Callable[[Path], dict[str, Any]] = lambda out: steps.align(out, name, generator)  # noqa: E731
-        aligned = add(f"{name}/align", keys, inputs, (*_LLM, "align"), run, self.exp.align.processes)
-        self._add_greedy(name, round_, aligned)
-        start = validator if self.exp.loop.validator_start == "previous" else None
-        keys = (*_VALIDATOR, "rec_tune", "loop.validator_start", *_PLAYERS)
-        inputs = ("data", f"{name}/greedy", *([start] if start else []))
-        run = lambda out: steps.rec_tune(out, round_, start)  # noqa: E731
-        tuned = add(f"{name}/rec_tune", keys, inputs, _JUDGE, run, self.exp.rec_tune.processes)
-        self._add_evaluate(name, round_, validator, tuned)
-        return aligned, tuned
+        run = lambda out: steps.score(out, name, validator)  # noqa: E731
+        score = self._add(f"{name}/score", keys, _there("data", sample, validator), _JUDGE, run)
+        rooms: Names = ("align/preferences.py", "metrics.py")
+        run = lambda out: steps.preferences(out, round_)  # noqa: E731
+        return sample, self._add(f"{name}/preferences", ("align.sets",), ("data", sample, score), rooms, run)
 
-    def _add_greedy(self, name: str, round_: int, generator: str, *more: str) -> None:
+    def _add_align(self, rounds: Sequence[int], drawn: Sequence[str]) -> None:
+        steps, generator = self.steps, self.generator
+        keys: Names = (*_MODEL, "align.model", "align.data", "align.trainer")
+        run: Run = lambda out: steps.align(out, rounds, generator)  # noqa: E731
+        inputs, count = _there("data", generator, *drawn), self.exp.align.processes
+        self.generator = self._add(f"round-{rounds[-1]}/align", keys, inputs, (*_LLM, "align"), run, count)
+
+    def _add_rec_tune(self, rounds: Sequence[int]) -> None:
+        steps, name = self.steps, f"round-{rounds[-1]}"
+        start = self.validator if self.exp.loop.validator_start == "previous" else None
+        keys: Names = (*_VALIDATOR, "rec_tune", "loop.validator_start", "loop.alternate", *_PLAYERS)
+        run: Run = lambda out: steps.rec_tune(out, rounds, start)  # noqa: E731
+        inputs, count = _there("data", f"{name}/greedy", start), self.exp.rec_tune.processes
+        self.validator = self._add(f"{name}/rec_tune", keys, inputs, _JUDGE, run, count)
+
+    def _add_greedy(self, name: str, round_: int, *more: str) -> None:
         keys: Names = (*_MODEL, "sampler", *_PLAYERS, *_EVALUATED, *more)
-        inputs: Names = ("data", generator)
-        self._add(f"{name}/greedy", keys, inputs, _GENERATE, lambda out: self.steps.greedy(out, round_, generator))
+        generator = self.generator
+        run: Run = lambda out: self.steps.greedy(out, round_, generator)  # noqa: E731
+        self._add(f"{name}/greedy", keys, _there("data", generator), _GENERATE, run)
 
-    def _add_evaluate(self, name: str, round_: int, judge: str | None, tuned: str | None) -> None:
+    def _add_evaluate(self, name: str, round_: int, judge: str | None) -> None:
+        """Measure the V that judged and the V that is the last one by now."""
         keys: Names = (*_VALIDATOR, "scoring", *_EVALUATED)
-        validators = [stage for stage in dict.fromkeys((judge, tuned)) if stage]
-        inputs: Names = ("data", f"{name}/greedy", *validators)
+        tuned = self.validator
+        inputs = _there("data", f"{name}/greedy", *dict.fromkeys((judge, tuned)))
         rooms: Names = (*_JUDGE, "metrics.py")
         run = self.steps.evaluate
         self._add(f"{name}/evaluate", keys, inputs, rooms, lambda out: run(out, name, round_, judge, tuned))
 
     def _plain(self) -> None:
         """The comparison: a V tuned on the same rows in the same way, without any RecCoT."""
-        loop, steps = self.exp.loop, self.steps
-        turns = [loop.rounds]
-        if loop.validator_start == "previous":
-            turns = [*([0] if loop.warmup else []), *range(1, loop.rounds + 1)]
-        played = ("loop.validator_start", "loop.rounds", "loop.warmup", "loop.warmup_users")
-        keys: Names = (*_VALIDATOR, "rec_tune", *played, *_PLAYERS)
-        run: Callable[[Path], dict[str, Any]] = lambda out: steps.rec_tune_plain(out, turns)  # noqa: E731
-        tuned = self._add("plain/rec_tune", keys, ("data",), _JUDGE, run, self.exp.rec_tune.processes)
+        steps, turns = self.steps, plain_turns(self.exp.loop)
+        if turns:
+            played = ("validator_start", "rounds", "warmup", "warmup_users", "rec_tune", "alternate")
+            keys: Names = (*_VALIDATOR, "rec_tune", *(f"loop.{key}" for key in played), *_PLAYERS)
+            run: Run = lambda out: steps.rec_tune_plain(out, turns)  # noqa: E731
+            self.plain = self._add("plain/rec_tune", keys, ("data",), _JUDGE, run, self.exp.rec_tune.processes)
+        plain, rooms = self.plain, (*_JUDGE, "metrics.py")
         keys = (*_VALIDATOR, "scoring", *_EVALUATED)
-        rooms: Names = (*_JUDGE, "metrics.py")
-        self._add("plain/evaluate", keys, ("data", tuned), rooms, steps.evaluate_plain)
+        run = lambda out: steps.evaluate_plain(out, plain)  # noqa: E731
+        self._add("plain/evaluate", keys, _there("data", plain), rooms, run)
+
+
+def plain_turns(loop: LoopSettings) -> list[int]:
+    """The turns whose rows the last V has seen, 0 for the warm-up; empty where no V was tuned."""
+    turns = list(range(1, loop.rounds + 1)) if loop.rec_tune else []
+    if loop.validator_start == "base" and loop.alternate:
+        turns = turns[-1:]
+    began = loop.warmup and (loop.validator_start == "previous" or not loop.rec_tune)
+    return [0, *turns] if began else turns
+
+
+def _there(*stages: str | None) -> Names:
+    """Those that exist: the plain base is no stage."""
+    return tuple(stage for stage in stages if stage)

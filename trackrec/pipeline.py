@@ -8,12 +8,9 @@ old result stays until the new one can replace it.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import logging
-import platform
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +19,7 @@ from typing import Any, NamedTuple
 
 from trackrec.hooks import DoneStage, StageHook, write_readings
 from trackrec.peak_memory import peak_memory, reset_peak_memory
+from trackrec.reuse import take_over
 from trackrec.run_files import RunFiles
 from trackrec.run_lock import locked
 from trackrec.tables import (
@@ -36,12 +34,12 @@ from trackrec.tables import (
     write_manifest,
     write_whole,
 )
+from trackrec.versions import threads, versions
 
 log = logging.getLogger(__name__)
 
 PARTIAL = ".partial"
 _PACKAGE = Path(__file__).parent
-_PACKAGES = ("torch", "lightning", "transformers", "peft", "bitsandbytes", "torchmetrics", "datasets", "numpy")
 # Trainer flags that decide how a run looks, not what it makes.
 _COSMETIC = {
     "enable_progress_bar",
@@ -106,6 +104,7 @@ class Pipeline:
         seed: part of every fingerprint.
         say: prints one line for the person who watches.
         hooks: called after every stage.
+        reuse: a folder of other runs; a stage that one of them made with the same fingerprint is taken over, not run.
         stages: in the order in which they run.
         spread: runs a stage that wants several processes, in the directory it is given.
     """
@@ -115,6 +114,7 @@ class Pipeline:
     seed: int
     say: Callable[[str], None]
     hooks: Sequence[StageHook] = ()
+    reuse: Path | None = None
     stages: list[Stage] = field(default_factory=list)
     ran: list[str] = field(default_factory=list)
     spread: Callable[[Stage, Path], StageResult] | None = None
@@ -214,7 +214,8 @@ class Pipeline:
             if stage.name in chosen:
                 if trouble:
                     self.say(f"{place} is damaged: {trouble}; it is made again")
-                self._run_stage(stage, place)
+                if not self._take_over(stage, place):
+                    self._run_stage(stage, place)
                 self._files = None
                 self._call_hooks(stage)
             elif any(later.name in chosen for later in self.stages[number:]):
@@ -319,13 +320,18 @@ class Pipeline:
             rows=rows,
             inputs={name: self.manifest(name).content_hash for name in stage.inputs},
             notes=notes,
-            versions=_versions(),
+            versions=versions(),
             seed=self.seed,
-            threads=_threads(),
+            threads=threads(),
             seconds=round(seconds, 3),
             peak_memory_bytes=peak,
         )
         write_manifest(work, manifest)
+        self._put(work, stage)
+        return manifest
+
+    def _put(self, work: Path, stage: Stage) -> None:
+        """A whole directory in the place of the old one."""
         final = self.directory(stage.name)
         old = work.with_name(f"{work.name}.old")
         shutil.rmtree(old, ignore_errors=True)
@@ -338,7 +344,19 @@ class Pipeline:
         shutil.rmtree(old, ignore_errors=True)
         self._sweep(stage)
         self._intact.add(stage.name)
-        return manifest
+
+    def _take_over(self, stage: Stage, place: str) -> bool:
+        """Take the stage from another run under ``reuse``, where one has made it with the same fingerprint."""
+        if self.reuse is None:
+            return False
+        work = self.run_dir / PARTIAL / f"{stage.name.replace('/', '--')}-taken"
+        source = take_over(self.reuse, stage.name, self.fingerprint(stage), work)
+        if source is None:
+            return False
+        write_whole(work / "config.yaml", _yaml(self.config))
+        self._put(work, stage)
+        self.say(f"{place} taken from {source}")
+        return True
 
     def _sweep(self, stage: Stage) -> None:
         """Drop what older fingerprints of this stage left half done."""
@@ -369,18 +387,3 @@ def _yaml(config: dict[str, Any]) -> str:
 
 def _short(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in ("trackrec", *_PACKAGES):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
-
-
-def _threads() -> int:
-    torch = sys.modules.get("torch")
-    return torch.get_num_threads() if torch is not None else 1

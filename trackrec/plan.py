@@ -130,8 +130,10 @@ def plan_stages(objects: Namespace, prompt: int | None = None) -> list[StagePlan
             "rec_tune.data.batch_size",
         ),
     ]
+    loop = objects.loop
+    off = {"distill": not loop.distill, "align": not loop.align, "rec_tune": not (loop.rec_tune or loop.warmup)}
     plans = []
-    for stage, who, section, works, knobs in stages:
+    for stage, who, section, works, knobs in (one for one in stages if not off.get(one[0])):
         settings = G if who == "G" else V
         optimizer = getattr(objects[section].model.optimizer, "name", "adamw")
         parts = [(work, stage_bytes(shapes[who], settings, optimizer, work)) for work in works]

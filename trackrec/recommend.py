@@ -43,7 +43,7 @@ class Recommend:
     def add_test(self) -> None:
         """The stage that reads the test split."""
         keys = ("backbone", "validator_backbone", "prompts", "scoring", *TESTED)
-        inputs = ("data", "texts", "ctr", self.loop.validator, "plain/rec_tune")
+        inputs = ("data", "texts", "ctr", *(stage for stage in (self.loop.validator, self.loop.plain) if stage))
         ctr = ("ctr/verdict.py", "ctr/slices.py")
         rooms = ("llm", "validator", "prompts.py", "metrics.py", *ctr, "interactions/cohort.py")
         self.exp.pipeline.add(Stage("test", keys, inputs, rooms, self._test))
@@ -72,7 +72,7 @@ class Recommend:
         nothing = dict.fromkeys(rows["history_id"].to_list())
         jobs = [
             ("reccot", self.loop.validator, texts),
-            ("plain", "plain/rec_tune", nothing),
+            *([("plain", self.loop.plain, nothing)] if self.loop.plain else []),
             ("untuned", None, nothing),
         ]
         found: list[dict[str, Any]] = []

@@ -18,8 +18,12 @@ class RunLockedError(RuntimeError):
 
 
 @contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
+def locked(run_dir: Path, key: str = "run_dir") -> Iterator[None]:
     """Hold the run directory for the length of a run. The system lets go of it when the process dies, however it dies.
+
+    Args:
+        run_dir: the directory.
+        key: what names it on the command line, for the error.
 
     Raises:
         RunLockedError: another process holds it.
@@ -32,7 +36,7 @@ def locked(run_dir: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise RunLockedError(
-            f"run_dir {run_dir} is in use by {_owner(run_dir)}. Wait for it, stop it, or choose another run_dir."
+            f"{key} {run_dir} is in use by {_owner(run_dir)}. Wait for it, stop it, or choose another {key}."
         ) from None
     try:
         me = {"pid": os.getpid(), "host": platform.node(), "since": datetime.now(UTC).isoformat(timespec="seconds")}

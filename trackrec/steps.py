@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from trackrec.tables import read_table, write_part
 
 # Lists of a part together must stay below 2**31 bytes.
 _SAMPLES_PER_PART = 1_000_000
+UNTUNED = "untuned"
+"""Source of texts that the plain base wrote."""
 
 
 class Steps:
@@ -48,7 +50,7 @@ class Steps:
 
         exp = self.exp
         wanted = sorted({*exp.cohort.loop_histories, *exp.cohort.warmup["history_id"].to_list()})
-        return write_teacher_texts(exp.teacher, exp.book, wanted, out, seed=exp.seed)
+        return write_teacher_texts(exp.teacher, exp.book, wanted, out, exp.seed, exp.loop.wrong_teacher)
 
     def distill(self, out: Path) -> dict[str, Any]:
         """SFT of a fresh adapter on the teacher's texts."""
@@ -63,12 +65,12 @@ class Steps:
         tokens = sum(tree_tokens(entry.tree) for entry in data.examples)
         return self._fit(out, DistillModule(lm, name, **section.model), data, section, len(data.examples), tokens)
 
-    def sample(self, out: Path, round_: int, generator: str) -> dict[str, Any]:
+    def sample(self, out: Path, round_: int, generator: str | None) -> dict[str, Any]:
         """N draws per history of the loop."""
         wanted = sorted(set(self.exp.cohort.reward["history_id"].to_list()))
         return self._write(out, wanted, generator, round_, greedy=False)
 
-    def greedy(self, out: Path, round_: int, generator: str) -> dict[str, Any]:
+    def greedy(self, out: Path, round_: int, generator: str | None) -> dict[str, Any]:
         """One greedy text per history that plays or is evaluated on validation rows."""
         cohort = self.exp.cohort
         # A V that warms up on the teacher's texts needs none of the distilled G.
@@ -76,7 +78,7 @@ class Steps:
         wanted = sorted({*tuned, *cohort.valid["history_id"].to_list()})
         return self._write(out, wanted, generator, round_, greedy=True)
 
-    def final_texts(self, out: Path, last: str, generator: str) -> dict[str, Any]:
+    def final_texts(self, out: Path, last: str, generator: str | None) -> dict[str, Any]:
         """Greedy texts of the last G: those of the last round, and those of the histories that took no part."""
         exp = self.exp
         have = exp.table(last, "reccots")
@@ -88,7 +90,9 @@ class Steps:
         write_part(out, "reccots", have, part=99_999)
         return {**notes, "taken_over": len(have)}
 
-    def _write(self, out: Path, history_ids: list[str], generator: str, round_: int, greedy: bool) -> dict[str, Any]:
+    def _write(
+        self, out: Path, history_ids: list[str], generator: str | None, round_: int, greedy: bool
+    ) -> dict[str, Any]:
         from trackrec.generate.reccot import write_reccots
 
         exp = self.exp
@@ -107,7 +111,7 @@ class Steps:
             exp.book,
             history_ids,
             out,
-            source=exp.pipeline.manifest(generator).content_hash[:12],
+            source=exp.pipeline.manifest(generator).content_hash[:12] if generator else UNTUNED,
             round_=round_,
             seed=exp.seed,
             greedy=greedy,
@@ -170,16 +174,17 @@ class Steps:
         write_part(out, "preferences", made.rows)
         return {**made.counts, "reward_label_correlation": tone}
 
-    def align(self, out: Path, name: str, generator: str) -> dict[str, Any]:
-        """S-DPO of a copy of the generator that sampled."""
+    def align(self, out: Path, rounds: Sequence[int], generator: str | None) -> dict[str, Any]:
+        """S-DPO of a copy of the generator that sampled, on the sets of one round, or of several that it drew for."""
         from trackrec.align.data import AlignData
         from trackrec.align.module import SoftmaxDPOModule, write_references
 
         exp, section = self.exp, self.exp.align
         lm = exp.model("generator")
-        adapter = exp.new_adapter(lm, f"{name}-align", generator)
-        directories = (exp.directory(f"{name}/preferences"), exp.directory(f"{name}/sample"))
-        data = AlignData(lm, exp.book, *directories, seed=exp.seed, **section.data)
+        adapter = exp.new_adapter(lm, f"round-{rounds[-1]}-align", generator)
+        names = [f"round-{number}" for number in rounds]
+        directories = [(exp.directory(f"{name}/preferences"), exp.directory(f"{name}/sample")) for name in names]
+        data = AlignData(lm, exp.book, directories, seed=exp.seed, **section.data)
         data.setup("fit")
         module = SoftmaxDPOModule(lm, adapter, **section.model)
         write_references(module, data, section.trainer(), out)
@@ -197,17 +202,17 @@ class Steps:
             raise ValueError("the teacher wrote about no history that warms V up: raise teacher.init_args.fraction.")
         return {**self._tune(out, "warmup", told, texts, None, [0]), "without_text": len(rows) - len(told)}
 
-    def rec_tune(self, out: Path, round_: int, start: str | None) -> dict[str, Any]:
-        """Rec-Tuning of V on the rows of a round, with its greedy texts."""
-        name = f"round-{round_}"
-        return self._tune(out, name, self._tuning_rows([round_]), self.exp.texts(f"{name}/greedy"), start, [round_])
+    def rec_tune(self, out: Path, rounds: Sequence[int], start: str | None) -> dict[str, Any]:
+        """Rec-Tuning of V on the rows of one round or several, with the greedy texts of the last."""
+        name = f"round-{rounds[-1]}"
+        return self._tune(out, name, self._tuning_rows(rounds), self.exp.texts(f"{name}/greedy"), start, rounds)
 
-    def rec_tune_plain(self, out: Path, turns: list[int]) -> dict[str, Any]:
+    def rec_tune_plain(self, out: Path, turns: Sequence[int]) -> dict[str, Any]:
         """Rec-Tuning of V on the rows of some turns without any text."""
         rows = self._tuning_rows(turns)
         return self._tune(out, "plain", rows, dict.fromkeys(rows["history_id"].to_list()), None, turns)
 
-    def _tuning_rows(self, turns: list[int]) -> pl.DataFrame:
+    def _tuning_rows(self, turns: Sequence[int]) -> pl.DataFrame:
         cohort, limit = self.exp.cohort, self._tuning_limit
         parts = [tuning_rows(cohort.tune if turn else cohort.warmup, limit, turn) for turn in turns]
         return pl.concat(parts).unique("sample_id")
@@ -224,7 +229,7 @@ class Steps:
         rows: pl.DataFrame,
         texts: Mapping[str, str | None],
         start: str | None,
-        turns: list[int],
+        turns: Sequence[int],
     ) -> dict[str, Any]:
         from trackrec.validator.data import RecTuneData
         from trackrec.validator.module import RecTuningModule
@@ -300,13 +305,14 @@ class Steps:
         write_part(out, "metrics", rows)
         return notes
 
-    def evaluate_plain(self, out: Path) -> dict[str, Any]:
-        """V without RecCoT on the same validation rows: untuned, and tuned on the same rows as the others."""
+    def evaluate_plain(self, out: Path, tuned: str | None) -> dict[str, Any]:
+        """V without RecCoT on the same validation rows: untuned, and tuned on the same rows as the others, if any."""
         valid = self.exp.cohort.valid
         texts = dict.fromkeys(valid["history_id"].to_list())
+        validators = {"untuned": None, "plain": tuned} if tuned else {"untuned": None}
         notes: dict[str, Any] = {}
         rows: list[dict[str, Any]] = []
-        for place, (arm, validator) in enumerate({"untuned": None, "plain": "plain/rec_tune"}.items()):
+        for place, (arm, validator) in enumerate(validators.items()):
             notes, values = self.judge_and_measure(out, valid, texts, validator, "none", 0, 10_000 * place)
             rows.extend(metric_rows(values, stage="plain/evaluate", split="valid", arm=arm))
         write_part(out, "metrics", rows)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
 import time
 import traceback
 from pathlib import Path
@@ -17,13 +16,14 @@ from typing import Any
 
 from trackrec.__main__ import import_lightning
 from trackrec.llm.devices import LOCAL_RANK
+from trackrec.orphan import end_with
 from trackrec.processes import RESULT
 
 
 def main(stage: str, work: Path, folder: Path, parent: int) -> int:
     """Run the stage's body; returns the exit status."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    end_with(parent)
     rank = int(os.environ[LOCAL_RANK])
     import_lightning()
     from trackrec.cli import run_stage_body
@@ -49,13 +49,6 @@ def main(stage: str, work: Path, folder: Path, parent: int) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
-
-
-def _die_with(parent: int) -> None:
-    """A run that was killed leaves no process behind."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
 
 
 if __name__ == "__main__":

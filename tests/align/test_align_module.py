@@ -67,7 +67,7 @@ def stage(lm, tiny_book, tmp_path) -> Path:
 
 
 def align_data(lm, book, stage, **settings) -> AlignData:
-    data = AlignData(lm, book, stage / "preferences", stage / "sample", **settings)
+    data = AlignData(lm, book, [(stage / "preferences", stage / "sample")], **settings)
     data.setup("fit")
     return data
 
@@ -83,7 +83,7 @@ def test_a_tree_is_the_prompt_and_the_sampled_tokens(lm, tiny_book, stage):
     sets = read_table(stage / "preferences", "preferences").to_dicts()
     examples = align_data(lm, tiny_book, stage).examples
     ends = {"stop": 0, "length": 0}
-    for row, (history_id, tree) in zip(sets, examples, strict=True):
+    for row, (history_id, tree, _) in zip(sets, examples, strict=True):
         assert history_id == row["history_id"]
         for draw, branch in zip([row["chosen"], *row["rejected"]], tree[1:], strict=True):
             sampled = draws[history_id, draw]
@@ -102,9 +102,35 @@ def test_cached_references_equal_live_ones(lm, tiny_book, stage):
     assert [row["history_id"] for row in rows] == HISTORIES
     assert [len(row["rejected_logps"]) for row in rows] == [1, 2, 3, 1, 2, 3]
     with lm.using("g"):
-        for row, (_, tree) in zip(rows, data.examples, strict=True):
+        for row, (_, tree, _) in zip(rows, data.examples, strict=True):
             alone = [branch_logprobs(lm, unroll([[tree[0], b]]), [(0, 1)], [b.ids])[0].item() for b in tree[1:]]
             assert [row["chosen_logp"], *row["rejected_logps"]] == pytest.approx(alone, abs=1e-4)
+
+
+def test_sets_of_two_rounds_keep_their_own_references(lm, tiny_book, stage):
+    """The same histories in two rounds whose draws stand in reverse order: references follow the round."""
+    draws = read_table(stage / "sample", "reccots").to_dicts()
+    write_part(stage / "sample-2", "reccots", [{**row, "round": 2, "draw": 3 - row["draw"]} for row in draws])
+    sets = read_table(stage / "preferences", "preferences").to_dicts()
+    turned = [
+        {**row, "round": 2, "chosen": 3 - row["chosen"], "rejected": [3 - d for d in row["rejected"]]} for row in sets
+    ]
+    write_part(stage / "preferences-2", "preferences", turned)
+    one = align_data(lm, tiny_book, stage)
+    directories = [*one.directories, (stage / "preferences-2", stage / "sample-2")]
+    both = AlignData(lm, tiny_book, directories)
+    both.setup("fit")
+    assert both.examples[:6] == one.examples
+    assert [entry.tree for entry in both.examples[6:]] == [entry.tree for entry in one.examples]
+    assert {entry.round for entry in both.examples[6:]} == {2}
+    module = SoftmaxDPOModule(lm, "g")
+    with_references(module, both, stage)
+    rows = read_table(stage, "reference_logps", check_keys=True)
+    assert sorted(set(rows["round"])) == [1, 2]
+    both.references["h4", 2] = (both.references["h4", 2][0] + 3.0, both.references["h4", 2][1])
+    changed = module.losses(both.collate(both.examples))[0] - module.losses(both.collate(one.examples * 2))[0]
+    assert changed[10].abs() > 0.05
+    assert changed[[*range(10), 11]].abs().max() < 1e-4
 
 
 def test_a_finished_reference_table_is_read_and_not_computed(lm, tiny_book, stage):
@@ -145,8 +171,8 @@ def test_a_stale_reference_stops_the_run_before_the_first_step(lm, tiny_book, st
 def test_one_stale_set_is_enough(lm, tiny_book, stage):
     module = SoftmaxDPOModule(lm, "g")
     data = with_references(module, align_data(lm, tiny_book, stage), stage)
-    chosen, rejected = data.references["h4"]
-    data.references["h4"] = (chosen + 3.0, rejected)
+    chosen, rejected = data.references["h4", 1]
+    data.references["h4", 1] = (chosen + 3.0, rejected)
     with pytest.raises(StaleReferenceError):
         fit_adapter(module, data, QUIET | {"max_epochs": 1}, stage / "out")
 
@@ -159,7 +185,7 @@ def test_without_references_there_is_no_loss(lm, tiny_book, stage):
 
 def test_no_preference_set_is_an_error_that_says_what_to_do(lm, tiny_book, stage):
     write_part(stage / "empty", "preferences", [])
-    data = AlignData(lm, tiny_book, stage / "empty", stage / "sample")
+    data = AlignData(lm, tiny_book, [(stage / "empty", stage / "sample")])
     data.setup("fit")
     with pytest.raises(ValueError, match=r"no preference set is left.*align\.sets\.min_spread"):
         write_references(SoftmaxDPOModule(lm, "g"), data, QUIET, stage / "out")
@@ -201,12 +227,12 @@ def test_the_loss_by_hand_from_log_probabilities(lm, tiny_book, stage, length_no
     data = with_references(module, align_data(lm, tiny_book, stage), stage)
     shake(lm, "g", 5)
     found, _ = module.losses(data.collate(data.examples))
-    for place, (history_id, tree) in enumerate(data.examples):
+    for place, (history_id, tree, round_) in enumerate(data.examples):
         tokens = [list(branch.ids) for branch in tree[1:]]
         wanted = [(0, branch) for branch in range(1, len(tree))]
         with torch.no_grad():
             policy = branch_logprobs(lm, lm.layout([tree]), wanted, tokens)[0].tolist()
-        chosen, rejected = data.references[history_id]
+        chosen, rejected = data.references[history_id, round_]
         by = [len(ids) if length_norm == "avg" else 1 for ids in tokens]
         ratios = [(p - r) / n for p, r, n in zip(policy, [chosen, *rejected], by, strict=True)]
         dpo = math.log(1 + sum(math.exp(0.5 * (ratio - ratios[0])) for ratio in ratios[1:]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from tiny import frame, reccot_row
 
@@ -211,3 +213,30 @@ def test_the_counts_add_up():
 def test_a_bad_number_of_negatives_is_named():
     with pytest.raises(ValueError, match=r"align\.sets\.negatives must be 'all' or at least 1, got 0"):
         PreferenceSettings(negatives=0)
+
+
+# -- shuffled rewards ---------------------------------------------------------------------------------------------
+
+
+def test_shuffled_rewards_keep_the_rewards_and_lose_the_draws():
+    """The best and the worst reward stay what they were; who has them is chance, the same chance each time."""
+    draws = {f"h{i}": scored(0.9, 0.7, 0.6, 0.2) for i in range(40)}
+    plain, dealt = build(draws), build(draws, shuffle_rewards=True)
+    assert dealt == build(draws, shuffle_rewards=True)
+    assert dealt.counts == plain.counts
+    assert {row["chosen_reward"] for row in dealt.rows} == {0.9}
+    assert [sorted(row["rejected_rewards"]) for row in dealt.rows] == [[0.2, 0.6, 0.7]] * 40
+    chosen = Counter(row["chosen"] for row in dealt.rows)
+    assert set(chosen) == {0, 1, 2, 3}
+    assert max(chosen.values()) < 20
+    assert {row["chosen"] for row in plain.rows} == {0}
+    assert [row["chosen"] for row in build(draws, seed=1, shuffle_rewards=True).rows] != [
+        row["chosen"] for row in dealt.rows
+    ]
+
+
+def test_shuffled_rewards_go_with_texts_not_with_equal_draws():
+    """Draws 0 and 1 are one text: it has one reward, the first's, before the rewards are dealt out."""
+    made = build({"h": scored(0.9, 0.1, 0.6, same=((0, 1),))}, shuffle_rewards=True)
+    (row,) = made.rows
+    assert {row["chosen_reward"], *row["rejected_rewards"]} == {0.9, 0.6}

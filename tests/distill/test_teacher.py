@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trackrec.distill.teacher import ProfileTeacher, TableTeacher, TeacherRequest
+from trackrec.distill.teacher import ProfileTeacher, TableTeacher, TeacherRequest, TeacherTexts
+from trackrec.distill.texts import swap_users, write_teacher_texts
 from trackrec.prompts import Item, PromptSettings, Rated
+from trackrec.tables import read_table
 
 WORDS = PromptSettings()
 NOWHERE = Path("/nonexistent")  # these teachers keep nothing
@@ -186,3 +188,42 @@ def test_an_edited_file_changes_the_key(tmp_path):
     path.unlink()
     with pytest.raises(ValueError, match="no file"):
         TableTeacher(path).content_key()
+
+
+# -- a wrong teacher ----------------------------------------------------------------------------------------------
+
+
+@given(
+    users=st.lists(st.integers(0, 5), min_size=2, max_size=30),
+    silent=st.sets(st.integers(0, 29)),
+    seed=st.integers(0, 3),
+)
+def test_no_user_keeps_a_text_of_their_own(users, silent, seed):
+    asked = [TeacherRequest(f"h{place}", f"u{user}", []) for place, user in enumerate(users)]
+    texts = [None if place in silent else f"about {one.user_id}, {place}" for place, one in enumerate(asked)]
+    told = [one.user_id for one, text in zip(asked, texts, strict=True) if text]
+    if 2 * max(map(told.count, told), default=0) > len(told):
+        with pytest.raises(ValueError, match=r"loop\.wrong_teacher: one user has \d+ of the teacher's \d+ texts"):
+            swap_users(asked, TeacherTexts(texts, {}), seed)
+        return
+    found = swap_users(asked, TeacherTexts(texts, {"n": 1}, frozenset({"h0"})), seed)
+    assert sorted(filter(None, found.texts)) == sorted(filter(None, texts))
+    for one, text, before in zip(asked, found.texts, texts, strict=True):
+        assert (text is None) == (before is None)
+        assert text is None or f"about {one.user_id}," not in text
+        if text is not None:
+            assert (one.history_id in found.cut) == text.endswith(", 0")
+    assert found.counts == {"n": 1}
+
+
+def test_a_wrong_teacher_names_what_the_history_does_not_hold(tiny_book, tmp_path):
+    keys = ["h0", "h1", "h2", "h3"]
+    shares = [
+        write_teacher_texts(ProfileTeacher(1.0), tiny_book, keys, tmp_path / str(wrong), 0, wrong)["unsupported_share"]
+        for wrong in (False, True)
+    ]
+    assert shares[0] == 0
+    assert shares[1] > 0.2
+    own, other = (read_table(tmp_path / name, "reccots") for name in ("False", "True"))
+    assert own["history_id"].to_list() == other["history_id"].to_list()
+    assert all(a != b for a, b in zip(own["text"], other["text"], strict=True))

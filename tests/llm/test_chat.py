@@ -148,7 +148,7 @@ def test_fault_04_one_template_for_sampling_and_training(tiny_lm, tiny_book, tmp
     preference = {"source": "g", "round": 1, "chosen": 0, "rejected": [1], "chosen_reward": 1, "rejected_rewards": [0]}
     write_part(tmp_path / "sets", "preferences", [{"history_id": key, **preference} for key in histories])
     distill = DistillData(lm, tiny_book, tmp_path / "teacher")
-    align = AlignData(lm, tiny_book, tmp_path / "sets", tmp_path)
+    align = AlignData(lm, tiny_book, [(tmp_path / "sets", tmp_path)])
     distill.setup("fit")
     align.setup("fit")
     assert len(sampler.prompts) == 3

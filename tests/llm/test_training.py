@@ -267,7 +267,10 @@ def align_stage(lm: Any, book: Any, root: Path) -> tuple[AdapterModule, Any]:
     write_part(
         root / "sets", "preferences", [{**row, "rejected_rewards": [0.1] * len(row["rejected"])} for row in sets]
     )
-    module, data = SoftmaxDPOModule(lm, "g", lr=1e-2), AlignData(lm, book, root / "sets", root / "draws", batch_size=2)
+    module, data = (
+        SoftmaxDPOModule(lm, "g", lr=1e-2),
+        AlignData(lm, book, [(root / "sets", root / "draws")], batch_size=2),
+    )
     rows = stage_trainer(QUIET, root / "reference").predict(module, datamodule=data)
     data.set_references([row for batch in rows for row in batch])
     return module, data

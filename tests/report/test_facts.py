@@ -107,7 +107,7 @@ def test_rewards_and_their_change_by_hand(made_dir: Any, made_report: Report) ->
     assert line["change"].value == pytest.approx(due[1] - due[0], abs=1e-6)
     assert line["change"].low < line["change"].value < line["change"].high
     assert line["rows"].value == line["change"].n == 4 * USERS
-    assert row(table, "0, distilled")["change"] == "–"
+    assert row(table, "0, start")["change"] == "–"
     assert 0.6 < line["V AUC"].value < 1
 
 

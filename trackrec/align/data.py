@@ -24,6 +24,7 @@ class PreferenceExample(NamedTuple):
 
     history_id: str
     tree: Tree
+    round: int = -1
 
 
 class PreferenceBatch(NamedTuple):
@@ -40,13 +41,12 @@ class PreferenceBatch(NamedTuple):
 
 
 class AlignData(LightningDataModule):
-    """The preference sets of a round.
+    """The preference sets of a round, or of several whose texts one G wrote.
 
     Args:
         lm: encodes and lays out.
         book: histories and words.
-        preferences_dir: stage directory with the preferences table.
-        samples_dir: stage directory with the reccots table of the draws.
+        directories: of each round, the stage directories of the preferences table and of the draws' reccots table.
         seed: of the order.
         batch_size: sets per batch. The effective batch is this times ``trainer.accumulate_grad_batches``.
     """
@@ -55,37 +55,37 @@ class AlignData(LightningDataModule):
         self,
         lm: LanguageModel,
         book: PromptBook,
-        preferences_dir: Path,
-        samples_dir: Path,
+        directories: Sequence[tuple[Path, Path]],
         seed: int = 0,
         batch_size: int = 4,
     ) -> None:
         super().__init__()
-        self.lm, self.book = lm, book
-        self.preferences_dir, self.samples_dir = preferences_dir, samples_dir
+        self.lm, self.book, self.directories = lm, book, directories
         self.seed, self.batch_size = seed, batch_size
-        self.references: dict[str, tuple[float, list[float]]] = {}
+        self.references: dict[tuple[str, int], tuple[float, list[float]]] = {}
         self.examples: list[PreferenceExample] = []
 
     def setup(self, stage: str) -> None:
         """Read and encode the sets, once."""
         if self.examples:
             return
-        tokens = {
-            (row["history_id"], row["draw"]): row["token_ids"] for row in read_dataset(self.samples_dir, "reccots")
-        }
-        self.examples = [self._example(row, tokens) for row in read_dataset(self.preferences_dir, "preferences")]
+        for preferences, samples in self.directories:
+            tokens = {(row["history_id"], row["draw"]): row["token_ids"] for row in read_dataset(samples, "reccots")}
+            self.examples += [self._example(row, tokens) for row in read_dataset(preferences, "preferences")]
         self.lm.check_reach(entry.tree for entry in self.examples)
 
     def _example(self, row: dict[str, Any], tokens: dict[tuple[str, int], list[int]]) -> PreferenceExample:
         history_id = row["history_id"]
         prompt = self.lm.chat.encode_prompt(self.book.reccot_prompt(history_id))
         draws = [row["chosen"], *row["rejected"]]
-        return PreferenceExample(history_id, [Branch(prompt), *(Branch(tokens[history_id, draw], 0) for draw in draws)])
+        tree = [Branch(prompt), *(Branch(tokens[history_id, draw], 0) for draw in draws)]
+        return PreferenceExample(history_id, tree, row["round"])
 
     def set_references(self, rows: Sequence[dict[str, Any]]) -> None:
         """Take the reference_logps table."""
-        self.references = {row["history_id"]: (row["chosen_logp"], row["rejected_logps"]) for row in rows}
+        self.references = {
+            (row["history_id"], row["round"]): (row["chosen_logp"], row["rejected_logps"]) for row in rows
+        }
 
     def collate(self, examples: list[PreferenceExample]) -> PreferenceBatch:
         """Rows, the branches in question, and padded (B, K) references."""
@@ -93,7 +93,7 @@ class AlignData(LightningDataModule):
         sizes = [len(entry.tree) - 2 for entry in examples]
         ref_chosen = ref_rejected = None
         if self.references:
-            found = [self.references[entry.history_id] for entry in examples]
+            found = [self.references[entry.history_id, entry.round] for entry in examples]
             ref_chosen = torch.tensor([chosen for chosen, _ in found])
             ref_rejected = torch.zeros(len(found), max(sizes))
             for place, (_, rejected) in enumerate(found):

@@ -106,11 +106,12 @@ class SoftmaxDPOModule(AdapterModule):
         logps = self.set_logps(batch)
         return [
             {
-                "history_id": history_id,
+                "history_id": entry.history_id,
+                "round": entry.round,
                 "chosen_logp": logps.chosen[place].item(),
                 "rejected_logps": logps.rejected[place, : batch.sizes[place]].tolist(),
             }
-            for place, history_id in enumerate(batch.ids)
+            for place, entry in enumerate(batch.examples)
         ]
 
     def losses(self, batch: PreferenceBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -213,7 +214,7 @@ def write_references(module: SoftmaxDPOModule, data: AlignData, trainer_args: di
         args = {**trainer_args, "callbacks": [], "logger": False, "enable_checkpointing": False}
         batches = stage_trainer(args, out_dir).predict(module, datamodule=data) or []
         rows = [row for share in gather([row for batch in batches for row in batch]) for row in share]
-        rows.sort(key=lambda row: row["history_id"])
+        rows.sort(key=lambda row: (row["history_id"], row["round"]))
         if world().rank == 0:
-            write_part(out_dir, "reference_logps", [{**row, "round": -1} for row in rows])
+            write_part(out_dir, "reference_logps", rows)
     data.set_references(rows)

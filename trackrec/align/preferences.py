@@ -24,12 +24,15 @@ class PreferenceSettings:
         pick: where a number is given, the ``hardest`` (highest reward) or ``random`` ones.
         min_spread: a set whose chosen and worst reward are closer than this teaches nothing and is dropped.
         min_best: a set whose best reward is below this is dropped: V is wrong on every draw.
+        shuffle_rewards: deal the rewards of a history's draws out among them by chance, the control of an alignment on
+            what V thinks; as many sets, and as far apart.
     """
 
     negatives: Literal["all"] | int = "all"
     pick: Literal["hardest", "random"] = "hardest"
     min_spread: float = 0.01
     min_best: float = 0.5
+    shuffle_rewards: bool = False
 
     def __post_init__(self) -> None:
         if self.negatives != "all" and self.negatives < 1:
@@ -110,6 +113,8 @@ def build_preferences(
     rows = []
     for history_id, scored in sorted(draws.items()):
         unique = _merge_equal(scored)
+        if settings.shuffle_rewards:
+            unique = _shuffled(unique, random.Random(stable_hash("rewards", seed, round_, history_id)))
         counts["histories"] += 1
         counts["draws"] += len(scored)
         counts["equal_draws_merged"] += len(scored) - len(unique)
@@ -144,6 +149,13 @@ def _merge_equal(scored: Sequence[ScoredDraw]) -> list[ScoredDraw]:
     for draw in sorted(scored, key=lambda entry: entry.draw):
         seen.setdefault(draw.token_ids, draw)
     return list(seen.values())
+
+
+def _shuffled(draws: Sequence[ScoredDraw], rng: random.Random) -> list[ScoredDraw]:
+    """The same draws with each other's rewards."""
+    rewards = [draw.reward for draw in draws]
+    rng.shuffle(rewards)
+    return [draw._replace(reward=reward) for draw, reward in zip(draws, rewards, strict=True)]
 
 
 def _reason_to_drop(unique: Sequence[ScoredDraw], chosen: ScoredDraw | None, settings: PreferenceSettings) -> str:

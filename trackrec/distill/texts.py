@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from trackrec.claims import ClaimChecker
-from trackrec.distill.teacher import Teacher, TeacherRequest
+from trackrec.distill.teacher import Teacher, TeacherRequest, TeacherTexts
 from trackrec.metrics import mean_words
 from trackrec.prompts import RECCOT_TEMPLATE, PromptBook, prompt_hash
-from trackrec.tables import write_part
+from trackrec.tables import stable_hash, write_part
 
 
 def write_teacher_texts(
-    teacher: Teacher, book: PromptBook, history_ids: Sequence[str], out_dir: Path, seed: int
+    teacher: Teacher, book: PromptBook, history_ids: Sequence[str], out_dir: Path, seed: int, wrong: bool = False
 ) -> dict[str, Any]:
     """Write the reccots table of the teacher (source ``teacher``, round 0).
 
@@ -24,6 +25,7 @@ def write_teacher_texts(
         history_ids: the histories of the loop; the teacher's ``fraction`` of them is asked about.
         out_dir: the stage directory.
         seed: of the choice.
+        wrong: file every text under a history of another user.
 
     Returns:
         Counts for the manifest, the teacher's own among them; histories without a text are counted, not filed.
@@ -31,11 +33,13 @@ def write_teacher_texts(
         history doesn't hold (None without claims); see `trackrec.claims`.
 
     Raises:
-        ValueError: the teacher has no text at all.
+        ValueError: the teacher has no text at all, or they can't be swapped between users.
     """
     asked = teacher.choose(history_ids, seed)
     requests = [TeacherRequest(key, book.user_of(key), book.history(key), book.reccot_prompt(key)) for key in asked]
     written = teacher.write(requests, book.settings, out_dir)
+    if wrong:
+        written = swap_users(requests, written, seed)
     rows: list[dict[str, Any]] = [
         {
             "history_id": request.history_id,
@@ -57,6 +61,28 @@ def write_teacher_texts(
     words = mean_words([text for text in written.texts if text])
     counts = {"asked": len(asked), "without_text": len(asked) - len(rows), "mean_words": round(words, 1)}
     return {**counts, **_faithfulness(requests, written.texts, book, history_ids), **written.counts}
+
+
+def swap_users(requests: Sequence[TeacherRequest], written: TeacherTexts, seed: int) -> TeacherTexts:
+    """The same texts about other users: nobody keeps one of their own, every text is used once.
+
+    Raises:
+        ValueError: one user has more than half of the texts.
+    """
+    told = [place for place, text in enumerate(written.texts) if text]
+    order = sorted(told, key=lambda place: (stable_hash("wrong", seed, requests[place].user_id), place))
+    most = max(Counter(requests[place].user_id for place in told).values(), default=0)
+    if 2 * most > len(told):
+        raise ValueError(
+            f"loop.wrong_teacher: one user has {most} of the teacher's {len(told)} texts, so they can't be swapped "
+            "between users. Raise teacher.init_args.fraction or loop.users."
+        )
+    # In the order of users, a step as long as the longest run of one user leaves that user.
+    source = {place: order[(rank + most) % len(order)] for rank, place in enumerate(order)}
+    texts = [written.texts[source[place]] if place in source else None for place in range(len(requests))]
+    ids = [request.history_id for request in requests]
+    cut = frozenset(ids[place] for place, origin in source.items() if ids[origin] in written.cut)
+    return TeacherTexts(texts, written.counts, cut)
 
 
 def _faithfulness(

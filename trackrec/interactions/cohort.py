@@ -28,6 +28,12 @@ class LoopSettings:
         test_samples: most test rows on which V is evaluated in the end; null is as many as ``eval_samples``.
         eval_per_history: most of those rows per history.
         shard_histories: histories per part of an inference stage; a cut-off run loses at most one part.
+        distill: G starts from SFT on the teacher's texts; false lets the plain base write round 1's.
+        wrong_teacher: every history gets what the teacher wrote about another user.
+        align: S-DPO moves G each round; false keeps the G that starts.
+        rec_tune: Rec-Tuning moves V each round; false keeps the V that warmed up, or the base without a warm-up.
+        alternate: the rounds take turns; false lets the first G write and the first V score the draws of all rounds,
+            then aligns G once on all their sets and tunes V once on all their rows.
     """
 
     rounds: int = 3
@@ -42,6 +48,11 @@ class LoopSettings:
     test_samples: int | None = None
     eval_per_history: int = 8
     shard_histories: int = 64
+    distill: bool = True
+    wrong_teacher: bool = False
+    align: bool = True
+    rec_tune: bool = True
+    alternate: bool = True
 
     def __post_init__(self) -> None:
         for key in ("users", "warmup_users"):
@@ -52,6 +63,10 @@ class LoopSettings:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"loop.{key} must be at least 1, got {value}.")
+        if not (self.align or self.rec_tune):
+            raise ValueError(
+                "loop.align and loop.rec_tune are both false: the rounds would change nothing. Leave one of them true."
+            )
 
 
 @dataclass(frozen=True)

@@ -90,14 +90,18 @@ def missing_blocks(run: RunNumbers) -> list[Block]:
 
 
 def _expected(run: RunNumbers) -> list[str]:
-    loop = run.config["loop"]
-    warmup = ["greedy", *(["rec_tune"] if loop.get("warmup", True) else []), "evaluate"]
-    kinds = ("sample", "score", "preferences", "align", "greedy", "rec_tune", "evaluate")
-    rounds = [f"round-{number}/{kind}" for number in range(1, run.rounds + 1) for kind in kinds]
-    return [
-        *("data", "teacher", "distill", *(f"warmup/{kind}" for kind in warmup)),
-        *(*rounds, "plain/rec_tune", "plain/evaluate", "texts", "embed", "ctr"),
-    ]
+    """Stages of a whole run, for every shape of the loop; see `trackrec.loop`."""
+    on = {key: run.config["loop"].get(key, True) for key in ("distill", "warmup", "align", "rec_tune", "alternate")}
+    optional = {"distill": on["distill"], "warmup/rec_tune": on["warmup"]}
+    optional["plain/rec_tune"] = on["warmup"] or on["rec_tune"]
+    drawn = ["sample", "score", "preferences"] if on["align"] else []
+    moved = [kind for kind in ("align", "greedy", "rec_tune", "evaluate") if on.get(kind, True)]
+    names = ["data", "teacher", "distill", "warmup/greedy", "warmup/rec_tune", "warmup/evaluate"]
+    for number in range(1, run.rounds + 1):
+        turns = on["alternate"] or number == run.rounds
+        names += [f"round-{number}/{kind}" for kind in (*drawn, *(moved if turns else []))]
+    names += ["plain/rec_tune", "plain/evaluate", "texts", "embed", "ctr"]
+    return [name for name in names if optional.get(name, True)]
 
 
 def _data_table(run: RunNumbers) -> Table:

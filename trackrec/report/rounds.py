@@ -29,8 +29,8 @@ class Round(NamedTuple):
 
 
 def round_name(number: int) -> str:
-    """``0, distilled``, ``1`` ..."""
-    return str(number) if number else "0, distilled"
+    """``0, start``, ``1`` ..."""
+    return str(number) if number else "0, start"
 
 
 def evaluate_stage(number: int) -> str:

@@ -86,13 +86,15 @@ def rounds_table(metrics: pl.DataFrame, rounds: int) -> Table:
         table.add_column(name, justify="left" if name == "round" else "right", no_wrap=True)
     for round_ in range(rounds + 1):
         stage = "warmup/evaluate" if round_ == 0 else f"round-{round_}/evaluate"
+        if cells.value(stage, round_, "valid", "judge", "auc") is None:
+            continue
         earlier = "warmup/evaluate" if round_ <= 1 else f"round-{round_ - 1}/evaluate"
         tuned = "tuned" if cells.value(stage, round_, "valid", "tuned", "auc") is not None else "judge"
         before_arm = "tuned" if cells.value(earlier, round_ - 1, "valid", "tuned", "auc") is not None else "judge"
         before = "-" if round_ == 0 else cells.text(earlier, round_ - 1, "valid", before_arm, "reward", interval=False)
         words = cells.value(stage, round_, "all", "texts", "mean_words")
         table.add_row(
-            f"{round_}" if round_ else "0 (distilled)",
+            f"{round_}" if round_ else "0 (start)",
             before,
             cells.text(stage, round_, "valid", "judge", "reward"),
             cells.text(stage, round_, "valid", tuned, "auc"),

@@ -1,0 +1,113 @@
+"""The loop without one of its parts, on the real command line; what the shapes have in common is run once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+
+from trackrec.cli import run_cli
+from trackrec.run_files import RunFiles
+from trackrec.tables import read_manifest, read_table
+
+pytestmark = [pytest.mark.recipe, pytest.mark.slow]
+OVERLAYS = Path(__file__).parent.parent.parent / "configs/experiments"
+
+
+@pytest.fixture(scope="module")
+def folder(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``tiny.yaml``: two rounds of the tiny recipe, and the smallest end."""
+    folder = tmp_path_factory.mktemp("shapes")
+    values: dict[str, Any] = yaml.safe_load(config.read_text())
+    values["loop"] |= {"warmup_users": None, "texts": "played"}
+    values["ctr"] |= {"arms": ["none", "reccot"], "seeds": [0], "classics": []}
+    values["ctr"]["trainer"]["max_epochs"] = 1
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(values))
+    return folder
+
+
+def fit(folder: Path, name: str, *more: str, command: str = "fit") -> Path:
+    """Run the tiny recipe with the overlay of this name; returns the run directory."""
+    run_dir, before, sys.argv = folder / name, sys.argv, ["trackrec"]
+    args = [
+        "--config",
+        str(folder / "tiny.yaml"),
+        "--config",
+        str(OVERLAYS / f"{name}.yaml"),
+        "--run_dir",
+        str(run_dir),
+    ]
+    try:
+        run_cli([command, *args, *more, *(["--reuse", str(folder)] if command == "fit" else [])])
+    finally:
+        sys.argv = before
+    return run_dir
+
+
+def notes(run_dir: Path, stage: str) -> dict[str, Any]:
+    manifest = read_manifest(run_dir / stage)
+    assert manifest is not None
+    return manifest.notes
+
+
+def test_without_alternation(folder: Path) -> None:
+    """One G, one V, one training each, on the sets and the rows of both rounds."""
+    run_dir = fit(folder, "no_alternation")
+    draws = [read_table(run_dir / f"round-{number}/sample", "reccots") for number in (1, 2)]
+    distilled = read_manifest(run_dir / "distill")
+    assert distilled is not None
+    assert {source for table in draws for source in table["source"]} == {distilled.content_hash[:12]}
+    assert draws[0]["seed"].to_list() != draws[1]["seed"].to_list()
+    sets = [notes(run_dir, f"round-{number}/preferences")["sets"] for number in (1, 2)]
+    assert all(sets)
+    assert notes(run_dir, "round-2/align")["examples"] == sum(sets)
+    references = read_table(run_dir / "round-2/align", "reference_logps", check_keys=True)
+    assert references["round"].value_counts(sort=True)["count"].to_list() == sorted(sets, reverse=True)
+    assert not (run_dir / "round-1/align").exists()
+    assert not (run_dir / "round-1/rec_tune").exists()
+    tuned = {stage: notes(run_dir, stage)["tuning_rows"] for stage in ("round-2/rec_tune", "plain/rec_tune")}
+    assert tuned["round-2/rec_tune"] == tuned["plain/rec_tune"] >= notes(run_dir, "warmup/rec_tune")["tuning_rows"]
+    readings = RunFiles(run_dir, {"loop": {"rounds": 2}}).readings()
+    foreign = readings.filter((pl.col("stage") == "round-2/align") & pl.col("name").str.contains("another G"))
+    assert foreign["verdict"].to_list() == ["ok"]
+
+
+def test_without_distillation(folder: Path) -> None:
+    """The tiny base hardly ever ends a text, so it gets more room and more draws."""
+    more = ["--sampler.init_args.n", "6", "--sampler.init_args.max_new_tokens", "40", "--loop.rounds", "1"]
+    run_dir = fit(folder, "no_distillation", *more)
+    assert not (run_dir / "distill").exists()
+    assert set(read_table(run_dir / "round-1/sample", "reccots")["source"]) == {"untuned"}
+    assert notes(run_dir, "round-1/align")["examples"] > 0  # its check at the start found the reference to be the base
+    readings = RunFiles(run_dir, {"loop": {"rounds": 1}}).readings()
+    foreign = readings.filter((pl.col("stage") == "round-1/align") & pl.col("name").str.contains("another G"))
+    assert foreign["verdict"].to_list() == ["ok"]
+
+
+def test_without_alignment(folder: Path) -> None:
+    run_dir = fit(folder, "no_alignment")
+    texts = [read_table(run_dir / f"round-{number}/greedy", "reccots") for number in (1, 2)]
+    assert texts[0]["text"].to_list() == texts[1]["text"].to_list()
+    assert not list(run_dir.glob("round-*/align"))
+    arms = set(read_table(run_dir / "round-2/evaluate", "metrics")["arm"])
+    assert arms == {"judge", "tuned", "texts"}
+
+
+def test_without_rec_tuning_and_with_the_test_split(folder: Path) -> None:
+    """The coldest shape: no warm-up either, so that no V is ever tuned."""
+    cold = ["--loop.warmup", "false"]
+    run_dir = fit(folder, "no_rec_tuning", *cold)
+    assert not list(run_dir.glob("*/rec_tune"))
+    scores = read_table(run_dir / "round-2/score", "scores")
+    assert set(scores["validator"]) == {"base"}
+    assert set(read_table(run_dir / "plain/evaluate", "metrics")["arm"]) == {"untuned"}
+    fit(folder, "no_rec_tuning", *cold, command="test")
+    arms = set(read_table(run_dir / "test", "metrics")["arm"])
+    assert {"validator/reccot", "validator/untuned", "reccot"} <= arms
+    assert "validator/plain" not in arms
+    # a run that is whole says so
+    assert "Not done yet" not in (run_dir / "report/report.md").read_text()

@@ -1,0 +1,134 @@
+"""``trackrec sweep``: variants of one experiment, each with several seeds, and one table of what they change.
+
+Every run is a ``trackrec fit`` in a process of its own, one after the other, in a directory of its own under one
+folder. A stage whose fingerprint another run of the sweep has made already is taken from there. A sweep that was cut
+off goes on when it is started again.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trackrec.orphan import PARENT
+from trackrec.tables import write_whole
+
+BASE = "base"
+Values = Mapping[str, Any]
+
+
+def listed(given: Sequence[str]) -> list[str]:
+    """What was typed as ``a b``, ``a,b`` or ``[a, b]``."""
+    return [part.strip() for text in given for part in text.strip().strip("[]").split(",") if part.strip()]
+
+
+def chosen_seeds(given: Sequence[str]) -> list[int]:
+    """The seeds of ``--seeds``.
+
+    Raises:
+        ValueError: they are no different whole numbers.
+    """
+    words = listed(given)
+    if not words or any(not word.isdecimal() for word in words) or len({*map(int, words)}) != len(words):
+        raise ValueError(f"--seeds must be different whole numbers such as 0,1,2, got {' '.join(given)!r}.")
+    return [int(word) for word in words]
+
+
+def variant_files(given: Sequence[str]) -> dict[str, Path]:
+    """The files of ``--variants`` by the name of their variant.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: two have one name.
+    """
+    files = [Path(word).expanduser() for word in listed(given)]
+    if missing := [str(file) for file in files if not file.is_file()]:
+        raise FileNotFoundError(f"--variants: no file {missing[0]!r}.")
+    names = [BASE, *(file.stem for file in files)]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(
+            f"--variants: two are called {twice[0]!r}; {BASE!r} is the experiment as it is. Rename a file."
+        )
+    return {file.stem: file for file in files}
+
+
+def resolve(
+    config: Values, files: Mapping[str, Path], parse: Callable[[Sequence[Path]], Values], out_dir: Path
+) -> dict[str, Values]:
+    """The whole configuration of the base and of every variant, each also written as ``<variant>.yaml``.
+
+    Args:
+        config: the experiment as it is, every default in its place.
+        files: the keys that differ, by variant.
+        parse: reads configuration files, the later ones over the earlier ones.
+        out_dir: of the sweep.
+
+    Raises:
+        ValueError: a file doesn't fit over the base.
+    """
+    base = out_dir / f"{BASE}.yaml"
+    write_whole(base, yaml.safe_dump(dict(config), sort_keys=False))
+    variants: dict[str, Values] = {BASE: config}
+    for name, file in files.items():
+        try:
+            values = parse([base, file])
+        except SystemExit as stop:  # the parser has said what is wrong
+            raise ValueError(f"--variants: {file} can't be read over the experiment.") from stop
+        variants[name] = values
+        write_whole(out_dir / f"{name}.yaml", yaml.safe_dump(dict(values), sort_keys=False))
+    return variants
+
+
+def run_name(variant: str, seed: int) -> str:
+    """The directory of one run, and the name of its log."""
+    return f"{variant}-seed{seed}"
+
+
+def run_all(variants: Sequence[str], seeds: Sequence[int], out_dir: Path, say: Callable[[str], None]) -> list[str]:
+    """Run every variant with every seed.
+
+    Args:
+        variants: their names; ``<variant>.yaml`` in ``out_dir`` holds the configuration.
+        seeds: of whole runs.
+        out_dir: one run directory per variant and seed comes into it, and a log beside it.
+        say: prints one line.
+
+    Returns:
+        Names of the runs that failed; the others went on.
+    """
+    failed = []
+    plan = [(variant, seed) for seed in seeds for variant in variants]
+    for number, (variant, seed) in enumerate(plan, 1):
+        name, place = run_name(variant, seed), f"[{number:2d}/{len(plan)}]"
+        say(f"{place} {name} starts, log {out_dir / name}.log")
+        if _run(variant, seed, out_dir):
+            say(f"{place} {name} done")
+        else:
+            failed.append(name)
+            say(f"{place} {name} failed: {_last_line(out_dir / f'{name}.log')}")
+    return failed
+
+
+def _run(variant: str, seed: int, out_dir: Path) -> bool:
+    name = run_name(variant, seed)
+    command = [sys.executable, "-m", "trackrec", "fit", "--config", str(out_dir / f"{variant}.yaml")]
+    command += ["--seed_everything", str(seed), "--run_dir", str(out_dir / name), "--reuse", str(out_dir)]
+    # A sweep that was killed must not leave a run behind: the next one could not have its directory.
+    env = {**os.environ, PARENT: str(os.getpid())}
+    env["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
+    with (out_dir / f"{name}.log").open("wb") as log:
+        ran = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, check=False)
+    return ran.returncode == 0
+
+
+def _last_line(log: Path) -> str:
+    """What a failed run said in the end."""
+    _, known, told = log.read_text(errors="replace").rpartition("trackrec: error:")
+    lines = told.strip().splitlines() or ["it said nothing"]
+    return lines[0] if known else lines[-1]
