@@ -130,7 +130,8 @@ def test_a_replaced_class_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["--ctr.arms", "[none, recot]"], "ctr.arms must be among none, reccot"),
         (["--ctr.classics", "[forest]"], "ctr.classics must be among logistic, lightgbm, got 'forest'"),
-        (["--ctr.text.use", "log_odds"], "ctr.text.use: log_odds needs V's score of every sample"),
+        (["--ctr.text.use", "log_odds", "--ctr.arms", "[none]"], "ctr.text.use: log_odds needs an arm that reads V's"),
+        (["--ctr.text.score_rows", "0"], "ctr.text.score_rows must be at least 1 or null, got 0"),
         (["--ctr.text.coverage", "[0.5]"], "ctr.text.coverage needs ctr.text.missing: keep"),
     ],
 )

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from trackrec.experiment import tuning_turns
 from trackrec.interactions import LoopSettings
-from trackrec.loop import Loop, plain_turns
+from trackrec.loop import Loop
 from trackrec.pipeline import Pipeline, Stage
 from trackrec.report.overview import _expected
 
@@ -128,7 +129,7 @@ def test_without_turns_one_g_draws_one_v_scores_and_both_are_trained_once(tmp_pa
     ],
 )
 def test_the_plain_v_is_tuned_on_what_the_last_v_has_seen(loop: dict[str, Any], turns: list[int]) -> None:
-    assert plain_turns(LoopSettings(rounds=3, **loop)) == turns
+    assert tuning_turns(LoopSettings(rounds=3, **loop)) == turns
 
 
 def test_rounds_that_change_nothing_are_an_error() -> None:
@@ -143,5 +144,5 @@ def test_the_report_expects_the_stages_that_the_loop_has(shape: str, first: bool
     loop: dict[str, Any] = {"rounds": 2, **({} if shape == "whole" else {shape: OFF[shape]})}
     loop |= {} if first else {"warmup": False}
     made = stages(tmp_path, **loop)
-    run: Any = SimpleNamespace(config={"loop": loop}, rounds=2)
+    run: Any = SimpleNamespace(config={"loop": loop, "ctr": {}}, rounds=2)
     assert _expected(run) == [*made, "embed", "ctr"]

@@ -1,4 +1,4 @@
-"""``trackrec fit | test | predict | …``: a LightningCLI; trainers belong to stages, built when a stage starts."""
+"""The ``trackrec`` commands: a LightningCLI; trainers belong to stages, built when a stage starts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from trackrec.llm.vllm_sampler import VLLMSampler  # noqa: F401 - likewise
 from trackrec.pipeline import StageResult
 from trackrec.prompts import PromptSettings
 from trackrec.report.plain import PlainFormatter, plain
+from trackrec.search_space import TuneSettings, at, changed
 from trackrec.validator.data import RecTuneData
 from trackrec.validator.module import RecTuningModule
 from trackrec.validator.score import ScoreSettings
@@ -47,6 +48,8 @@ _COMMANDS = {
     "fit": "Run every stage that is not up to date, from ratings to the recommender; goes on where it stopped.",
     "test": "Read the test split: V with and without RecCoT, every CTR arm, intervals.",
     "predict": "Probabilities for a table of (user_id, item_id) requests.",
+    "export": "Write the net of one arm as ONNX, with what a server needs to feed it.",
+    "tune": "Search hyper-parameters of the CTR net on validation rows; goes on where it stopped.",
     "plan": "What each language-model stage will hold in memory, and which key to turn; loads no model.",
     "sweep": "Run variants of an experiment with several seeds, and print one table of what they change.",
     "report": "Write what the run directory holds as one HTML page and a Markdown file; runs nothing.",
@@ -54,7 +57,10 @@ _COMMANDS = {
 # What the pipeline hands to the classes itself; the rest of their arguments are configuration.
 _LM_MODULE = {"lm", "adapter"}
 _LM_DATA = {"lm", "book", "teacher_dir", "directories", "texts", "targets", "seed"}
-_OWN = ("config", "stages", "requests", "output", "arm", "gpu", "prompt_tokens", "reuse", "variants", "seeds")
+_OWN = (
+    *("config", "stages", "requests", "output", "arm", "seed", "trials", "gpu", "prompt_tokens"),
+    *("reuse", "variants", "seeds"),
+)
 _NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _SWAPPABLE = ("dataset", "sampler", "teacher", "ctr.net", "ctr.connector")
 # Named, not imported: nothing here knows the callbacks.
@@ -145,10 +151,13 @@ class TrackRecCLI(LightningCLI):
         config, parser = self.config[subcommand], self._subcommand_parsers[subcommand]
         return yaml.safe_load(parser.dump(config, skip_unset=False, format="yaml"))
 
-    def _objects(self) -> Namespace:
+    def _objects(self, changes: Mapping[str, Any] | None = None) -> Namespace:
         """The config's objects, new ones at each call: callbacks and loggers hold the state of one training."""
         assert self.subcommand is not None
-        return self._subcommand_parsers[self.subcommand].instantiate(self.config[self.subcommand])
+        parser, config = self._subcommand_parsers[self.subcommand], self.config[self.subcommand]
+        if changes:
+            config = parser.parse_object(changed(self._resolved(self.subcommand) | {"config": None}, changes))
+        return parser.instantiate(config)
 
 
 class _ParseOnly(TrackRecCLI):
@@ -221,6 +230,7 @@ def _add_experiment(parser: LightningArgumentParser) -> None:
     parser.add_argument("--align.sets", type=PreferenceSettings, default=PreferenceSettings())
     parser.add_argument("--embed", type=EmbedSettings, default=EmbedSettings())
     _add_ctr(parser)
+    parser.add_argument("--tune", type=TuneSettings, default=TuneSettings())
     monitors = [{"class_path": f"trackrec.callbacks.{name}"} for name in _MONITORS]
     parser.add_argument("--monitors", type=list[StageHook], default=monitors, help="Looked at after every stage.")
     for key in _TRAINERS:
@@ -257,6 +267,13 @@ def _add_own(parser: LightningArgumentParser, command: str) -> None:
         parser.add_argument("--requests", type=Path, required=True, help="Parquet or CSV with user_id and item_id.")
         parser.add_argument("--output", type=Path, required=True, help="Parquet file to write.")
         parser.add_argument("--arm", type=str, default="reccot", help="The arm whose nets predict.")
+    if command == "export":
+        parser.add_argument("--output", type=Path, required=True, help="Folder to write; it must not exist.")
+        parser.add_argument("--arm", type=str, default="reccot", help="The arm whose net is written.")
+        parser.add_argument("--seed", type=int | None, default=None, help="Of its training; null is the first.")
+    if command == "tune":
+        parser.add_argument("--trials", type=int | None, default=None, help="Instead of tune.trials.")
+        parser.add_argument("--output", type=Path | None, default=None, help="YAML to write; null: tune/chosen.yaml.")
     if command == "plan":
         parser.add_argument("--gpu", type=str | None, default=None, help="Memory of the device, such as 24GiB.")
         parser.add_argument("--prompt_tokens", type=int | None, default=None, help="Of G's prompt; null estimates it.")
@@ -268,7 +285,7 @@ def swapped_classes(config: Namespace, dump: dict[str, Any]) -> list[str]:
     for file in config.get("config") or []:
         before = yaml.safe_load(Path(str(file)).read_text()) or {}
         for key in _SWAPPABLE:
-            old, new = _at(before, key), _at(dump, key)
+            old, new = at(before, key), at(dump, key)
             old = {"class_path": old} if isinstance(old, str) else old
             if not isinstance(old, dict) or not isinstance(new, dict) or "class_path" not in old:
                 continue
@@ -279,12 +296,6 @@ def swapped_classes(config: Namespace, dump: dict[str, Any]) -> list[str]:
                     f"{key}: {now} instead of the file's {was}" + (f", keeping {', '.join(kept)}" if kept else "")
                 )
     return lines
-
-
-def _at(values: Any, key: str) -> Any:
-    for part in key.split("."):
-        values = values.get(part) if isinstance(values, dict) else None
-    return values
 
 
 def run_cli(args: list[str] | None = None) -> None:

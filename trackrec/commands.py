@@ -1,11 +1,11 @@
-"""From a parsed config to a run pipeline, and what is printed of it: fit, test, predict, plan, sweep and report."""
+"""From a parsed config to a run pipeline, and what is printed of it: the body of every command."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from jsonargparse import Namespace
 from rich.console import Console
@@ -31,8 +31,17 @@ from trackrec.run_lock import RunLockedError
 from trackrec.steps import Steps
 from trackrec.tables import TableError
 
-Objects = Callable[[], Namespace]
 Parse = Callable[[Sequence[Path]], dict[str, Any]]
+
+
+class Objects(Protocol):
+    """Builds the configuration's objects anew at each call, with the values of some dotted keys changed."""
+
+    def __call__(self, changes: Mapping[str, Any] | None = None) -> Namespace:
+        """The objects."""
+        ...
+
+
 # Whose trainer runs a kind of stage.
 _SECTION = {"distill": "distill", "align": "align", "rec_tune": "rec_tune"}
 
@@ -50,7 +59,7 @@ def run(
     """Run one command.
 
     Args:
-        command: ``fit``, ``test``, ``predict``, ``plan``, ``sweep`` or ``report``.
+        command: ``fit``, ``test``, ``predict``, ``export``, ``tune``, ``plan``, ``sweep`` or ``report``.
         config: the resolved configuration as plain types.
         own: the command's own arguments.
         objects: builds the configuration's objects anew at each call.
@@ -82,6 +91,17 @@ def run(
         from trackrec.predict import predict
 
         predict(experiment, Path(own["requests"]), Path(own["output"]), own["arm"])
+        return
+    if command == "export":
+        from trackrec.export import export
+
+        export(experiment, own["arm"], own["seed"], Path(own["output"]))
+        return
+    if command == "tune":
+        from trackrec.tune import tune
+
+        output = Path(own["output"]) if own["output"] else None
+        tune(experiment, objects().tune, lambda changes: ctr_plan(objects, changes), own["trials"], output)
         return
     if command == "fit":
         check_plan(experiment.ctr)
@@ -221,18 +241,6 @@ def build_experiment(config: dict[str, Any], objects: Objects, say: Callable[[st
             f"ctr.trainer.devices must be auto or 1, got {made.ctr.trainer.devices!r}: a CTR net trains in one process."
         )
 
-    ctr = CTRPlan(
-        net=made.ctr.net,
-        connector=made.ctr.connector,
-        model=_arguments(made.ctr.model),
-        data=_arguments(made.ctr.data),
-        trainer=lambda: _arguments(objects().ctr.trainer),
-        arms=made.ctr.arms,
-        seeds=made.ctr.seeds,
-        patience=made.ctr.patience,
-        text=made.ctr.text,
-        classics=made.ctr.classics,
-    )
     return Experiment(
         pipeline=pipeline,
         dataset=made.dataset,
@@ -249,7 +257,24 @@ def build_experiment(config: dict[str, Any], objects: Objects, say: Callable[[st
         align=section("align"),
         rec_tune=section("rec_tune"),
         embed=made.embed,
-        ctr=ctr,
+        ctr=ctr_plan(objects),
+    )
+
+
+def ctr_plan(objects: Objects, changes: Mapping[str, Any] | None = None) -> CTRPlan:
+    """The plan of the CTR stage, with the values of some dotted keys changed."""
+    made = objects(changes).ctr
+    return CTRPlan(
+        net=made.net,
+        connector=made.connector,
+        model=_arguments(made.model),
+        data=_arguments(made.data),
+        trainer=lambda: _arguments(objects(changes).ctr.trainer),
+        arms=made.arms,
+        seeds=made.seeds,
+        patience=made.patience,
+        text=made.text,
+        classics=made.classics,
     )
 
 

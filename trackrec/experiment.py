@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
-from trackrec.interactions import Cohort, LoopSettings, RatingSource, SampleRules, select_cohort
+from trackrec.interactions import Cohort, LoopSettings, RatingSource, SampleRules, select_cohort, tuning_rows
 from trackrec.pipeline import Pipeline
 from trackrec.prompts import PromptBook, PromptSettings
 from trackrec.tables import read_table
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Target = tuple[str, str, int]  # sample_id, item_id, label
+LOG_ODDS = "log_odds"  # the stage in which V scores the rows of the CTR nets
 
 
 class Training(NamedTuple):
@@ -108,6 +109,10 @@ class Experiment:
         """The one text per history that a greedy stage wrote."""
         return dict(self.table(stage, "reccots").select("history_id", "text").iter_rows())
 
+    def ctr_stages(self) -> tuple[str, ...]:
+        """The stages that `ctr_inputs` reads."""
+        return ("data", "texts", "embed", *([LOG_ODDS] if self.ctr.text.use == "log_odds" else []))
+
     def ctr_inputs(self) -> CTRInputs:
         """What the CTR stage reads."""
         from trackrec.ctr.assemble import CTRInputs
@@ -126,8 +131,37 @@ class Experiment:
             interactions=self.table("data", "interactions"),
             threshold=self.threshold,
             vectors=vectors,
+            log_odds=self._log_odds(),
             seen_users=seen,
         )
+
+    def _log_odds(self) -> dict[str, dict[str, float]]:
+        """V's log-odds of the samples by arm, where the CTR stage reads them."""
+        from trackrec.ctr.arms import log_odds_of
+
+        if LOG_ODDS not in self.ctr_stages():
+            return {}
+        scores, learned = self.table(LOG_ODDS, "scores"), self.learned_samples
+        arms = scores["source"].unique(maintain_order=True).to_list()
+        return {arm: log_odds_of(scores.filter(pl.col("source") == arm), learned) for arm in arms}
+
+    @property
+    def tuning_limit(self) -> int:
+        """Most tuning rows of a history in one turn."""
+        return int(self.rec_tune.data.get("samples_per_history", 4))
+
+    def tuning_rows(self, turns: Sequence[int]) -> pl.DataFrame:
+        """The rows of some turns of Rec-Tuning."""
+        parts = [
+            tuning_rows(self.cohort.tune if turn else self.cohort.warmup, self.tuning_limit, turn) for turn in turns
+        ]
+        return pl.concat(parts).unique("sample_id") if parts else self.cohort.tune.clear()
+
+    @property
+    def learned_samples(self) -> set[str]:
+        """Samples whose labels are in V, which was tuned on them, or in G's texts, which were rewarded for them."""
+        tuned = self.tuning_rows(tuning_turns(self.loop))["sample_id"].to_list()
+        return {*tuned, *self.cohort.reward["sample_id"].to_list()}
 
     def text_fields(self) -> dict[str, dict[str, str]]:
         """The texts that the arms of the CTR stage read: field -> history -> text."""
@@ -212,6 +246,15 @@ class Experiment:
             if manifest and manifest.notes.get("work") == work and manifest.seconds > 0:
                 return float(manifest.notes["tokens"]) / manifest.seconds
         return None
+
+
+def tuning_turns(loop: LoopSettings) -> list[int]:
+    """The turns whose rows the last V has seen, and the one without texts; 0 is the warm-up. Empty: no V was tuned."""
+    turns = list(range(1, loop.rounds + 1)) if loop.rec_tune else []
+    if loop.validator_start == "base" and loop.alternate:
+        turns = turns[-1:]
+    began = loop.warmup and (loop.validator_start == "previous" or not loop.rec_tune)
+    return [0, *turns] if began else turns
 
 
 def targets_by_history(rows: pl.DataFrame) -> dict[str, list[Target]]:

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from trackrec.experiment import Experiment
-from trackrec.interactions import LoopSettings
+from trackrec.experiment import Experiment, tuning_turns
 from trackrec.pipeline import Stage
 from trackrec.steps import Steps
 
@@ -19,6 +18,9 @@ _MODEL: Names = ("backbone", "prompts")
 _VALIDATOR: Names = (*_MODEL, "validator_backbone")
 _PLAYERS: Names = ("loop.users", "loop.targets", "loop.disjoint")
 _EVALUATED: Names = ("loop.eval_samples", "loop.eval_per_history")
+# Which rows tune the last V.
+_TURNS = ("validator_start", "rounds", "warmup", "warmup_users", "rec_tune", "alternate")
+TUNED: Names = (*(f"loop.{key}" for key in _TURNS), *_PLAYERS)
 TESTED: Names = ("loop.eval_samples", "loop.test_samples", "loop.eval_per_history")
 # Code behind the stages.
 _LLM: Names = ("prompts.py", "llm", "interactions/cohort.py")
@@ -145,25 +147,15 @@ class Loop:
 
     def _plain(self) -> None:
         """The comparison: a V tuned on the same rows in the same way, without any RecCoT."""
-        steps, turns = self.steps, plain_turns(self.exp.loop)
+        steps, turns = self.steps, tuning_turns(self.exp.loop)
         if turns:
-            played = ("validator_start", "rounds", "warmup", "warmup_users", "rec_tune", "alternate")
-            keys: Names = (*_VALIDATOR, "rec_tune", *(f"loop.{key}" for key in played), *_PLAYERS)
+            keys: Names = (*_VALIDATOR, "rec_tune", *TUNED)
             run: Run = lambda out: steps.rec_tune_plain(out, turns)  # noqa: E731
             self.plain = self._add("plain/rec_tune", keys, ("data",), _JUDGE, run, self.exp.rec_tune.processes)
         plain, rooms = self.plain, (*_JUDGE, "metrics.py")
         keys = (*_VALIDATOR, "scoring", *_EVALUATED)
         run = lambda out: steps.evaluate_plain(out, plain)  # noqa: E731
         self._add("plain/evaluate", keys, _there("data", plain), rooms, run)
-
-
-def plain_turns(loop: LoopSettings) -> list[int]:
-    """The turns whose rows the last V has seen, 0 for the warm-up; empty where no V was tuned."""
-    turns = list(range(1, loop.rounds + 1)) if loop.rec_tune else []
-    if loop.validator_start == "base" and loop.alternate:
-        turns = turns[-1:]
-    began = loop.warmup and (loop.validator_start == "previous" or not loop.rec_tune)
-    return [0, *turns] if began else turns
 
 
 def _there(*stages: str | None) -> Names:

@@ -9,8 +9,8 @@ from typing import Any
 
 import polars as pl
 
-from trackrec.experiment import Experiment
-from trackrec.loop import TESTED, Loop
+from trackrec.experiment import LOG_ODDS, Experiment
+from trackrec.loop import TESTED, TUNED, Loop
 from trackrec.metrics import metric_rows
 from trackrec.pipeline import Stage
 from trackrec.steps import Steps
@@ -32,13 +32,34 @@ class Recommend:
         self.exp, self.loop, self.steps = experiment, loop, steps
 
     def add_stages(self) -> None:
-        """embed and ctr."""
+        """embed, log_odds where the CTR nets read it, and ctr."""
         add = self.exp.pipeline.add
         texts = ("embed", "ctr.arms", "prompts")  # the arm "prompt" reads the history as the prompts show it
         add(Stage("embed", texts, ("data", "teacher", "texts"), ("embed", "prompts.py"), self._embed))
+        if LOG_ODDS in self.exp.ctr_stages():
+            self._add_log_odds()
         ctr = ("ctr", "loop.users", "loop.warmup_users", "loop.disjoint")  # the loop's users are a slice
         rooms = ("ctr", "metrics.py", "interactions/cohort.py")
-        add(Stage("ctr", ctr, ("data", "texts", "embed"), rooms, self._ctr))
+        add(Stage("ctr", ctr, self.exp.ctr_stages(), rooms, self._ctr))
+
+    def _add_log_odds(self) -> None:
+        """The stage in which the last V, or the one without texts, scores the rows of the CTR nets."""
+        from trackrec.ctr.arms import scored_arms
+
+        plain = self.loop.plain
+        arms = {arm: plain if arm == "plain" else self.loop.validator for arm in scored_arms(self.exp.ctr.arms)}
+        keys = ("backbone", "validator_backbone", "prompts", "scoring", "rec_tune.data", "ctr.text.score_rows", *TUNED)
+        rooms = ("llm", "validator", "prompts.py", "interactions/cohort.py")
+        self.exp.pipeline.add(
+            Stage(
+                LOG_ODDS,
+                keys,
+                ("data", "texts", *(stage for stage in dict.fromkeys(arms.values()) if stage)),
+                rooms,
+                lambda out: self.steps.log_odds(out, arms),
+                lambda: {"arms": " ".join(arms)},
+            )
+        )
 
     def add_test(self) -> None:
         """The stage that reads the test split."""

@@ -10,15 +10,17 @@ import numpy as np
 import polars as pl
 
 from trackrec.experiment import Experiment, Training, single_texts, targets_by_history
-from trackrec.interactions import build_samples, check_labels, tuning_rows
+from trackrec.interactions import build_samples, check_labels
 from trackrec.llm.packing import tree_tokens
 from trackrec.metrics import Interval, distinct_n, mean_words, metric_rows
-from trackrec.tables import read_table, write_part
+from trackrec.tables import read_table, stable_hash, write_part
 
 # Lists of a part together must stay below 2**31 bytes.
 _SAMPLES_PER_PART = 1_000_000
 UNTUNED = "untuned"
 """Source of texts that the plain base wrote."""
+# A history with hundreds of targets would be one packed row of ten thousand tokens, and its mask a hundred million.
+_TARGETS_PER_TREE = 16
 
 
 class Steps:
@@ -138,13 +140,22 @@ class Steps:
         source: str,
         round_: int,
         first_part: int = 0,
+        per_tree: int | None = None,
     ) -> dict[str, Any]:
+        """V's opinion of the rows under each text; at most ``per_tree`` targets share a packed row."""
         from trackrec.validator.score import encode_jobs, score_jobs, score_reccots
 
         exp = self.exp
         lm = exp.model("validator")
         adapter = exp.adapter(lm, validator)
-        entries = encode_jobs(lm, exp.book, score_jobs(targets_by_history(rows), texts))
+        jobs = score_jobs(targets_by_history(rows), texts)
+        if per_tree:
+            jobs = [
+                job._replace(targets=job.targets[start : start + per_tree])
+                for job in jobs
+                for start in range(0, len(job.targets), per_tree)
+            ]
+        entries = encode_jobs(lm, exp.book, jobs)
         trees = [entry.tree for _, entry in entries]
         lm.check_packing(max(trees, key=len), adapter)
         tokens = sum(map(tree_tokens, trees))
@@ -162,6 +173,31 @@ class Steps:
             first_part=first_part,
         )
         return {**made, **notes}
+
+    def log_odds(self, out: Path, arms: Mapping[str, str | None]) -> dict[str, Any]:
+        """V's opinion of the rows of the CTR nets: its log-odds are a feature of theirs.
+
+        Rows whose labels V was tuned on, or G's texts rewarded for, are left out in every arm: their score would tell
+        the label. So are rows of histories without a text.
+
+        Args:
+            out: the stage directory.
+            arms: arm -> the stage of its V; None is the plain base.
+        """
+        exp = self.exp
+        texts: dict[str, str | None] = dict(exp.texts("texts"))
+        told = exp.sample_rows.filter(pl.col("history_id").is_in(list(texts)))
+        free = told.filter(~pl.col("sample_id").is_in(list(exp.learned_samples)))
+        rows = rows_to_score(free, exp.ctr.text.score_rows, exp.seed)
+        notes: dict[str, Any] = {"without_text": len(exp.sample_rows) - len(told), "learned": len(told) - len(free)}
+        part = questions = tokens = 0
+        for arm, validator in arms.items():
+            given = texts_of_arm(texts, exp.table("data", "histories"), arm, exp.seed)
+            made = self._judge(out, rows, single_texts(given), validator, arm, exp.loop.rounds, part, _TARGETS_PER_TREE)
+            part += -(-made["histories"] // exp.loop.shard_histories)
+            questions, tokens = questions + made["questions"], tokens + made["tokens"]
+            notes["work"] = made["work"]
+        return {**notes, "rows": len(rows), "questions": questions, "tokens": tokens}
 
     def preferences(self, out: Path, round_: int) -> dict[str, Any]:
         """One preference set per history."""
@@ -195,7 +231,7 @@ class Steps:
         """Rec-Tuning of a fresh V before round 1, on greedy texts or, with ``loop.warmup_users``, the teacher's."""
         from_teacher = self.exp.loop.warmup_users is not None
         texts = self.exp.texts("teacher" if from_teacher else "warmup/greedy")
-        rows = self._tuning_rows([0])
+        rows = self.exp.tuning_rows([0])
         # A teacher need not have written about every history.
         told = rows.filter(pl.col("history_id").is_in(set(texts))) if from_teacher else rows
         if not len(told):
@@ -205,22 +241,12 @@ class Steps:
     def rec_tune(self, out: Path, rounds: Sequence[int], start: str | None) -> dict[str, Any]:
         """Rec-Tuning of V on the rows of one round or several, with the greedy texts of the last."""
         name = f"round-{rounds[-1]}"
-        return self._tune(out, name, self._tuning_rows(rounds), self.exp.texts(f"{name}/greedy"), start, rounds)
+        return self._tune(out, name, self.exp.tuning_rows(rounds), self.exp.texts(f"{name}/greedy"), start, rounds)
 
     def rec_tune_plain(self, out: Path, turns: Sequence[int]) -> dict[str, Any]:
         """Rec-Tuning of V on the rows of some turns without any text."""
-        rows = self._tuning_rows(turns)
+        rows = self.exp.tuning_rows(turns)
         return self._tune(out, "plain", rows, dict.fromkeys(rows["history_id"].to_list()), None, turns)
-
-    def _tuning_rows(self, turns: Sequence[int]) -> pl.DataFrame:
-        cohort, limit = self.exp.cohort, self._tuning_limit
-        parts = [tuning_rows(cohort.tune if turn else cohort.warmup, limit, turn) for turn in turns]
-        return pl.concat(parts).unique("sample_id")
-
-    @property
-    def _tuning_limit(self) -> int:
-        """Most tuning rows of a history in one turn."""
-        return int(self.exp.rec_tune.data.get("samples_per_history", 4))
 
     def _tune(
         self,
@@ -238,7 +264,7 @@ class Steps:
         lm = exp.model("validator")
         adapter = exp.new_adapter(lm, f"{name}-rec_tune", start)
         targets = targets_by_history(rows)
-        options = {**section.data, "samples_per_history": self._tuning_limit * len(turns)}
+        options = {**section.data, "samples_per_history": self.exp.tuning_limit * len(turns)}
         data = RecTuneData(lm, exp.book, texts, targets, seed=exp.seed + max(turns), **options)
         data.setup("fit")
         tokens = sum(tree_tokens(entry.tree) for entry in data.examples)
@@ -329,3 +355,29 @@ def text_metrics(texts: pl.DataFrame) -> dict[str, Interval]:
     }
     nan = float("nan")
     return {name: Interval(value, nan, nan, len(words)) for name, value in values.items()}
+
+
+def rows_to_score(samples: pl.DataFrame, most: int | None, seed: int) -> pl.DataFrame:
+    """At most so many rows of each history and split, chosen by hash; all of them where there is no limit."""
+    if most is None:
+        return samples
+    ranks = [stable_hash("log_odds", seed, key) for key in samples["sample_id"].to_list()]
+    ranked = samples.with_columns(rank=pl.Series(ranks, dtype=pl.String)).sort("rank")
+    place = pl.int_range(pl.len()).over("history_id", "split")
+    return ranked.filter(place < most).drop("rank").sort("sample_id")
+
+
+def texts_of_arm(
+    texts: Mapping[str, str | None], histories: pl.DataFrame, arm: str, seed: int
+) -> Mapping[str, str | None]:
+    """What V reads: the history's own text (``reccot``), none (``plain``), or another user's (``shuffled``)."""
+    if arm == "reccot":
+        return texts
+    if arm == "plain":
+        return dict.fromkeys(texts)
+    from trackrec.ctr.arms import exchange
+
+    owners = dict(histories.select("history_id", "user_id").iter_rows())
+    ids = sorted(texts)
+    other = exchange(range(len(ids)), [owners[key] for key in ids], seed)
+    return {key: texts[ids[other[place]]] for place, key in enumerate(ids)}

@@ -19,6 +19,7 @@ from trackrec.ctr.arms import (
     keep_share,
     log_odds_of,
     reduce_texts,
+    scored_arms,
 )
 from trackrec.ctr.assemble import CTRInputs, prepare, runnable_arms
 from trackrec.ctr.data import TensorLoader
@@ -56,7 +57,7 @@ def test_arms_without_texts_are_left_out_and_said(inputs):
     ]
     with pytest.raises(ValueError, match=r"ctr\.arms must be among none, reccot, .*got 'recot'"):
         runnable_arms(given, ["none", "recot"], TextSettings())
-    with pytest.raises(ValueError, match=r"ctr\.text\.use: log_odds needs V's score of every sample"):
+    with pytest.raises(ValueError, match=r"ctr\.text\.use: log_odds needs V's log-odds of the samples"):
         runnable_arms(given, ["none", "reccot"], TextSettings(use="log_odds"))
     with pytest.raises(ValueError, match="none of prompt can run: there are no vectors of prompt"):
         runnable_arms(given, ["prompt"], TextSettings())
@@ -275,3 +276,29 @@ def test_labels_of_no_row_reach_an_arm(inputs):
     )
     for arm in arms:
         assert torch.equal(batch_of(first, arm)["text"], batch_of(second, arm)["text"])
+
+
+def test_v_is_asked_for_the_arms_that_need_it():
+    assert scored_arms(["none", "random"]) == ["reccot"]
+    assert scored_arms(["none", "reccot", "reccot@0.5"]) == ["reccot"]
+    assert scored_arms(["shuffled", "plain"]) == ["reccot", "plain", "shuffled"]
+    assert scored_arms(["none", "teacher"]) == []
+
+
+def test_coverage_of_log_odds_keeps_whole_users_and_is_nested(data):
+    rng = np.random.default_rng(0)
+    odds = {key: float(rng.normal()) for ids in data.sample_ids.values() for key in ids}
+    given = attach_log_odds(data, "reccot", odds)
+    kept = {}
+    for share in (0.5, 0.25):
+        columns = keep_share(given, "reccot", f"reccot@{share}", share, seed=1).columns[f"reccot@{share}"]
+        kept[share] = set()
+        for split, values in columns.items():
+            has = {}
+            for user, row in zip(data.user_ids[split], values.tolist(), strict=True):
+                has.setdefault(user, set()).add(row[1])
+                assert row[1] or row[0] == 0
+            assert all(len(values) == 1 for values in has.values())
+            kept[share] |= {user for user, values in has.items() if values == {1.0}}
+    assert (len(kept[0.5]), len(kept[0.25])) == (6, 3)
+    assert kept[0.25] < kept[0.5]

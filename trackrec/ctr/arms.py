@@ -25,6 +25,7 @@ COMPARATORS = ("untuned", "teacher")
 ARMS = ("none", "reccot", *PLACEBOS, *COMPARATORS)
 _MADE = ("shuffled", "random")  # from the RecCoT's own vectors or log-odds
 _FIELDS = ("reccot", "prompt", *COMPARATORS)
+_SCORED = ("reccot", "plain", "shuffled")  # by V, for ctr.text.use: log_odds
 _MAX_LOG_ODDS = 6.0  # p_yes of .9975: float32 rounds what lies beyond
 
 
@@ -35,18 +36,21 @@ class TextSettings:
     Attributes:
         use: ``dense``: the connector's output beside the dense features (the paper's way). ``query``: it asks history
             and target, as DIN's target does. ``log_odds``: V's log-odds for the target, given the text, as a dense
-            feature.
+            feature; V then scores every row in a stage of its own.
         pca_dim: reduce the text vectors to so many principal components of the train rows' texts; null leaves them.
         missing: rows without a text are left out of every arm (``leave_out``), or stay (``keep``) with a learned vector
             in the place of the text.
         coverage: further arms ``reccot@0.5`` and so on, in which only that share of the users keeps its texts; shares
             below 1 need ``missing: keep``.
+        score_rows: with ``use: log_odds``, most rows of a history and split that V scores, chosen by hash; the others
+            go without. null: all.
     """
 
     use: Literal["dense", "query", "log_odds"] = "dense"
     pca_dim: int | None = None
     missing: Literal["leave_out", "keep"] = "leave_out"
     coverage: list[float] | None = None
+    score_rows: int | None = None
 
     def __post_init__(self) -> None:
         if self.pca_dim is not None and self.pca_dim < 1:
@@ -54,7 +58,9 @@ class TextSettings:
         for share in self.coverage or ():
             if not 0 < share < 1:
                 raise ValueError(f"ctr.text.coverage: shares must be between 0 and 1, got {share}.")
-        if self.coverage and self.missing != "keep":
+        if self.score_rows is not None and self.score_rows < 1:
+            raise ValueError(f"ctr.text.score_rows must be at least 1 or null, got {self.score_rows}.")
+        if self.coverage and self.missing != "keep" and self.use != "log_odds":
             raise ValueError("ctr.text.coverage needs ctr.text.missing: keep, since rows lose their text.")
 
 
@@ -69,6 +75,12 @@ def source_of(arm: str) -> str:
     """What an arm is made of: ``reccot`` for ``shuffled``, ``random`` and ``reccot@0.5``; any other arm is its own."""
     name = arm.split("@")[0]
     return "reccot" if name in _MADE else name
+
+
+def scored_arms(arms: Sequence[str]) -> list[str]:
+    """The arms for which V is asked, where texts are used through its log-odds: ``random`` is made of ``reccot``'s."""
+    sources = {source_of(arm) for arm in arms} | ({"shuffled"} & set(arms))
+    return [arm for arm in _SCORED if arm in sources]
 
 
 def is_arm(arm: str) -> bool:
@@ -134,7 +146,7 @@ def attach_shuffled(data: CTRData, source: str = "reccot", arm: str = "shuffled"
     texts = data.arms[source]
     with_text = torch.nonzero(texts.rows >= 0).flatten().tolist()
     rows = texts.rows.clone()
-    for history, other in _exchange(with_text, [data.history_users[row] for row in with_text], seed).items():
+    for history, other in exchange(with_text, [data.history_users[row] for row in with_text], seed).items():
         rows[history] = texts.rows[other]
     return _with_arm(data, arm, replace(texts, rows=rows))
 
@@ -152,14 +164,26 @@ def attach_random(data: CTRData, source: str = "reccot", arm: str = "random", se
 
 
 def keep_share(data: CTRData, source: str, arm: str, share: float, seed: int = 0) -> CTRData:
-    """``data`` with an arm in which only a share of the users, chosen by hash, keeps its texts."""
+    """``data`` with an arm in which only a share of the users, chosen by hash, keeps its texts, or its log-odds."""
     data.spec_for(source)
+    if source in data.columns:
+        owners = {user for ids in data.user_ids.values() for user in ids}
+        kept = _chosen(owners, share, seed)
+        columns = {
+            split: values * torch.tensor([[user in kept] for user in data.user_ids[split]])
+            for split, values in data.columns[source].items()
+        }
+        return replace(data, columns={**data.columns, arm: columns})
     texts = data.arms[source]
-    owners = sorted({data.history_users[row] for row in torch.nonzero(texts.rows >= 0).flatten().tolist()})
-    ranked = sorted(owners, key=lambda user: stable_hash("coverage", seed, user))
-    kept = set(ranked[: max(1, round(share * len(ranked)))])
+    kept = _chosen({data.history_users[row] for row in torch.nonzero(texts.rows >= 0).flatten().tolist()}, share, seed)
     stays = torch.tensor([user in kept for user in data.history_users])
     return _with_arm(data, arm, TextArm(texts.matrix, torch.where(stays, texts.rows, -1), gaps=True))
+
+
+def _chosen(users: set[str], share: float, seed: int) -> set[str]:
+    """A share of the users, by hash; at least one."""
+    ranked = sorted(users, key=lambda user: stable_hash("coverage", seed, user))
+    return set(ranked[: max(1, round(share * len(ranked)))])
 
 
 def reduce_texts(data: CTRData, arm: str, dim: int) -> CTRData:
@@ -195,7 +219,7 @@ def log_odds_of(scores: pl.DataFrame, tuned_on: set[str]) -> dict[str, float]:
 
     Args:
         scores: a scores table.
-        tuned_on: samples that V was tuned on. It remembers their labels, so they get no value.
+        tuned_on: samples whose labels V or the text learned from. They get no value.
     """
     rows = scores.filter(~pl.col("sample_id").is_in(list(tuned_on)))
     mean = rows.group_by("sample_id", maintain_order=True).agg(pl.col("p_yes").cast(pl.Float64).mean())
@@ -211,13 +235,16 @@ def attach_log_odds(data: CTRData, arm: str, log_odds: Mapping[str, float]) -> C
     """
     if not np.isfinite(list(log_odds.values())).all():
         raise ValueError(f"arm {arm!r}: log-odds hold NaN or infinity.")
-    columns = {}
-    for split, ids in data.sample_ids.items():
-        known = torch.tensor([[log_odds.get(key, 0.0), float(key in log_odds)] for key in ids]).reshape(-1, 2)
-        columns[split] = torch.stack([known[:, 0].clamp(-_MAX_LOG_ODDS, _MAX_LOG_ODDS) / 2.0, known[:, 1]], dim=1)
+    columns = {split: log_odds_columns(ids, log_odds) for split, ids in data.sample_ids.items()}
     if not columns["train"][:, 1].any():
         raise ValueError(f"arm {arm!r}: no train row has log-odds, so a net can't learn what they mean.")
     return replace(data, columns={**data.columns, arm: columns})
+
+
+def log_odds_columns(sample_ids: Sequence[str], log_odds: Mapping[str, float]) -> Tensor:
+    """(N, 2): the log-odds of each sample, cut at ±6 and halved, and whether it has any."""
+    known = torch.tensor([[log_odds.get(key, 0.0), float(key in log_odds)] for key in sample_ids]).reshape(-1, 2)
+    return torch.stack([known[:, 0].clamp(-_MAX_LOG_ODDS, _MAX_LOG_ODDS) / 2.0, known[:, 1]], dim=1)
 
 
 def attach_shuffled_log_odds(data: CTRData, source: str, arm: str, seed: int = 0) -> CTRData:
@@ -227,7 +254,7 @@ def attach_shuffled_log_odds(data: CTRData, source: str, arm: str, seed: int = 0
         present = torch.nonzero(values[:, 1]).flatten().tolist()
         columns[split] = values.clone()
         if present:
-            exchanged = _exchange(present, [data.user_ids[split][row] for row in present], seed)
+            exchanged = exchange(present, [data.user_ids[split][row] for row in present], seed)
             columns[split][list(exchanged)] = values[list(exchanged.values())]
     return replace(data, columns={**data.columns, arm: columns})
 
@@ -246,7 +273,7 @@ def _with_arm(data: CTRData, name: str, arm: TextArm) -> CTRData:
     return replace(data, arms={**data.arms, name: arm})
 
 
-def _exchange(entries: Sequence[int], owners: Sequence[str], seed: int) -> dict[int, int]:
+def exchange(entries: Sequence[int], owners: Sequence[str], seed: int) -> dict[int, int]:
     """Each entry takes one of another owner: owners form one random cycle (Sattolo 1986), so nobody keeps their own.
 
     Raises:

@@ -85,7 +85,7 @@ def runnable_arms(inputs: CTRInputs, arms: Sequence[str], text: TextSettings) ->
     check_arms(arms)
     if text.use == "log_odds" and not inputs.log_odds:
         raise ValueError(
-            "ctr.text.use: log_odds needs V's score of every sample, which no stage of this run has written."
+            "ctr.text.use: log_odds needs V's log-odds of the samples, and there are none. Name an arm that reads them."
         )
     reasons = {arm: _why_not(arm, inputs, text) for arm in arms}
     kept = [arm for arm in arms if not reasons[arm]]
@@ -194,4 +194,7 @@ def _attach_log_odds(data: CTRData, inputs: CTRInputs, arms: Sequence[str], seed
             data = attach_shuffled_log_odds(data, "reccot", "shuffled", seed)
     if "random" in arms:
         data = attach_random_log_odds(data, "reccot", "random", seed)
+    for arm in arms:
+        if coverage_of(arm) < 1:
+            data = keep_share(data, source_of(arm), arm, coverage_of(arm), seed)
     return data

@@ -34,6 +34,8 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 def mean_embedding(table: nn.Embedding, index: Tensor) -> Tensor:
     """Mean of the vectors of what isn't padding: (..., A) indices -> (..., D); 0 of nothing. No (..., A, D) is made."""
+    if torch.compiler.is_exporting():  # ONNX has no such operator: the exporter would write a loop over the rows
+        return masked_mean(F.embedding(index, table.weight), index != PADDING)
     flat = F.embedding_bag(index.flatten(0, -2), table.weight, mode="mean", padding_idx=PADDING)
     return flat.unflatten(0, index.shape[:-1])
 

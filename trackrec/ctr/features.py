@@ -9,7 +9,7 @@ No feature of a row depends on the row's own label or on a valid or test label.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -18,8 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trackrec.ctr.dense import ExpectedRating, item_statistics, item_years, list_statistics
-from trackrec.ctr.neighbours import joined, neighbour_scores
+from trackrec.ctr.neighbours import Neighbours, joined
 from trackrec.ctr.priors import FIRST, UNKNOWN, Padded, RatedLists, encode, flatten, pad, source_rows
+
+RATING_SCALE = 2.0  # distance from the threshold that becomes 1
+MAX_ATTRIBUTES = 8
 
 
 @dataclass(frozen=True)
@@ -115,12 +118,27 @@ class CTRData:
         if arm == "none":
             return self.spec
         if arm in self.columns:
-            return replace(self.spec, n_dense=self.spec.n_dense + self.columns[arm]["train"].shape[1])
+            width = next(iter(self.columns[arm].values())).shape[1]
+            return replace(self.spec, n_dense=self.spec.n_dense + width)
         if arm not in self.arms:
             known = ["none", *self.arms, *self.columns]
             raise KeyError(f"arm must be one of {known}, got {arm!r}. Attach its texts first.")
         texts = self.arms[arm]
         return replace(self.spec, text_dim=int(texts.matrix.shape[1]), text_gaps=texts.gaps)
+
+
+class Statistics(NamedTuple):
+    """The ratings that statistics may count, and the similarities of items over them."""
+
+    source: pl.DataFrame
+    neighbours: Neighbours
+
+    @classmethod
+    def of(
+        cls, source: pl.DataFrame, items: pl.DataFrame, threshold: float = 3.0, rating_scale: float = RATING_SCALE
+    ) -> Statistics:
+        """Of rows of `trackrec.ctr.priors.source_rows`."""
+        return cls(source, Neighbours(source, items, threshold, rating_scale))
 
 
 def build_features(
@@ -131,9 +149,10 @@ def build_features(
     interactions: pl.DataFrame,
     threshold: float = 3.0,
     recent_len: int | None = None,
-    rating_scale: float = 2.0,
-    max_attributes: int = 8,
+    rating_scale: float = RATING_SCALE,
+    max_attributes: int = MAX_ATTRIBUTES,
     vocabularies: Vocabularies | None = None,
+    statistics: Statistics | None = None,
 ) -> CTRData:
     """Turn the tables into tensors per split.
 
@@ -145,12 +164,14 @@ def build_features(
         rating_scale: rating distance from the threshold that becomes 1.
         max_attributes: A at most; further attributes of an item are left out.
         vocabularies: indices of an earlier call, for rows to predict beside the same train rows. None: from train rows.
+        statistics: for rows to predict without train rows beside them; they go with ``vocabularies``. None: of the
+            samples.
 
     Raises:
         ValueError: no train rows, or an item, history or user that its table doesn't hold.
     """
     train = samples.filter(pl.col("split") == "train")
-    if not len(train):
+    if not len(train) and (vocabularies is None or statistics is None):
         raise ValueError(f"samples hold no train rows, only {samples['split'].unique().to_list()}.")
     vocab = vocabularies or _vocabularies(train, items, users)
     width = max(1, int(recent_len or samples["recent_items"].list.len().max() or 1))  # type: ignore[arg-type]
@@ -161,9 +182,10 @@ def build_features(
     item_row = 1 + encode(samples["item_id"].alias("item_id of samples"), items["item_id"])
     history_row = encode(samples["history_id"].alias("history_id of samples"), histories["history_id"])
     rated = RatedLists(recent_rows.values, ratings.values, recent_rows.mask)
-    source = source_rows(samples, histories, interactions)
+    if statistics is None:
+        statistics = Statistics.of(source_rows(samples, histories, interactions), items, threshold, rating_scale)
     dense = _dense(
-        samples, histories, items, source, item_attributes, item_row, history_row, rated, threshold, rating_scale
+        samples, histories, items, statistics, item_attributes, item_row, history_row, rated, threshold, rating_scale
     )
     flat_items = flatten(recent["recent_items"])
     lengths = recent["recent_items"].list.len().to_numpy().astype(np.int64)
@@ -197,7 +219,7 @@ def _dense(
     samples: pl.DataFrame,
     histories: pl.DataFrame,
     items: pl.DataFrame,
-    source: pl.DataFrame,
+    statistics: Statistics,
     item_attributes: NDArray[np.int32],
     item_row: NDArray[np.int64],
     history_row: NDArray[np.int64],
@@ -209,13 +231,14 @@ def _dense(
     longest = max(1, int(histories["item_ids"].list.len().max() or 1))  # type: ignore[arg-type]
     rows = _item_rows(histories["item_ids"], items, longest)
     rated = RatedLists(rows.values, _ratings(histories["ratings"], threshold, scale, longest).values, rows.mask)
+    source = statistics.source
     expected = ExpectedRating(source, samples, items, threshold, scale)
     years = item_years(items)
 
     def rated_before(index: NDArray[np.int64]) -> RatedLists:
         return joined(rated.take(history_row[index]), recent.take(index))
 
-    scores = neighbour_scores(source, samples, items, item_row, rated_before, expected, threshold, scale)
+    scores = statistics.neighbours.scores(samples, item_row, rated_before, expected)
     return np.concatenate(
         [
             item_statistics(samples, source, threshold, scale),

@@ -41,17 +41,8 @@ def joined(first: RatedLists, second: RatedLists) -> RatedLists:
     return RatedLists(*(np.concatenate(pair, axis=1) for pair in zip(first, rest, strict=True)))
 
 
-def neighbour_scores(
-    source: pl.DataFrame,
-    samples: pl.DataFrame,
-    items: pl.DataFrame,
-    item_row: Int,
-    rated_before: Callable[[Int], RatedLists],
-    expected: ExpectedRating,
-    threshold: float,
-    scale: float,
-) -> Float32:
-    """(N,) Σ_j s_ij e_j over a row's rated items j, i the target.
+class Neighbours:
+    """Similarities of items, made once for any number of calls.
 
     e is a rating's residual: what it is above what its item usually gets and above the user's own mean of that.
     s_ij = Σ_u e_ui e_uj / ((n_ij + 20) · .25) over the n_ij users who rated both: a regression of one residual on the
@@ -59,32 +50,65 @@ def neighbour_scores(
 
     Args:
         source: rows of :func:`trackrec.ctr.priors.source_rows`.
-        samples: N rows, with timestamps.
         items: the items table, to which item rows point (from 1).
-        item_row: (N,) the target.
-        rated_before: for numbers of rows, the items that each one's user rated before; all lists at once would not fit.
-        expected: what items usually get.
         threshold, scale: of the ratings.
     """
-    events = _events(source, items, threshold, scale)
-    times = samples["timestamp"].to_numpy()
-    kept = _kept_items(events.item, len(items))
-    scores = np.zeros(len(samples), np.float32)
-    order = np.argsort(times, kind="stable")
-    starts = np.searchsorted(times[order], events.edges)
-    ends = np.append(starts[1:], len(times))
-    for block, (products, counts) in enumerate(_similarities(events, kept)):
-        for start in range(int(starts[block]), int(ends[block]), _CHUNK):
-            index = order[start : min(start + _CHUNK, int(ends[block]))]
-            lists = rated_before(index)
-            target, listed = kept[item_row[index]], kept[lists.rows]
-            mask = lists.mask & (lists.rows != item_row[index][:, None])
-            own = _residuals(lists._replace(mask=mask), expected, index)
-            known = mask & (listed >= 0) & (target >= 0)[:, None]
-            pairs = (target[:, None], listed)
-            weights = products[pairs] / ((counts[pairs] + _PAIR_SMOOTHING) * _VARIANCE)
-            scores[index] = np.where(known, weights * own, 0.0).sum(axis=1)
-    return scores
+
+    def __init__(self, source: pl.DataFrame, items: pl.DataFrame, threshold: float, scale: float) -> None:
+        self.events = _events(source, items, threshold, scale)
+        self.kept = _kept_items(self.events.item, len(items))
+        self._last: tuple[list[int], _Sums] | None = None
+
+    def scores(
+        self,
+        samples: pl.DataFrame,
+        item_row: Int,
+        rated_before: Callable[[Int], RatedLists],
+        expected: ExpectedRating,
+    ) -> Float32:
+        """(N,) Σ_j s_ij e_j over a row's rated items j, i the target.
+
+        Args:
+            samples: N rows, with timestamps.
+            item_row: (N,) the target.
+            rated_before: for numbers of rows, the items that each one's user rated before; all lists at once would not
+                fit.
+            expected: what items usually get.
+        """
+        times = samples["timestamp"].to_numpy()
+        scores = np.zeros(len(samples), np.float32)
+        order = np.argsort(times, kind="stable")
+        starts = np.searchsorted(times[order], self.events.edges)
+        ends = np.append(starts[1:], len(times))
+        for block, sums in self._sums(np.flatnonzero(ends > starts).tolist()):
+            for start in range(int(starts[block]), int(ends[block]), _CHUNK):
+                index = order[start : min(start + _CHUNK, int(ends[block]))]
+                lists = rated_before(index)
+                target, listed = self.kept[item_row[index]], self.kept[lists.rows]
+                mask = lists.mask & (lists.rows != item_row[index][:, None])
+                own = _residuals(lists._replace(mask=mask), expected, index)
+                known = mask & (listed >= 0) & (target >= 0)[:, None]
+                pairs = (target[:, None], listed)
+                weights = sums.products[pairs] / ((sums.counts[pairs] + _PAIR_SMOOTHING) * _VARIANCE)
+                scores[index] = np.where(known, weights * own, 0.0).sum(axis=1)
+        return scores
+
+    def _sums(self, wanted: list[int]) -> Iterator[tuple[int, _Sums]]:
+        """The sums of each wanted block. Those of a single one, as requests want, are kept for the next call."""
+        if self._last is not None and self._last[0] == wanted:
+            yield wanted[0], self._last[1]
+            return
+        for block, sums in _similarities(self.events, self.kept, wanted):
+            if len(wanted) == 1:
+                self._last = wanted, sums
+            yield block, sums
+
+
+class _Sums(NamedTuple):
+    """Σ_u e_ui e_uj and n_ij over what came before a block, (I, I) each."""
+
+    products: Float32
+    counts: Float32
 
 
 class _Events(NamedTuple):
@@ -121,23 +145,27 @@ def _kept_items(item: Int, n_items: int) -> Int:
     return numbers
 
 
-def _similarities(events: _Events, kept: Int) -> Iterator[tuple[Float32, Float32]]:
-    """Per block Σ_u e_ui e_uj and n_ij, (I, I) each, over what came before the block."""
+def _similarities(events: _Events, kept: Int, wanted: list[int]) -> Iterator[tuple[int, _Sums]]:
+    """Number of each wanted block, and its sums. What lies between two wanted blocks is summed at once."""
     from scipy import sparse
 
     size = int(kept.max(initial=-1)) + 1
     shape = (int(events.user.max(initial=-1)) + 1, size)
     products, counts = np.zeros((size, size), np.float32), np.zeros((size, size), np.float32)
     before = sparse.csr_matrix(shape, dtype=np.float32)
-    number = kept[events.item]
-    ends = np.append(events.edges[1:], np.iinfo(np.int64).max)
-    for start, end in zip(events.edges, ends, strict=True):
-        yield products, counts
-        index = np.flatnonzero((events.time >= start) & (events.time < end) & (number >= 0))
+    number = np.full(len(events.item), -1, np.int64)
+    # A pair that repeats counts once, by its first rating: else sums would depend on where blocks end.
+    first = np.unique(events.user * len(kept) + events.item, return_index=True)[1]
+    number[first] = kept[events.item[first]]
+    done = np.iinfo(np.int64).min
+    for block in wanted:
+        index = np.flatnonzero((events.time >= done) & (events.time < events.edges[block]) & (number >= 0))
+        done = events.edges[block]
         new = sparse.csr_matrix((events.residual[index], (events.user[index], number[index])), shape=shape)
         products += _new_pairs(before, new)
         counts += _new_pairs(_ones(before), _ones(new))
         before = (before + new).tocsr()
+        yield block, _Sums(products, counts)
 
 
 def _ones(matrix: csr_matrix) -> csr_matrix:

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from trackrec.ctr.arms import TextSettings
+from trackrec.ctr.arms import TextSettings, scored_arms
 from trackrec.ctr.assemble import CTRInputs, check_arms, prepare, runnable_arms, sample_rows
 from trackrec.ctr.baselines import baseline_predictions
 from trackrec.ctr.classic import check_classics, classic_predictions
 from trackrec.ctr.data import TensorLoader
-from trackrec.ctr.features import CTRData, Vocabularies
+from trackrec.ctr.features import CTRData, FeatureSpec, Vocabularies
 from trackrec.ctr.slices import sample_slices
 from trackrec.ctr.train import ArmResult, fit_arm
 from trackrec.ctr.verdict import arm_metrics
@@ -49,15 +49,15 @@ def check_plan(plan: CTRPlan) -> None:
     """What can be known of a plan before the hours that come before it.
 
     Raises:
-        ValueError: an unknown arm or classic model, or texts are to be used through log-odds that no stage writes.
+        ValueError: an unknown arm or classic model, or log-odds are to be used and no arm reads them.
         ImportError: a classic model isn't installed.
     """
     check_arms(plan.arms)
     check_classics(plan.classics)
-    if plan.text.use == "log_odds":
+    if plan.text.use == "log_odds" and not scored_arms(plan.arms):
         raise ValueError(
-            "ctr.text.use: log_odds needs V's score of every sample, which no stage of `trackrec fit` writes. "
-            "Use dense or query; from Python, CTRInputs takes the log-odds."
+            f"ctr.text.use: log_odds needs an arm that reads V's answers: reccot, shuffled, random or plain, got "
+            f"{', '.join(plan.arms)}."
         )
 
 
@@ -143,7 +143,7 @@ def _save_net(result: ArmResult, out_dir: Path) -> None:
     from safetensors.torch import save
 
     content = save({name: value.contiguous() for name, value in result.state_dict.items()})
-    write_whole(out_dir / "nets" / f"{result.arm}-{result.seed}.safetensors", content)
+    write_whole(saved_net(out_dir, result.arm, result.seed), content)
 
 
 def _prediction_rows(result: ArmResult, data: CTRData) -> pl.DataFrame:
@@ -180,27 +180,63 @@ def predict_rows(
     Raises:
         ValueError: the stage has no nets of this arm.
     """
-    from safetensors.torch import load_file
-
-    weights = sorted((ctr_dir / "nets").glob(f"{arm}-*.safetensors"))
-    if not weights:
-        known = sorted({path.stem.rsplit("-", 1)[0] for path in (ctr_dir / "nets").glob("*.safetensors")})
-        raise ValueError(f"--arm must be among {', '.join(known)}, got {arm!r}.")
-    saved = json.loads((ctr_dir / "nets" / "features.json").read_text())
-    vocabularies = Vocabularies(**saved["vocabularies"])
+    weights = [saved_net(ctr_dir, arm, one) for one in saved_seeds(ctr_dir, arm)]
     both = inputs._replace(samples=pl.concat([inputs.samples.select(rows.columns), rows]))
-    data = prepare(both, [arm], seed, plan.text, vocabularies, int(saved["spec"]["recent_len"]))
-    spec = replace(data.spec_for(arm), text_gaps=saved["gaps"][arm])
-    if arm in data.arms:
-        data = replace(data, arms={**data.arms, arm: replace(data.arms[arm], gaps=spec.text_gaps)})
+    data = saved_features(both, plan, ctr_dir, arm, seed)
     found = []
     for path in weights:
-        check_weights(path)
-        connector = plan.connector(spec.text_dim) if spec.text_dim and plan.connector else None
-        net = plan.net(spec, connector)
-        net.load_state_dict(load_file(path))
-        net.eval()
+        net = load_net(plan, data.spec_for(arm), path)
         with torch.inference_mode():
             batches = TensorLoader(data, "request", arm, batch_size=8192, labels=False)
             found.append(torch.cat([net(batch).sigmoid() for batch in batches]).numpy())
     return np.asarray(np.mean(found, axis=0, dtype=np.float64), np.float32)
+
+
+def saved_net(ctr_dir: Path, arm: str, seed: int) -> Path:
+    """Where the weights of one training lie."""
+    return ctr_dir / "nets" / f"{arm}-{seed}.safetensors"
+
+
+def saved_seeds(ctr_dir: Path, arm: str) -> list[int]:
+    """Seeds of the saved nets of an arm, sorted by name.
+
+    Raises:
+        ValueError: the stage has no nets of this arm.
+    """
+    names = [path.stem.rpartition("-") for path in sorted((ctr_dir / "nets").glob("*.safetensors"))]
+    seeds = [int(seed) for own, _, seed in names if own == arm]
+    if not seeds:
+        raise ValueError(f"--arm must be among {', '.join(sorted({own for own, _, _ in names}))}, got {arm!r}.")
+    return seeds
+
+
+def saved_features(inputs: CTRInputs, plan: CTRPlan, ctr_dir: Path, arm: str, seed: int) -> CTRData:
+    """Features of the samples in the form that the saved nets of an arm were trained on."""
+    saved = json.loads((ctr_dir / "nets" / "features.json").read_text())
+    vocabularies = Vocabularies(**saved["vocabularies"])
+    data = prepare(inputs, [arm], seed, plan.text, vocabularies, int(saved["spec"]["recent_len"]))
+    if arm in data.arms:
+        data = replace(data, arms={**data.arms, arm: replace(data.arms[arm], gaps=saved["gaps"][arm])})
+    return data
+
+
+def load_net(plan: CTRPlan, spec: FeatureSpec, path: Path) -> nn.Module:
+    """A saved net, in eval mode.
+
+    Raises:
+        TableError: its file is damaged.
+        ValueError: the configuration describes another net than the one that was trained.
+    """
+    from safetensors.torch import load_file
+
+    check_weights(path)
+    connector = plan.connector(spec.text_dim) if spec.text_dim and plan.connector else None
+    net = plan.net(spec, connector)
+    try:
+        net.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        raise ValueError(
+            f"ctr.net: {type(net).__name__} as configured isn't the net in {path}. Give the config of the run, or run "
+            "`trackrec fit` with this one."
+        ) from error
+    return net.eval()

@@ -14,12 +14,13 @@ from trackrec.report.terminal import ARM_NAMES, VALIDATOR_NAMES
 MEASURES = {"auc": "AUC", "acc": "ACC", "log_loss": "LogLoss"}
 _COLUMNS = {**MEASURES, "uauc": "UAUC"}
 _LOWER_IS_BETTER = {"log_loss"}
-_PLACEBOS = ("shuffled", "random", "prompt")
+_PLACEBOS = ("shuffled", "random", "prompt", "plain")
 _PLAIN_NAMES = {
     "none": "no text",
     "shuffled": "another user's RecCoT",
     "random": "random vectors",
     "prompt": "the history's own text",
+    "plain": "V without a text",
     "untuned": "an untuned model's text",
     "teacher": "the teacher's text",
 }
@@ -166,11 +167,14 @@ def _arms_table(run: RunNumbers, stage: str, net: str) -> Table:
 
 
 def _short(arm: str) -> str:
+    if arm.startswith("reccot@"):
+        return f"RecCoT for {float(arm.split('@')[1]):.0%} of the users"
     return "RecCoT" if arm == "reccot" else _PLAIN_NAMES.get(arm, arm)
 
 
 def _arm_name(arm: str, net: str) -> str:
-    known = f"{{net}} + {_PLAIN_NAMES[arm]}" if arm in _PLAIN_NAMES else arm
+    named = arm in _PLAIN_NAMES or arm.startswith("reccot@")
+    known = f"{{net}} + {_short(arm)}" if named else arm
     return ARM_NAMES.get(arm, known).format(net=net)
 
 

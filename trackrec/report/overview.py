@@ -100,7 +100,8 @@ def _expected(run: RunNumbers) -> list[str]:
     for number in range(1, run.rounds + 1):
         turns = on["alternate"] or number == run.rounds
         names += [f"round-{number}/{kind}" for kind in (*drawn, *(moved if turns else []))]
-    names += ["plain/rec_tune", "plain/evaluate", "texts", "embed", "ctr"]
+    asked = run.config["ctr"].get("text", {}).get("use") == "log_odds"
+    names += ["plain/rec_tune", "plain/evaluate", "texts", "embed", *(["log_odds"] if asked else []), "ctr"]
     return [name for name in names if optional.get(name, True)]
 
 

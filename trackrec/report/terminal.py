@@ -122,6 +122,23 @@ def arms_table(metrics: pl.DataFrame, split: str, net: str, rounds: int) -> Tabl
     return table
 
 
+def coverage_table(metrics: pl.DataFrame, split: str, net: str) -> Table | None:
+    """AUC against the share of the users that keep their texts, from none to all; None where no share was asked for."""
+    cells, stage = Cells(metrics), "test" if split == "test" else "ctr"
+    shares = {float(arm.split("@")[1]): arm for arm in metrics["arm"].unique().to_list() if arm.startswith("reccot@")}
+    if not shares:
+        return None
+    table = Table(title=f"{net} by the share of users with a RecCoT ({split})", title_justify="left")
+    for name in ("users with a text", "AUC", "minus no text", "rows"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for share, arm in [(0.0, "none"), *sorted(shares.items()), (1.0, "reccot")]:
+        key = (stage, -1, split, arm)
+        if cells.value(*key, "auc") is not None:
+            values = (cells.text(*key, name) for name in ("auc", "auc_minus_none"))
+            table.add_row(f"{share:.0%}", *values, cells.count(*key, "auc"))
+    return table
+
+
 def _where(arm: str, split: str, rounds: int) -> tuple[str, int, str, str]:
     """Stage, round, split and arm under which a row of the arms table is filed."""
     if split == "test":
@@ -149,7 +166,7 @@ def differences(metrics: pl.DataFrame, split: str, net: str) -> list[str]:
 
 
 def print_report(metrics: pl.DataFrame, facts: Mapping[str, object], console: Console) -> None:
-    """Print both tables.
+    """Print the tables.
 
     Args:
         metrics: all metrics of the run.
@@ -160,6 +177,8 @@ def print_report(metrics: pl.DataFrame, facts: Mapping[str, object], console: Co
     rounds = int(str(facts["rounds"]))
     console.print(rounds_table(metrics, rounds))
     console.print(arms_table(metrics, split, net, rounds))
+    if (table := coverage_table(metrics, split, net)) is not None:
+        console.print(table)
     for line in differences(metrics, split, net):
         console.print(line, highlight=False, soft_wrap=True)
     if split == "test":

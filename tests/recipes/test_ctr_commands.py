@@ -1,0 +1,237 @@
+"""What starts from a finished run, through the real command line: tune, export, and V's log-odds for the nets."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+
+from trackrec.cli import run_cli
+from trackrec.tables import read_manifest, read_table
+
+pytestmark = pytest.mark.recipe
+
+
+@pytest.fixture
+def trackrec(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run the command line in this process; returns what it printed."""
+
+    def run(*args: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["trackrec"])
+        capfd.readouterr()
+        run_cli(list(args))
+        return capfd.readouterr().out
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(config: Path) -> Path:
+    """The config of a run with one round."""
+    values = yaml.safe_load(config.read_text())
+    values["loop"]["rounds"] = 1
+    values["distill"]["trainer"]["max_epochs"] = 2
+    values["ctr"] |= {"arms": ["none", "reccot"], "classics": []}
+    values["align"]["sets"]["min_best"] = 0.0
+    config.write_text(yaml.safe_dump(values))
+    before, sys.argv = sys.argv, ["trackrec"]
+    try:
+        run_cli(["fit", "--config", str(config)])
+    finally:
+        sys.argv = before
+    return config
+
+
+def run_dir(config: Path) -> Path:
+    return Path(yaml.safe_load(config.read_text())["run_dir"])
+
+
+def fails(trackrec: Callable[..., str], capfd: pytest.CaptureFixture[str], *args: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        trackrec(*args)
+    assert stop.value.code in (1, 2)
+    error = capfd.readouterr().err
+    assert len(error.strip().splitlines()) <= 5
+    assert "Traceback" not in error
+    return error
+
+
+def test_an_exported_net_answers_as_predict_does(
+    finished: Path, trackrec: Callable[..., str], capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'trackrec[export]'")
+    from trackrec.requests import RequestEncoder
+
+    wanted = pl.DataFrame({"user_id": [str(u) for u in range(24)] * 2, "item_id": [str(i % 40) for i in range(48)]})
+    wanted.write_parquet(tmp_path / "in.parquet")
+    config, output = str(finished), tmp_path / "out.parquet"
+    asked = ("--config", config, "--requests", str(tmp_path / "in.parquet"), "--output", str(output))
+    trackrec("predict", *asked)
+    found = []
+    for seed in (0, 1):
+        folder = tmp_path / f"net-{seed}"
+        said = trackrec("export", "--config", config, "--seed", str(seed), "--output", str(folder))
+        assert f"DIN of arm reccot, seed {seed}, in {folder}: onnxruntime differs from torch by at most" in said
+        inputs = RequestEncoder(folder, run_dir(finished) / "data")(wanted["user_id"], wanted["item_id"])
+        session = onnxruntime.InferenceSession(str(folder / "net.onnx"), providers=["CPUExecutionProvider"])
+        found.append(session.run(["p"], inputs)[0])
+    np.testing.assert_allclose(np.mean(found, axis=0), pl.read_parquet(output)["p"].to_numpy(), rtol=0, atol=1e-5)
+    error = fails(trackrec, capfd, "export", "--config", config, "--arm", "recot", "--output", str(tmp_path / "x"))
+    assert "--arm must be among none, reccot, got 'recot'" in error
+    assert not (tmp_path / "x").exists()
+    assert "exists already" in fails(trackrec, capfd, "export", "--config", config, "--output", str(tmp_path / "net-0"))
+
+
+def test_tuned_values_are_taken_by_fit(
+    finished: Path, trackrec: Callable[..., str], capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("optuna", reason="pip install 'trackrec[tune]'")
+    config, chosen = str(finished), tmp_path / "chosen.yaml"
+    space = {
+        "ctr.model.lr": {"low": 0.01, "high": 0.1, "log": True},
+        "ctr.net.init_args.embed_dim": {"choices": [4, 8]},
+    }
+    asked = ("tune", "--config", config, "--tune.space", json.dumps(space), "--tune.seeds", "[0,1]")
+    first = trackrec(*asked, "--trials", "2", "--output", str(chosen))
+    assert "configured: valid AUC" in first
+    assert "trial 2 of 2: valid AUC" in first
+    more = trackrec(*asked, "--trials", "3", "--output", str(chosen))
+    assert "configured: valid AUC" not in more
+    assert [line.split(":")[0].strip() for line in more.splitlines() if "of 3: valid" in line] == ["trial 3 of 3"]
+    assert "Found by `trackrec tune`" in chosen.read_text()
+    output = trackrec("fit", "--config", config, "--config", str(chosen))
+    resolved = yaml.safe_load((run_dir(finished) / "ctr" / "config.yaml").read_text())["ctr"]
+    values = yaml.safe_load(chosen.read_text())["ctr"]
+    assert resolved["model"]["lr"] == values["model"]["lr"]
+    assert resolved["net"] == values["net"]
+    assert "instead of the file's" not in output
+    assert "read 0 time" not in output
+    assert not (run_dir(finished) / "test_reads.jsonl").exists()
+    wrong = ("--tune.space", '{"ctr.model.lrr": [0.1, 0.2]}')
+    assert "has no ctr.model.lrr. Did you mean ctr.model.lr" in fails(
+        trackrec, capfd, "tune", "--config", config, *wrong
+    )
+    fresh = ("--run_dir", str(tmp_path / "fresh"))
+    assert "stage data has not run in" in fails(trackrec, capfd, "tune", "--config", config, *fresh)
+    trackrec("fit", "--config", config)
+
+
+def test_a_killed_search_goes_on(finished: Path, trackrec: Callable[..., str]) -> None:
+    """SIGKILL in the midst of many trials; the same command again tries only what is missing."""
+    pytest.importorskip("optuna", reason="pip install 'trackrec[tune]'")
+    space = json.dumps({"ctr.model.weight_decay": [0.0, 0.01]})
+    asked = ["tune", "--config", str(finished), "--tune.space", space]
+    command = [sys.executable, "-m", "trackrec", *asked, "--trials", "500"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        before = _complete(run_dir(finished))
+        while _complete(run_dir(finished)) < before + 2:
+            assert process.poll() is None
+            time.sleep(0.1)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = _complete(run_dir(finished)) - before
+    output = trackrec(*asked, "--trials", str(done + 1))
+    tried = [line.split(":")[0].strip() for line in output.splitlines() if ": valid AUC" in line]
+    assert tried == [f"trial {done + 1} of {done + 1}"]
+
+
+def _complete(run: Path) -> int:
+    """Finished trials of all studies of a run."""
+    path = run / "tune" / "study.db"
+    if not path.exists():
+        return 0
+    try:
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
+            return int(database.execute("SELECT count(*) FROM trials WHERE state = 'COMPLETE'").fetchone()[0])
+    except sqlite3.OperationalError:  # not made yet, or being written
+        return 0
+
+
+def test_vs_log_odds_are_a_feature(
+    finished: Path, trackrec: Callable[..., str], capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The last V scores the rows of the nets, but none whose label it or the text has learned."""
+    config, run = str(finished), run_dir(finished)
+    arms = ("--ctr.arms", "[none,reccot,plain,shuffled,random]")
+    asked = ("fit", "--config", config, "--ctr.text.use", "log_odds", *arms)
+    output = trackrec(*asked)
+    ran = [line.split("] ")[1].split()[0] for line in output.splitlines() if line.endswith(" starts")]
+    assert ran == ["embed", "log_odds", "ctr"] or ran == ["log_odds", "ctr"]
+    assert output.count("budget:") == 3  # one line for each arm that V is asked for
+    samples, scores = read_table(run / "data", "samples"), read_table(run / "log_odds", "scores", check_keys=True)
+    validators = dict(scores.select("source", "validator").unique().iter_rows())
+    assert validators == {"reccot": "round-1/rec_tune", "shuffled": "round-1/rec_tune", "plain": "plain/rec_tune"}
+    asked_of_v = read_table(run / "round-1/score", "scores")["sample_id"]
+    by_arm = {arm: set(rows["sample_id"]) for (arm,), rows in scores.group_by("source")}
+    assert by_arm["reccot"] == by_arm["plain"] == by_arm["shuffled"]
+    assert not by_arm["reccot"] & set(asked_of_v)
+    tuned = read_manifest(run / "round-1/rec_tune").notes["tuning_rows"]  # type: ignore[union-attr]
+    notes = read_manifest(run / "log_odds").notes  # type: ignore[union-attr]
+    assert notes["learned"] == tuned + asked_of_v.n_unique()
+    assert samples.height == notes["rows"] + notes["learned"]
+    others = samples.filter(pl.col("split") != "train")["sample_id"]
+    assert set(others) <= by_arm["reccot"]
+    p = {arm: dict(rows.select("sample_id", "p_yes").iter_rows()) for (arm,), rows in scores.group_by("source")}
+    assert sum(p["reccot"][key] != p["plain"][key] for key in p["plain"]) > len(p["plain"]) / 2
+    texts_differ = read_table(run / "texts", "reccots")["text"].n_unique() > 1  # a tiny model may write one for all
+    assert (p["reccot"] != p["shuffled"]) == texts_differ
+    predictions = read_table(run / "ctr", "predictions")
+    assert {"none", "reccot", "plain", "shuffled", "random"} <= set(predictions["arm"])
+    assert set(predictions.filter(pl.col("arm") == "reccot")["sample_id"]) == set(others)
+    metrics = read_table(run / "ctr", "metrics")
+    assert "verdict" in set(metrics.filter(pl.col("arm") == "reccot")["name"])
+    again = trackrec(*asked)
+    assert "log_odds             up to date" in again
+    pl.DataFrame({"user_id": ["1"], "item_id": ["3"]}).write_parquet(tmp_path / "in.parquet")
+    requests = ("--requests", str(tmp_path / "in.parquet"), "--output", str(tmp_path / "out.parquet"))
+    use = ("--config", config, "--ctr.text.use", "log_odds")
+    assert "`predict` asks no V. Use --arm none" in fails(trackrec, capfd, "predict", *use, *requests)
+    trackrec("predict", *use, *requests, "--arm", "none")
+    assert pl.read_parquet(tmp_path / "out.parquet")["p"].is_between(0, 1).all()
+
+
+def test_scoring_for_the_nets_goes_on_and_can_be_limited(finished: Path, trackrec: Callable[..., str]) -> None:
+    """Cut off after two parts; the second run keeps them, and ends with what an undisturbed run has."""
+    import trackrec.validator.score as room
+
+    run = run_dir(finished)
+    asked = ("fit", "--config", str(finished), "--ctr.text.use", "log_odds", "--ctr.text.score_rows", "2")
+    trackrec(*asked)
+    whole = read_manifest(run / "log_odds")
+    rows = read_table(run / "log_odds", "scores").filter(pl.col("source") == "reccot")
+    per_history = rows.join(read_table(run / "data", "samples").select("sample_id", "split"), on="sample_id")
+    assert per_history.group_by("history_id", "split").len()["len"].max() == 2
+    shutil.rmtree(run / "log_odds")
+    original, calls = room.write_part, []
+
+    def failing(*args: object, **kwargs: object) -> object:
+        calls.append(args)
+        if len(calls) == 3:
+            raise OSError("disk full")
+        return original(*args, **kwargs)  # type: ignore[arg-type]
+
+    room.write_part = failing  # type: ignore[assignment]
+    try:
+        with pytest.raises(OSError, match="disk full"):
+            trackrec(*asked)
+    finally:
+        room.write_part = original
+    assert "log_odds             goes on" in trackrec(*asked)
+    again = read_manifest(run / "log_odds")
+    assert whole is not None
+    assert again is not None
+    assert again.content_hash == whole.content_hash
+    trackrec("fit", "--config", str(finished))

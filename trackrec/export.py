@@ -1,0 +1,273 @@
+"""``trackrec export``: a trained CTR net as ONNX, with what a server needs to feed it.
+
+The folder holds
+
+* ``net.onnx``: the inputs of `trackrec.requests.net_inputs`, for any number B of rows -> ``p`` (B,), P(like);
+* ``features.json``: sizes, vocabularies, the order and scale of the dense features, statistics of every item;
+* ``users.parquet``: user_id, history_id, and the text vector as the net reads it;
+* ``ratings.parquet``: the ratings that statistics count.
+
+`trackrec.requests.RequestEncoder` reads the folder and turns requests into inputs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trackrec.ctr.assemble import CTRInputs, sample_rows
+from trackrec.ctr.dense import DENSE_NAMES, item_statistics, item_years
+from trackrec.ctr.features import MAX_ATTRIBUTES, RATING_SCALE, CTRData
+from trackrec.ctr.priors import FIRST, PADDING, UNKNOWN, source_rows
+from trackrec.ctr.stage import CTRPlan, load_net, saved_features, saved_net, saved_seeds
+from trackrec.experiment import Experiment
+from trackrec.extras import MissingPackageError
+from trackrec.requests import FEATURES, FORMAT, NET, RATINGS, USERS, net_inputs, newest_histories
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+TOLERANCE = 1e-5
+_CHECKED_ROWS = 512
+_EXTERNAL_BYTES = 2**30  # weights beyond it lie in a file beside the graph: protobuf ends at 2 GiB
+_LOG_ODDS_COLUMNS = ("log_odds", "has_log_odds")
+
+
+class Exported(NamedTuple):
+    """What was written: the net's class, its seed, and the largest difference between onnxruntime and torch."""
+
+    net: str
+    seed: int
+    difference: float
+    rows: int
+
+
+def export(exp: Experiment, arm: str, seed: int | None, output: Path) -> None:
+    """Write the net of one arm and seed of a finished run; see the module.
+
+    Args:
+        exp: a run whose ctr stage is done.
+        arm: one of those the ctr stage trained.
+        seed: of that training; None takes the first.
+        output: folder to write; it must not exist.
+
+    Raises:
+        MissingPackageError: a package of the extra ``export`` is missing.
+        StageError: a stage that it reads isn't done, or is damaged.
+        ValueError: the folder exists, there is no such net, or onnxruntime doesn't agree with torch.
+    """
+    check_packages()
+    for stage in (*exp.ctr_stages(), "ctr"):
+        exp.pipeline.manifest(stage)
+    made = export_net(exp.ctr_inputs(), exp.ctr, exp.directory("ctr"), arm, seed, exp.seed, output)
+    exp.say(
+        f"{made.net} of arm {arm}, seed {made.seed}, in {output}: onnxruntime differs from torch by at most "
+        f"{made.difference:.1e} on {made.rows} validation rows"
+    )
+
+
+def check_packages() -> None:
+    """Whether the extra ``export`` is installed.
+
+    Raises:
+        MissingPackageError: it isn't.
+    """
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingPackageError(f"trackrec export needs {', '.join(missing)}: pip install 'trackrec[export]'")
+
+
+def export_net(
+    inputs: CTRInputs, plan: CTRPlan, ctr_dir: Path, arm: str, net_seed: int | None, seed: int, output: Path
+) -> Exported:
+    """The body of `export`: built in a temporary folder, checked, then renamed.
+
+    Args:
+        inputs: the tables on which the stage ran.
+        plan: of the stage.
+        ctr_dir: its directory.
+        arm: whose net.
+        net_seed: of its training; None takes the first.
+        seed: of the run, for the placebos.
+        output: folder to write.
+    """
+    if output.exists():
+        raise ValueError(f"--output {output} exists already. Name a folder that doesn't, or delete it.")
+    seeds = saved_seeds(ctr_dir, arm)
+    chosen = seeds[0] if net_seed is None else net_seed
+    if chosen not in seeds:
+        raise ValueError(f"--seed must be among {', '.join(map(str, seeds))}, got {chosen}.")
+    data = saved_features(inputs, plan, ctr_dir, arm, seed)
+    net = load_net(plan, data.spec_for(arm), saved_net(ctr_dir, arm, chosen))
+    work = output.with_name(f".{output.name}.tmp")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        example = net_inputs(data, arm, "valid", slice(_CHECKED_ROWS))
+        write_onnx(net, example, work / NET)
+        difference = largest_difference(net, example, work / NET)
+        _write_tables(data, inputs, plan, arm, work)
+        facts = {"net": type(net).__name__, "arm": arm, "seed": chosen, "inputs": _shapes(example)}
+        (work / FEATURES).write_text(json.dumps({**facts, **_features(data, inputs, arm, work)}, indent=1) + "\n")
+        work.rename(output)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return Exported(type(net).__name__, chosen, difference, len(example["item"]))
+
+
+class _Positional(nn.Module):
+    """A net whose inputs are arguments in a fixed order, and whose output is a probability."""
+
+    def __init__(self, net: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.net, self.names = net, tuple(names)
+
+    def forward(self, *values: Tensor) -> Tensor:
+        return self.net(dict(zip(self.names, values, strict=True))).sigmoid()
+
+
+def write_onnx(net: nn.Module, example: dict[str, NDArray[Any]], path: Path) -> None:
+    """Write a net as ONNX; its first dimension is free.
+
+    Args:
+        net: batch -> logits (B,).
+        example: inputs by name, at least two rows.
+        path: file to write.
+
+    Raises:
+        ValueError: the net does what ONNX can't say.
+    """
+    batch = torch.export.Dim("batch", min=1)
+    values = tuple(torch.from_numpy(value) for value in example.values())
+    size = sum(weight.numel() * weight.element_size() for weight in net.parameters())
+    try:
+        with _quiet_exporter():
+            program = torch.onnx.export(
+                _Positional(net, list(example)).eval(),
+                values,
+                input_names=list(example),
+                output_names=["p"],
+                dynamo=True,
+                dynamic_shapes={"values": tuple({0: batch} for _ in values)},
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().partition("\n")[0]
+        raise ValueError(f"ctr.net: {type(net).__name__} can't be written as ONNX: {reason}") from error
+    assert program is not None
+    program.save(path, external_data=size > _EXTERNAL_BYTES)
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """The exporter names packages that no net uses, and warns of its own deprecated calls."""
+    import logging
+
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def largest_difference(net: nn.Module, example: dict[str, NDArray[Any]], path: Path) -> float:
+    """Between onnxruntime's probabilities and torch's, on rows as they are and on the first one alone.
+
+    Raises:
+        ValueError: it is above `TOLERANCE`.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    found = 0.0
+    for rows in (slice(None), slice(1)):
+        part = {name: value[rows] for name, value in example.items()}
+        with torch.inference_mode():
+            expected = net({name: torch.from_numpy(value) for name, value in part.items()}).sigmoid().numpy()
+        (p,) = session.run(["p"], part)
+        found = max(found, float(np.abs(p - expected).max()))
+    if not found <= TOLERANCE:
+        raise ValueError(
+            f"ctr.net: onnxruntime differs from torch by {found:.1e} on {type(net).__name__}, more than "
+            f"{TOLERANCE:.0e}. Nothing was written."
+        )
+    return found
+
+
+def _shapes(example: dict[str, NDArray[Any]]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "type": str(value.dtype), "shape": ["batch", *value.shape[1:]]}
+        for name, value in example.items()
+    ]
+
+
+def _write_tables(data: CTRData, inputs: CTRInputs, plan: CTRPlan, arm: str, work: Path) -> None:
+    """``users.parquet`` and ``ratings.parquet``."""
+    samples = sample_rows(inputs, plan.text)
+    source_rows(samples, inputs.histories, inputs.interactions).write_parquet(work / RATINGS)
+    users = newest_histories(samples, set(samples["history_id"].to_list()))
+    texts: list[list[float] | None] = [None] * len(users)
+    if arm in data.arms:
+        own = data.arms[arm]
+        place = {history: row for row, history in enumerate(data.history_ids)}
+        rows = own.rows[[place[history] for history in users["history_id"].to_list()]].tolist()
+        texts = [None if row < 0 else own.matrix[row].tolist() for row in rows]
+    users.with_columns(text=pl.Series(texts, dtype=pl.List(pl.Float32))).write_parquet(work / USERS)
+
+
+def _features(data: CTRData, inputs: CTRInputs, arm: str, work: Path) -> dict[str, Any]:
+    """What ``features.json`` says beside the net and its inputs."""
+    spec = data.spec_for(arm)
+    text = {"dim": spec.text_dim, "use": spec.text_use, "gaps": spec.text_gaps} if spec.text_dim else None
+    has_log_odds = arm in data.columns
+    return {
+        "format": FORMAT,
+        "threshold": inputs.threshold,
+        "rating_scale": RATING_SCALE,
+        "max_attributes": MAX_ATTRIBUTES,
+        "indices": {"padding": PADDING, "unknown": UNKNOWN, "first": FIRST},
+        "spec": asdict(spec),
+        "vocabularies": asdict(data.vocabularies),
+        "dense": [*DENSE_NAMES, *(_LOG_ODDS_COLUMNS if has_log_odds else ())],
+        "text": text,
+        "log_odds": has_log_odds,
+        "items": _item_facts(data, inputs, pl.read_parquet(work / RATINGS)),
+    }
+
+
+def _item_facts(data: CTRData, inputs: CTRInputs, ratings: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    """Item -> its index, its attributes' indices, and the dense features that no user enters, after the last rating."""
+    items = inputs.items
+    now = int(inputs.interactions["timestamp"].max() or 0) + 1  # type: ignore[arg-type]
+    asked = items.select("item_id", timestamp=pl.lit(now, pl.Int64))
+    known = {item: FIRST + place for place, item in enumerate(data.vocabularies.items)}
+    statistics = item_statistics(asked, ratings, inputs.threshold, RATING_SCALE)
+    columns = np.concatenate([statistics, np.nan_to_num(item_years(items)[1:])[:, None]], axis=1)
+    names = DENSE_NAMES[: columns.shape[1]]
+    return {
+        item: {
+            "index": known.get(item, UNKNOWN),
+            "attributes": [index for index in attributes if index != PADDING],
+            "dense": dict(zip(names, values, strict=True)),
+        }
+        for item, attributes, values in zip(
+            items["item_id"].to_list(), data.item_attributes[1:].tolist(), columns.tolist(), strict=True
+        )
+    }
