@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from trackrec.experiment import Experiment, Training, single_texts, targets_by_history
-from trackrec.interactions import build_samples, check_labels
+from trackrec.interactions import SampleTables, build_samples, check_labels
 from trackrec.llm.packing import tree_tokens
 from trackrec.metrics import Interval, distinct_n, mean_words, metric_rows
 from trackrec.tables import read_table, stable_hash, write_part
@@ -44,7 +44,19 @@ class Steps:
         write_part(out, "histories", tables.histories)
         for part, some in enumerate(tables.samples.iter_slices(_SAMPLES_PER_PART)):
             write_part(out, "samples", some, part)
+        if ceilings := self._ceilings(tables):
+            write_part(out, "metrics", ceilings)
         return {**ratings.counts, **tables.counts, "threshold": exp.threshold}
+
+    def _ceilings(self, tables: SampleTables) -> list[dict[str, Any]]:
+        """What can be reached on the rows of each held-out split, where the ratings' source knows it."""
+        rows: list[dict[str, Any]] = []
+        for split in ("valid", "test"):
+            samples = tables.samples.filter(pl.col("split") == split)
+            values = self.exp.dataset.ceilings(samples, tables.histories, self.exp.threshold)
+            known = {name: Interval(value, float("nan"), float("nan"), len(samples)) for name, value in values.items()}
+            rows.extend(metric_rows(known, stage="data", split=split, arm="ceiling"))
+        return rows
 
     def teacher(self, out: Path) -> dict[str, Any]:
         """The teacher's RecCoTs for its share of the histories that play or warm V up."""

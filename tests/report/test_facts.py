@@ -173,6 +173,7 @@ def test_the_ceiling_is_drawn_beside_v(tmp_path: Path) -> None:
     made = MadeRun(tmp_path, config)
     made.data()
     rows = [metric_row("data", "valid", "bayes", "bayes_auc", 0.91, 0.9, 0.92)]
+    rows += [metric_row("data", "valid", "told", f"told_{name}", 0.79, None, None) for name in ("auc", "acc")]
     write_part(tmp_path / "data", "metrics", rows)
     made.finish("data", [], threshold=3.0)
     made.texts("teacher", {"h0": "a"}, 0)
@@ -181,7 +182,10 @@ def test_the_ceiling_is_drawn_beside_v(tmp_path: Path) -> None:
     figure = next(block for block in section(gather(tmp_path, config), "rounds").blocks if isinstance(block, Figure))
     assert "ceiling: .9100" in figure.panels[0]
     assert 'class="band"' in figure.panels[0]
+    assert "best reader: .7900" in figure.panels[0]
     assert "ceiling" not in figure.panels[1]
+    assert "best reader: .7900" in figure.panels[1]
+    assert "best reader" not in figure.panels[2]
 
 
 # -- calibration --------------------------------------------------------------------------------------------------

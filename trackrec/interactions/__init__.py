@@ -4,6 +4,7 @@ from trackrec.interactions.amazon import AmazonBook
 from trackrec.interactions.cohort import Cohort, LoopSettings, select_cohort, tuning_rows
 from trackrec.interactions.history import SampleRules, SampleTables, build_samples, check_labels
 from trackrec.interactions.movielens import MovieLens
+from trackrec.interactions.simulated import Simulated
 from trackrec.interactions.source import DataError, Ratings, RatingSource
 from trackrec.interactions.table import Table
 
@@ -17,6 +18,7 @@ __all__ = [
     "Ratings",
     "SampleRules",
     "SampleTables",
+    "Simulated",
     "Table",
     "build_samples",
     "check_labels",

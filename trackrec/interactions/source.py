@@ -69,6 +69,20 @@ class RatingSource(abc.ABC):
             DataError: files are missing, with the words of `read`.
         """
 
+    def ceilings(self, samples: pl.DataFrame, histories: pl.DataFrame, threshold: float) -> dict[str, float]:
+        """The most that can be reached on some labelled rows, where the probability behind each label is known.
+
+        Args:
+            samples: rows of the samples table.
+            histories: the histories table.
+            threshold: a rating above it is a like.
+
+        Returns:
+            ``bayes_auc`` and ``bayes_acc`` of whoever knows everything, ``told_auc`` and ``told_acc`` of whoever makes
+            the most of the histories; nothing for ratings of people.
+        """
+        return {}
+
 
 def choice_error(key: str, value: object, allowed: Sequence[str]) -> DataError:
     """The error for a value that is none of ``allowed``, with the nearest one suggested."""

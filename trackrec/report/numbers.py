@@ -31,12 +31,17 @@ class RunNumbers(RunFiles):
         found = self._cells.get((stage, round_, split, arm, name))
         return None if found is None else as_num(found, unit)
 
-    def ceiling(self, split: str, name: str) -> Num | None:
-        """The best value that anyone could reach, where a metrics table holds a row ``bayes_<name>`` of that split.
+    def ceiling(self, split: str, name: str, reader: str = "bayes") -> Num | None:
+        """The best value that anyone could reach, where a metrics table holds a row ``<reader>_<name>`` of that split.
 
         A world that was simulated knows the probability behind each label, and with it the AUC of a perfect model.
+
+        Args:
+            split: of the rows.
+            name: of the metric.
+            reader: ``bayes`` knows everything, ``told`` makes the most of what the histories tell.
         """
-        found = self.metrics.filter((pl.col("name") == f"bayes_{name}") & (pl.col("split") == split))
+        found = self.metrics.filter((pl.col("name") == f"{reader}_{name}") & (pl.col("split") == split))
         if not len(found):
             return None
         return as_num(Interval(*found.select("value", "ci_low", "ci_high", "n").row(0)))

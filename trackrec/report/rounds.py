@@ -90,14 +90,10 @@ def _rounds_figure(run: RunNumbers, found: list[Round], table: Table) -> Figure:
     levels = [_CHANCE]
     if plain := run.measured("plain/evaluate", "valid", "plain", "auc"):
         levels.append(Reference("V without RecCoT", Num(plain.value)))
-    ceilings = {name: run.ceiling("valid", name) for name in ("auc", "acc", "reward")}
-    if top := ceilings["auc"]:
-        levels.append(Reference("ceiling", top))
-    tops = {name: [Reference("ceiling", top)] if (top := ceilings[name]) else [] for name in ("acc", "reward")}
     panels = [
-        by_round("V's AUC", names, [line.auc for line in found], levels),
-        by_round("V's ACC", names, [line.acc for line in found], tops["acc"]),
-        by_round("G's reward", names, [line.reward for line in found], tops["reward"]),
+        by_round("V's AUC", names, [line.auc for line in found], [*levels, *_ceilings(run, "auc")]),
+        by_round("V's ACC", names, [line.acc for line in found], _ceilings(run, "acc")),
+        by_round("G's reward", names, [line.reward for line in found], _ceilings(run, "reward")),
     ]
     if any(line.change for line in found):
         zero = [Reference("no change", Num(0.0))]
@@ -109,6 +105,13 @@ def _rounds_figure(run: RunNumbers, found: list[Round], table: Table) -> Figure:
         panels,
         table,
     )
+
+
+def _ceilings(run: RunNumbers, name: str) -> list[Reference]:
+    """What anyone could reach at best, and what a reader of the histories could, where that is known."""
+    readers = {"ceiling": "bayes", "best reader": "told"}
+    found = {label: run.ceiling("valid", name, reader) for label, reader in readers.items()}
+    return [Reference(label, level) for label, level in found.items() if level]
 
 
 # -- rewards of the draws -----------------------------------------------------------------------------------------

@@ -1,0 +1,97 @@
+"""The words of the simulated world: its genres, and titles that tell them in part."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Genre(NamedTuple):
+    """A genre: its name in the catalogue, its plural in speech, and the words that its titles favour."""
+
+    name: str
+    plural: str
+    adjectives: tuple[str, ...]
+    nouns: tuple[str, ...]
+
+
+def _genre(name: str, plural: str, adjectives: str, nouns: str) -> Genre:
+    return Genre(name, plural, _words(adjectives), _words(nouns))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+GENRES = (
+    _genre(
+        "Western",
+        "westerns",
+        "Dusty Lonesome Rusty Branded Prairie Lawless Sunburnt Leather",
+        "Canyon Saddle Outlaw Ranch Stagecoach Sheriff Mesa Posse",
+    ),
+    _genre(
+        "Comedy",
+        "comedies",
+        "Silly Clumsy Cheerful Mistaken Borrowed Giddy Tipsy Bumbling",
+        "Butler Picnic Neighbour Uncle Wager Mixup Honeymooner Parrot",
+    ),
+    _genre(
+        "Horror",
+        "horror films",
+        "Cursed Bloody Haunted Rotting Screaming Unholy Buried Pale",
+        "Crypt Asylum Ghoul Cellar Coffin Swarm Phantom Scarecrow",
+    ),
+    _genre(
+        "Romance",
+        "romances",
+        "Tender Longing Moonlit Faithful Blushing Stolen Parisian Velvet",
+        "Kiss Letter Waltz Bride Promise Sweetheart Balcony Roses",
+    ),
+    _genre(
+        "War",
+        "war films",
+        "Shattered Fallen Armoured Muddy Besieged Wounded Captured Marching",
+        "Trench Battalion Sniper Convoy Bunker Armistice Barrage Sergeant",
+    ),
+    _genre(
+        "Mystery",
+        "mysteries",
+        "Missing Secret Vanishing Locked Anonymous Crooked Unsolved Veiled",
+        "Alibi Detective Clue Cipher Witness Poison Inspector Verdict",
+    ),
+)
+GENRE_NAMES = tuple(genre.name for genre in GENRES)
+
+# Words that say nothing.
+ADJECTIVES = _words("Last First Long Blue Quiet Little Golden Second Northern Bitter Early Broken Open Late")
+NOUNS = _words("River House Night Road Garden Winter Story City Morning Stranger Window Summer Bridge Return")
+
+
+def draw_title(rng: np.random.Generator, genres: tuple[int, ...], told: float) -> str:
+    """A title of two words; each is one of the item's genres with probability ``told``, else it says nothing.
+
+    Args:
+        rng: drawn from.
+        genres: indices of the item's genres. The first supplies two thirds of the telling words.
+        told: how much a title tells.
+    """
+
+    def word(kind: str) -> str:
+        if rng.random() >= told:
+            return str(rng.choice(ADJECTIVES if kind == "adjectives" else NOUNS))
+        chosen = genres[0] if len(genres) == 1 or rng.random() < 2 / 3 else genres[1]
+        return str(rng.choice(getattr(GENRES[chosen], kind)))
+
+    return f"{word('adjectives')} {word('nouns')}"
+
+
+def draw_titles(rng: np.random.Generator, genres: list[tuple[int, ...]], told: float) -> list[str]:
+    """One title per item, each different from the others: a title drawn twice is drawn again."""
+    titles: dict[str, None] = {}
+    for own in genres:
+        while (title := draw_title(rng, own, told)) in titles:
+            pass
+        titles[title] = None
+    return list(titles)
