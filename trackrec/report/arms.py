@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from trackrec.metrics import accuracy, auc, log_loss
 from trackrec.report.document import Badge, Block, Cell, Figure, Folded, Missing, Num, Section, Table, Verdict, sentence
@@ -15,6 +16,7 @@ MEASURES = {"auc": "AUC", "acc": "ACC", "log_loss": "LogLoss"}
 _COLUMNS = {**MEASURES, "uauc": "UAUC"}
 _LOWER_IS_BETTER = {"log_loss"}
 _PLACEBOS = ("shuffled", "random", "prompt", "plain")
+_CLASSICS = {"logistic": "logistic regression", "lightgbm": "LightGBM"}
 _PLAIN_NAMES = {
     "none": "no text",
     "shuffled": "another user's RecCoT",
@@ -23,11 +25,30 @@ _PLAIN_NAMES = {
     "plain": "V without a text",
     "untuned": "an untuned model's text",
     "teacher": "the teacher's text",
+    **_CLASSICS,
+}
+_SLICES = {
+    "cold_items": "items with at most 5 ratings before",
+    "warm_items": "items with more",
+    "short_history": "histories of at most 15 items",
+    "long_history": "longer histories",
+    **{f"activity_{fifth}": f"users, fifth {fifth} by activity" for fifth in range(1, 6)},
+    "seen_users": "users of the loop",
+    "unseen_users": "users that the loop has not seen",
 }
 _SPLITS = {"test": "test", "ctr": "valid"}
 _ROWS = {"test": "test", "valid": "validation"}
 _READ = {1: "once", 2: "twice"}
 _INTERVALS = "Intervals are 95 %, over users and training seeds together."
+
+
+class Difference(NamedTuple):
+    """A comparison in words, what is compared, by how much, and the smallest true difference that would show."""
+
+    name: str
+    measure: str
+    num: Num
+    seen: Num | None = None
 
 
 def verdict(difference: Num, name: str = "auc") -> Badge:
@@ -65,27 +86,36 @@ def _stage_blocks(run: RunNumbers, stage: str, net: str, with_verdict: bool) -> 
     if found:
         blocks.append(_forest(found, split, net))
     blocks.append(_arms_table(run, stage, net))
+    if slices := _slices_table(run, stage, net):
+        blocks.append(Folded("By kind of item, history and user", [slices]))
     return blocks
 
 
-def _differences(run: RunNumbers, stage: str) -> list[tuple[str, str, Num]]:
-    """(comparison, measure, difference) of every arm with text against every arm it is paired with."""
+def _differences(run: RunNumbers, stage: str) -> list[Difference]:
+    """Of every arm with text against every arm it is paired with; the best placebo is one of them."""
     split, found = _SPLITS[stage], []
     for arm in sorted(run.arms(stage, split), key=lambda name: (name != "reccot", name)):
         for name in run.names(stage, split, arm):
             measure, minus, other = name.partition("_minus_")
-            if minus and arm != "none" and (arm == "reccot" or other == "none"):
+            if not minus or measure not in MEASURES or other.endswith("_mde") or other == "best_placebo":
+                continue
+            if arm != "none" and (arm == "reccot" or other == "none"):
                 num = run.measured(stage, split, arm, name, unit="signed")
                 assert num is not None
-                found.append((f"{sentence(_short(arm))} minus {_short(other)}", measure, num))
+                seen = run.measured(stage, split, arm, f"{name}_mde")
+                found.append(Difference(f"{sentence(_short(arm))} minus {_short(other)}", measure, num, seen))
     return found
 
 
-def _forest(found: Sequence[tuple[str, str, Num]], split: str, net: str) -> Figure:
+def _forest(found: Sequence[Difference], split: str, net: str) -> Figure:
     panels = [
-        forest(f"{net}: difference in {MEASURES[measure]}", [(name, num) for name, own, num in found if own == measure])
+        forest(
+            f"{net}: difference in {MEASURES[measure]}",
+            [(one.name, one.num) for one in found if one.measure == measure],
+            measure in _LOWER_IS_BETTER,
+        )
         for measure in MEASURES
-        if any(own == measure for _, own, _ in found)
+        if any(one.measure == measure for one in found)
     ]
     return Figure(
         "An interval that crosses the line at zero is no evidence either way. A text that carries something about its "
@@ -98,13 +128,40 @@ def _forest(found: Sequence[tuple[str, str, Num]], split: str, net: str) -> Figu
     )
 
 
-def _difference_table(found: Sequence[tuple[str, str, Num]], caption: str) -> Table:
+def _difference_table(found: Sequence[Difference], caption: str) -> Table:
     rows: list[list[Cell]] = [
-        [f"{name}, {MEASURES[measure]}", num, verdict(num, measure), Num(num.n or 0, unit="count")]
-        for name, measure, num in found
-        if measure in MEASURES
+        [
+            f"{one.name}, {MEASURES[one.measure]}",
+            one.num,
+            verdict(one.num, one.measure),
+            one.seen or "–",
+            Num(one.num.n or 0, unit="count"),
+        ]
+        for one in found
     ]
-    return Table(caption, ("comparison", "difference", "verdict", "rows"), rows)
+    return Table(caption, ("comparison", "difference", "verdict", "smallest that would show", "rows"), rows)
+
+
+def _slices_table(run: RunNumbers, stage: str, net: str) -> Table | None:
+    """AUC without and with the RecCoT on parts of the rows, and what the differences allow one to say."""
+    split = _SPLITS[stage]
+    rows: list[list[Cell]] = []
+    for part in sorted(run.slices(stage, split, "reccot"), key=list(_SLICES).index):
+        plain = run.measured(stage, split, "none", "auc", part=part)
+        told = run.measured(stage, split, "reccot", "auc", part=part)
+        nums = [
+            run.measured(stage, split, "reccot", f"auc_minus_{other}", unit="signed", part=part)
+            for other in ("none", "best_placebo")
+        ]
+        if plain is None or told is None:
+            continue
+        judged: list[Cell] = []
+        for num in nums:
+            judged += ["–", "–"] if num is None else [num, verdict(num)]
+        rows.append([_SLICES[part], plain, told, *judged, Num(told.n or 0, unit="count")])
+    columns = ("rows of", f"{net}, no text", f"{net} + RecCoT", "minus no text", "verdict", "minus the best placebo")
+    caption = f"AUC on parts of the {_ROWS[split]} rows. {_INTERVALS} One in twenty misses zero by chance alone."
+    return Table(caption, (*columns, "verdict", "rows"), rows) if rows else None
 
 
 def _verdict(run: RunNumbers, stage: str, net: str) -> Verdict | None:
@@ -173,6 +230,9 @@ def _short(arm: str) -> str:
 
 
 def _arm_name(arm: str, net: str) -> str:
+    model, plus, text = arm.partition("+")
+    if plus and model in _CLASSICS:
+        return f"{_CLASSICS[model]} + {_short(text)}"
     named = arm in _PLAIN_NAMES or arm.startswith("reccot@")
     known = f"{{net}} + {_short(arm)}" if named else arm
     return ARM_NAMES.get(arm, known).format(net=net)
@@ -206,11 +266,11 @@ def _validator_blocks(run: RunNumbers, split: str) -> list[Block]:
     return blocks
 
 
-def _validator_differences(run: RunNumbers, split: str, validator: str) -> list[tuple[str, str, Num]]:
+def _validator_differences(run: RunNumbers, split: str, validator: str) -> list[Difference]:
     stages = ("test", "test") if split == "test" else (validator.replace("rec_tune", "evaluate"), "plain/evaluate")
     ours, other = run.answers(stages[0], validator), run.answers(stages[1], "plain/rec_tune")
     if ours is None or other is None:
         return []
     metrics = {"auc": auc, "acc": accuracy, "log_loss": log_loss}
     found = {name: paired_difference(metric, ours, other, "p_yes") for name, metric in metrics.items()}
-    return [("V with RecCoT minus V without", name, num) for name, num in found.items() if num is not None]
+    return [Difference("V with RecCoT minus V without", name, num) for name, num in found.items() if num is not None]

@@ -46,8 +46,9 @@ class Bin(NamedTuple):
     frequency: Num
 
 
-def forest(title: str, rows: Sequence[tuple[str, Num]]) -> str:
+def forest(title: str, rows: Sequence[tuple[str, Num]], lower_is_better: bool = False) -> str:
     """Differences with their intervals, one under the other, around a line at zero."""
+    right, left = ("bad", "good") if lower_is_better else ("good", "bad")
     ends = [end for _, num in rows for end in (num.low, num.high, num.value)]
     low, high = room([*ends, 0.0])
     low, high = min(low, -0.05 * high), max(high, -0.05 * low)
@@ -57,7 +58,7 @@ def forest(title: str, rows: Sequence[tuple[str, Num]]) -> str:
     parts = [line(x(0), TOP - 8, x(0), bottom, "zero"), *x_axis(x, ticks(low, high), bottom)]
     for place, (name, num) in enumerate(rows):
         y = TOP + 46 * place + 10
-        tone = "good" if num.low > 0 else "bad" if num.high < 0 else "open"
+        tone = right if num.low > 0 else left if num.high < 0 else "open"
         parts.append(words(8, y, name, "row-name"))
         parts.append(words(WIDTH - 8, y, num.text, "row-value", "end"))
         parts.extend(_whisker(x(num.low), y + 15, x(num.high), y + 15, tone))

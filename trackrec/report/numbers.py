@@ -12,7 +12,7 @@ from trackrec.metrics import Interval
 from trackrec.report.document import Num, Unit
 from trackrec.run_files import RunFiles
 
-_KEY = ("stage", "round", "split", "arm", "name")
+_KEY = ("stage", "round", "split", "arm", "name", "slice")
 
 
 class RunNumbers(RunFiles):
@@ -20,15 +20,22 @@ class RunNumbers(RunFiles):
 
     @cached_property
     def _cells(self) -> dict[tuple[Any, ...], Interval]:
-        own = self.metrics.filter((pl.col("slice") == "all") & (pl.col("seed") == -1))
+        own = self.metrics.filter(pl.col("seed") == -1)
         names = (*_KEY, "value", "ci_low", "ci_high", "n")
-        return {row[:5]: Interval(*row[5:]) for row in own.select(names).iter_rows()}
+        return {row[:6]: Interval(*row[6:]) for row in own.select(names).iter_rows()}
 
     def measured(
-        self, stage: str, split: str, arm: str, name: str, round_: int = -1, unit: Unit = "score"
+        self,
+        stage: str,
+        split: str,
+        arm: str,
+        name: str,
+        round_: int = -1,
+        unit: Unit = "score",
+        part: str = "all",
     ) -> Num | None:
-        """One number of the metrics tables, None where it wasn't measured."""
-        found = self._cells.get((stage, round_, split, arm, name))
+        """One number of the metrics tables, of all rows or one slice; None where it wasn't measured."""
+        found = self._cells.get((stage, round_, split, arm, name, part))
         return None if found is None else as_num(found, unit)
 
     def ceiling(self, split: str, name: str, reader: str = "bayes") -> Num | None:
@@ -52,9 +59,17 @@ class RunNumbers(RunFiles):
         return own["arm"].unique(maintain_order=True).to_list()
 
     def names(self, stage: str, split: str, arm: str) -> list[str]:
-        """Names of the numbers measured of an arm."""
+        """Names of the numbers measured of an arm, on all rows."""
+        own = self._of_arm(stage, split, arm).filter((pl.col("slice") == "all") & (pl.col("seed") == -1))
+        return own["name"].unique(maintain_order=True).to_list()
+
+    def slices(self, stage: str, split: str, arm: str) -> list[str]:
+        """Parts of the rows on which an arm was measured too."""
+        return sorted(set(self._of_arm(stage, split, arm)["slice"]) - {"all"})
+
+    def _of_arm(self, stage: str, split: str, arm: str) -> pl.DataFrame:
         chosen = (pl.col("stage") == stage) & (pl.col("split") == split) & (pl.col("arm") == arm)
-        return self.metrics.filter(chosen)["name"].to_list()
+        return self.metrics.filter(chosen)
 
 
 def as_num(value: Interval, unit: Unit = "score") -> Num:

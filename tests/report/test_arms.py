@@ -1,0 +1,54 @@
+"""Differences between arms: each once, in a colour that knows which way is better; parts of the rows beside them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from made_run import MadeRun, made_config, metric_row
+from reading import section, tables
+
+from trackrec.report.document import Figure, Num
+from trackrec.report.facts import gather
+from trackrec.report.figures import forest
+
+
+def of_slice(part: str, arm: str, name: str, value: float, half: float = 0.02) -> dict[str, object]:
+    return {**metric_row("ctr", "valid", arm, name, value, value - half, value + half), "slice": part}
+
+
+def report(tmp_path: Path, *extra: dict[str, object]):
+    config = made_config()
+    run = MadeRun(tmp_path, config)
+    run.all()
+    shutil.rmtree(tmp_path / "test")
+    run.ctr(extra=extra)
+    return gather(tmp_path, config)
+
+
+def test_slices_and_detectable_effects_are_no_differences_of_their_own(tmp_path: Path) -> None:
+    plain = report(tmp_path / "plain")
+    more = [
+        metric_row("ctr", "valid", "reccot", "auc_minus_none_mde", 0.011, None, None),
+        metric_row("ctr", "valid", "reccot", "auc_minus_best_placebo", 0.05, 0.03, 0.07),
+        *(of_slice("cold_items", arm, "auc", 0.6) for arm in ("none", "reccot")),
+        of_slice("cold_items", "reccot", "auc_minus_none", -0.2),
+        of_slice("cold_items", "reccot", "auc_minus_best_placebo", 0.0),
+    ]
+    full = report(tmp_path / "full", *more)
+    figures = [
+        next(block for block in section(one, "arms").blocks if isinstance(block, Figure)) for one in (plain, full)
+    ]
+    assert figures[0].panels == figures[1].panels
+    compared, *_ = (table for table in tables(full, "arms") if "Differences between arms" in table.caption)
+    assert [row[3].text for row in compared.rows if row[0] == "RecCoT minus no text, AUC"] == [".0110"]
+    (parts,) = (table for table in tables(full, "arms") if "AUC on parts of the validation rows" in table.caption)
+    ((name, *cells),) = parts.rows
+    assert name == "items with at most 5 ratings before"
+    assert [cell.text for cell in cells] == [".6000", ".6000", "−.2000", "hurts", "+.0000", "no evidence", "48"]
+
+
+def test_a_loss_that_rises_is_bad() -> None:
+    rises = [("a", Num(0.2, 0.1, 0.3))]
+    assert "bad" in forest("LogLoss", rises, lower_is_better=True)
+    assert "bad" not in forest("AUC", rises)
