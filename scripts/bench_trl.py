@@ -45,10 +45,12 @@ class TRLStep:
         row = {"prompt": "a", "chosen": "b", "rejected": "c"}  # what the constructor wants; the batch is made below
         lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
         self.trainer = DPOTrainer(
-            model=AutoModelForCausalLM.from_pretrained(given.model, dtype=getattr(torch, given.dtype)),
+            model=AutoModelForCausalLM.from_pretrained(
+                given.model, dtype=getattr(torch, given.dtype), trust_remote_code=False
+            ),
             args=config,
             train_dataset=Dataset.from_list([row]),
-            processing_class=AutoTokenizer.from_pretrained(given.model),
+            processing_class=AutoTokenizer.from_pretrained(given.model, trust_remote_code=False),
             peft_config=lora,
         )
         pairs = [{"prompt_ids": prompt, "chosen_ids": texts[0], "rejected_ids": other} for other in texts[1:]]
