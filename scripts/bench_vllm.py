@@ -10,6 +10,7 @@ bookkeeping and the hash of the adapter.
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import statistics
 import tempfile
@@ -61,7 +62,7 @@ def main() -> None:
                 seconds[name].append(time.perf_counter() - started)
     ours.release()
     medians = {name: round(statistics.median(turns), 2) for name, turns in seconds.items()}
-    versions = {"torch": torch.__version__, "vllm": __import__("vllm").__version__}
+    versions = {"torch": torch.__version__, "vllm": importlib.metadata.version("vllm")}
     report = {"shape": vars(given), **versions, "new_tokens": tokens, "seconds": medians}
     report["raw / ours"] = round(medians["LLM.generate"] / medians["VLLMSampler"], 3)
     report["HF / ours"] = round(medians["HFSampler"] / medians["VLLMSampler"], 3)
