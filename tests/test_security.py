@@ -191,4 +191,4 @@ def test_nothing_is_unpickled_and_no_remote_code_is_trusted() -> None:
                 assert keywords["trust_remote_code"] is False, path
                 readers += 1
     assert len(files) > 80
-    assert readers == 6
+    assert readers == 8
