@@ -19,14 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from bench_llm import TEXT
 
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.hf_sampler import HFSampler
 from trackrec.llm.loading import BackboneSettings, LoRASettings
 from trackrec.llm.vllm_process import VLLMSettings, engine_arguments
 from trackrec.llm.vllm_sampler import VLLMSampler
-
-TEXT = "The viewer liked quiet dramas of the nineties, old comedies and a few westerns, and disliked loud thrillers. "
 
 
 def main() -> None:

@@ -103,10 +103,22 @@ def run(
         output = Path(own["output"]) if own["output"] else None
         tune(experiment, objects().tune, lambda changes: ctr_plan(objects, changes), own["trials"], output)
         return
+    _run_stages(command, experiment, recommend, own["stages"], config, console)
+
+
+def _run_stages(
+    command: str,
+    experiment: Experiment,
+    recommend: Recommend,
+    chosen: Any,
+    config: dict[str, Any],
+    console: Console,
+) -> None:
+    """``fit`` or ``test``: the stages, then what they found."""
     if command == "fit":
         check_plan(experiment.ctr)
     split = "valid"
-    stages = [own["stages"]] if isinstance(own["stages"], str) else own["stages"]
+    stages = [chosen] if isinstance(chosen, str) else chosen
     if command == "test":
         split, stages = "test", ["test"]
         recommend.add_test()

@@ -12,7 +12,6 @@ The folder holds
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import warnings
@@ -34,7 +33,7 @@ from trackrec.ctr.features import MAX_ATTRIBUTES, RATING_SCALE, CTRData
 from trackrec.ctr.priors import FIRST, PADDING, UNKNOWN, source_rows
 from trackrec.ctr.stage import CTRPlan, load_net, saved_features, saved_net, saved_seeds
 from trackrec.experiment import Experiment
-from trackrec.extras import MissingPackageError
+from trackrec.extras import need
 from trackrec.requests import FEATURES, FORMAT, NET, RATINGS, USERS, net_inputs, newest_histories
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -83,9 +82,7 @@ def check_packages() -> None:
     Raises:
         MissingPackageError: it isn't.
     """
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingPackageError(f"trackrec export needs {', '.join(missing)}: pip install 'trackrec[export]'")
+    need("trackrec export", "export", *PACKAGES)
 
 
 def export_net(

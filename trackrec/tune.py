@@ -9,7 +9,6 @@ Letters: N validation rows, S training seeds.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,7 +21,7 @@ import yaml
 from numpy.typing import NDArray
 
 from trackrec.experiment import Experiment
-from trackrec.extras import MissingPackageError
+from trackrec.extras import need
 from trackrec.metrics import Draws, Interval, auc, seed_draws
 from trackrec.pipeline import Stage
 from trackrec.run_lock import locked
@@ -50,8 +49,7 @@ def check_optuna() -> None:
     Raises:
         MissingPackageError: it isn't.
     """
-    if importlib.util.find_spec("optuna") is None:
-        raise MissingPackageError("trackrec tune needs optuna: pip install 'trackrec[tune]'")
+    need("trackrec tune", "tune", "optuna")
 
 
 def tune(exp: Experiment, settings: TuneSettings, plan_of: PlanOf, trials: int | None, output: Path | None) -> None:

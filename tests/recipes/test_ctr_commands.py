@@ -23,19 +23,6 @@ from trackrec.tables import read_manifest, read_table
 pytestmark = pytest.mark.recipe
 
 
-@pytest.fixture
-def trackrec(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run the command line in this process; returns what it printed."""
-
-    def run(*args: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["trackrec"])
-        capfd.readouterr()
-        run_cli(list(args))
-        return capfd.readouterr().out
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def finished(config: Path) -> Path:
     """The config of a run with one round."""

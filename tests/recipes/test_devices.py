@@ -7,11 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from watching import processes, wait_for
 
 from trackrec.cli import run_cli
 from trackrec.tables import read_manifest
@@ -39,22 +38,7 @@ def fit(config: Path, run_dir: Path, *more: str) -> tuple[int, str, str]:
 
 def workers(run_dir: Path) -> list[int]:
     """Processes of stages of a run directory."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = path.read_bytes()
-        except OSError:  # it has ended
-            continue
-        if b"trackrec.worker" in command and str(run_dir).encode() in command:
-            found.append(int(path.parent.name))
-    return found
-
-
-def wait_for(what: Callable[[], object], seconds: float = 120.0) -> None:
-    last = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < last, "it never came"
-        time.sleep(0.05)
+    return processes(b"trackrec.worker", run_dir)
 
 
 @pytest.fixture(scope="module")

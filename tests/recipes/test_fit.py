@@ -30,19 +30,6 @@ class Payload:
         return Path.touch, (self.proof,)
 
 
-@pytest.fixture
-def trackrec(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run the command line in this process; returns what it printed."""
-
-    def run(*args: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["trackrec"])
-        capfd.readouterr()
-        run_cli(list(args))
-        return capfd.readouterr().out
-
-    return run
-
-
 def started(output: str) -> list[str]:
     """Names of the stages that ran."""
     return [line.split("] ")[1].split()[0] for line in output.splitlines() if line.endswith((" starts", " goes on"))]

@@ -6,14 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 import yaml
+from watching import processes, wait_for
 
 from trackrec.cli import run_cli
 from trackrec.tables import read_manifest
@@ -84,24 +83,9 @@ def test_the_table_holds_the_difference(undisturbed: str, folder: Path) -> None:
     assert "difference to base" in undisturbed
 
 
-def wait_for(what: Callable[[], object], seconds: float = 120.0) -> None:
-    last = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < last, "it never came"
-        time.sleep(0.01)
-
-
 def children(run_dir: Path) -> list[int]:
     """Processes that work on a run directory."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = path.read_bytes()
-        except OSError:  # it has ended
-            continue
-        if b"fit" in command and str(run_dir).encode() in command:
-            found.append(int(path.parent.name))
-    return found
+    return processes(b"fit", run_dir)
 
 
 def test_a_killed_sweep_ends_with_the_same_table(

@@ -79,7 +79,9 @@ class AutoSampler(Sampler):
         engine, why = choose(backbone)
         defaults = {name: entry.default for name, entry in inspect.signature(engine).parameters.items()}
         config = {"class_path": f"{engine.__module__}.{engine.__qualname__}", "init_args": {**defaults, **self._given}}
-        return self._engines.setdefault(engine, engine(**self._given)), config, why
+        if engine not in self._engines:
+            self._engines[engine] = engine(**self._given)
+        return self._engines[engine], config, why
 
     def check(self, backbone: BackboneSettings) -> None:
         """See `Sampler.check`; there is always an engine."""

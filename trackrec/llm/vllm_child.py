@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
+
+from trackrec.orphan import end_with
 
 Adapter = tuple[str, int, str]
 Report = Callable[[int], None]
@@ -109,13 +109,6 @@ def _messages(connection: Connection) -> Iterator[Any]:
             return
 
 
-def _end_with(parent: int) -> None:
-    """A parent that is killed closes no engine: leave when its place is taken."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
-
-
 if __name__ == "__main__":
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    end_with(os.getppid())  # a parent that is killed closes no engine
     serve(Connection(int(sys.argv[1])))
