@@ -3,6 +3,8 @@
 Made-up rows of ML-100K's shape, equal batches and widths, no validation; the ways take turns, an epoch each. Peers run
 their own training loop on data that already lies in memory, and only where they are installed. FuxiCTR's package ships
 no DeepFM, so its is put together from its own layers. Prints medians; ``--json`` writes them.
+
+``--growth`` instead trains some steps on rows and tables of the shape of ML-100K, ML-1M and ML-10M.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ NETS = {"DIN": DIN, "DeepFM": DeepFM}
 N_ITEMS, N_USERS, N_GENRES, H, A, N_DENSE = 1684, 945, 21, 10, 6, 21
 DIM, HIDDEN, ATTENTION = 16, (200, 80), (64,)
 Seconds = tuple[float, float]  # wall, CPU
+GROWTH = {100_000: (945, 1_684), 1_000_000: (6_042, 3_708), 10_000_000: (69_880, 10_683)}  # rows -> users, items
 
 
 def main() -> None:
@@ -45,9 +48,13 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS))
+    parser.add_argument("--growth", type=int, metavar="STEPS", help="so many steps at each size, and nothing else")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     _quiet()
+    if given.growth:
+        _write(given.json, {"growth": growth(given.nets, given.growth, given.batch_size)})
+        return
     data = made_up(given.rows)
     report: dict[str, Any] = {
         **vars(given),
@@ -69,8 +76,31 @@ def main() -> None:
             print(
                 f"{net:7} {way:14} " + "  ".join(f"{name} {value:,.2f}" for name, value in numbers.items()), flush=True
             )
-    if given.json:
-        given.json.write_text(json.dumps(report, indent=1) + "\n")
+    _write(given.json, report)
+
+
+def _write(path: Path | None, report: dict[str, Any]) -> None:
+    if path:
+        path.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def growth(nets: Sequence[str], steps: int, batch_size: int) -> dict[str, dict[str, float]]:
+    """By net and rows: seconds until the first batch of an epoch, and the rate of the steps after it."""
+    found = {}
+    for net in nets:  # the first training of a process is slower
+        _train(net, made_up(20 * batch_size), batch_size)
+    for rows, (n_users, n_items) in GROWTH.items():
+        data = made_up(rows, n_users, n_items)
+        for net in nets:
+            (first, _), (wall, cpu) = _train(net, data, batch_size, steps)
+            done = min(steps * batch_size, rows)
+            numbers = {"first batch s": first, "rows/s": done / wall, "rows/CPU-s": done / cpu}
+            found[f"{net} {rows}"] = numbers
+            print(
+                f"{net:7} {rows:11,} " + "  ".join(f"{name} {value:,.2f}" for name, value in numbers.items()),
+                flush=True,
+            )
+    return found
 
 
 def compare(ways: dict[str, Callable[[], Seconds]], rows: int, repeats: int) -> dict[str, dict[str, float]]:
@@ -104,29 +134,29 @@ class Stopwatch:
         self.taken = time.perf_counter() - self._wall, time.process_time() - self._cpu
 
 
-def made_up(rows: int) -> CTRData:
-    """Rows of ML-100K's shape."""
+def made_up(rows: int, n_users: int = N_USERS, n_items: int = N_ITEMS) -> CTRData:
+    """Rows of ML-100K's shape, or of larger tables."""
     rng = torch.Generator().manual_seed(0)
 
     def draw(high: int, *shape: int) -> torch.Tensor:
         return torch.randint(2, high, shape, generator=rng, dtype=torch.int32)
 
-    attributes = draw(N_GENRES, N_ITEMS, A)
-    attributes[torch.arange(A) >= torch.randint(1, 4, (N_ITEMS, 1), generator=rng)] = 0
-    recent = draw(N_ITEMS, rows, H)
+    attributes = draw(N_GENRES, n_items, A)
+    attributes[torch.arange(A) >= torch.randint(1, 4, (n_items, 1), generator=rng)] = 0
+    recent = draw(n_items, rows, H)
     columns = {
-        "user": draw(N_USERS, rows),
-        "item": draw(N_ITEMS, rows),
-        "item_row": draw(N_ITEMS, rows),
+        "user": draw(n_users, rows),
+        "item": draw(n_items, rows),
+        "item_row": draw(n_items, rows),
         "history": torch.zeros(rows, dtype=torch.int32),
         "recent_items": recent,
-        "recent_rows": recent.clone(),
+        "recent_rows": recent,
         "recent_ratings": torch.randn(rows, H, generator=rng),
         "recent_mask": torch.ones(rows, H, dtype=torch.bool),
         "dense": torch.randn(rows, N_DENSE, generator=rng),
         "label": torch.randint(2, (rows,), generator=rng).float(),
     }
-    spec = FeatureSpec(N_ITEMS, N_USERS, N_GENRES, recent_len=H, n_dense=N_DENSE)
+    spec = FeatureSpec(n_items, n_users, N_GENRES, recent_len=H, n_dense=N_DENSE)
     nothing = Vocabularies([], [], [], [])
     return CTRData(spec, {"train": columns}, attributes, {"train": []}, {"train": []}, ["h"], ["u"], nothing)
 
@@ -137,10 +167,15 @@ def _net(name: str, data: CTRData) -> torch.nn.Module:
 
 
 class _EpochTime(pl.Callback):
-    """The seconds of an epoch's steps, without the trainer's set-up."""
+    """The seconds until an epoch's first batch, and those of its steps, without the trainer's set-up."""
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.watch = Stopwatch().__enter__()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
+        if index == 0:
+            self.watch.__exit__()
+            self.first = self.watch.taken
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.watch.__exit__()
@@ -148,12 +183,19 @@ class _EpochTime(pl.Callback):
 
 def ours(name: str, data: CTRData, batch_size: int) -> Seconds:
     """An epoch as the CTR stage trains: TensorLoader, CTRModule, Lightning."""
+    (first_wall, first_cpu), (wall, cpu) = _train(name, data, batch_size)
+    return first_wall + wall, first_cpu + cpu
+
+
+def _train(name: str, data: CTRData, batch_size: int, steps: int | None = None) -> tuple[Seconds, Seconds]:
+    """Seconds until the first batch, and of the rest of an epoch, or of so many steps of it."""
     timed = _EpochTime()
     with tempfile.TemporaryDirectory() as folder:
-        args = {"accelerator": "cpu", "max_epochs": 1, "limit_val_batches": 0}
+        args = {"accelerator": "cpu", "max_epochs": 1, "limit_val_batches": 0, "limit_train_batches": steps}
         trainer = trainer_of(args, Path(folder), [timed])
         trainer.fit(CTRModule(_net(name, data)), datamodule=CTRDataModule(data, batch_size=batch_size))
-    return timed.watch.taken
+    first, whole = timed.first, timed.watch.taken
+    return first, (whole[0] - first[0], whole[1] - first[1])
 
 
 def bare(name: str, data: CTRData, batch_size: int) -> Seconds:

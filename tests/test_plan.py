@@ -114,3 +114,21 @@ def test_the_command_says_what_fits_and_which_key_to_turn(monkeypatch, capfd):
     lines = capfd.readouterr().out.splitlines()
     assert "prompt of 600 tokens," in lines[0]
     assert any("over: lower scoring.batch_tokens" in line for line in lines)
+
+
+@pytest.mark.recipe
+def test_the_stage_in_which_v_scores_the_rows_of_the_nets_is_planned(monkeypatch, capfd):
+    """16 targets share a prompt; with ``score_rows: 1`` three do, one of each split, and the row is shorter."""
+    monkeypatch.setattr(sys, "argv", ["trackrec"])
+    found = {}
+    for rows in ("null", "1"):
+        asked = ["--ctr.text.use", "log_odds", "--ctr.text.score_rows", rows, "--scoring.batch_tokens", "1"]
+        run_cli(["plan", "--config", "configs/movielens.yaml", "--gpu", "24GiB", "--prompt_tokens", "600", *asked])
+        lines = capfd.readouterr().out.splitlines()
+        (found[rows],) = (line for line in lines if line.startswith("log_odds "))
+    assert "fits" in found["null"]
+    activations = {rows: float(line.split()[4]) for rows, line in found.items()}
+    assert activations["1"] < activations["null"]
+    run_cli(["plan", "--config", "configs/movielens.yaml", "--gpu", "1GiB"])
+    lines = capfd.readouterr().out.splitlines()
+    assert not [line for line in lines if line.startswith("log_odds")]

@@ -90,7 +90,7 @@ def run(
     if command == "predict":
         from trackrec.predict import predict
 
-        predict(experiment, Path(own["requests"]), Path(own["output"]), own["arm"])
+        predict(experiment, recommend, Path(own["requests"]), Path(own["output"]), own["arm"])
         return
     if command == "export":
         from trackrec.export import export

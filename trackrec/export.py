@@ -28,13 +28,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trackrec.ctr.assemble import CTRInputs, sample_rows
-from trackrec.ctr.dense import DENSE_NAMES, item_statistics, item_years
+from trackrec.ctr.dense import DENSE_NAMES, EarlierItemRatings, item_years
 from trackrec.ctr.features import MAX_ATTRIBUTES, RATING_SCALE, CTRData
 from trackrec.ctr.priors import FIRST, PADDING, UNKNOWN, source_rows
 from trackrec.ctr.stage import CTRPlan, load_net, saved_features, saved_net, saved_seeds
 from trackrec.experiment import Experiment
 from trackrec.extras import need
-from trackrec.requests import FEATURES, FORMAT, NET, RATINGS, USERS, net_inputs, newest_histories
+from trackrec.requests import FEATURES, FORMAT, NET, RATINGS, USERS, after_all, net_inputs, newest_histories
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-5
@@ -252,10 +252,10 @@ def _features(data: CTRData, inputs: CTRInputs, arm: str, work: Path) -> dict[st
 def _item_facts(data: CTRData, inputs: CTRInputs, ratings: pl.DataFrame) -> dict[str, dict[str, Any]]:
     """Item -> its index, its attributes' indices, and the dense features that no user enters, after the last rating."""
     items = inputs.items
-    now = int(inputs.interactions["timestamp"].max() or 0) + 1  # type: ignore[arg-type]
-    asked = items.select("item_id", timestamp=pl.lit(now, pl.Int64))
+    times = np.full(len(items), after_all(inputs.interactions), np.int64)
     known = {item: FIRST + place for place, item in enumerate(data.vocabularies.items)}
-    statistics = item_statistics(asked, ratings, inputs.threshold, RATING_SCALE)
+    of_items = EarlierItemRatings(ratings, items, inputs.threshold, RATING_SCALE)
+    statistics = of_items.statistics(1 + np.arange(len(items)), times)
     columns = np.concatenate([statistics, np.nan_to_num(item_years(items)[1:])[:, None]], axis=1)
     names = DENSE_NAMES[: columns.shape[1]]
     return {

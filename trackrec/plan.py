@@ -11,6 +11,7 @@ from jsonargparse import Namespace
 from trackrec.llm.footprint import ModelShape, Work, stage_bytes
 from trackrec.llm.loading import BackboneSettings
 from trackrec.llm.shapes import SHAPES
+from trackrec.steps import TARGETS_PER_TREE
 
 _UNITS = {"GIB": 2**30, "GB": 10**9, "MIB": 2**20, "MB": 10**6}
 # Tokens of a prompt, from the shipped configs' own: a title with year takes about 12, with attributes 18.
@@ -92,6 +93,11 @@ def plan_stages(objects: Namespace, prompt: int | None = None) -> list[StagePlan
     prompts = max(1, objects.sampler.batch_tokens // (P + N * new))
     scored = max(1, objects.scoring.batch_tokens // judged)
     draws = prompts * N
+    text = objects.ctr.text
+    # With a limit, V is asked for so many rows of a history in each of three splits.
+    at_once = min(TARGETS_PER_TREE, 3 * text.score_rows) if text.score_rows else TARGETS_PER_TREE
+    candidates = P + new + at_once * _TARGET
+    judged_rows = max(1, objects.scoring.batch_tokens // candidates)
     budget = objects.distill.data.batch_tokens
     texts = max(1, budget // (P + taught)) if budget else objects.distill.data.batch_size
     G, V = objects.backbone, objects.validator_backbone or objects.backbone
@@ -129,9 +135,11 @@ def plan_stages(objects: Namespace, prompt: int | None = None) -> list[StagePlan
             [Work(objects.rec_tune.data.batch_size, P + new + asked, True, True)],
             "rec_tune.data.batch_size",
         ),
+        ("log_odds", "V", "rec_tune", [Work(judged_rows, candidates, False, True)], "scoring.batch_tokens"),
     ]
     loop = objects.loop
     off = {"distill": not loop.distill, "align": not loop.align, "rec_tune": not (loop.rec_tune or loop.warmup)}
+    off["log_odds"] = text.use != "log_odds"
     plans = []
     for stage, who, section, works, knobs in (one for one in stages if not off.get(one[0])):
         settings = G if who == "G" else V

@@ -10,11 +10,12 @@ import polars as pl
 
 from trackrec.experiment import Experiment
 from trackrec.interactions import DataError
+from trackrec.recommend import Recommend
 from trackrec.requests import check_items, newest_histories, request_rows
 from trackrec.tables import write_whole
 
 
-def predict(exp: Experiment, requests: Path, output: Path, arm: str) -> None:
+def predict(exp: Experiment, recommend: Recommend, requests: Path, output: Path, arm: str) -> None:
     """Write ``output``: the requests with a column ``p``, the mean over the seeds of one arm.
 
     A request is answered as if it came after everything the run has read: the user's recent list is their newest
@@ -22,6 +23,7 @@ def predict(exp: Experiment, requests: Path, output: Path, arm: str) -> None:
 
     Args:
         exp: a run whose ctr stage is done.
+        recommend: its stages after the loop; V is asked through it where the arm reads V's log-odds.
         requests: Parquet or CSV with ``user_id`` and ``item_id``.
         output: Parquet file to write.
         arm: one of those the ctr stage trained.
@@ -31,21 +33,21 @@ def predict(exp: Experiment, requests: Path, output: Path, arm: str) -> None:
         StageError: a stage that it reads isn't done, or is damaged.
     """
     from trackrec.ctr.assemble import sample_rows
-    from trackrec.ctr.stage import predict_rows
+    from trackrec.ctr.stage import predict_rows, saved_seeds
 
     for stage in (*exp.ctr_stages(), "ctr"):
         exp.pipeline.manifest(stage)
-    if exp.ctr.text.use == "log_odds" and arm != "none":
-        raise DataError(
-            f"--arm {arm} reads V's log-odds of a request, and `predict` asks no V. Use --arm none, or `trackrec "
-            "export` and hand them to its RequestEncoder."
-        )
+    saved_seeds(exp.directory("ctr"), arm)
     wanted = _read(requests)
     inputs = exp.ctr_inputs()
     answerable = set(sample_rows(inputs, exp.ctr.text)["history_id"].to_list())
     width = int(inputs.samples["recent_items"].list.len().max() or 1)  # type: ignore[arg-type]
+    check_items(wanted["item_id"], set(inputs.items["item_id"]))
     rows = request_rows(wanted, newest_histories(inputs.samples, answerable), inputs.interactions, width)
-    check_items(wanted, inputs.items)
+    if exp.ctr.text.use == "log_odds" and arm != "none":
+        found = recommend.request_log_odds(rows, arm)
+        of_samples = {name: {**inputs.log_odds.get(name, {}), **own} for name, own in found.items()}
+        inputs = inputs._replace(log_odds={**inputs.log_odds, **of_samples})
     p = predict_rows(inputs, exp.ctr, exp.directory("ctr"), rows, arm, exp.seed)
     answered = wanted.with_columns(p=pl.Series(p, dtype=pl.Float32))
     content = io.BytesIO()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from trackrec.loop import TESTED, TUNED, Loop
 from trackrec.metrics import metric_rows
 from trackrec.pipeline import Stage
 from trackrec.steps import Steps
-from trackrec.tables import to_arrow, write_part
+from trackrec.tables import read_table, to_arrow, write_part
 
 TEST_READS = "test_reads.jsonl"
 
@@ -46,8 +47,7 @@ class Recommend:
         """The stage in which the last V, or the one without texts, scores the rows of the CTR nets."""
         from trackrec.ctr.arms import scored_arms
 
-        plain = self.loop.plain
-        arms = {arm: plain if arm == "plain" else self.loop.validator for arm in scored_arms(self.exp.ctr.arms)}
+        arms = {arm: self._judge_of(arm) for arm in scored_arms(self.exp.ctr.arms)}
         keys = ("backbone", "validator_backbone", "prompts", "scoring", "rec_tune.data", "ctr.text.score_rows", *TUNED)
         rooms = ("llm", "validator", "prompts.py", "interactions/cohort.py")
         self.exp.pipeline.add(
@@ -60,6 +60,37 @@ class Recommend:
                 lambda: {"arms": " ".join(arms)},
             )
         )
+
+    def _judge_of(self, arm: str) -> str | None:
+        """The stage of the V that an arm asks; None is the plain base."""
+        return self.loop.plain if arm == "plain" else self.loop.validator
+
+    def request_log_odds(self, rows: pl.DataFrame, arm: str) -> dict[str, dict[str, float]]:
+        """V's log-odds of requests as the nets of an arm read them: arm -> sample -> log-odds, for `CTRInputs`.
+
+        V is asked as in the stage, once for each user and item. There is no value where the history has no text, nor
+        where V was tuned on the user's rating of the item, or G's texts rewarded for it.
+
+        Args:
+            rows: `trackrec.requests.request_rows`.
+            arm: any but ``none``.
+        """
+        from trackrec.ctr.arms import log_odds_of, source_of
+
+        exp, asked = self.exp, arm if arm == "shuffled" else source_of(arm)
+        told = rows.filter(pl.col("history_id").is_in(list(exp.texts("texts"))))
+        learned = exp.sample_rows.filter(pl.col("sample_id").is_in(list(exp.learned_samples)))
+        free = told.join(learned, on=["user_id", "item_id"], how="anti", maintain_order="left")
+        if arm == "random" or not len(free):  # noise stands in the place of V's answers
+            return {asked: dict.fromkeys(free["sample_id"].to_list(), 0.0)}
+        pair = ["history_id", "item_id"]
+        once = free.unique(pair, keep="first", maintain_order=True)
+        with tempfile.TemporaryDirectory() as folder:
+            self.steps.judge_arm(Path(folder), once, asked, self._judge_of(asked))
+            found = log_odds_of(read_table(Path(folder), "scores"), set())
+        answers = once.select(*pair, asked_as="sample_id")
+        same = free.join(answers, on=pair, how="left", maintain_order="left").select("sample_id", "asked_as")
+        return {asked: {sample: found[other] for sample, other in same.iter_rows()}}
 
     def add_test(self) -> None:
         """The stage that reads the test split."""

@@ -9,7 +9,7 @@ Letters: B requests, H recent list, A attributes, F dense features, D text dim.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,14 @@ import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from trackrec.ctr.arms import log_odds_columns
+from trackrec.ctr.columns import Catalogue, Rows, Statistics, columns_of, indices
 from trackrec.ctr.data import TensorLoader
-from trackrec.ctr.features import CTRData, Statistics, TextArm, Vocabularies, build_features
+from trackrec.ctr.dense import DENSE_NAMES
+from trackrec.ctr.features import CTRData, FeatureSpec, TextArm, Vocabularies
+from trackrec.ctr.priors import flatten
 from trackrec.interactions import DataError
 from trackrec.tables import read_table, stable_hash
 
@@ -40,6 +44,20 @@ def newest_histories(samples: pl.DataFrame, answerable: set[str]) -> pl.DataFram
     )
 
 
+def newest_ratings(interactions: pl.DataFrame, recent_len: int) -> pl.DataFrame:
+    """Each user's recent list as it stands after the last rating: user_id, recent_items, recent_ratings."""
+    return (
+        interactions.sort("timestamp", "row")
+        .group_by("user_id", maintain_order=True)
+        .agg(recent_items=pl.col("item_id").tail(recent_len), recent_ratings=pl.col("rating").tail(recent_len))
+    )
+
+
+def after_all(interactions: pl.DataFrame) -> int:
+    """The moment of a request: a second after the last rating."""
+    return int(interactions["timestamp"].max() or 0) + 1  # type: ignore[arg-type]
+
+
 def request_rows(
     wanted: pl.DataFrame, histories: pl.DataFrame, interactions: pl.DataFrame, recent_len: int
 ) -> pl.DataFrame:
@@ -55,20 +73,11 @@ def request_rows(
         DataError: a user has no history here.
     """
     asked = interactions.join(wanted.select("user_id").unique(), on="user_id", how="semi")
-    recent = (
-        asked.sort("timestamp", "row")
-        .group_by("user_id", maintain_order=True)
-        .agg(recent_items=pl.col("item_id").tail(recent_len), recent_ratings=pl.col("rating").tail(recent_len))
-    )
+    recent = newest_ratings(asked, recent_len)
     rows = wanted.select("user_id", "item_id").join(histories, on="user_id", how="left", maintain_order="left")
     rows = rows.join(recent, on="user_id", how="left", maintain_order="left")
-    strangers = rows.filter(pl.col("history_id").is_null())["user_id"].unique().sort()
-    if len(strangers):
-        raise DataError(
-            f"--requests: {len(strangers)} users have no RecCoT in this run, the first is {strangers[0]!r}. "
-            "With loop.texts: all every user of the samples has one."
-        )
-    now = int(interactions["timestamp"].max() or 0) + 1  # type: ignore[arg-type]
+    check_users(rows.filter(pl.col("history_id").is_null())["user_id"])
+    now = after_all(interactions)
     ids = [stable_hash(REQUEST, number) for number in range(len(rows))]
     return rows.select(
         sample_id=pl.Series(ids, dtype=pl.String),
@@ -84,14 +93,26 @@ def request_rows(
     )
 
 
-def check_items(wanted: pl.DataFrame, items: pl.DataFrame) -> None:
+def check_users(strangers: Iterable[str]) -> None:
+    """Whether every user has a history here.
+
+    Raises:
+        DataError: naming the first of those that don't.
+    """
+    if missing := sorted(set(strangers)):
+        raise DataError(
+            f"--requests: {len(missing)} users have no RecCoT in this run, the first is {missing[0]!r}. "
+            "With loop.texts: all every user of the samples has one."
+        )
+
+
+def check_items(asked: Iterable[str], known: Container[str]) -> None:
     """Whether every requested item is known.
 
     Raises:
         DataError: one isn't.
     """
-    unknown = set(wanted["item_id"]) - set(items["item_id"])
-    if unknown:
+    if unknown := {item for item in asked if item not in known}:
         raise DataError(f"--requests: {len(unknown)} items are not in the items table, the first is {min(unknown)!r}.")
 
 
@@ -133,12 +154,24 @@ class RequestEncoder:
         if self.features["format"] != FORMAT:
             raise DataError(f"{folder}: format {self.features['format']}, this trackrec reads {FORMAT}. Export again.")
         self.arm = str(self.features["arm"])
-        self.users = pl.read_parquet(folder / USERS)
-        ratings = pl.read_parquet(folder / RATINGS)
-        self.histories, self.items, self.interactions = (
-            read_table(tables, name) for name in ("histories", "items", "interactions")
-        )
-        self.statistics = Statistics.of(ratings, self.items, self.features["threshold"])
+        histories, items, interactions = (read_table(tables, name) for name in ("histories", "items", "interactions"))
+        users = pl.read_parquet(folder / USERS).join(histories, on="history_id", how="inner", maintain_order="left")
+        threshold, scale = float(self.features["threshold"]), float(self.features["rating_scale"])
+        vocabularies = Vocabularies(**self.features["vocabularies"])
+        self.now = after_all(interactions)
+        self.statistics = Statistics.at(self.now, pl.read_parquet(folder / RATINGS), items, threshold, scale)
+        most = int(self.features["max_attributes"])
+        self.catalogue = Catalogue.of(items, vocabularies.items, vocabularies.attributes, most)
+        self.item_rows = {item: row for row, item in enumerate(items["item_id"].to_list(), start=1)}
+        self.user_numbers = {user: number for number, user in enumerate(users["user_id"].to_list())}
+        self.user_indices = indices(users["user_id"], vocabularies.users)
+        self.width = int(self.features["spec"]["recent_len"])
+        newest = newest_ratings(interactions.join(users, on="user_id", how="semi"), self.width)
+        recent = users.select("user_id").join(newest, on="user_id", how="left", maintain_order="left")
+        self.recent = self.catalogue.lists(recent["recent_items"], recent["recent_ratings"], threshold, scale)
+        self.rated = self.catalogue.lists(users["item_ids"], users["ratings"], threshold, scale)
+        self.texts, self.text_rows = self._texts(users["text"])
+        self._data = self._without_rows(vocabularies)
 
     def __call__(
         self, user_ids: Sequence[str], item_ids: Sequence[str], log_odds: Sequence[float | None] | None = None
@@ -154,39 +187,57 @@ class RequestEncoder:
         """
         if not len(item_ids) or len(user_ids) != len(item_ids):
             raise DataError(f"requests need as many users as items, got {len(user_ids)} and {len(item_ids)}.")
-        wanted = pl.DataFrame({"user_id": list(user_ids), "item_id": list(item_ids)})
-        check_items(wanted, self.items)
-        width = int(self.features["spec"]["recent_len"])
-        rows = request_rows(wanted, self.users.select("user_id", "history_id"), self.interactions, width)
-        data = build_features(
-            rows,
-            self.histories.join(rows.select("history_id"), on="history_id", how="semi", maintain_order="left"),
-            self.items,
-            None,
-            self.interactions,
-            threshold=self.features["threshold"],
-            recent_len=width,
-            vocabularies=Vocabularies(**self.features["vocabularies"]),
-            statistics=self.statistics,
+        check_items(item_ids, self.item_rows)
+        check_users(user for user in user_ids if user not in self.user_numbers)
+        users = np.array([self.user_numbers[user] for user in user_ids], np.int64)
+        asked, list_of_row = np.unique(users, return_inverse=True)
+        rows = Rows(
+            users=self.user_indices[users],
+            items=np.array([self.item_rows[item] for item in item_ids], np.int64),
+            histories=list_of_row,
+            times=np.full(len(users), self.now, np.int64),
+            recent=self.recent.take(asked).padded(self.width).take(list_of_row),
+            rated=self.rated.take(asked).padded(),
         )
-        return net_inputs(self._with_arm(data, log_odds), self.arm, REQUEST)
+        columns = columns_of(rows, self.catalogue, self.statistics)
+        data = replace(self._data, splits={REQUEST: {name: torch.from_numpy(v) for name, v in columns.items()}})
+        return net_inputs(self._with_arm(data, asked, log_odds), self.arm, REQUEST)
 
-    def _with_arm(self, data: CTRData, log_odds: Sequence[float | None] | None) -> CTRData:
-        """The features with what belongs to the arm: V's log-odds as columns, or the text of each history."""
+    def _without_rows(self, vocabularies: Vocabularies) -> CTRData:
+        """What all requests share of the features."""
+        own = {"text_dim": 0, "text_use": "dense", "text_gaps": False, "n_dense": len(DENSE_NAMES)}
+        return CTRData(
+            spec=FeatureSpec(**{**self.features["spec"], **own}),
+            splits={},
+            item_attributes=torch.from_numpy(self.catalogue.attributes),
+            sample_ids={},
+            user_ids={},
+            history_ids=[],
+            history_users=[],
+            vocabularies=vocabularies,
+        )
+
+    def _texts(self, texts: pl.Series) -> tuple[Tensor, NDArray[np.int64]]:
+        """(n_texts, D) vectors, and the vector of each user, -1 where there is none."""
+        has = texts.is_not_null().to_numpy()
+        rows = np.where(has, np.cumsum(has) - 1, -1)
+        # At least one row, for those that point to none: the mask hides what it holds.
+        matrix = np.zeros((max(1, int(has.sum())), (self.features["text"] or {"dim": 0})["dim"]), np.float32)
+        if has.any():
+            matrix[:] = flatten(texts).to_numpy().reshape(matrix.shape)
+        return torch.from_numpy(matrix), rows
+
+    def _with_arm(self, data: CTRData, asked: NDArray[np.int64], log_odds: Sequence[float | None] | None) -> CTRData:
+        """The features with what belongs to the arm: V's log-odds as columns, or the text of each user asked for."""
         if self.features["log_odds"]:
-            ids = data.sample_ids[REQUEST]
-            given = zip(ids, log_odds if log_odds is not None else [None] * len(ids), strict=True)
-            columns = log_odds_columns(ids, {key: value for key, value in given if value is not None})
+            n_rows = len(data.splits[REQUEST]["item"])
+            values = [None] * n_rows if log_odds is None else log_odds
+            given = dict(zip(map(str, range(n_rows)), values, strict=True))
+            columns = log_odds_columns(list(given), {key: value for key, value in given.items() if value is not None})
             return replace(data, columns={self.arm: {REQUEST: columns}})
         if log_odds is not None:
             raise DataError(f"the net of arm {self.arm} reads no log-odds: leave them out.")
         if not self.features["text"]:
             return data
-        own = self.users.filter(pl.col("history_id").is_in(data.history_ids) & pl.col("text").is_not_null())
-        place = {history: row for row, history in enumerate(own["history_id"].to_list())}
-        rows = torch.tensor([place.get(history, -1) for history in data.history_ids], dtype=torch.int64)
-        # At least one row, for those that point to none: the mask hides what it holds.
-        matrix = np.zeros((max(1, len(own)), self.features["text"]["dim"]), np.float32)
-        matrix[: len(own)] = own["text"].to_list() or matrix[:0]
-        arm = TextArm(torch.from_numpy(matrix), rows, self.features["text"]["gaps"])
+        arm = TextArm(self.texts, torch.from_numpy(self.text_rows[asked]), self.features["text"]["gaps"])
         return replace(data, arms={self.arm: arm})

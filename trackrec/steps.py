@@ -20,7 +20,7 @@ _SAMPLES_PER_PART = 1_000_000
 UNTUNED = "untuned"
 """Source of texts that the plain base wrote."""
 # A history with hundreds of targets would be one packed row of ten thousand tokens, and its mask a hundred million.
-_TARGETS_PER_TREE = 16
+TARGETS_PER_TREE = 16
 
 
 class Steps:
@@ -197,19 +197,23 @@ class Steps:
             arms: arm -> the stage of its V; None is the plain base.
         """
         exp = self.exp
-        texts: dict[str, str | None] = dict(exp.texts("texts"))
-        told = exp.sample_rows.filter(pl.col("history_id").is_in(list(texts)))
+        told = exp.sample_rows.filter(pl.col("history_id").is_in(list(exp.texts("texts"))))
         free = told.filter(~pl.col("sample_id").is_in(list(exp.learned_samples)))
         rows = rows_to_score(free, exp.ctr.text.score_rows, exp.seed)
         notes: dict[str, Any] = {"without_text": len(exp.sample_rows) - len(told), "learned": len(told) - len(free)}
         part = questions = tokens = 0
         for arm, validator in arms.items():
-            given = texts_of_arm(texts, exp.table("data", "histories"), arm, exp.seed)
-            made = self._judge(out, rows, single_texts(given), validator, arm, exp.loop.rounds, part, _TARGETS_PER_TREE)
+            made = self.judge_arm(out, rows, arm, validator, part)
             part += -(-made["histories"] // exp.loop.shard_histories)
             questions, tokens = questions + made["questions"], tokens + made["tokens"]
             notes["work"] = made["work"]
         return {**notes, "rows": len(rows), "questions": questions, "tokens": tokens}
+
+    def judge_arm(self, out: Path, rows: pl.DataFrame, arm: str, judge: str | None, part: int = 0) -> dict[str, Any]:
+        """V's opinion of rows with the texts that it reads in an arm of the CTR nets."""
+        exp = self.exp
+        given = texts_of_arm(exp.texts("texts"), exp.table("data", "histories"), arm, exp.seed)
+        return self._judge(out, rows, single_texts(given), judge, arm, exp.loop.rounds, part, TARGETS_PER_TREE)
 
     def preferences(self, out: Path, round_: int) -> dict[str, Any]:
         """One preference set per history."""

@@ -23,9 +23,10 @@ from trackrec.ctr import (
     FiBiNET,
     LightFM,
     MLPConnector,
+    blocks,
     xDeepFM,
 )
-from trackrec.ctr.blocks import MLP, DINAttention, fm_pooling, masked_mean
+from trackrec.ctr.blocks import MLP, DINAttention, fm_pooling, index_embedding, masked_mean, mean_embedding
 from trackrec.ctr.data import TensorLoader
 from trackrec.ctr.dien import AUGRU
 from trackrec.ctr.module import CTRModule
@@ -103,6 +104,27 @@ def test_fm_pooling_is_the_sum_over_pairs():
 def test_masked_mean_of_nothing_is_zero():
     values, mask = torch.tensor([[[1.0], [3.0], [9.0]]] * 2), torch.tensor([[True, True, False], [False] * 3])
     assert masked_mean(values, mask).tolist() == [[2.0], [0.0]]
+
+
+@pytest.mark.parametrize("limit", [0, 64])
+def test_the_mean_over_a_table_is_of_what_is_there(monkeypatch, limit):
+    """By hand, value and gradient, read row by row and as a product; what repeats counts as often."""
+    monkeypatch.setattr(blocks, "SMALL_TABLE", limit)
+    table = index_embedding(9, 3).double()
+    nn.init.normal_(table.weight)
+    index = torch.randint(0, 9, (4, 5, 6), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
+    index[0, 0], index[1, 1] = 0, torch.tensor([UNKNOWN, UNKNOWN, 4, 0, 0, 0], dtype=torch.int32)
+    weight, outer = f64(table.weight), torch.randn(4, 5, 3, dtype=torch.float64)
+    expected, gradient = np.zeros((4, 5, 3)), np.zeros((9, 3))
+    for place in np.ndindex(4, 5):
+        there = [one for one in index[place].tolist() if one]
+        for one in there:
+            expected[place] += weight[one] / len(there)
+            gradient[one] += f64(outer[place]) / len(there)
+    found = mean_embedding(table, index)
+    np.testing.assert_allclose(f64(found), expected, rtol=1e-12, atol=1e-15)
+    found.backward(outer)
+    np.testing.assert_allclose(f64(table.weight.grad), gradient, rtol=1e-12, atol=1e-15)
 
 
 @pytest.fixture(scope="module")

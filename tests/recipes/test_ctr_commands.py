@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -182,12 +183,49 @@ def test_vs_log_odds_are_a_feature(
     assert "verdict" in set(metrics.filter(pl.col("arm") == "reccot")["name"])
     again = trackrec(*asked)
     assert "log_odds             up to date" in again
-    pl.DataFrame({"user_id": ["1"], "item_id": ["3"]}).write_parquet(tmp_path / "in.parquet")
-    requests = ("--requests", str(tmp_path / "in.parquet"), "--output", str(tmp_path / "out.parquet"))
-    use = ("--config", config, "--ctr.text.use", "log_odds")
-    assert "`predict` asks no V. Use --arm none" in fails(trackrec, capfd, "predict", *use, *requests)
-    trackrec("predict", *use, *requests, "--arm", "none")
-    assert pl.read_parquet(tmp_path / "out.parquet")["p"].is_between(0, 1).all()
+    _predict_with_log_odds(config, run, trackrec, tmp_path)
+
+
+def _predict_with_log_odds(config: str, run: Path, trackrec: Callable[..., str], tmp_path: Path) -> None:
+    """A request is answered by a net that reads V: as V answers rows of the stage, once for each user and item."""
+    import trackrec.recommend as room
+
+    scored = read_table(run / "log_odds", "scores").filter(pl.col("source") == "reccot")
+    samples = read_table(run / "data", "samples")
+    rows = samples.join(scored.select("sample_id", "p_yes"), on="sample_id").sort("sample_id").head(5)
+    rewarded = read_table(run / "round-1/score", "scores")["sample_id"]
+    learned = samples.filter(pl.col("sample_id") == rewarded[0])
+    wanted = pl.concat([part.select("user_id", "item_id") for part in (rows, rows, learned)])
+    wanted.write_parquet(tmp_path / "in.parquet")
+    given: dict[str, dict[str, float]] = {}
+    original = room.Recommend.request_log_odds
+
+    def spy(self: Any, rows: pl.DataFrame, arm: str) -> dict[str, dict[str, float]]:
+        found = original(self, rows, arm)
+        given.update({arm: {key: found[min(found)].get(key) for key in rows["sample_id"]}})  # type: ignore[misc]
+        return found
+
+    room.Recommend.request_log_odds = spy  # type: ignore[method-assign]
+    use = ("--config", config, "--ctr.text.use", "log_odds", "--ctr.arms", "[none,reccot,plain,shuffled,random]")
+    answers = {}
+    try:
+        for arm in ("reccot", "plain", "shuffled", "random", "none"):
+            output = tmp_path / f"{arm}.parquet"
+            asked = ("--requests", str(tmp_path / "in.parquet"), "--output", str(output), "--arm", arm)
+            said = trackrec("predict", *use, *asked)
+            assert said.count("budget:") == (arm in ("reccot", "plain", "shuffled"))
+            answers[arm] = pl.read_parquet(output)["p"].to_list()
+    finally:
+        room.Recommend.request_log_odds = original  # type: ignore[method-assign]
+    assert set(given) == {"reccot", "plain", "shuffled", "random"}
+    assert all(0 < p < 1 for values in answers.values() for p in values)
+    odds = list(given["reccot"].values())
+    p_yes = rows["p_yes"].to_numpy().astype(np.float64)
+    np.testing.assert_allclose(odds[:5], np.log(p_yes / (1 - p_yes)), atol=1e-3)
+    assert odds[:5] == odds[5:10]
+    assert all(list(values.values())[10] is None for values in given.values())
+    assert answers["reccot"][:5] == answers["reccot"][5:10]
+    assert set(given["random"].values()) == {0.0, None}
 
 
 def test_scoring_for_the_nets_goes_on_and_can_be_limited(finished: Path, trackrec: Callable[..., str]) -> None:

@@ -6,6 +6,7 @@ Shapes: B batch, H recent list, A attributes, D dim, F fields.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from trackrec.ctr.features import FeatureSpec
 from trackrec.ctr.priors import FIRST, PADDING
 
 INIT_STD = 0.01
+# A table of up to so many rows is read, and its gradient made, faster by a matrix product than row by row.
+SMALL_TABLE = 64
 
 
 def index_embedding(n: int, dim: int) -> nn.Embedding:
@@ -36,8 +39,20 @@ def mean_embedding(table: nn.Embedding, index: Tensor) -> Tensor:
     """Mean of the vectors of what isn't padding: (..., A) indices -> (..., D); 0 of nothing. No (..., A, D) is made."""
     if torch.compiler.is_exporting():  # ONNX has no such operator: the exporter would write a loop over the rows
         return masked_mean(F.embedding(index, table.weight), index != PADDING)
-    flat = F.embedding_bag(index.flatten(0, -2), table.weight, mode="mean", padding_idx=PADDING)
-    return flat.unflatten(0, index.shape[:-1])
+    flat = index.flatten(0, -2)
+    if table.num_embeddings <= SMALL_TABLE:
+        mean = _shares(flat, table.num_embeddings, table.weight.dtype) @ table.weight
+    else:
+        mean = F.embedding_bag(flat, table.weight, mode="mean", padding_idx=PADDING)
+    return mean.unflatten(0, index.shape[:-1])
+
+
+def _shares(index: Tensor, n: int, dtype: torch.dtype) -> Tensor:
+    """(M, A) indices -> (M, n): the share of each index among those of its row that aren't padding."""
+    counts = torch.zeros(len(index), n, dtype=dtype, device=index.device)
+    counts.scatter_add_(1, index.long(), torch.ones((), dtype=dtype, device=index.device).expand(index.shape))
+    counts[:, PADDING] = 0.0
+    return counts / counts.sum(dim=1, keepdim=True).clamp(min=1.0)
 
 
 def fm_pooling(fields: Tensor) -> Tensor:
@@ -87,12 +102,23 @@ class DINAttention(nn.Module):
 
     def forward(self, history: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         """(B, H, D), (B, D), (B, H) bool -> (B, D)."""
-        t = target.unsqueeze(1).expand_as(history)
-        scores = self.unit(torch.cat([history, t, history - t, history * t], dim=-1)).squeeze(-1)  # (B, H)
+        scores = self.unit.layers[1:](self._first_layer(history, target)).squeeze(-1)  # (B, H)
         if self.softmax:
             scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(dim=-1)
         weights = scores.masked_fill(~mask, 0.0)
         return (weights.unsqueeze(-1) * history).sum(dim=1)
+
+    def _first_layer(self, history: Tensor, target: Tensor) -> Tensor:
+        """W [h, t, h - t, h * t] + b, (B, H, width), without making it four vectors wide.
+
+        W_h h + W_t t + W_d (h - t) + W_p (h * t) = (W_h + W_d) h + W_p (h * t) + (W_t - W_d) t: the last term is one
+        of the row, not of each position, and half of the products are left.
+        """
+        first = cast(nn.Linear, self.unit.layers[0])
+        of_history, of_target, of_difference, of_product = first.weight.chunk(4, dim=1)
+        pairs = torch.cat([history, history * target.unsqueeze(1)], dim=-1)
+        own = F.linear(target, of_target - of_difference, first.bias)
+        return F.linear(pairs, torch.cat([of_history + of_difference, of_product], dim=1)) + own.unsqueeze(1)
 
 
 class ItemEmbedding(nn.Module):
@@ -110,16 +136,16 @@ class ItemEmbedding(nn.Module):
         nn.init.normal_(self.rating.weight, std=INIT_STD)
         nn.init.zeros_(self.rating.bias)
 
-    def forward(self, items: Tensor, attributes: Tensor) -> Tensor:
-        """(...,) and (..., A) indices -> (..., D)."""
-        return self.ids(items) + mean_embedding(self.attributes, attributes)
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The target items of a batch (B, D), and the rated items of its recent lists (B, H, D).
 
-    def target(self, batch: dict[str, Tensor]) -> Tensor:
-        """The target items of a batch: (B, D)."""
-        return self(batch["item"], batch["item_attributes"])
-
-    def recent(self, batch: dict[str, Tensor]) -> Tensor:
-        """The rated items of the recent lists: (B, H, D)."""
-        r = batch["recent_ratings"]
+        Ids are looked up at once: each look-up would make a gradient of the whole table.
+        """
+        recent_items, r = batch["recent_items"], batch["recent_ratings"]
+        ids = self.ids(torch.cat([batch["item"].unsqueeze(1), recent_items], dim=1))
+        target, recent = ids.split([1, recent_items.shape[1]], dim=1)
         rating = self.rating(torch.stack([r, (r > 0).to(r.dtype)], dim=-1))
-        return self(batch["recent_items"], batch["recent_attributes"]) + rating
+        return (
+            target.squeeze(1) + mean_embedding(self.attributes, batch["item_attributes"]),
+            recent + mean_embedding(self.attributes, batch["recent_attributes"]) + rating,
+        )

@@ -8,11 +8,13 @@ through which a row's label would reach every row.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from trackrec.ctr.priors import PADDING, UNKNOWN, Earlier, RatedLists, encode, like_rate, logit, prior
+from trackrec.ctr.priors import PADDING, UNKNOWN, Prior, Priors, RatedLists, encode, like_rate, logit
 
 ITEM_SMOOTHING = 10.0  # rows of the base rate that an item starts with
 USER_SMOOTHING = 2.0
@@ -32,6 +34,7 @@ DENSE_NAMES = (
 )
 
 Float32 = NDArray[np.float32]
+Int = NDArray[np.int64]
 
 
 def item_years(items: pl.DataFrame) -> Float32:
@@ -40,45 +43,78 @@ def item_years(items: pl.DataFrame) -> Float32:
     return np.concatenate([[np.nan], (years - 2000.0) / 10.0]).astype(np.float32)
 
 
-def item_statistics(samples: pl.DataFrame, source: pl.DataFrame, threshold: float, scale: float) -> Float32:
-    """(N, 3): smoothed like-rate as a logit, smoothed mean rating, log count / 5, of strictly earlier rows."""
-    everything = prior(source, None, samples, threshold)
-    base = (everything.likes + 1.0) / (everything.n + 2.0)
-    base_rating = everything.ratings / (everything.n + 2.0)
-    item = prior(source, "item_id", samples, threshold)
-    mean = (item.ratings + ITEM_SMOOTHING * base_rating) / (item.n + ITEM_SMOOTHING)
-    columns = [logit(like_rate(item, base, ITEM_SMOOTHING)), mean / scale, np.log1p(item.n) / 5.0]
-    return np.stack(columns, axis=1).astype(np.float32)
+class ItemRatings(Protocol):
+    """What items got before a moment."""
+
+    def statistics(self, rows: Int, times: Int) -> Float32:
+        """Item rows (N,), times (N,) -> (N, 3): smoothed like-rate as a logit, smoothed mean rating, log count / 5."""
+
+    def expected(self, rows: NDArray[np.int32], times: Int) -> Float32:
+        """Lists of item rows (n, H), times (n,) -> (n, H): smoothed mean ratings, in scaled units."""
 
 
-class ExpectedRating:
-    """Smoothed mean rating of listed items, in scaled units, from rows strictly earlier than the sample."""
+class EarlierItemRatings:
+    """`ItemRatings` of source rows strictly earlier than any moment.
 
-    def __init__(
-        self, source: pl.DataFrame, samples: pl.DataFrame, items: pl.DataFrame, threshold: float, scale: float
-    ) -> None:
-        ratings = (source["rating"].to_numpy().astype(np.float64) - threshold) / scale
-        keys = 1 + encode(source["item_id"].alias("item_id of interactions"), items["item_id"])
-        self.earlier = Earlier(keys, source["timestamp"].to_numpy(), ratings[:, None])
-        everything = prior(source, None, samples, threshold)
-        self.base = everything.ratings / (everything.n + 2.0) / scale
-        self.times = samples["timestamp"].to_numpy()
+    Args:
+        source: rows of :func:`trackrec.ctr.priors.source_rows`.
+        items: the items table, to which item rows point (from 1).
+        threshold, scale: of the ratings.
+    """
 
-    def __call__(self, rows: NDArray[np.int32], part: slice | NDArray[np.int64]) -> Float32:
-        """(n, H) item rows listed by the samples of ``part`` -> (n, H)."""
-        times = np.repeat(self.times[part], rows.shape[1])
-        count, sums = self.earlier(rows.astype(np.int64).ravel(), times)
-        base = np.repeat(self.base[part], rows.shape[1])
-        return ((sums[:, 0] + ITEM_SMOOTHING * base) / (count + ITEM_SMOOTHING)).reshape(rows.shape).astype(np.float32)
+    def __init__(self, source: pl.DataFrame, items: pl.DataFrame, threshold: float, scale: float) -> None:
+        self.item_rows = 1 + encode(source["item_id"].alias("item_id of interactions"), items["item_id"])
+        self.n_items, self.scale = len(items), scale
+        self.by_item, self.overall = Priors(source, self.item_rows, threshold), Priors(source, None, threshold)
+
+    def statistics(self, rows: Int, times: Int) -> Float32:
+        """See `ItemRatings`."""
+        everything, item = self.overall(np.zeros_like(times), times), self.by_item(rows, times)
+        base = (everything.likes + 1.0) / (everything.n + 2.0)
+        liked = logit(like_rate(item, base, ITEM_SMOOTHING))
+        columns = [liked, _mean_rating(item, everything) / self.scale, np.log1p(item.n) / 5.0]
+        return np.stack(columns, axis=1).astype(np.float32)
+
+    def expected(self, rows: NDArray[np.int32], times: Int) -> Float32:
+        """See `ItemRatings`."""
+        everything = self.overall(np.zeros_like(times), times)
+        repeated = Prior(*(np.repeat(value, rows.shape[1]) for value in everything))
+        item = self.by_item(rows.astype(np.int64).ravel(), np.repeat(times, rows.shape[1]))
+        return (_mean_rating(item, repeated) / self.scale).reshape(rows.shape).astype(np.float32)
+
+
+class ItemRatingsAt:
+    """`ItemRatings` of one moment, worked out once for every item; the times of a call are not looked at."""
+
+    def __init__(self, ratings: EarlierItemRatings, time: int) -> None:
+        rows = np.arange(1 + ratings.n_items)
+        times = np.full(len(rows), time, np.int64)
+        self._statistics = ratings.statistics(rows, times)
+        self._expected = ratings.expected(rows[:, None].astype(np.int32), times)[:, 0]
+
+    def statistics(self, rows: Int, times: Int) -> Float32:
+        """See `ItemRatings`."""
+        return self._statistics[rows]
+
+    def expected(self, rows: NDArray[np.int32], times: Int) -> Float32:
+        """See `ItemRatings`."""
+        return self._expected[rows]
+
+
+def _mean_rating(item: Prior, everything: Prior) -> NDArray[np.float64]:
+    """Mean of ``rating - threshold`` of an item's rows, pulled to that of all rows where they are few."""
+    base = everything.ratings / (everything.n + 2.0)
+    return (item.ratings + ITEM_SMOOTHING * base) / (item.n + ITEM_SMOOTHING)
 
 
 def list_statistics(
     attributes: NDArray[np.int32],
-    item_row: NDArray[np.int64],
+    item_row: Int,
+    times: Int,
     lists: RatedLists,
-    expected: ExpectedRating,
+    ratings: ItemRatings,
     years: Float32,
-    of_sample: NDArray[np.int64] | None,
+    of_sample: Int | None,
 ) -> Float32:
     """(N, 8) statistics of a list of rated items against the target, in the order of ``_LIST_STATS``.
 
@@ -90,8 +126,9 @@ def list_statistics(
     Args:
         attributes: (n_item_rows, A).
         item_row: (N,) of the target.
+        times: (N,) of the sample.
         lists: (L, H) rated items.
-        expected: what items usually get.
+        ratings: what items usually get.
         years: (n_item_rows,) of :func:`item_years`.
         of_sample: (N,) the list of each sample, None where list i is sample i's.
     """
@@ -103,7 +140,7 @@ def list_statistics(
         count = mask.sum(axis=1).astype(np.float32)
         likes = ((value > 0) & mask).sum(axis=1)
         signs = np.where(mask, np.where(value > 0, 1.0, -1.0), 0.0).astype(np.float32)
-        residuals = np.where(mask, value - expected(rows, part), 0.0).astype(np.float32)
+        residuals = np.where(mask, value - ratings.expected(rows, times[part]), 0.0).astype(np.float32)
         apart = np.abs(years[item_row[part]][:, None] - years[rows]) * (10.0 / _YEARS)
         near = np.where(mask, np.nan_to_num(np.exp(-apart)), 0.0)
         target = attributes[item_row[part]]  # (n, A)

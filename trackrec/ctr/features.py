@@ -9,7 +9,7 @@ No feature of a row depends on the row's own label or on a valid or test label.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -17,9 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trackrec.ctr.dense import ExpectedRating, item_statistics, item_years, list_statistics
-from trackrec.ctr.neighbours import Neighbours, joined
-from trackrec.ctr.priors import FIRST, UNKNOWN, Padded, RatedLists, encode, flatten, pad, source_rows
+from trackrec.ctr.columns import Catalogue, Rows, Statistics, attribute_table, columns_of, indices
+from trackrec.ctr.priors import FIRST, encode, flatten, source_rows
 
 RATING_SCALE = 2.0  # distance from the threshold that becomes 1
 MAX_ATTRIBUTES = 8
@@ -127,20 +126,6 @@ class CTRData:
         return replace(self.spec, text_dim=int(texts.matrix.shape[1]), text_gaps=texts.gaps)
 
 
-class Statistics(NamedTuple):
-    """The ratings that statistics may count, and the similarities of items over them."""
-
-    source: pl.DataFrame
-    neighbours: Neighbours
-
-    @classmethod
-    def of(
-        cls, source: pl.DataFrame, items: pl.DataFrame, threshold: float = 3.0, rating_scale: float = RATING_SCALE
-    ) -> Statistics:
-        """Of rows of `trackrec.ctr.priors.source_rows`."""
-        return cls(source, Neighbours(source, items, threshold, rating_scale))
-
-
 def build_features(
     samples: pl.DataFrame,
     histories: pl.DataFrame,
@@ -152,7 +137,6 @@ def build_features(
     rating_scale: float = RATING_SCALE,
     max_attributes: int = MAX_ATTRIBUTES,
     vocabularies: Vocabularies | None = None,
-    statistics: Statistics | None = None,
 ) -> CTRData:
     """Turn the tables into tensors per split.
 
@@ -164,97 +148,60 @@ def build_features(
         rating_scale: rating distance from the threshold that becomes 1.
         max_attributes: A at most; further attributes of an item are left out.
         vocabularies: indices of an earlier call, for rows to predict beside the same train rows. None: from train rows.
-        statistics: for rows to predict without train rows beside them; they go with ``vocabularies``. None: of the
-            samples.
 
     Raises:
         ValueError: no train rows, or an item, history or user that its table doesn't hold.
     """
     train = samples.filter(pl.col("split") == "train")
-    if not len(train) and (vocabularies is None or statistics is None):
+    if not len(train):
         raise ValueError(f"samples hold no train rows, only {samples['split'].unique().to_list()}.")
     vocab = vocabularies or _vocabularies(train, items, users)
     width = max(1, int(recent_len or samples["recent_items"].list.len().max() or 1))  # type: ignore[arg-type]
-    item_attributes = _attribute_table(items["attributes"], vocab.attributes, max_attributes)
-    recent = samples.select(pl.col("recent_items", "recent_ratings").list.tail(width))
-    recent_rows = _item_rows(recent["recent_items"], items, width)
-    ratings = _ratings(recent["recent_ratings"], threshold, rating_scale, width)
-    item_row = 1 + encode(samples["item_id"].alias("item_id of samples"), items["item_id"])
-    history_row = encode(samples["history_id"].alias("history_id of samples"), histories["history_id"])
-    rated = RatedLists(recent_rows.values, ratings.values, recent_rows.mask)
-    if statistics is None:
-        statistics = Statistics.of(source_rows(samples, histories, interactions), items, threshold, rating_scale)
-    dense = _dense(
-        samples, histories, items, statistics, item_attributes, item_row, history_row, rated, threshold, rating_scale
-    )
-    flat_items = flatten(recent["recent_items"])
-    lengths = recent["recent_items"].list.len().to_numpy().astype(np.int64)
-    columns: dict[str, NDArray[np.generic]] = {
-        "user": _indices(samples["user_id"], vocab.users),
-        "item": _indices(samples["item_id"], vocab.items),
-        "item_row": item_row.astype(np.int32),
-        "history": history_row.astype(np.int32),
-        "recent_items": pad(_indices(flat_items, vocab.items), lengths, width).values,
-        "recent_rows": recent_rows.values,
-        "recent_ratings": ratings.values,
-        "recent_mask": recent_rows.mask,
-        "dense": dense,
-        "label": samples["label"].to_numpy().astype(np.float32),
-    }
+    catalogue = Catalogue.of(items, vocab.items, vocab.attributes, max_attributes)
+    rows = _rows(samples, histories, catalogue, vocab, width, threshold, rating_scale)
+    statistics = Statistics.of(source_rows(samples, histories, interactions), items, threshold, rating_scale)
+    columns = columns_of(rows, catalogue, statistics)
+    columns["label"] = samples["label"].to_numpy().astype(np.float32)
     if users is not None and vocab.user_attributes:
-        table = _attribute_table(users["attributes"], vocab.user_attributes, max_attributes)
+        table = attribute_table(users["attributes"], vocab.user_attributes, max_attributes)
         columns["user_attributes"] = table[1 + encode(samples["user_id"].alias("user_id of samples"), users["user_id"])]
     spec = FeatureSpec(
         n_items=FIRST + len(vocab.items),
         n_users=FIRST + len(vocab.users),
         n_attributes=FIRST + len(vocab.attributes),
         recent_len=width,
-        n_dense=dense.shape[1],
+        n_dense=columns["dense"].shape[1],
         n_user_attributes=FIRST + len(vocab.user_attributes) if "user_attributes" in columns else 0,
     )
-    return _split(samples, histories, columns, spec, item_attributes, vocab)
+    return _split(samples, histories, columns, spec, catalogue.attributes, vocab)
 
 
-def _dense(
+def _rows(
     samples: pl.DataFrame,
     histories: pl.DataFrame,
-    items: pl.DataFrame,
-    statistics: Statistics,
-    item_attributes: NDArray[np.int32],
-    item_row: NDArray[np.int64],
-    history_row: NDArray[np.int64],
-    recent: RatedLists,
+    catalogue: Catalogue,
+    vocab: Vocabularies,
+    width: int,
     threshold: float,
     scale: float,
-) -> NDArray[np.float32]:
-    """(N, F) in the order of ``DENSE_NAMES``."""
-    longest = max(1, int(histories["item_ids"].list.len().max() or 1))  # type: ignore[arg-type]
-    rows = _item_rows(histories["item_ids"], items, longest)
-    rated = RatedLists(rows.values, _ratings(histories["ratings"], threshold, scale, longest).values, rows.mask)
-    source = statistics.source
-    expected = ExpectedRating(source, samples, items, threshold, scale)
-    years = item_years(items)
-
-    def rated_before(index: NDArray[np.int64]) -> RatedLists:
-        return joined(rated.take(history_row[index]), recent.take(index))
-
-    scores = statistics.neighbours.scores(samples, item_row, rated_before, expected)
-    return np.concatenate(
-        [
-            item_statistics(samples, source, threshold, scale),
-            np.nan_to_num(years[item_row])[:, None],
-            list_statistics(item_attributes, item_row, recent, expected, years, None),
-            list_statistics(item_attributes, item_row, rated, expected, years, history_row),
-            scores[:, None],
-        ],
-        axis=1,
+) -> Rows:
+    """The samples as numbers, their recent lists cut to the last ``width`` items."""
+    recent = samples.select(pl.col("recent_items", "recent_ratings").list.tail(width))
+    rated = catalogue.lists(recent["recent_items"], recent["recent_ratings"], threshold, scale)
+    return Rows(
+        users=indices(samples["user_id"], vocab.users),
+        items=1 + encode(samples["item_id"].alias("item_id of samples"), catalogue.ids),
+        histories=encode(samples["history_id"].alias("history_id of samples"), histories["history_id"]),
+        times=samples["timestamp"].to_numpy(),
+        recent=rated.padded(width),
+        rated=catalogue.lists(histories["item_ids"], histories["ratings"], threshold, scale).padded(),
     )
 
 
 def _split(
     samples: pl.DataFrame,
     histories: pl.DataFrame,
-    columns: dict[str, NDArray[np.generic]],
+    columns: dict[str, NDArray[Any]],
     spec: FeatureSpec,
     item_attributes: NDArray[np.int32],
     vocab: Vocabularies,
@@ -288,30 +235,3 @@ def _vocabularies(train: pl.DataFrame, items: pl.DataFrame, users: pl.DataFrame 
 
 def _sorted(values: pl.Series) -> list[str]:
     return values.drop_nulls().unique().sort().to_list()
-
-
-def _indices(values: pl.Series, vocabulary: list[str]) -> NDArray[np.int32]:
-    known = pl.Series(vocabulary, dtype=pl.String)
-    return encode(values, known, first=FIRST, default=UNKNOWN).astype(np.int32)
-
-
-def _attribute_table(lists: pl.Series, vocabulary: list[str], max_attributes: int) -> NDArray[np.int32]:
-    """(1 + rows, A) attribute indices; row 0 is padding."""
-    lists = lists.fill_null(pl.Series([[]], dtype=pl.List(pl.String))).list.unique(maintain_order=True)
-    lists = lists.list.drop_nulls().list.head(max_attributes)
-    lengths = lists.list.len().to_numpy().astype(np.int64)
-    width = max(1, int(lengths.max(initial=0)))
-    table = pad(_indices(flatten(lists), vocabulary), lengths, width).values
-    return np.concatenate([np.zeros((1, width), np.int32), table])
-
-
-def _item_rows(lists: pl.Series, items: pl.DataFrame, width: int) -> Padded:
-    lengths = lists.list.len().to_numpy().astype(np.int64)
-    rows = 1 + encode(flatten(lists).alias(f"items of {lists.name}"), items["item_id"])
-    return pad(rows.astype(np.int32), lengths, width)
-
-
-def _ratings(lists: pl.Series, threshold: float, scale: float, width: int) -> Padded:
-    lengths = lists.list.len().to_numpy().astype(np.int64)
-    flat = flatten(lists).to_numpy().astype(np.float64)
-    return pad(((flat - threshold) / scale).astype(np.float32), lengths, width)

@@ -95,7 +95,7 @@ class SequenceInputs(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> Sequence:
         """A batch of :class:`trackrec.ctr.data.TensorLoader`."""
-        target, recent = self.items.target(batch), self.items.recent(batch)
+        target, recent = self.items(batch)
         side = [batch["dense"]]
         if self.traits is not None:
             side.append(trait_vector(self.traits, batch))
@@ -128,7 +128,7 @@ class FieldInputs(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """A batch of :class:`trackrec.ctr.data.TensorLoader` -> (B, F, D)."""
-        target, recent = self.items.target(batch), self.items.recent(batch)
+        target, recent = self.items(batch)
         fields = [
             self.users(batch["user"]),
             target,

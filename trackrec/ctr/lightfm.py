@@ -39,7 +39,7 @@ class LightFM(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """A batch of :class:`trackrec.ctr.data.TensorLoader` -> logits (B,)."""
-        p, recent = self.items.target(batch), self.items.recent(batch)
+        p, recent = self.items(batch)
         q = self.users(batch["user"]) + masked_mean(recent, batch["recent_mask"])
         if self.traits is not None:
             q = q + trait_vector(self.traits, batch)

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from trackrec.ctr.dense import ExpectedRating
+from trackrec.ctr.dense import EarlierItemRatings, ItemRatings
 from trackrec.ctr.priors import Earlier, RatedLists, encode
 
 if TYPE_CHECKING:
@@ -50,33 +50,34 @@ class Neighbours:
 
     Args:
         source: rows of :func:`trackrec.ctr.priors.source_rows`.
-        items: the items table, to which item rows point (from 1).
+        ratings: what items usually get, of the same rows.
         threshold, scale: of the ratings.
     """
 
-    def __init__(self, source: pl.DataFrame, items: pl.DataFrame, threshold: float, scale: float) -> None:
-        self.events = _events(source, items, threshold, scale)
-        self.kept = _kept_items(self.events.item, len(items))
+    def __init__(self, source: pl.DataFrame, ratings: EarlierItemRatings, threshold: float, scale: float) -> None:
+        self.events = _events(source, ratings, threshold, scale)
+        self.kept = _kept_items(self.events.item, ratings.n_items)
         self._last: tuple[list[int], _Sums] | None = None
 
+    def prepare(self, time: int) -> None:
+        """Work out the sums that rows of this moment read, before the first of them comes."""
+        block = int(np.searchsorted(self.events.edges, time, side="right")) - 1
+        if block >= 0:
+            list(self._sums([block]))
+
     def scores(
-        self,
-        samples: pl.DataFrame,
-        item_row: Int,
-        rated_before: Callable[[Int], RatedLists],
-        expected: ExpectedRating,
+        self, times: Int, item_row: Int, rated_before: Callable[[Int], RatedLists], ratings: ItemRatings
     ) -> Float32:
         """(N,) Σ_j s_ij e_j over a row's rated items j, i the target.
 
         Args:
-            samples: N rows, with timestamps.
+            times: (N,) of the rows.
             item_row: (N,) the target.
             rated_before: for numbers of rows, the items that each one's user rated before; all lists at once would not
                 fit.
-            expected: what items usually get.
+            ratings: what items usually get.
         """
-        times = samples["timestamp"].to_numpy()
-        scores = np.zeros(len(samples), np.float32)
+        scores = np.zeros(len(times), np.float32)
         order = np.argsort(times, kind="stable")
         starts = np.searchsorted(times[order], self.events.edges)
         ends = np.append(starts[1:], len(times))
@@ -86,7 +87,7 @@ class Neighbours:
                 lists = rated_before(index)
                 target, listed = self.kept[item_row[index]], self.kept[lists.rows]
                 mask = lists.mask & (lists.rows != item_row[index][:, None])
-                own = _residuals(lists._replace(mask=mask), expected, index)
+                own = _residuals(lists._replace(mask=mask), ratings, times[index])
                 known = mask & (listed >= 0) & (target >= 0)[:, None]
                 pairs = (target[:, None], listed)
                 weights = sums.products[pairs] / ((sums.counts[pairs] + _PAIR_SMOOTHING) * _VARIANCE)
@@ -121,14 +122,13 @@ class _Events(NamedTuple):
     edges: Int
 
 
-def _events(source: pl.DataFrame, items: pl.DataFrame, threshold: float, scale: float) -> _Events:
+def _events(source: pl.DataFrame, item_ratings: EarlierItemRatings, threshold: float, scale: float) -> _Events:
     """Residuals hold strictly earlier rows only, so that a later rating changes none of them."""
     user = encode(source["user_id"], source["user_id"].unique().sort())
-    item = 1 + encode(source["item_id"].alias("item_id of interactions"), items["item_id"])
+    item = item_ratings.item_rows
     time = source["timestamp"].to_numpy()
     ratings = (source["rating"].to_numpy().astype(np.float64) - threshold) / scale
-    at_source = ExpectedRating(source, source, items, threshold, scale)
-    above = ratings - at_source(item[:, None].astype(np.int32), slice(None))[:, 0]
+    above = ratings - item_ratings.expected(item[:, None].astype(np.int32), time)[:, 0]
     count, sums = Earlier(user, time, above[:, None])(user, time)
     residual = above - sums[:, 0] / (count + _USER_SMOOTHING)
     edges = np.unique(np.quantile(time, np.linspace(0, 1, N_BLOCKS + 1)[:-1], method="lower")) if len(time) else time
@@ -182,8 +182,8 @@ def _new_pairs(before: csr_matrix, new: csr_matrix) -> Float32:
     return (crossed + crossed.T + fresh.T @ fresh).toarray()
 
 
-def _residuals(lists: RatedLists, expected: ExpectedRating, index: Int) -> Float32:
+def _residuals(lists: RatedLists, ratings: ItemRatings, times: Int) -> Float32:
     """(n, H) ratings above their item's and then above the list's mean, that shrunk to 0."""
-    above = np.where(lists.mask, lists.ratings - expected(lists.rows, index), 0.0)
+    above = np.where(lists.mask, lists.ratings - ratings.expected(lists.rows, times), 0.0)
     mean = above.sum(axis=1) / (lists.mask.sum(axis=1) + _USER_SMOOTHING)
     return np.where(lists.mask, above - mean[:, None], 0.0).astype(np.float32)

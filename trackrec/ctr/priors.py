@@ -44,6 +44,28 @@ class RatedLists(NamedTuple):
         return RatedLists(self.rows[index], self.ratings[index], self.mask[index])
 
 
+class RaggedLists(NamedTuple):
+    """Lists of rated items end to end: item rows (from 1) and scaled ratings (M,), list i from ``starts[i]`` on."""
+
+    rows: NDArray[np.int32]
+    ratings: NDArray[np.float32]
+    starts: Int  # (L + 1,)
+
+    def take(self, index: Int) -> RaggedLists:
+        """The lists of the given numbers."""
+        lengths = self.starts[index + 1] - self.starts[index]
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        flat = np.arange(starts[-1]) + np.repeat(self.starts[index] - starts[:-1], lengths)
+        return RaggedLists(self.rows[flat], self.ratings[flat], starts)
+
+    def padded(self, width: int | None = None) -> RatedLists:
+        """As matrices of that width; None: as wide as the longest list, at least 1."""
+        lengths = np.diff(self.starts)
+        width = width or max(1, int(lengths.max(initial=1)))
+        rows = pad(self.rows, lengths, width)
+        return RatedLists(rows.values, pad(self.ratings, lengths, width).values, rows.mask)
+
+
 def source_rows(samples: pl.DataFrame, histories: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
     """The interactions whose ratings may enter statistics: train rows and history rows, never a valid or test row.
 
@@ -128,8 +150,29 @@ class Earlier:
         return (end - start).astype(np.float64), self.sums[end] - self.sums[start]
 
 
+class Priors:
+    """Count, likes (rating > threshold) and sum of ``rating - threshold`` of a key's source rows, up to a moment.
+
+    Args:
+        source: rows of :func:`source_rows`.
+        keys: (M,) code of each source row, e.g. its item; None: all of them have code 0.
+        threshold: a rating above it is a like.
+    """
+
+    def __init__(self, source: pl.DataFrame, keys: Int | None, threshold: float) -> None:
+        ratings = source["rating"].to_numpy().astype(np.float64)
+        values = np.stack([ratings > threshold, ratings - threshold], axis=1).astype(np.float64)
+        codes = np.zeros(len(source), np.int64) if keys is None else keys
+        self.earlier = Earlier(codes, source["timestamp"].to_numpy(), values)
+
+    def __call__(self, keys: Int, times: Int) -> Prior:
+        """Of rows with the same key and a strictly smaller time: (N,), (N,) -> three of (N,)."""
+        count, sums = self.earlier(keys, times)
+        return Prior(count, sums[:, 0], sums[:, 1])
+
+
 def prior(source: pl.DataFrame, by: str | None, queries: pl.DataFrame, threshold: float) -> Prior:
-    """Count, likes (rating > threshold) and sum of ``rating - threshold`` before each query's timestamp.
+    """`Priors` of each query's key, before its timestamp.
 
     Args:
         source: rows of :func:`source_rows`.
@@ -137,17 +180,12 @@ def prior(source: pl.DataFrame, by: str | None, queries: pl.DataFrame, threshold
         queries: samples with ``timestamp`` and the ``by`` column.
         threshold: a rating above it is a like.
     """
-    ratings = source["rating"].to_numpy().astype(np.float64)
-    values = np.stack([ratings > threshold, ratings - threshold], axis=1).astype(np.float64)
-    if by is None:
-        keys, query_keys = np.zeros(len(source), np.int64), np.zeros(len(queries), np.int64)
-    else:
+    keys, query_keys = None, np.zeros(len(queries), np.int64)
+    if by is not None:
         vocabulary = source[by].unique().sort()
         keys = encode(source[by], vocabulary)
         query_keys = encode(queries[by], vocabulary, default=len(vocabulary))
-    times, query_times = source["timestamp"].to_numpy(), queries["timestamp"].to_numpy()
-    count, sums = Earlier(keys, times, values)(query_keys, query_times)
-    return Prior(count, sums[:, 0], sums[:, 1])
+    return Priors(source, keys, threshold)(query_keys, queries["timestamp"].to_numpy())
 
 
 def like_rate(prior: Prior, base: Float, smoothing: float) -> Float:

@@ -1,0 +1,139 @@
+"""The inputs of single requests against the features that training and `predict` build from the tables."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+import trackrec.export as room
+from trackrec.ctr import DIN, MLPConnector
+from trackrec.ctr.arms import TextSettings
+from trackrec.ctr.assemble import CTRInputs
+from trackrec.ctr.stage import CTRPlan, run_ctr, saved_features
+from trackrec.interactions import DataError
+from trackrec.requests import RequestEncoder, net_inputs, newest_histories, request_rows
+from trackrec.tables import to_arrow, write_part
+
+# https://github.com/Lightning-AI/pytorch-lightning/issues/21326
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+
+N_USERS, N_ITEMS, STRANGER = 12, 15, "u5"
+
+
+@pytest.fixture(scope="module")
+def inputs(tables) -> CTRInputs:
+    """Histories of 0 to 11 films, a user whose rows are all test rows, films that nobody rated, texts of most users."""
+    unrated = [
+        {"item_id": f"x{i}", "title": "", "attributes": ["Drama", "Opera"][: i + 1], "year": [None, 1950][i]}
+        for i in range(2)
+    ]
+    items = pl.concat([tables.items, pl.from_arrow(to_arrow("items", unrated))])
+    # In the histories of the last users the films repeat.
+    past = tables.interactions.sort("user_id", "row").group_by("user_id", maintain_order=True).agg("item_id", "rating")
+    lists = {user: (ids[:8] + ids[:3], ratings[:8] + ratings[3:6]) for user, ids, ratings in past.iter_rows()}
+    users = tables.histories["user_id"].to_list()
+    histories = tables.histories.with_columns(
+        item_ids=pl.Series([lists[user][0][:place] for place, user in enumerate(users)]),
+        ratings=pl.Series([lists[user][1][:place] for place, user in enumerate(users)], dtype=pl.List(pl.Float32)),
+    )
+    is_stranger = pl.col("user_id") == STRANGER
+    samples = tables.samples.with_columns(split=pl.when(is_stranger).then(pl.lit("test")).otherwise("split"))
+    rng = np.random.default_rng(1)
+    vectors = {f"h{u}": rng.normal(size=6).astype(np.float32) for u in range(N_USERS - 2)}
+    return CTRInputs(samples, histories, items, tables.interactions, 3.0, {"reccot": vectors})
+
+
+def exported(
+    inputs: CTRInputs, arm: str, text: TextSettings, where: Path, monkeypatch
+) -> tuple[RequestEncoder, CTRPlan]:
+    """The encoder of an export of one short training; its graph is left out."""
+    monkeypatch.setattr(room, "write_onnx", lambda net, example, path: None)
+    monkeypatch.setattr(room, "largest_difference", lambda net, example, path: 0.0)
+    plan = CTRPlan(
+        net=partial(DIN, embed_dim=2, hidden=[4]),
+        connector=partial(MLPConnector, out_dim=2, hidden=[2]),
+        model={},
+        data={},
+        trainer=lambda: {"accelerator": "cpu", "max_epochs": 1},
+        arms=[arm],
+        seeds=[0],
+        patience=1,
+        text=text,
+    )
+    run_ctr(inputs, plan, where / "ctr", 0, lambda _: None)
+    room.export_net(inputs, plan, where / "ctr", arm, 0, 0, where / "export")
+    for name in ("histories", "items", "interactions"):
+        write_part(where / "data", name, getattr(inputs, name))
+    return RequestEncoder(where / "export", where / "data"), plan
+
+
+@pytest.mark.parametrize(
+    ("arm", "text"),
+    [
+        ("none", TextSettings(missing="keep")),
+        ("reccot", TextSettings(missing="keep")),
+        ("shuffled", TextSettings(pca_dim=2)),
+    ],
+)
+def test_many_random_requests_are_as_the_feature_builder_makes_them(inputs, tmp_path, monkeypatch, arm, text):
+    """Bit by bit; only sums over a history may round otherwise, since `predict` pads to the longest of all."""
+    encoder, plan = exported(inputs, arm, text, tmp_path, monkeypatch)
+    rng = np.random.default_rng(2)
+    users = [f"u{u}" for u in range(N_USERS if text.missing == "keep" else N_USERS - 2)]
+    items = inputs.items["item_id"].to_list()
+    sizes = [1, 1, 2, 100, *rng.integers(1, 30, 40).tolist()]
+    asked = [
+        (list(map(str, rng.choice(users, 1 if n % 2 else 4))) * n, list(map(str, rng.choice(items, n)))) for n in sizes
+    ]
+    asked = [(some[: len(films)], films) for some, films in asked]
+    everyone, every_item = ([one for request in asked for one in request[side]] for side in (0, 1))
+    assert {STRANGER, "u0"} <= set(everyone)
+    assert {"x0", "x1"} <= set(every_item)
+    wanted = pl.DataFrame({"user_id": everyone, "item_id": every_item})
+    rows = request_rows(wanted, newest_histories(inputs.samples, {f"h{u[1:]}" for u in users}), inputs.interactions, 4)
+    both = inputs._replace(samples=pl.concat([inputs.samples.select(rows.columns), rows]))
+    due = net_inputs(saved_features(both, plan, tmp_path / "ctr", arm, 0), arm, "request")
+    start = 0
+    for some, films in asked:
+        found = encoder(some, films)
+        assert list(found) == list(due)
+        part = {name: value[start : start + len(films)] for name, value in due.items()}
+        start += len(films)
+        if "text_mask" in part:  # what stands where there is no text, no net reads
+            for one in (found, part):
+                one["text"] = one["text"] * one["text_mask"][:, None]
+        for name, value in part.items():
+            assert found[name].dtype == value.dtype
+            np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-6 if name == "dense" else 0)
+    assert start == len(wanted)
+    stranger = everyone.index(STRANGER)
+    assert due["user"][stranger] == due["item"][every_item.index("x0")] == 1
+    assert arm == "none" or due["text"].any()
+
+
+def test_one_request_reads_no_table(inputs, tmp_path, monkeypatch):
+    """What the tables say is worked out when the encoder is made."""
+    encoder, _ = exported(inputs, "none", TextSettings(), tmp_path, monkeypatch)
+    expected = encoder(["u1"] * 3, ["i1", "i2", "x0"])
+
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("a request must not go through a data frame")
+
+    for name in ("DataFrame", "Series", "read_parquet", "concat"):
+        monkeypatch.setattr(pl, name, refused)
+    monkeypatch.setattr("trackrec.ctr.neighbours._similarities", refused)
+    found = encoder(["u1"] * 3, ["i1", "i2", "x0"])
+    assert all(np.array_equal(found[name], value) for name, value in expected.items())
+
+
+def test_a_user_without_a_history_in_the_tables_is_named(inputs, tmp_path, monkeypatch):
+    encoder, _ = exported(inputs, "none", TextSettings(missing="keep"), tmp_path, monkeypatch)
+    fewer = inputs.histories.filter(pl.col("user_id") != "u2")
+    for name in ("items", "interactions"):
+        write_part(tmp_path / "fewer", name, getattr(inputs, name))
+    write_part(tmp_path / "fewer", "histories", fewer)
+    assert encoder(["u2"], ["i1"])
+    with pytest.raises(DataError, match="1 users have no RecCoT in this run, the first is 'u2'"):
+        RequestEncoder(tmp_path / "export", tmp_path / "fewer")(["u2", "u1"], ["i1", "i1"])
