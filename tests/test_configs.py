@@ -13,8 +13,8 @@ from jsonargparse import Namespace
 from trackrec.cli import parse_objects, parse_values
 
 FOLDER = Path(__file__).parent.parent / "configs"
-CONFIGS = sorted(FOLDER.glob("*.yaml"))
-OVERLAYS = sorted(path for path in (FOLDER / "experiments").glob("*.yaml") if "run_dir" not in path.read_text())
+CONFIGS = sorted(path for path in FOLDER.rglob("*.yaml") if "run_dir" in path.read_text())
+OVERLAYS = sorted(set(FOLDER.rglob("*.yaml")) - set(CONFIGS))
 
 
 def parse(path: Path, monkeypatch: pytest.MonkeyPatch) -> Namespace:
@@ -23,7 +23,8 @@ def parse(path: Path, monkeypatch: pytest.MonkeyPatch) -> Namespace:
 
 
 def test_the_configs_are_found() -> None:
-    assert {path.stem for path in CONFIGS} == {"quickstart", "ml100k", "movielens", "movielens_12gb", "amazon_books"}
+    names = {"quickstart", "ml100k", "movielens", "movielens_12gb", "amazon_books", "simulated"}
+    assert {path.stem for path in CONFIGS} == names
     assert len(OVERLAYS) == 20
 
 

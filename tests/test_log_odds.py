@@ -11,7 +11,7 @@ from tiny import frame
 
 from trackrec.experiment import LOG_ODDS, Experiment, tuning_turns
 from trackrec.interactions import LoopSettings, select_cohort, tuning_rows
-from trackrec.steps import rows_to_score, texts_of_arm
+from trackrec.log_odds import rows_to_score, texts_of_arm
 
 
 def samples(users: int = 8, each: int = 12) -> pl.DataFrame:

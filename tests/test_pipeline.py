@@ -170,6 +170,16 @@ def test_an_input_that_was_edited_is_named_before_it_is_read(tmp_path: Path) -> 
     assert pipeline(tmp_path, changed).run() == ["one/b", "c"]
 
 
+def test_stages_that_a_named_one_does_not_read_may_be_missing(tmp_path: Path) -> None:
+    made = pipeline(tmp_path, CONFIG)
+    made.add(Stage("d", (), ("a",), ("metrics.py",), lambda out: {}))
+    with pytest.raises(StageError, match="leaves out a"):
+        made.run(["d"])
+    assert made.run(["a", "d"]) == ["a", "d"]
+    with pytest.raises(StageError, match="leaves out one/b"):
+        made.run(["c", "d"])
+
+
 def test_stages_by_name_and_kind(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="leaves out a"):
         pipeline(tmp_path, CONFIG).run(["c"])

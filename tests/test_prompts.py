@@ -34,6 +34,21 @@ def test_the_count_is_that_of_the_whole_history():
     assert history_segment(HISTORY, settings) == due
 
 
+def test_the_kinds_lean_as_the_whole_history_does():
+    """War stands 2 to 1, Drama 1 to 1, Crime 0 to 2, Space 0 to 1: the even one is not named, the clearest first."""
+    names = [(["War", "Drama"], True), (["War"], True), (["War", "Crime"], False), (["Crime", " Drama "], False)]
+    history = [Rated(Item("Film", attributes), liked) for attributes, liked in [*names, (["Space"], False)]]
+    settings = PromptSettings(history_kinds=1, history_counts=True, max_history=1)
+    counts = "A viewer. Liked 2 of 5 films. Mostly liked: War (2). Mostly disliked: Crime (2)."
+    assert history_segment(history, settings) == f"{counts} The latest, oldest first:\nFilm [Space]: disliked"
+    two = history_segment(history, PromptSettings(history_kinds=2, max_history=1))
+    assert two.startswith("A viewer. Mostly liked: War (2). Mostly disliked: Crime (2), Space (1). The latest")
+    first, _, last = SHOWN.split("\n")
+    assert history_segment(HISTORY[1:], PromptSettings(history_kinds=2)) == f"{first}\n{last}"
+    with pytest.raises(ValueError, match=r"prompts\.history_kinds must not be negative, got -1"):
+        PromptSettings(history_kinds=-1)
+
+
 def test_user_attributes_are_shown_on_request():
     asked = PromptSettings(user_attributes=True)
     assert history_segment(HISTORY, asked, ["F", "25-34"]) == f"A viewer: F, 25-34.\n{SHOWN}"

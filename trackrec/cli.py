@@ -58,7 +58,7 @@ _COMMANDS = {
 _LM_MODULE = {"lm", "adapter"}
 _LM_DATA = {"lm", "book", "teacher_dir", "directories", "texts", "targets", "seed"}
 _OWN = (
-    *("config", "stages", "requests", "output", "arm", "seed", "trials", "gpu", "prompt_tokens"),
+    *("config", "stages", "requests", "output", "arm", "seed", "trials", "gpu", "prompt_tokens", "jobs"),
     *("reuse", "variants", "seeds"),
 )
 _NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
@@ -256,12 +256,17 @@ def _add_ctr(parser: LightningArgumentParser) -> None:
 def _add_own(parser: LightningArgumentParser, command: str) -> None:
     """Arguments that tell a command what to do, and are no part of the experiment."""
     if command == "fit":
-        parser.add_argument("--stages", type=list[str] | str | None, help="Only these stages, by name or kind: ctr")
+        parser.add_argument(
+            "--stages", type=list[str] | str | None, help="Only these stages, by name or kind: embed,ctr"
+        )
         parser.add_argument("--reuse", type=Path | None, help="A run or a folder of runs to take equal stages from.")
     if command == "sweep":
         files = "YAML files with the keys that differ; the experiment as it is runs too."
         parser.add_argument("--variants", type=str, nargs="+", default=[], help=files)
         parser.add_argument("--seeds", type=str, nargs="+", default=["0,1,2"], help="Of whole runs, one per variant.")
+        parser.add_argument(
+            "--jobs", type=int, default=1, help="Seeds that run at once, each with a share of the cores."
+        )
         parser.add_argument("--output", type=Path, required=True, help="Folder for the runs.")
     if command == "predict":
         parser.add_argument("--requests", type=Path, required=True, help="Parquet or CSV with user_id and item_id.")

@@ -118,7 +118,7 @@ def _run_stages(
     if command == "fit":
         check_plan(experiment.ctr)
     split = "valid"
-    stages = [chosen] if isinstance(chosen, str) else chosen
+    stages = [name.strip() for name in chosen.split(",")] if isinstance(chosen, str) else chosen
     if command == "test":
         split, stages = "test", ["test"]
         recommend.add_test()
@@ -146,7 +146,8 @@ def _sweep(config: dict[str, Any], own: dict[str, Any], parse: Parse, console: C
     files, seeds, out = variant_files(own["variants"]), chosen_seeds(own["seeds"]), Path(own["output"]).expanduser()
     with locked(out, "--output"):
         variants = resolve(config, files, parse, out)
-        failed = run_all(list(variants), seeds, out, lambda text: console.print(plain(text, keep=""), markup=False))
+        say = lambda text: console.print(plain(text, keep=""), markup=False)  # noqa: E731
+        failed = run_all(list(variants), seeds, out, say, own["jobs"])
         runs = {
             variant: {
                 seed: RunNumbers(out / run_name(variant, seed), values)

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 Target = tuple[str, str, int]  # sample_id, item_id, label
 LOG_ODDS = "log_odds"  # the stage in which V scores the rows of the CTR nets
+UNTUNED = "untuned"  # the stage in which the plain base writes, and the source of its texts
 
 
 class Training(NamedTuple):
@@ -109,6 +110,11 @@ class Experiment:
         """The one text per history that a greedy stage wrote."""
         return dict(self.table(stage, "reccots").select("history_id", "text").iter_rows())
 
+    @property
+    def text_sources(self) -> set[str]:
+        """What the arms of the CTR stage are made of."""
+        return {part for arm in self.ctr.arms for part in arm.split("+")}
+
     def ctr_stages(self) -> tuple[str, ...]:
         """The stages that `ctr_inputs` reads."""
         return ("data", "texts", "embed", *([LOG_ODDS] if self.ctr.text.use == "log_odds" else []))
@@ -165,11 +171,11 @@ class Experiment:
 
     def text_fields(self) -> dict[str, dict[str, str]]:
         """The texts that the arms of the CTR stage read: field -> history -> text."""
-        asked = {field for arm in self.ctr.arms for field in arm.split("+")}
         fields = {"reccot": self.texts("texts")}
-        if "teacher" in asked:
-            fields["teacher"] = self.texts("teacher")
-        if "prompt" in asked:
+        for stage in ("teacher", UNTUNED):
+            if stage in self.text_sources:
+                fields[stage] = self.texts(stage)
+        if "prompt" in self.text_sources:
             fields["prompt"] = {history: self.book.history_text(history) for history in fields["reccot"]}
         return fields
 

@@ -24,7 +24,7 @@ TUNED: Names = (*(f"loop.{key}" for key in _TURNS), *_PLAYERS)
 TESTED: Names = ("loop.eval_samples", "loop.test_samples", "loop.eval_per_history")
 # Code behind the stages.
 _LLM: Names = ("prompts.py", "llm", "interactions/cohort.py")
-_GENERATE: Names = (*_LLM, "generate")
+GENERATE: Names = (*_LLM, "generate")
 _JUDGE: Names = (*_LLM, "validator")
 
 
@@ -64,7 +64,7 @@ class Loop:
         generator, last = self.generator, f"round-{exp.loop.rounds}/greedy"
         keys = (*_MODEL, "sampler", "loop.texts", *TESTED)
         inputs = _there("data", generator, last)
-        add("texts", keys, inputs, _GENERATE, lambda out: steps.final_texts(out, last, generator))
+        add("texts", keys, inputs, GENERATE, lambda out: steps.final_texts(out, last, generator))
 
     def _add(
         self,
@@ -107,7 +107,7 @@ class Loop:
         steps, name, generator, validator = self.steps, f"round-{round_}", self.generator, self.validator
         keys: Names = (*_MODEL, "sampler", *_PLAYERS)
         run: Run = lambda out: steps.sample(out, round_, generator)  # noqa: E731
-        sample = self._add(f"{name}/sample", keys, _there("data", generator), _GENERATE, run)
+        sample = self._add(f"{name}/sample", keys, _there("data", generator), GENERATE, run)
         keys = (*_VALIDATOR, "scoring", *_PLAYERS)
         run = lambda out: steps.score(out, name, validator)  # noqa: E731
         score = self._add(f"{name}/score", keys, _there("data", sample, validator), _JUDGE, run)
@@ -134,7 +134,7 @@ class Loop:
         keys: Names = (*_MODEL, "sampler", *_PLAYERS, *_EVALUATED, *more)
         generator = self.generator
         run: Run = lambda out: self.steps.greedy(out, round_, generator)  # noqa: E731
-        self._add(f"{name}/greedy", keys, _there("data", generator), _GENERATE, run)
+        self._add(f"{name}/greedy", keys, _there("data", generator), GENERATE, run)
 
     def _add_evaluate(self, name: str, round_: int, judge: str | None) -> None:
         """Measure the V that judged and the V that is the last one by now."""

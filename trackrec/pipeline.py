@@ -188,7 +188,7 @@ class Pipeline:
         """Bring every stage, or the named ones, up to date.
 
         Args:
-            only: names (``round-1/align``) or kinds (``align``); the stages before them must be current.
+            only: names (``round-1/align``) or kinds (``align``); the stages that they read must be current.
 
         Returns:
             The names of the stages that really ran.
@@ -204,6 +204,7 @@ class Pipeline:
         return self.ran
 
     def _run_chosen(self, chosen: set[str]) -> None:
+        needed = self._read_by(chosen)
         for number, stage in enumerate(self.stages, 1):
             place = f"[{number:2d}/{len(self.stages)}] {stage.name:<20}"
             if self.is_current(stage):
@@ -218,7 +219,7 @@ class Pipeline:
                     self._run_stage(stage, place)
                 self._files = None
                 self._call_hooks(stage)
-            elif any(later.name in chosen for later in self.stages[number:]):
+            elif stage.name in needed:
                 state = f"damaged ({trouble})" if trouble else "not up to date"
                 raise StageError(
                     f"this run leaves out {stage.name}, which is {state} in {self.run_dir}. "
@@ -267,6 +268,14 @@ class Pipeline:
         if unknown:
             raise StageError(f"--stages: no stage {unknown[0]!r}. Stages are {', '.join(sorted(known))}.")
         return {stage.name for stage in self.stages if stage.name in only or stage.kind in only}
+
+    def _read_by(self, chosen: set[str]) -> set[str]:
+        """Every stage that the chosen ones read, directly or through others."""
+        needed = set(chosen)
+        for stage in reversed(self.stages):
+            if stage.name in needed:
+                needed.update(stage.inputs)
+        return needed - chosen
 
     def _run_stage(self, stage: Stage, place: str) -> None:
         self._check_inputs(stage)

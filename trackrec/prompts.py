@@ -7,6 +7,7 @@ texts are data: line breaks are folded here, and `trackrec.llm.chat` encodes con
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -36,6 +37,8 @@ class PromptSettings:
         max_title_chars: longer titles are cut here.
         history_attributes: show the attributes (genres) of history items.
         history_counts: say above the list how many items of the whole history were liked, of how many.
+        history_kinds: name above the list at most so many attributes that the whole history mostly likes, and as many
+            that it mostly dislikes, with counts. A small language model reads such a line where it can't count.
         target_attributes: show the attributes of the target item.
         user_attributes: show what the users table says of the user.
         order: ``shared`` puts the RecCoT before the target, so that all targets of a user share a prefix; ``release``
@@ -54,6 +57,7 @@ class PromptSettings:
     max_title_chars: int = 120
     history_attributes: bool = True
     history_counts: bool = False
+    history_kinds: int = 0
     target_attributes: bool = True
     user_attributes: bool = False
     order: Literal["shared", "release"] = "shared"
@@ -62,6 +66,8 @@ class PromptSettings:
         for key in ("max_words", "max_history", "max_title_chars"):
             if getattr(self, key) < 1:
                 raise ValueError(f"prompts.{key} must be at least 1, got {getattr(self, key)}.")
+        if self.history_kinds < 0:
+            raise ValueError(f"prompts.history_kinds must not be negative, got {self.history_kinds}.")
 
 
 class Item(NamedTuple):
@@ -77,6 +83,13 @@ class Rated(NamedTuple):
 
     item: Item
     liked: bool
+
+
+class Leanings(NamedTuple):
+    """Attributes of a history that lean one way, the clearest first, with how often they were liked or disliked."""
+
+    liked: list[tuple[str, int]]
+    disliked: list[tuple[str, int]]
 
 
 class PromptBook:
@@ -155,11 +168,37 @@ def history_segment(history: Sequence[Rated], settings: PromptSettings, user_att
         for entry in history[-settings.max_history :]
     ]
     title = f"The {settings.items} a {settings.user} {settings.rated}, oldest first:"
+    if facts := _facts(history, settings):
+        title = f"A {settings.user}. {' '.join(facts)} The latest, oldest first:"
+    return f"{about}{title}\n" + "\n".join(lines)
+
+
+def leanings(history: Sequence[Rated]) -> Leanings:
+    """Which attributes were liked more often than disliked, and the other way round."""
+    up = Counter(fold(name) for entry in history if entry.liked for name in entry.item.attributes)
+    down = Counter(fold(name) for entry in history if not entry.liked for name in entry.item.attributes)
+    lean = {name: up[name] - down[name] for name in up | down}
+    best = sorted((name for name in up if lean[name] > 0), key=lambda name: (-lean[name], name))
+    worst = sorted((name for name in down if lean[name] < 0), key=lambda name: (lean[name], name))
+    return Leanings([(name, up[name]) for name in best], [(name, down[name]) for name in worst])
+
+
+def counted(names: Sequence[tuple[str, int]]) -> str:
+    """``War (5), Comedy (3)``."""
+    return ", ".join(f"{name} ({count})" for name, count in names)
+
+
+def _facts(history: Sequence[Rated], settings: PromptSettings) -> list[str]:
+    """Sentences on the whole history, of which the list shows the newest items only."""
+    facts = []
     if settings.history_counts:
         liked = sum(entry.liked for entry in history)
-        count = f"{settings.liked.capitalize()} {liked} of {len(history)} {settings.items}."
-        title = f"A {settings.user}. {count} The latest, oldest first:"
-    return f"{about}{title}\n" + "\n".join(lines)
+        facts.append(f"{settings.liked.capitalize()} {liked} of {len(history)} {settings.items}.")
+    if settings.history_kinds:
+        for word, names in zip((settings.liked, settings.disliked), leanings(history), strict=True):
+            if names:
+                facts.append(f"Mostly {word}: {counted(names[: settings.history_kinds])}.")
+    return facts
 
 
 def reccot_segments(history: str, settings: PromptSettings) -> list[str]:

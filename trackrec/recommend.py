@@ -10,8 +10,8 @@ from typing import Any
 
 import polars as pl
 
-from trackrec.experiment import LOG_ODDS, Experiment
-from trackrec.loop import TESTED, TUNED, Loop
+from trackrec.experiment import LOG_ODDS, UNTUNED, Experiment
+from trackrec.loop import GENERATE, TESTED, TUNED, Loop
 from trackrec.metrics import metric_rows
 from trackrec.pipeline import Stage
 from trackrec.steps import Steps
@@ -33,10 +33,14 @@ class Recommend:
         self.exp, self.loop, self.steps = experiment, loop, steps
 
     def add_stages(self) -> None:
-        """embed, log_odds where the CTR nets read it, and ctr."""
+        """untuned and log_odds where the CTR nets read them, embed, and ctr."""
         add = self.exp.pipeline.add
-        texts = ("embed", "ctr.arms", "prompts")  # the arm "prompt" reads the history as the prompts show it
-        add(Stage("embed", texts, ("data", "teacher", "texts"), ("embed", "prompts.py"), self._embed))
+        texts = ["data", "teacher", "texts"]
+        if UNTUNED in self.exp.text_sources:
+            keys = ("backbone", "prompts", "sampler")
+            texts.append(add(Stage(UNTUNED, keys, ("data", "texts"), GENERATE, self.steps.untuned_texts)))
+        keys = ("embed", "ctr.arms", "prompts")  # the arm "prompt" reads the history as the prompts show it
+        add(Stage("embed", keys, tuple(texts), ("embed", "prompts.py"), self._embed))
         if LOG_ODDS in self.exp.ctr_stages():
             self._add_log_odds()
         ctr = ("ctr", "loop.users", "loop.warmup_users", "loop.disjoint")  # the loop's users are a slice
@@ -49,7 +53,7 @@ class Recommend:
 
         arms = {arm: self._judge_of(arm) for arm in scored_arms(self.exp.ctr.arms)}
         keys = ("backbone", "validator_backbone", "prompts", "scoring", "rec_tune.data", "ctr.text.score_rows", *TUNED)
-        rooms = ("llm", "validator", "prompts.py", "interactions/cohort.py")
+        rooms = ("llm", "validator", "prompts.py", "log_odds.py", "interactions/cohort.py")
         self.exp.pipeline.add(
             Stage(
                 LOG_ODDS,

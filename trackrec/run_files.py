@@ -15,7 +15,20 @@ from trackrec.claims import ClaimChecker, name_words
 from trackrec.prompts import PromptBook, PromptSettings
 from trackrec.tables import MANIFEST, SCHEMAS, BrokenManifestError, Manifest, read_manifest, read_table
 
-_ORDER = ("data", "teacher", "distill", "warmup", "round", "plain", "texts", "embed", "log_odds", "ctr", "test")
+_ORDER = (
+    "data",
+    "teacher",
+    "distill",
+    "warmup",
+    "round",
+    "plain",
+    "texts",
+    "untuned",
+    "embed",
+    "log_odds",
+    "ctr",
+    "test",
+)
 _KINDS = ("sample", "score", "preferences", "align", "greedy", "rec_tune", "evaluate")
 LOGS = "logs"
 

@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from trackrec.experiment import Experiment, Training, single_texts, targets_by_history
+from trackrec.experiment import UNTUNED, Experiment, Training, single_texts, targets_by_history
 from trackrec.interactions import SampleTables, build_samples, check_labels
 from trackrec.llm.packing import tree_tokens
+from trackrec.log_odds import rows_to_score, texts_of_arm
 from trackrec.metrics import Interval, distinct_n, mean_words, metric_rows
-from trackrec.tables import read_table, stable_hash, write_part
+from trackrec.tables import read_table, write_part
 
 # Lists of a part together must stay below 2**31 bytes.
 _SAMPLES_PER_PART = 1_000_000
-UNTUNED = "untuned"
-"""Source of texts that the plain base wrote."""
 # A history with hundreds of targets would be one packed row of ten thousand tokens, and its mask a hundred million.
 TARGETS_PER_TREE = 16
 
@@ -103,6 +102,10 @@ class Steps:
             notes = self._write(out, sorted(rest), generator, exp.loop.rounds, greedy=True)
         write_part(out, "reccots", have, part=99_999)
         return {**notes, "taken_over": len(have)}
+
+    def untuned_texts(self, out: Path) -> dict[str, Any]:
+        """Greedy texts of the plain base about every history that has a final text."""
+        return self._write(out, sorted(self.exp.texts("texts")), None, 0, greedy=True)
 
     def _write(
         self, out: Path, history_ids: list[str], generator: str | None, round_: int, greedy: bool
@@ -371,29 +374,3 @@ def text_metrics(texts: pl.DataFrame) -> dict[str, Interval]:
     }
     nan = float("nan")
     return {name: Interval(value, nan, nan, len(words)) for name, value in values.items()}
-
-
-def rows_to_score(samples: pl.DataFrame, most: int | None, seed: int) -> pl.DataFrame:
-    """At most so many rows of each history and split, chosen by hash; all of them where there is no limit."""
-    if most is None:
-        return samples
-    ranks = [stable_hash("log_odds", seed, key) for key in samples["sample_id"].to_list()]
-    ranked = samples.with_columns(rank=pl.Series(ranks, dtype=pl.String)).sort("rank")
-    place = pl.int_range(pl.len()).over("history_id", "split")
-    return ranked.filter(place < most).drop("rank").sort("sample_id")
-
-
-def texts_of_arm(
-    texts: Mapping[str, str | None], histories: pl.DataFrame, arm: str, seed: int
-) -> Mapping[str, str | None]:
-    """What V reads: the history's own text (``reccot``), none (``plain``), or another user's (``shuffled``)."""
-    if arm == "reccot":
-        return texts
-    if arm == "plain":
-        return dict.fromkeys(texts)
-    from trackrec.ctr.arms import exchange
-
-    owners = dict(histories.select("history_id", "user_id").iter_rows())
-    ids = sorted(texts)
-    other = exchange(range(len(ids)), [owners[key] for key in ids], seed)
-    return {key: texts[ids[other[place]]] for place, key in enumerate(ids)}

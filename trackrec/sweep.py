@@ -1,8 +1,8 @@
 """``trackrec sweep``: variants of one experiment, each with several seeds, and one table of what they change.
 
-Every run is a ``trackrec fit`` in a process of its own, one after the other, in a directory of its own under one
-folder. A stage whose fingerprint another run of the sweep has made already is taken from there. A sweep that was cut
-off goes on when it is started again.
+Every run is a ``trackrec fit`` in a process of its own, in a directory of its own under one folder. The runs of a seed
+come one after the other, several seeds at once where ``--jobs`` says so. A stage whose fingerprint another run of the
+sweep has made already is taken from there. A sweep that was cut off goes on when it is started again.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,9 @@ def run_name(variant: str, seed: int) -> str:
     return f"{variant}-seed{seed}"
 
 
-def run_all(variants: Sequence[str], seeds: Sequence[int], out_dir: Path, say: Callable[[str], None]) -> list[str]:
+def run_all(
+    variants: Sequence[str], seeds: Sequence[int], out_dir: Path, say: Callable[[str], None], jobs: int = 1
+) -> list[str]:
     """Run every variant with every seed.
 
     Args:
@@ -98,29 +101,43 @@ def run_all(variants: Sequence[str], seeds: Sequence[int], out_dir: Path, say: C
         seeds: of whole runs.
         out_dir: one run directory per variant and seed comes into it, and a log beside it.
         say: prints one line.
+        jobs: seeds that run at once, each with its share of the processor's cores; the runs of one seed have stages in
+            common and come one after the other.
 
     Returns:
         Names of the runs that failed; the others went on.
+
+    Raises:
+        ValueError: no job at all.
     """
-    failed = []
-    plan = [(variant, seed) for seed in seeds for variant in variants]
-    for number, (variant, seed) in enumerate(plan, 1):
-        name, place = run_name(variant, seed), f"[{number:2d}/{len(plan)}]"
-        say(f"{place} {name} starts, log {out_dir / name}.log")
-        if _run(variant, seed, out_dir):
-            say(f"{place} {name} done")
-        else:
-            failed.append(name)
-            say(f"{place} {name} failed: {_last_line(out_dir / f'{name}.log')}")
-    return failed
+    if jobs < 1:
+        raise ValueError(f"--jobs must be at least 1, got {jobs}.")
+    total = len(seeds) * len(variants)
+
+    def run_seed(place: int) -> list[str]:
+        failed = []
+        for number, variant in enumerate(variants, place * len(variants) + 1):
+            name, shown = run_name(variant, seeds[place]), f"[{number:2d}/{total}]"
+            say(f"{shown} {name} starts, log {out_dir / name}.log")
+            if _run(variant, seeds[place], out_dir, jobs):
+                say(f"{shown} {name} done")
+            else:
+                failed.append(name)
+                say(f"{shown} {name} failed: {_last_line(out_dir / f'{name}.log')}")
+        return failed
+
+    with ThreadPoolExecutor(jobs) as pool:
+        return [name for failed in pool.map(run_seed, range(len(seeds))) for name in failed]
 
 
-def _run(variant: str, seed: int, out_dir: Path) -> bool:
+def _run(variant: str, seed: int, out_dir: Path, jobs: int) -> bool:
     name = run_name(variant, seed)
     command = [sys.executable, "-m", "trackrec", "fit", "--config", str(out_dir / f"{variant}.yaml")]
     command += ["--seed_everything", str(seed), "--run_dir", str(out_dir / name), "--reuse", str(out_dir)]
     # A sweep that was killed must not leave a run behind: the next one could not have its directory.
     env = {**os.environ, PARENT: str(os.getpid())}
+    if jobs > 1:
+        env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     env["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
     with (out_dir / f"{name}.log").open("wb") as log:
         ran = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, check=False)

@@ -50,6 +50,16 @@ def test_the_generosity_counts_what_the_prompt_counts():
     assert re.search(r"1 of 4", write(one, PromptSettings(max_history=4)))
 
 
+def test_the_kinds_are_those_that_the_prompt_names():
+    """War was liked three times, then disliked twice: all five lean to it, the newest two don't."""
+    war = [Rated(Item(f"Title{n}", ["War"], 1950), n < 3) for n in range(5)]
+    one = TeacherRequest("h0", "u0", war)
+    whole = write(one, PromptSettings(max_history=2, history_kinds=3))
+    shown = write(one, PromptSettings(max_history=2))
+    assert re.search(r"(Enjoys|Likes|Is drawn to|Prefers) War \(3\)", whole)
+    assert re.search(r"(Avoids|Is cool on|Dislikes|Turns away from) War \(2\)", shown)
+
+
 def test_an_empty_history_gets_no_text():
     made = ProfileTeacher().write([request([]), request([True], "h1")], WORDS, NOWHERE).texts
     assert made[0] is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import sqlite3
@@ -260,3 +261,16 @@ def test_scoring_for_the_nets_goes_on_and_can_be_limited(finished: Path, trackre
     assert again is not None
     assert again.content_hash == whole.content_hash
     trackrec("fit", "--config", str(finished))
+
+
+def test_texts_of_the_untuned_base_are_a_comparator(finished: Path, trackrec: Callable[..., str]) -> None:
+    """It writes about the histories that have a final text; nothing before the embeddings runs again."""
+    said = trackrec("fit", "--config", str(finished), "--ctr.arms", "[none,reccot,untuned]")
+    made = re.findall(r"^\[ *\d+/\d+\] (\S+) +starts", said, re.M)
+    assert made == ["untuned", "embed", "ctr"]
+    where = run_dir(finished)
+    own, untuned = (read_table(where / stage, "reccots") for stage in ("texts", "untuned"))
+    assert set(untuned["source"]) == {"untuned"}
+    assert sorted(untuned["history_id"]) == sorted(own["history_id"])
+    assert dict(untuned.select("history_id", "text").iter_rows()) != dict(own.select("history_id", "text").iter_rows())
+    assert "untuned" in set(read_table(where / "ctr", "metrics")["arm"])

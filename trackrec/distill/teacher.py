@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from trackrec.prompts import PromptSettings, Rated, fold, history_segment, reccot_segments
+from trackrec.prompts import PromptSettings, Rated, counted, fold, history_segment, leanings, reccot_segments
 from trackrec.tables import stable_hash
 
 
@@ -106,13 +106,13 @@ class ProfileTeacher(Teacher):
         liked = [entry for entry in shown if entry.liked]
         disliked = [entry for entry in shown if not entry.liked]
         # The teacher may say what the prompt shows, and no more.
-        counted = request.history if words.history_counts else shown
+        rated = request.history if words.history_counts else shown
         sentences = [
-            _taste(liked, disliked, words, rng),
-            _generosity(sum(entry.liked for entry in counted), len(counted), words, rng),
+            _taste(request.history if words.history_kinds else shown, words, rng),
+            _generosity(sum(entry.liked for entry in rated), len(rated), words, rng),
             _named(liked, self.favourites, words, rng),
             _eras(liked, disliked, words, rng),
-            _sureness(len(counted), words, rng),
+            _sureness(len(rated), words, rng),
         ]
         text = ""
         for sentence in filter(None, sentences):
@@ -123,20 +123,16 @@ class ProfileTeacher(Teacher):
         return text
 
 
-def _taste(liked: Sequence[Rated], disliked: Sequence[Rated], words: PromptSettings, rng: random.Random) -> str:
+def _taste(history: Sequence[Rated], words: PromptSettings, rng: random.Random) -> str:
     """Attributes that lean one way, with how often they were liked or disliked."""
-    up = Counter(fold(name) for entry in liked for name in entry.item.attributes)
-    down = Counter(fold(name) for entry in disliked for name in entry.item.attributes)
-    lean = {name: up[name] - down[name] for name in up | down}
-    best = sorted((name for name in up if lean[name] > 0), key=lambda name: (-lean[name], name))[:3]
-    worst = sorted((name for name in down if lean[name] < 0), key=lambda name: (lean[name], name))[:2]
+    best, worst = leanings(history)
     parts = []
     if best:
         verb = rng.choice(["Enjoys", "Likes", "Is drawn to", "Prefers"])
-        parts.append(f"{verb} " + ", ".join(f"{name} ({up[name]})" for name in best))
+        parts.append(f"{verb} {counted(best[:3])}")
     if worst:
         verb = rng.choice(["avoids", "is cool on", "dislikes", "turns away from"])
-        names = ", ".join(f"{name} ({down[name]})" for name in worst)
+        names = counted(worst[:2])
         parts.append(f"{verb} {names}" if parts else f"{verb.capitalize()} {names}")
     return f"{'; '.join(parts)}." if parts else f"No kind of {words.item} stands out."
 

@@ -100,8 +100,9 @@ def _expected(run: RunNumbers) -> list[str]:
     for number in range(1, run.rounds + 1):
         turns = on["alternate"] or number == run.rounds
         names += [f"round-{number}/{kind}" for kind in (*drawn, *(moved if turns else []))]
-    asked = run.config["ctr"].get("text", {}).get("use") == "log_odds"
-    names += ["plain/rec_tune", "plain/evaluate", "texts", "embed", *(["log_odds"] if asked else []), "ctr"]
+    optional["log_odds"] = run.config["ctr"].get("text", {}).get("use") == "log_odds"
+    optional["untuned"] = "untuned" in {part for arm in run.config["ctr"].get("arms", ()) for part in arm.split("+")}
+    names += ["plain/rec_tune", "plain/evaluate", "texts", "untuned", "embed", "log_odds", "ctr"]
     return [name for name in names if optional.get(name, True)]
 
 

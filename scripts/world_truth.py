@@ -1,0 +1,250 @@
+"""Hold finished runs on the simulated world against its truth: ``python scripts/world_truth.py runs/simulated ...``.
+
+Four tables on the validation rows: V's ranking beside what could be reached; what each alignment and each Rec-Tuning
+changed, the other one held still; and how many claims of G's texts are true. Numbers are means over the runs given,
+with 95 % intervals that resample users, and the value of each run behind them. "Expected" ones use the true
+probabilities in place of the labels, so they carry no noise of the labels.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from trackrec.interactions.simulated import Simulated, Truth, expected_auc
+from trackrec.interactions.simulated_world import WorldRules
+from trackrec.metrics import auc, balanced_mean, user_bootstrap
+from trackrec.run_files import RunFiles
+
+RESAMPLES = 500
+Float = NDArray[np.float64]
+Measure = Callable[..., float]
+
+
+class Run(NamedTuple):
+    """A finished run and the truth about it."""
+
+    files: RunFiles
+    truth: Truth
+    samples: pl.DataFrame
+    histories: pl.DataFrame
+    threshold: float
+
+
+def load(directory: Path) -> Run:
+    """A run whose dataset is `Simulated`."""
+    files = RunFiles(directory, {"loop": {"rounds": 1_000}})
+    files = RunFiles(directory, files.saved_config)
+    dataset = files.saved_config.get("dataset", {})
+    if not str(dataset.get("class_path", "")).endswith("Simulated"):
+        raise SystemExit(f"{directory}: dataset is {dataset.get('class_path')}: only a Simulated world has a truth")
+    options = dict(dataset["init_args"])
+    rules = options.pop("rules", None)
+    world = Simulated(**options, rules=WorldRules(**rules) if rules else None)
+    samples, histories = files.table("data", "samples"), files.table("data", "histories")
+    if samples is None or histories is None:
+        raise SystemExit(f"{directory}: no finished data stage")
+    return Run(files, world.truth(), samples, histories, float(files.notes("data")["threshold"]))
+
+
+def judged(runs: list[Run], stage: str, validator: str) -> pl.DataFrame | None:
+    """One validator's answers in a stage of every run, with the true probability; None where a run has none."""
+    frames = []
+    for number, run in enumerate(runs):
+        rows = run.files.answers(stage, validator)
+        if rows is None:
+            return None
+        rows = rows.join(run.samples.select("sample_id", "item_id"), on="sample_id").sort("sample_id")
+        p = run.truth.probability(rows["user_id"].to_list(), rows["item_id"].to_list())
+        frames.append(rows.with_columns(pl.Series("truth", p), run=pl.lit(number)))
+    return pl.concat(frames)
+
+
+def measured(measure: Measure, rows: pl.DataFrame, *columns: str) -> str:
+    """``.7314 [.7100, .7520] (.7310 .7320 .7312)``: the mean over runs, its interval, and each run's value."""
+
+    def mean_over_runs(run: Float, *arrays: Float) -> float:
+        return float(np.mean([measure(*(values[run == number] for values in arrays)) for number in np.unique(run)]))
+
+    arrays = [rows[name].to_numpy().astype(np.float64) for name in ("run", *columns)]
+    clusters = rows.select(pl.format("{} {}", "run", "user_id")).to_series().to_numpy()
+    found = user_bootstrap(mean_over_runs, clusters, *arrays, n_resamples=RESAMPLES)
+    text = f"{found.value:.4f} [{found.low:.4f}, {found.high:.4f}]"
+    own = [measure(*(values[arrays[0] == number] for values in arrays[1:])) for number in np.unique(arrays[0])]
+    return text if len(own) == 1 else f"{text} ({' '.join(f'{value:.4f}' for value in own)})"
+
+
+def expected_gain(a: Float, b: Float, p: Float) -> float:
+    """Difference of two expected AUCs."""
+    return expected_auc(a, p) - expected_auc(b, p)
+
+
+def expected_reward(p_yes: Float, p: Float) -> float:
+    """P_V(true label) per class of the label, weighted by the label's true probability."""
+    return 0.5 * float((p * p_yes).sum() / p.sum() + ((1 - p) * (1 - p_yes)).sum() / (1 - p).sum())
+
+
+def expected_reward_gain(a: Float, b: Float, p: Float) -> float:
+    """Difference of two expected rewards."""
+    return expected_reward(a, p) - expected_reward(b, p)
+
+
+def reward_gain(a: Float, b: Float, labels: Float) -> float:
+    """Difference of two rewards on the labels as they fell."""
+    return balanced_mean(a, labels) - balanced_mean(b, labels)
+
+
+def evaluate_stage(round_: int) -> str:
+    """Where V judged the greedy texts of a round."""
+    return f"round-{round_}/evaluate" if round_ else "warmup/evaluate"
+
+
+def tuned_in(round_: int) -> str:
+    """The V that a round tuned."""
+    return f"round-{round_}/rec_tune" if round_ else "warmup/rec_tune"
+
+
+def rounds_of(runs: list[Run]) -> int:
+    """Rounds that every run has finished."""
+    counts = []
+    for run in runs:
+        done = [n for n in range(1, run.files.rounds + 1) if run.files.has(evaluate_stage(n))]
+        counts.append(max(done, default=0))
+    return min(counts)
+
+
+def print_validators(runs: list[Run]) -> None:
+    """V's AUC beside the ceilings."""
+    plain = judged(runs, "plain/evaluate", "plain/rec_tune")
+    if plain is None:
+        raise SystemExit("no finished plain/evaluate stage: let the run end first")
+    found = {"V untuned, no text": judged(runs, "plain/evaluate", "base"), "V plain: tuned, no text": plain}
+    for number in range(rounds_of(runs) + 1):
+        name = f"V after round {number}" if number else "V warmed up, distilled G"
+        found[name] = judged(runs, evaluate_stage(number), tuned_in(number))
+    print(f"\n{len(runs)} run(s), {plain.height} validation rows\n")
+    print("| ranking | AUC | expected AUC | expected AUC minus V plain |\n|---|---|---|---|")
+    told = np.concatenate(
+        [
+            run.truth.told_by(run.histories, rows.select("sample_id", "item_id", "history_id"), run.threshold)
+            for run, (_, rows) in zip(runs, plain.group_by("run", maintain_order=True), strict=True)
+        ]
+    )
+    for name, scores in (("the truth", plain["truth"].to_numpy()), ("the best reader of histories", told)):
+        rows = plain.with_columns(pl.Series("p_yes", scores))
+        print(
+            f"| {name} | {measured(auc, rows, 'p_yes', 'label')} | {measured(expected_auc, rows, 'p_yes', 'truth')} | |"
+        )
+    for name, rows in found.items():
+        if rows is None:
+            continue
+        both = rows.join(
+            plain.select("run", "sample_id", plain="p_yes"), on=["run", "sample_id"], maintain_order="left"
+        )
+        gain = "" if rows is plain else measured(expected_gain, both, "p_yes", "plain", "truth")
+        print(
+            f"| {name} | {measured(auc, rows, 'p_yes', 'label')} | "
+            f"{measured(expected_auc, rows, 'p_yes', 'truth')} | {gain} |"
+        )
+
+
+def print_changes(runs: list[Run]) -> None:
+    """What each alignment changed under one V, and what each Rec-Tuning changed on the same texts."""
+    print(
+        "\n| alignment of round | V that judges | G's reward before | after | difference | expected difference | "
+        "expected AUC, difference |\n|---|---|---|---|---|---|---|"
+    )
+    pairs = []
+    for number in range(1, rounds_of(runs) + 1):
+        before = judged(runs, evaluate_stage(number - 1), tuned_in(number - 1))
+        after = judged(runs, evaluate_stage(number), tuned_in(number - 1))
+        own = judged(runs, evaluate_stage(number), tuned_in(number))
+        if before is not None and after is not None:
+            both = _joined(after, before)
+            print(
+                f"| {number} | {tuned_in(number - 1)} | {measured(balanced_mean, both, 'p_true_old', 'label')} | "
+                f"{measured(balanced_mean, both, 'p_true', 'label')} | "
+                f"{measured(reward_gain, both, 'p_true', 'p_true_old', 'label')} | "
+                f"{measured(expected_reward_gain, both, 'p_yes', 'p_yes_old', 'truth')} | "
+                f"{measured(expected_gain, both, 'p_yes', 'p_yes_old', 'truth')} |"
+            )
+        if after is not None and own is not None:
+            pairs.append((number, _joined(own, after)))
+    print("\n| Rec-Tuning of round | expected AUC before | after | difference |\n|---|---|---|---|")
+    for number, both in pairs:
+        print(
+            f"| {number} | {measured(expected_auc, both, 'p_yes_old', 'truth')} | "
+            f"{measured(expected_auc, both, 'p_yes', 'truth')} | "
+            f"{measured(expected_gain, both, 'p_yes', 'p_yes_old', 'truth')} |"
+        )
+
+
+def _joined(new: pl.DataFrame, old: pl.DataFrame) -> pl.DataFrame:
+    """The same rows judged twice; the older judgement's columns end in ``_old``."""
+    columns = ["run", "sample_id", "p_yes", "p_true"]
+    return new.join(old.select(columns), on=["run", "sample_id"], suffix="_old", maintain_order="left")
+
+
+def claims(runs: list[Run], stage: str, everyone: bool) -> pl.DataFrame | None:
+    """Counts of the claims of every text of a stage, about validation users or everyone."""
+    frames = []
+    for number, run in enumerate(runs):
+        texts = run.files.table(stage, "reccots", ("history_id", "draw", "text"))
+        if texts is None:
+            return None
+        if not everyone:
+            valid = run.samples.filter(pl.col("split") == "valid")["history_id"].unique()
+            texts = texts.filter(pl.col("history_id").is_in(valid.implode()))
+        texts = texts.join(run.histories.select("history_id", "user_id"), on="history_id").sort("history_id", "draw")
+        checks = [run.truth.check(user, text) for user, text in texts.select("user_id", "text").iter_rows()]
+        counts = pl.DataFrame(checks, schema=["true", "false", "unknown", "unparsable"], orient="row")
+        frames.append(pl.concat([texts.select("user_id"), counts], how="horizontal").with_columns(run=pl.lit(number)))
+    return pl.concat(frames)
+
+
+def true_share(true: Float, false: Float) -> float:
+    """Of the claims that the world decides."""
+    return float(true.sum() / max(1.0, true.sum() + false.sum()))
+
+
+def print_claims(runs: list[Run]) -> None:
+    """How true texts are: the teacher's, then G's greedy ones on validation users, then the sampled ones."""
+    rounds = range(1, rounds_of(runs) + 1)
+    stages = [("teacher, train users", "teacher", True), ("distilled G, greedy", "warmup/greedy", False)]
+    stages += [(f"G of round {n}, greedy", f"round-{n}/greedy", False) for n in rounds]
+    stages += [(f"sampled in round {n}, train users", f"round-{n}/sample", True) for n in rounds]
+    print(
+        "\n| texts | n | claims | true ones | true of the decided | undecided | unparsable |"
+        "\n|---|---|---|---|---|---|---|"
+    )
+    for name, stage, everyone in stages:
+        counted = claims(runs, stage, everyone)
+        if counted is None:
+            continue
+        true, false, unknown, unparsable = counted.select("true", "false", "unknown", "unparsable").sum().row(0)
+        total = true + false + unknown
+        print(
+            f"| {name} | {counted.height} | {total / counted.height:.2f} | {true / counted.height:.2f} | "
+            f"{measured(true_share, counted, 'true', 'false')} | {unknown / max(1, total):.3f} | "
+            f"{unparsable / max(1, total + unparsable):.3f} |"
+        )
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_dirs", type=Path, nargs="+", help="runs of one config that differ in their seed")
+    runs = [load(directory) for directory in parser.parse_args().run_dirs]
+    print_validators(runs)
+    print_changes(runs)
+    print_claims(runs)
+
+
+if __name__ == "__main__":
+    main()

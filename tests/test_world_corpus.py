@@ -1,0 +1,160 @@
+"""The corpus of the world's language models: what it says is in its histories, and how it is cut into tokens."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from trackrec.interactions.simulated_claims import read_claims
+from trackrec.llm.chat import ChatEncoder
+from trackrec.llm.packing import path_ids
+from trackrec.prompts import Item, PromptSettings, Rated, history_segment, judge_segments, reccot_segments
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def scripts() -> Iterator[None]:
+    sys.path.insert(0, str(ROOT / "scripts"))
+    yield
+    sys.path.remove(str(ROOT / "scripts"))
+
+
+@pytest.fixture(scope="module")
+def corpus(scripts: None) -> ModuleType:
+    import world_corpus
+
+    return world_corpus
+
+
+@pytest.fixture(scope="module")
+def training(scripts: None) -> ModuleType:
+    import train_world_model
+
+    return train_world_model
+
+
+@pytest.fixture(scope="module")
+def chat(training: ModuleType) -> ChatEncoder:
+    return ChatEncoder(training.build_tokenizer(seed=0))
+
+
+def some_history(*liked: bool) -> list[Rated]:
+    return [Rated(Item(f"Dusty {n}", ["Western"], 1950), like) for n, like in enumerate(liked)]
+
+
+def test_lessons_repeat_for_a_seed(corpus: ModuleType) -> None:
+    for make in (corpus.viewer_lesson, corpus.facts_lesson, corpus.notes_lesson):
+        first, again, other = (
+            list(itertools.islice(corpus.lessons(make, corpus.CorpusSettings(), seed), 12)) for seed in (1, 1, 2)
+        )
+        assert first == again
+        assert first != other
+
+
+def test_the_facts_above_a_history_are_told_in_its_words(corpus: ModuleType) -> None:
+    """What follows "Likes" stands in the line that is shown, letter by letter."""
+    for lesson in itertools.islice(corpus.lessons(corpus.facts_lesson, corpus.CorpusSettings(), 1), 20):
+        shown = "".join(lesson[0].segments)
+        told = {lesson[line.parent].segments[0].strip(): line.segments[0] for line in lesson if line.said == "told"}
+        for begun, rest in told.items():
+            if begun.startswith("In all"):
+                assert rest in (": liked", ": disliked")
+            else:
+                verdict = "liked" if begun.lower() in corpus._LIKING else "disliked"
+                assert f"Mostly {verdict}:{rest}." in shown
+
+
+def test_every_answer_has_both_forms_and_their_probabilities_add_up(corpus: ModuleType) -> None:
+    for lesson in itertools.islice(corpus.lessons(corpus.viewer_lesson, corpus.CorpusSettings(), 3), 40):
+        chances: dict[int, dict[str, float]] = {}
+        for line in lesson:
+            if line.said in ("answered", "noted") and line.segments in (["Yes"], ["No"]):
+                chances.setdefault(line.parent, {})[line.segments[0]] = line.weight
+        assert all(set(found) == {"Yes", "No"} for found in chances.values())
+        assert all(sum(found.values()) == pytest.approx(1) for found in chances.values())
+
+
+def test_texts_without_slips_lean_as_the_history_does(corpus: ModuleType) -> None:
+    """Five liked Westerns and five disliked Horrors: no claim of a text says otherwise."""
+    history = some_history(*[True] * 5) + [Rated(Item(f"Pale {n}", ["Horror"], 1990), False) for n in range(5)]
+    rng = random.Random(0)
+    texts = [corpus.write_text(history, 0.0, PromptSettings(), rng) for _ in range(200)]
+    claims = [claim for text in texts for claim in read_claims(text).claims]
+    told = [claim for claim in claims if claim.name in ("Western", "Horror")]
+    assert len(told) > 100
+    assert all((claim.name == "Western") == claim.positive for claim in told)
+
+
+def test_a_slip_of_one_reads_nothing(corpus: ModuleType) -> None:
+    history = some_history(*[True] * 8)
+    rng = random.Random(0)
+    texts = [corpus.write_text(history, 1.0, PromptSettings(), rng) for _ in range(300)]
+    named = [claim for text in texts for claim in read_claims(text).claims if claim.about == "genre"]
+    share = sum(claim.name == "Western" for claim in named) / len(named)
+    assert share == pytest.approx(1 / 6, abs=4 * math.sqrt(5 / 36 / len(named)))
+
+
+def test_every_sentence_of_the_corpus_is_one_that_claims_are_read_from(corpus: ModuleType) -> None:
+    rng = random.Random(1)
+    history = some_history(True, False, True)
+    for _ in range(300):
+        text = corpus.write_text(history, 0.5, PromptSettings(), rng)
+        assert read_claims(text).unparsable == [], text
+
+
+@pytest.mark.parametrize(
+    ("notes", "genres", "year", "logit"),
+    [
+        ("Likes Western.", ["Western"], 1950, 3.0),
+        ("Avoids Western (2), War.", ["Western"], 1950, -3.0),
+        ("Never watches Western.", ["Western"], 1950, -4.0),
+        ("Likes Western.", ["Comedy", "Western"], 1950, 1.5),
+        ("Likes Western; avoids Comedy.", ["Western", "Comedy"], 1950, 1.5),
+        ("Likes War.", ["Western"], 1950, 0.0),
+        ("Prefers old films.", ["Western"], 1950, 1.0),
+        ("Best with films of the 1950s.", ["Western"], 1990, -1.0),
+    ],
+)
+def test_a_believing_reader(corpus: ModuleType, notes: str, genres: list[str], year: int, logit: float) -> None:
+    p = corpus.believe(notes, Item("Dusty Canyon", genres, year), 0.5)
+    assert math.log(p / (1 - p)) == pytest.approx(logit)
+
+
+def test_who_likes_most_films_likes_the_next_one_rather(corpus: ModuleType) -> None:
+    film = Item("Dusty Canyon", ["Western"], 1950)
+    assert corpus.believe("Some doubt.", film, 0.8) > corpus.believe("Some doubt.", film, 0.5) == 0.5
+
+
+def test_a_path_of_a_lesson_is_a_prompt_of_the_package(
+    corpus: ModuleType, training: ModuleType, chat: ChatEncoder
+) -> None:
+    """The tokens down to an answer are those that V and G are given in a run."""
+    history = some_history(True, False, True)
+    words = PromptSettings(history_attributes=False)
+    film, notes = Item("Silly Butler", ["Comedy", "Western"], 1990), "Likes Western (2)."
+    segment = history_segment(history, words)
+    lines = corpus._history_lines(segment, words)
+    end = len(lines) - 1
+    lines.append(corpus.Line(reccot_segments(segment, words)[1:], end))
+    lines.append(corpus.Line([notes], end + 1, "answered"))
+    corpus._ask(lines, end, notes, [(film, 0.7)], words)
+    example = training.encode(chat, lines)
+    paths = {learnt.kind: path_ids(example.tree, learnt.branch) for learnt in example.learnt if learnt.kind != "told"}
+    assert paths["text"] == [*chat.encode_prompt(reccot_segments(segment, words)), *chat.encode_response(notes)]
+    asked = chat.encode_prompt(judge_segments(segment, notes, film, words))
+    assert paths["noted"] == [*asked, *chat.encode_response("No")]
+
+
+def test_words_of_the_world_are_single_tokens(chat: ChatEncoder) -> None:
+    for word in ("Yes", "No", " Western", " Canyon", " Horror"):
+        assert len(chat.encode_data(word)) == 1, word
+    labels = chat.label_tokens()
+    assert not set(labels.yes) & set(labels.no)
