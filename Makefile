@@ -1,8 +1,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 VLLM_ENV ?= .venv-vllm
+WORKERS ?= 2
+SPREAD := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup models quickstart check test test-vllm
+.PHONY: help setup models quickstart check test test-unit test-crashes test-vllm
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,8 +32,14 @@ check: setup  ## lint, format, types, import rules, configs
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q tests/test_configs.py
 
-test: setup  ## every test that needs no GPU
-	$(BIN)/pytest -q
+test: setup  ## every test that needs no GPU, in two processes (WORKERS=2)
+	$(BIN)/pytest -q $(SPREAD)
+
+test-unit: setup  ## the tests without the command line and the slow ones
+	$(BIN)/pytest -q $(SPREAD) -m 'not recipe and not slow and not parity'
+
+test-crashes: setup  ## a run that dies at random events in each stage, three times more
+	TRACKREC_CRASH_SEEDS=1,2,3 $(BIN)/pytest -q tests/recipes/test_crash.py
 
 test-vllm: $(VLLM_ENV)/.made  ## the tests that need vLLM, in an environment of their own (2.5 GB)
 	$(VLLM_ENV)/bin/python -m pytest -q -m vllm

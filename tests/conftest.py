@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,26 @@ if TYPE_CHECKING:
     from trackrec.prompts import PromptBook
 
 
+BESIDE_OTHERS = "PYTEST_XDIST_WORKER" in os.environ
+if BESIDE_OTHERS:  # before torch is imported: one thread each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The files that take longest begin: then the processes end at about the same time.
+LONGEST_FIRST = (
+    *("test_full_disk.py", "test_devices.py", "test_fit.py", "test_sweep.py", "test_crash.py", "test_loop_shapes.py"),
+    *("test_ctr_commands.py", "test_resume.py", "test_across.py", "test_openai_real_server.py", "test_secrets.py"),
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a GPU are skipped where there is none, tests of vLLM where it isn't installed."""
+    """Tests of a GPU are skipped where there is none or it isn't theirs alone, tests of vLLM where it isn't installed.
+
+    Several processes (``pytest -n 2 --dist loadfile --no-loadscope-reorder``) get the longest files first.
+    """
+    if BESIDE_OTHERS:
+        place = {name: number for number, name in enumerate(LONGEST_FIRST)}
+        items.sort(key=lambda item: place.get(item.path.name, len(place)))
     for marker, there, reason in (
-        ("gpu", _has_gpu, "needs a CUDA device"),
+        ("gpu", _has_gpu, "needs a CUDA device of its own: pytest -m gpu" if BESIDE_OTHERS else "needs a CUDA device"),
         ("vllm", _has_vllm, "needs vLLM: make test-vllm"),
     ):
         marked = [item for item in items if item.get_closest_marker(marker)]
@@ -29,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _has_gpu() -> bool:
     import torch
 
-    return torch.cuda.is_available()
+    return torch.cuda.is_available() and not BESIDE_OTHERS
 
 
 def _has_vllm() -> bool:

@@ -187,6 +187,20 @@ def test_a_teacher_must_be_named(
     assert "teacher" in " ".join(fails(monkeypatch, capsys, "fit", "--config", str(path)))
 
 
+@pytest.mark.recipe
+def test_the_installed_command_says_what_is_wrong() -> None:
+    """The executable itself; `test_secrets` runs the module."""
+    program = Path(sys.executable).with_name("trackrec")
+    if not program.exists():
+        pytest.skip("trackrec is not installed in this environment: pip install -e .")
+    ran = subprocess.run([program, "fit", "--config", CONFIG, "--loop.round", "2"], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "loop.rounds" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    assert version.stdout.startswith("trackrec ")
+
+
 def test_importing_the_package_loads_no_torch() -> None:
     code = (
         "import sys, trackrec; print([m for m in ('torch', 'lightning', 'transformers', 'polars') if m in sys.modules])"

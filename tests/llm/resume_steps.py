@@ -1,8 +1,7 @@
 """Kills a training with SIGKILL at every event, goes on, and compares the end with an undisturbed training.
 
-``python resume_steps.py model_dir work_dir`` prints JSON. Every training is a fork of this process, so that the
-libraries are imported once. Events are: a batch starts, the optimizer has stepped, a batch has ended and its checkpoint
-(where one is due) is whole.
+`main`, run in a fork of `forks`, prints JSON. Every training is a fork of it in turn. Events are:
+a batch starts, the optimizer has stepped, a batch has ended and its checkpoint (where one is due) is whole.
 """
 
 from __future__ import annotations
@@ -105,7 +104,7 @@ def differing(
                 yield event, name
 
 
-def main(model: str, work_dir: str) -> None:
+def main(model: str, work_dir: Path) -> None:
     torch.set_num_threads(1)  # and no product before a fork: a pool of threads would not survive it
     logging.disable(logging.WARNING)
     lm = LanguageModel(
@@ -114,7 +113,7 @@ def main(model: str, work_dir: str) -> None:
     lm.add_adapter("g", seed=1)
     report = {}
     for case, trainer in CASES.items():
-        root = Path(work_dir) / case
+        root = work_dir / case
         whole = root / "whole"
 
         def undisturbed(whole: Path = whole, trainer: dict[str, Any] = trainer) -> None:
@@ -130,7 +129,3 @@ def main(model: str, work_dir: str) -> None:
             "steps": len((whole / "logs" / "metrics.csv").read_text().splitlines()) - 1,
         }
     json.dump(report, sys.stdout)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

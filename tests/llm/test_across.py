@@ -6,13 +6,12 @@ import csv
 import os
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forks import Fork
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -21,9 +20,6 @@ from trackrec.llm.across import add_across, gather, world
 from trackrec.llm.batches import BatchLoader, Blank
 from trackrec.llm.devices import device_list, process_count
 from trackrec.llm.pieces import StepGradients, StepSums, add_up, nothing_of
-
-TESTS = Path(__file__).parent.parent
-
 
 # -- shares of batches --------------------------------------------------------------------------------------------
 
@@ -118,18 +114,16 @@ def test_devices_that_are_named():
 def train(model: Path, work: Path, stage: str, batch_size: int, processes: int, dropout: float = 0.0, kill_at: int = 0):
     """One training; returns the exit codes."""
     work.mkdir(exist_ok=True)
-    path = os.pathsep.join([str(TESTS), str(TESTS / "llm"), str(TESTS.parent)])
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    command = [sys.executable, str(TESTS / "llm" / "two_processes.py"), str(model), str(work), stage]
-    command += [str(batch_size), str(processes), str(dropout), str(kill_at)]
     running = []
     for rank in range(processes):
-        env = {**os.environ, "PYTHONPATH": path}
+        env = dict(os.environ)
         if processes > 1:
             env |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        running.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
+        given = (str(model), work, stage, batch_size, processes, dropout, kill_at)
+        running.append(Fork("two_processes:main", *given, env=env))
     errors = [one.communicate(timeout=280)[1] for one in running]
     codes = [one.returncode for one in running]
     assert codes == [-signal.SIGKILL if kill_at else 0] * processes, errors

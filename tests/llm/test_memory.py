@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from adapter_stages import QUIET, align_stage, distill_stage, rec_tune_stage
 from hypothesis import given
 from hypothesis import strategies as st
 from narrow import CPU, GPU, narrow
-from test_training import QUIET, align_stage, distill_stage, rec_tune_stage
 
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.hf_sampler import HFSampler

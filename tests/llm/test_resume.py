@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forks import run
 from tiny import reccot_row
 
 from trackrec.distill.data import DistillData
@@ -20,15 +19,11 @@ from trackrec.llm.loading import LoRASettings
 from trackrec.llm.training import fit_adapter
 from trackrec.tables import write_part
 
-TESTS = Path(__file__).parent.parent
-
 
 @pytest.mark.slow
 def test_a_training_killed_at_any_event_ends_like_an_undisturbed_one(tiny_model_dir: Path, tmp_path: Path) -> None:
     """LoRA dropout, two epochs, two batches a step; SIGKILL before, inside and after every step: curve and bits."""
-    path = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
-    script = [sys.executable, str(TESTS / "llm" / "resume_steps.py"), str(tiny_model_dir), str(tmp_path)]
-    ran = subprocess.run(script, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    ran = run("resume_steps:main", str(tiny_model_dir), tmp_path)
     assert ran.returncode == 0, ran.stderr[-3000:]
     report = json.loads(ran.stdout)
     assert {case: found["wrong"] for case, found in report.items()} == {"epochs": [], "max_steps": []}

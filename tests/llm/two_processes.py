@@ -1,21 +1,20 @@
 """One training, alone or as one of two processes.
 
-``python two_processes.py model_dir work_dir stage batch_size processes dropout kill_at`` trains a stage of
-`test_training` and leaves adapter and curve under ``work_dir/out``. With two processes LOCAL_RANK and MASTER_PORT are
-in the environment. ``kill_at`` > 0: SIGKILL after so many steps, in each process.
+`main`, run in forks of `forks`, trains a stage of `adapter_stages` and leaves adapter and curve under ``work/out``.
+With two processes LOCAL_RANK and MASTER_PORT are in the environment. ``kill_at`` > 0: SIGKILL after so many steps, in
+each.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from adapter_stages import align_stage, distill_stage, rec_tune_stage
 from lightning.pytorch import Callback
-from test_training import align_stage, distill_stage, rec_tune_stage
 from tiny import build_book, reccot_row
 
 from trackrec.align.module import write_references
@@ -62,8 +61,3 @@ def main(model: str, work: Path, stage: str, batch_size: int, processes: int, dr
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    given = sys.argv[1:]
-    main(given[0], Path(given[1]), given[2], int(given[3]), int(given[4]), float(given[5]), int(given[6]))

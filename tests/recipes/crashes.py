@@ -1,8 +1,7 @@
 """Kills a run inside each of its stages, goes on each time, and compares the end with an undisturbed run.
 
-``python crashes.py recipe.yaml work_dir seed`` prints JSON. Every run is a fork of this process, so that the libraries
-are imported once. A fork counts the events of the stage in question (parquet parts put in place, optimizer steps) and
-sends itself SIGKILL at the chosen one.
+`main`, run in a fork of `forks`, prints JSON. Every run is a fork of it in turn, which counts the events of the stage
+in question (parquet parts put in place, optimizer steps) and sends itself SIGKILL at the chosen one.
 """
 
 from __future__ import annotations
@@ -86,25 +85,29 @@ def hashes(run_dir: Path) -> dict[str, str]:
     return found
 
 
-def main(config: str, work_dir: str, seed: str) -> None:
+def choose(counts: dict[str, int], seed: int) -> dict[str, int]:
+    """One event of every stage.
+
+    Args:
+        counts: how many events each stage has.
+        seed: of a random choice. 0 chooses the first event, the last and the middle one in turn for the stages of a
+            kind: round 1's, round 2's, the baseline's.
+    """
+    rng, of_kind, plan = random.Random(seed), Counter[str](), {}
+    for stage, count in counts.items():
+        kind = stage.split("/")[-1]
+        plan[stage] = [1, count, (count + 1) // 2][of_kind[kind] % 3] if seed == 0 else rng.randint(1, count)
+        of_kind[kind] += 1
+    return plan
+
+
+def main(config: str, work_dir: Path, seed: int) -> None:
     """One undisturbed run, then one that dies in every stage."""
-    import torch
-
-    from trackrec.__main__ import import_lightning
-
-    import_lightning()
-    import peft  # noqa: F401
-    import sentence_transformers  # noqa: F401
-
-    import trackrec.cli
-    import trackrec.steps  # noqa: F401
-
-    torch.set_num_threads(1)  # and no product before the fork: a pool of threads would not survive it
-    whole, broken, rng = Path(work_dir) / "whole", Path(work_dir) / "broken", random.Random(int(seed))
+    whole, broken = work_dir / "whole", work_dir / "broken"
     if not whole.with_suffix(".events").exists():
         assert fork_fit(config, whole, None) == 0, whole.with_suffix(".log").read_text()[-3000:]
     counts: dict[str, int] = json.loads(whole.with_suffix(".events").read_text())
-    plan = {stage: rng.randint(1, count) for stage, count in counts.items()}
+    plan = choose(counts, seed)
     killed = {}
     for stage, event in plan.items():
         ended = fork_fit(config, broken, (stage, event))
@@ -115,7 +118,3 @@ def main(config: str, work_dir: str, seed: str) -> None:
     differ = sorted(stage for stage in one if one[stage] != other.get(stage))
     left = [path.name for path in (broken / ".partial").iterdir()]
     json.dump({"events": counts, "plan": plan, "killed": killed, "differ": differ, "left": left}, sys.stdout)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

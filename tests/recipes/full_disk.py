@@ -1,8 +1,8 @@
 """Runs a recipe on a disk that is too small for each of its files in turn, and goes on with more room each time.
 
-``python full_disk.py recipe.yaml work_dir`` prints JSON. Every run is a fork of this process. In the stages in question
-a file may not grow beyond a limit (RLIMIT_FSIZE, which the kernel enforces): from nothing, past the size of every file
-that the stage makes, until it is done.
+`main`, run in a fork of `forks`, prints JSON. Every run is a fork of it in turn. In the stages in question a file may
+not grow beyond a limit (RLIMIT_FSIZE, which the kernel enforces): from nothing, past the size of every file that the
+stage makes, until it is done.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def fork_run(command: str, config: str, run_dir: Path, stage: str | None, size: 
         os.dup2(log, 1)
         os.dup2(log, 2)
         sys.argv = ["trackrec"]
-        run_cli([command, "--config", config, "--run_dir", str(run_dir)])
+        run_cli([command, "--config", config, "--run_dir", str(run_dir), "--loop.rounds", "1"])
         status = 0
     except SystemExit as stop:
         status = int(stop.code or 0)
@@ -103,21 +103,9 @@ def limits(run_dir: Path, stage: str) -> list[int]:
     return found if len(found) <= MOST else [found[place * (len(found) - 1) // (MOST - 1)] for place in range(MOST)]
 
 
-def main(config: str, work_dir: str) -> None:
+def main(config: str, work_dir: Path) -> None:
     """One run with room, then one that meets a full disk in every stage."""
-    import torch
-
-    from trackrec.__main__ import import_lightning
-
-    import_lightning()
-    import peft  # noqa: F401
-    import sentence_transformers  # noqa: F401
-
-    import trackrec.cli
-    import trackrec.steps  # noqa: F401
-
-    torch.set_num_threads(1)
-    whole, broken = Path(work_dir) / "whole", Path(work_dir) / "broken"
+    whole, broken = work_dir / "whole", work_dir / "broken"
     for command in ("fit", "test"):
         assert fork_run(command, config, whole, None, 0) == 0, whole.with_suffix(".log").read_text()[-3000:]
     wrong, met = [], {}
@@ -142,7 +130,3 @@ def main(config: str, work_dir: str) -> None:
     differ = sorted(name for name in one if one[name] != other.get(name))
     left = [path.name for path in (broken / ".partial").iterdir()]
     json.dump({"met": met, "wrong": wrong, "differ": differ, "left": left}, sys.stdout)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
+from forks import trackrec_fork
 
 from trackrec.cli import run_cli
 from trackrec.tables import read_manifest, read_table
@@ -82,6 +82,7 @@ def test_an_exported_net_answers_as_predict_does(
     assert "exists already" in fails(trackrec, capfd, "export", "--config", config, "--output", str(tmp_path / "net-0"))
 
 
+@pytest.mark.slow
 def test_tuned_values_are_taken_by_fit(
     finished: Path, trackrec: Callable[..., str], capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -116,13 +117,13 @@ def test_tuned_values_are_taken_by_fit(
     trackrec("fit", "--config", config)
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on(finished: Path, trackrec: Callable[..., str]) -> None:
     """SIGKILL in the midst of many trials; the same command again tries only what is missing."""
     pytest.importorskip("optuna", reason="pip install 'trackrec[tune]'")
     space = json.dumps({"ctr.model.weight_decay": [0.0, 0.01]})
     asked = ["tune", "--config", str(finished), "--tune.space", space]
-    command = [sys.executable, "-m", "trackrec", *asked, "--trials", "500"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = trackrec_fork(*asked, "--trials", "500")
     try:
         before = _complete(run_dir(finished))
         while _complete(run_dir(finished)) < before + 2:

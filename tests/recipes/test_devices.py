@@ -5,35 +5,32 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from forks import Fork, trackrec_fork
 from watching import processes, wait_for
 
 from trackrec.cli import run_cli
 from trackrec.tables import read_manifest
 
 pytestmark = pytest.mark.recipe
-ROOT = Path(__file__).parent.parent.parent
 SMALL = ["--loop.rounds", "1", "--loop.warmup", "false"]
 TWO = [f"--{section}.trainer.devices=2" for section in ("align", "rec_tune")]
 TWO += [f"--{section}.trainer.log_every_n_steps=1" for section in ("align", "rec_tune")]
 TWO += ["--align.trainer.strategy=ddp", "--align.data.batch_size=2", "--rec_tune.data.batch_size=2"]
 
 
-def start(config: Path, run_dir: Path, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "trackrec", "fit", "--config", str(config), "--run_dir", str(run_dir)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([*command, *SMALL, *more], text=True, env=env, cwd=run_dir.parent, **pipes)
+def start(config: Path, run_dir: Path, *more: str) -> Fork:
+    command = ["fit", "--config", str(config), "--run_dir", str(run_dir)]
+    return trackrec_fork(*command, *SMALL, *more, cwd=run_dir.parent)
 
 
 def fit(config: Path, run_dir: Path, *more: str) -> tuple[int, str, str]:
     process = start(config, run_dir, *more)
     out, error = process.communicate(timeout=500)
-    return process.returncode, out, error
+    return process.wait(), out, error
 
 
 def workers(run_dir: Path) -> list[int]:

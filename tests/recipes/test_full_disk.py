@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forks import run
 
 pytestmark = [pytest.mark.recipe, pytest.mark.slow]
 
 
 def test_a_run_goes_on_after_a_full_disk_at_every_file(config: Path, tmp_path: Path) -> None:
-    script = Path(__file__).with_name("full_disk.py")
-    command = [sys.executable, str(script), str(config), str(tmp_path)]
-    ran = subprocess.run(command, capture_output=True, text=True)
+    ran = run("full_disk:main", str(config), tmp_path)
     assert ran.returncode == 0, ran.stderr[-3000:]
     report = json.loads(ran.stdout)
     assert report["wrong"] == []

@@ -30,7 +30,7 @@ def test_a_whole_run_on_hostile_titles_says_nothing_of_theirs(
     data = Path(shutil.copytree(config.parent / "ml-100k", tmp_path / "ml-100k"))
     items = (data / "ml-100k.item").read_text().replace("Film", EVIL).replace("Comedy", f"{EVIL}Comedy")
     (data / "ml-100k.item").write_text(items)
-    root = ["--dataset.init_args.root", str(data)]
+    root = ["--dataset.init_args.root", str(data), "--loop.rounds", "1"]
     fit(config, tmp_path / "run", monkeypatch, *root)
     shown = capfd.readouterr()
     assert EVIL in "".join(read_table(tmp_path / "run/data", "items")["title"])

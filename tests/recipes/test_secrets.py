@@ -10,18 +10,27 @@ from typing import Any
 
 import pytest
 from chat_server import KEY, ChatServer, Play, echoes_key, good, grep
+from forks import trackrec_fork
 
 pytestmark = pytest.mark.recipe
 TESTS = Path(__file__).parent.parent
 
 
-def fit(config: Path, server: ChatServer, run_dir: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    """``trackrec fit`` in a process of its own, which has the key in its environment."""
+def fit(
+    config: Path, server: ChatServer, run_dir: Path, *more: str, forked: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """``trackrec fit`` of one round in a process of its own, which has the key in its environment."""
     teacher = ["--teacher", "OpenAITeacher", "--teacher.model", "m", "--teacher.base_url", server.url]
-    command = [sys.executable, "-m", "trackrec", "fit", "--config", str(config), *teacher, "--run_dir", str(run_dir)]
+    args = ["fit", "--config", str(config), *teacher, "--run_dir", str(run_dir)]
+    args += ["--loop.rounds", "1", *more]
     proxies = {"no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}
     env = {**os.environ, "PYTHONPATH": f"{TESTS.parent}", "OPENAI_API_KEY": KEY, **proxies}
-    return subprocess.run([*command, *more], capture_output=True, text=True, env=env, cwd=run_dir.parent)
+    if forked:
+        fork = trackrec_fork(*args, env=env, cwd=run_dir.parent)
+        out, error = fork.communicate()
+        return subprocess.CompletedProcess(args, fork.wait(), out, error)
+    command = [sys.executable, "-m", "trackrec", *args]
+    return subprocess.run(command, capture_output=True, text=True, env=env, cwd=run_dir.parent)
 
 
 def server(play: Play) -> Any:
@@ -44,10 +53,10 @@ def test_a_whole_run_leaves_the_key_nowhere(config: Path, tmp_path: Path) -> Non
 
 
 def test_a_refused_key_is_not_shown(config: Path, tmp_path: Path) -> None:
-    """A server that repeats the key in its 401."""
-    asked = server(echoes_key)
+    """A server that repeats the key in its 401, and the real command."""
+    asked, stages = server(echoes_key), ["--stages", '["data", "teacher"]']
     try:
-        ran = fit(config, asked, tmp_path / "run", "--teacher.fraction", "1.0", "--stages", '["data", "teacher"]')
+        ran = fit(config, asked, tmp_path / "run", "--teacher.fraction", "1.0", *stages, forked=False)
     finally:
         asked.stop()
     assert ran.returncode == 1

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,13 +10,13 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
+from forks import trackrec_fork
 from watching import processes, wait_for
 
 from trackrec.cli import run_cli
 from trackrec.tables import read_manifest
 
 pytestmark = [pytest.mark.recipe, pytest.mark.slow]
-ROOT = Path(__file__).parent.parent.parent
 BEFORE = ("data", "teacher", "distill", "round-1/sample", "round-1/score", "round-1/align", "round-1/greedy")
 
 
@@ -91,9 +89,7 @@ def children(run_dir: Path) -> list[int]:
 def test_a_killed_sweep_ends_with_the_same_table(
     undisturbed: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [sys.executable, "-m", "trackrec", "sweep", *arguments(folder, "killed", "fast")]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = trackrec_fork("sweep", *arguments(folder, "killed", "fast"))
     run_dir = folder / "killed/base-seed1"
     wait_for((folder / "killed/.owner.json").exists)
     with pytest.raises(SystemExit):
