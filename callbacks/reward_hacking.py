@@ -66,12 +66,12 @@ class RewardHacking(Monitor):
             yield gauge
 
     def _claims(self, stage: DoneStage, texts: Compared) -> Gauge:
-        run, size = stage.run, stage.run.prompts.max_history
+        run = stage.run
         book = run.book({*texts.histories, *texts.before_histories})
         checker = run.claim_checker([*texts.texts, *texts.before])
         shares, counts = [], []
         for keys, own in ((texts.histories, texts.texts), (texts.before_histories, texts.before)):
-            found = [checker.check(text, book.history(key)[-size:]) for key, text in zip(keys, own, strict=True)]
+            found = [checker.check(text, book.evidence(key)) for key, text in zip(keys, own, strict=True)]
             claims = sum(one.claims for one in found)
             counts.append(claims)
             shares.append(sum(one.unsupported for one in found) / claims if claims else 0.0)

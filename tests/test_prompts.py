@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 from tiny import build_book, frame
 
+from trackrec.claims import ClaimChecker
 from trackrec.prompts import (
     Item,
     PromptBook,
     PromptSettings,
     Rated,
     describe,
+    evidence,
     fold,
     history_segment,
     judge_segments,
@@ -47,6 +49,17 @@ def test_the_kinds_lean_as_the_whole_history_does():
     assert history_segment(HISTORY[1:], PromptSettings(history_kinds=2)) == f"{first}\n{last}"
     with pytest.raises(ValueError, match=r"prompts\.history_kinds must not be negative, got -1"):
         PromptSettings(history_kinds=-1)
+
+
+def test_what_is_named_above_the_list_is_evidence_too():
+    """A text may name the kinds of a film that has left the list, not its title; without kinds neither."""
+    history = [Rated(Item("Old Battle", ["War"]), True), Rated(Item("New Laugh", ["Comedy"]), False)]
+    checker = ClaimChecker(["Old Battle", "New Laugh"], ["War", "Comedy"])
+    text = "Likes War, saw Old Battle and New Laugh."
+    told, bare = PromptSettings(max_history=1, history_kinds=1), PromptSettings(max_history=1)
+    assert checker.check(text, evidence(history, told)) == (3, 1)
+    assert checker.check(text, evidence(history, bare)) == (3, 2)
+    assert evidence(history, bare) == history[-1:]
 
 
 def test_user_attributes_are_shown_on_request():

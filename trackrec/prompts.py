@@ -130,6 +130,10 @@ class PromptBook:
         """The user whose history it is."""
         return self._histories[history_id][0]
 
+    def evidence(self, history_id: str) -> list[Rated]:
+        """What a prompt holds of a history; see `evidence`."""
+        return evidence(self.history(history_id), self.settings)
+
     def history_text(self, history_id: str) -> str:
         """The segment with which every prompt about this history begins."""
         about = self._users.get(self.user_of(history_id)) or ()
@@ -168,7 +172,7 @@ def history_segment(history: Sequence[Rated], settings: PromptSettings, user_att
         for entry in history[-settings.max_history :]
     ]
     title = f"The {settings.items} a {settings.user} {settings.rated}, oldest first:"
-    if facts := _facts(history, settings):
+    if facts := history_facts(history, settings):
         title = f"A {settings.user}. {' '.join(facts)} The latest, oldest first:"
     return f"{about}{title}\n" + "\n".join(lines)
 
@@ -188,7 +192,14 @@ def counted(names: Sequence[tuple[str, int]]) -> str:
     return ", ".join(f"{name} ({count})" for name, count in names)
 
 
-def _facts(history: Sequence[Rated], settings: PromptSettings) -> list[str]:
+def evidence(history: Sequence[Rated], settings: PromptSettings) -> list[Rated]:
+    """What a prompt holds of a history: the items that it lists and, as one more, the attributes named above them."""
+    named = {name for side in leanings(history) for name, _ in side[: settings.history_kinds]}
+    above = [Rated(Item("", sorted(named)), True)] if named else []
+    return [*history[-settings.max_history :], *above]
+
+
+def history_facts(history: Sequence[Rated], settings: PromptSettings) -> list[str]:
     """Sentences on the whole history, of which the list shows the newest items only."""
     facts = []
     if settings.history_counts:

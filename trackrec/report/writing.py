@@ -12,7 +12,7 @@ import numpy as np
 
 from trackrec.claims import ClaimChecker, Mention, normal_form
 from trackrec.metrics import distinct_n, user_bootstrap
-from trackrec.prompts import PromptBook, PromptSettings, Rated, describe
+from trackrec.prompts import PromptBook, PromptSettings, Rated, describe, history_facts
 from trackrec.report.document import (
     Block,
     Cell,
@@ -143,7 +143,7 @@ def writing_section(writing: Writing) -> Section:
 def _measures(writing: Writing, name: str) -> dict[str, Num]:
     keys = writing.measured(name)
     own = [writing.texts[name][key] for key in keys]
-    claims = [writing.checker.check(text.text, writing.shown(key)) for key, text in zip(keys, own, strict=True)]
+    claims = [writing.checker.check(text.text, writing.book.evidence(key)) for key, text in zip(keys, own, strict=True)]
     texts = [text.text for text in own]
     return {
         "distinct-2": distinct_interval(texts),
@@ -214,12 +214,14 @@ def _example(writing: Writing, key: str) -> Example:
     for name, own in writing.texts.items():
         label = name if name == "teacher" else f"round {name}"
         if key in own:
-            marks = writing.checker.unsupported(own[key].text, history)
+            marks = writing.checker.unsupported(own[key].text, writing.book.evidence(key))
             texts.append((f"{label}, cut" if own[key].cut else label, spans(own[key].text, marks)))
         else:
             texts.append((label, []))
     liked = sum(entry.liked for entry in history)
     title = f"{settings.user.capitalize()} {writing.book.user_of(key)}: {liked} of {len(history)} {settings.liked}"
+    if facts := history_facts(writing.book.history(key), settings):
+        title = f"{title}. Told above the list: {' '.join(facts)}"
     return Example(title, lines, texts)
 
 
