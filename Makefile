@@ -4,7 +4,7 @@ VLLM_ENV ?= .venv-vllm
 WORKERS ?= 2
 SPREAD := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup models quickstart check test test-unit test-crashes test-vllm
+.PHONY: help setup models quickstart simulated check test test-unit test-crashes test-vllm
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,9 @@ models: setup  ## fetch SmolLM2-135M, MiniLM and ML-100K (175 MB, once)
 quickstart: models  ## the whole loop on two CPU cores, with its result table
 	$(BIN)/trackrec fit --config configs/quickstart.yaml
 	$(BIN)/trackrec test --config configs/quickstart.yaml
+
+simulated: setup  ## the whole loop on a world whose truth is known; fetches nothing
+	$(BIN)/trackrec fit --config configs/experiments/simulated.yaml
 
 check: setup  ## lint, format, types, import rules, configs
 	$(BIN)/ruff check .
