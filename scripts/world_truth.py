@@ -124,7 +124,10 @@ def print_validators(runs: list[Run]) -> None:
     plain = judged(runs, "plain/evaluate", "plain/rec_tune")
     if plain is None:
         raise SystemExit("no finished plain/evaluate stage: let the run end first")
-    found = {"V untuned, no text": judged(runs, "plain/evaluate", "base"), "V plain: tuned, no text": plain}
+    found: dict[str, pl.DataFrame | None] = {
+        "V untuned, no text": judged(runs, "plain/evaluate", "base"),
+        "V plain: tuned, no text": plain,
+    }
     for number in range(rounds_of(runs) + 1):
         name = f"V after round {number}" if number else "V warmed up, distilled G"
         found[name] = judged(runs, evaluate_stage(number), tuned_in(number))
@@ -236,11 +239,45 @@ def print_claims(runs: list[Run]) -> None:
         )
 
 
+def final(runs: list[Run]) -> pl.DataFrame:
+    """The last V's answers on the last texts; a loop without Rec-Tuning ends with the V that was warmed up."""
+    last = rounds_of(runs)
+    rows = judged(runs, evaluate_stage(last), tuned_in(last))
+    rows = judged(runs, evaluate_stage(last), tuned_in(0)) if rows is None else rows
+    if rows is None:
+        raise SystemExit(f"{runs[0].files.run_dir}: no finished {evaluate_stage(last)} stage: let the run end first")
+    return rows
+
+
+def print_against(runs: list[Run], others: list[Run], name: str) -> None:
+    """What runs reached in the end beside others of the same seeds: the same rows, so differences are paired."""
+    ours, theirs = final(runs), final(others)
+    if ours.select("run", "sample_id").rows() != theirs.select("run", "sample_id").rows():
+        raise SystemExit("--against: the other runs judged other rows: give runs of the same seeds, in the same order")
+    both = _joined(ours, theirs)
+    print(f"\n| after the last round | these runs | {name} | difference |\n|---|---|---|---|")
+    for title, measure, difference, column in (
+        ("V's expected AUC", expected_auc, expected_gain, "p_yes"),
+        ("G's expected reward, each by its own V", expected_reward, expected_reward_gain, "p_yes"),
+    ):
+        old = f"{column}_old"
+        print(
+            f"| {title} | {measured(measure, both, column, 'truth')} | {measured(measure, both, old, 'truth')} | "
+            f"{measured(difference, both, column, old, 'truth')} |"
+        )
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_dirs", type=Path, nargs="+", help="runs of one config that differ in their seed")
-    runs = [load(directory) for directory in parser.parse_args().run_dirs]
+    against = "runs of a variant with the same seeds, in the same order; only the comparison is printed"
+    parser.add_argument("--against", type=Path, nargs="+", default=[], help=against)
+    args = parser.parse_args()
+    runs = [load(directory) for directory in args.run_dirs]
+    if args.against:
+        print_against(runs, [load(directory) for directory in args.against], args.against[0].name)
+        return
     print_validators(runs)
     print_changes(runs)
     print_claims(runs)

@@ -102,6 +102,20 @@ def test_the_truth_of_finished_runs_is_printed(
     assert values == [mean, mean]
 
 
+def test_runs_beside_others_of_the_same_rows(
+    run_dir: Path, world_truth: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world_truth, "RESAMPLES", 20)
+    monkeypatch.setattr(sys, "argv", ["world_truth.py", str(run_dir), "--against", str(run_dir)])
+    world_truth.main()
+    last = capsys.readouterr().out.strip().splitlines()
+    assert len(last) == 4
+    assert all(line.endswith("| 0.0000 [0.0000, 0.0000] |") for line in last[2:])
+    monkeypatch.setattr(sys, "argv", ["world_truth.py", str(run_dir), "--against", str(run_dir), str(run_dir)])
+    with pytest.raises(SystemExit, match="--against: the other runs judged other rows"):
+        world_truth.main()
+
+
 def test_other_data_has_no_truth(run_dir: Path, world_truth: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     with pytest.raises(SystemExit, match="only a Simulated world has a truth"):
