@@ -18,6 +18,11 @@ MOST_TEXTS = 500
 """Texts of a round that are looked at, chosen by hash."""
 _START = "warmup/greedy"
 _COLUMNS = ("history_id", "text", "finish_reason")
+_ADVICE = "Lower align.model.lr or raise align.model.beta; look at the texts in the report."
+_ADVICE_AT_START = (
+    "The distilled G says less than its teacher: give it more texts (teacher.init_args.fraction), more epochs "
+    "(distill.trainer.max_epochs) or a larger backbone.model; look at the texts in the report."
+)
 
 
 class Compared(NamedTuple):
@@ -88,7 +93,7 @@ class Collapse(Monitor):
 
     def measure(self, stage: DoneStage) -> Iterator[Gauge]:
         """After greedy stages, and after embed."""
-        advice = "Lower align.model.lr or raise align.model.beta; look at the texts in the report."
+        advice = _ADVICE if stage.name != _START else _ADVICE_AT_START
         if found := compared_texts(stage):
             excess = _identical(found.texts) - _identical(found.before)
             ratio = distinct_n(found.texts) / distinct_n(found.before) if found.before else float("nan")
