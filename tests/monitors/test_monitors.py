@@ -116,9 +116,9 @@ def test_what_the_teacher_repeats_g_may_repeat(planted: Planted) -> None:
     found = fired(made, "warmup/greedy")
     assert found["Collapse", "the share of identical texts, beyond that before"] == "stop"
     assert found["RewardHacking", "the share of texts that tell V an answer, beyond that before"] == "stop"
-    for stage, advice in (("warmup/greedy", "distill.trainer.max_epochs"), ("round-1/greedy", "align.model.beta")):
-        made.texts("round-1/greedy", dict.fromkeys(made_texts(1), "Yes"), 1, "round-1/align")
-        assert all(advice in one.text for one in look(made, [Collapse()], stage) if one.verdict == "stop")
+    stops = [one.text for one in look(made, [Collapse()], "warmup/greedy") if one.verdict == "stop"]
+    assert stops
+    assert all("more epochs (distill.trainer.max_epochs)" in text for text in stops)
 
 
 def test_vectors_in_one_place(planted: Planted) -> None:
