@@ -149,3 +149,7 @@ class ItemEmbedding(nn.Module):
             target.squeeze(1) + mean_embedding(self.attributes, batch["item_attributes"]),
             recent + mean_embedding(self.attributes, batch["recent_attributes"]) + rating,
         )
+
+    def unrated(self, batch: dict[str, Tensor]) -> Tensor:
+        """The items of the recent lists without their ratings (B, H, D)."""
+        return self.ids(batch["recent_items"]) + mean_embedding(self.attributes, batch["recent_attributes"])

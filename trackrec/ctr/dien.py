@@ -105,7 +105,7 @@ class DIEN(nn.Module):
     def _auxiliary(self, batch: dict[str, Tensor], interests: Tensor) -> Tensor:
         """Mean cross-entropy of "item j + 1 was liked" over pairs of real neighbours; 0 where there is none."""
         assert self.next_liked is not None
-        items = self.inputs.items(batch["recent_items"], batch["recent_attributes"])
+        items = self.inputs.items.unrated(batch)
         logits = self.next_liked(torch.cat([interests[:, :-1], items[:, 1:]], dim=-1)).squeeze(-1)
         liked = (batch["recent_ratings"][:, 1:] > 0).to(logits.dtype)
         real = batch["recent_mask"][:, 1:].to(logits.dtype)
