@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from trackrec.interactions.simulated_claims import Claim, read_claims
-from trackrec.interactions.simulated_words import GENRES
+from trackrec.interactions.simulated_words import GENRES, Genre
 from trackrec.interactions.simulated_world import World, WorldRules, draw_world
 from trackrec.prompts import (
     Item,
@@ -121,8 +121,7 @@ def notes_lesson(world: World, user: int, settings: CorpusSettings, rng: random.
         notes = write_text(some_history(world, viewer, settings, rng), settings.slip, PromptSettings(max_words=60), rng)
         lines.append(Line([f"\n\n{notes}"], 0))
         end = len(lines) - 1
-        for genre in GENRES:
-            _tell(lines, end, f"The notes say of {genre.name}", f": {_said(notes, genre.name)}")
+        _tell_notes(lines, end, notes, GENRES)
     return lines
 
 
@@ -158,8 +157,7 @@ def viewer_lesson(world: World, user: int, settings: CorpusSettings, rng: random
         notes = write_text(about, settings.slip, words, rng)
         items = [item_of(world, number) for number in rng.sample(range(len(world.titles)), settings.targets)]
         told = _ask(lines, end, notes, [(item, believe(notes, item, share)) for item in items], words)
-        for genre in rng.sample(GENRES, 3):
-            _tell(lines, told, f"The notes say of {genre.name}", f": {_said(notes, genre.name)}")
+        _tell_notes(lines, told, notes, rng.sample(GENRES, 3))
     _tell_leanings(lines, end, history, rng)
     return lines
 
@@ -199,6 +197,12 @@ def _tell(lines: Lesson, parent: int, begun: str, rest: str) -> None:
     """A sentence after some line whose rest follows from what was read."""
     lines.append(Line([f"\n\n{begun}"], parent))
     lines.append(Line([rest], len(lines) - 1, "told"))
+
+
+def _tell_notes(lines: Lesson, parent: int, notes: str, genres: Sequence[Genre]) -> None:
+    """What notes say of some genres."""
+    for genre in genres:
+        _tell(lines, parent, f"The notes say of {genre.name}", f": {_said(notes, genre.name)}")
 
 
 def _tell_leanings(lines: Lesson, parent: int, history: Sequence[Rated], rng: random.Random) -> None:

@@ -256,15 +256,12 @@ def print_against(runs: list[Run], others: list[Run], name: str) -> None:
         raise SystemExit("--against: the other runs judged other rows: give runs of the same seeds, in the same order")
     both = _joined(ours, theirs)
     print(f"\n| after the last round | these runs | {name} | difference |\n|---|---|---|---|")
-    for title, measure, difference, column in (
-        ("V's expected AUC", expected_auc, expected_gain, "p_yes"),
-        ("G's expected reward, each by its own V", expected_reward, expected_reward_gain, "p_yes"),
+    for title, measure, difference in (
+        ("V's expected AUC", expected_auc, expected_gain),
+        ("G's expected reward, each by its own V", expected_reward, expected_reward_gain),
     ):
-        old = f"{column}_old"
-        print(
-            f"| {title} | {measured(measure, both, column, 'truth')} | {measured(measure, both, old, 'truth')} | "
-            f"{measured(difference, both, column, old, 'truth')} |"
-        )
+        new, old = (measured(measure, both, column, "truth") for column in ("p_yes", "p_yes_old"))
+        print(f"| {title} | {new} | {old} | {measured(difference, both, 'p_yes', 'p_yes_old', 'truth')} |")
 
 
 def main() -> None:

@@ -194,7 +194,7 @@ def counted(names: Sequence[tuple[str, int]]) -> str:
 
 def evidence(history: Sequence[Rated], settings: PromptSettings) -> list[Rated]:
     """What a prompt holds of a history: the items that it lists and, as one more, the attributes named above them."""
-    named = {name for side in leanings(history) for name, _ in side[: settings.history_kinds]}
+    named = {name for side in _kinds_told(history, settings) for name, _ in side}
     above = [Rated(Item("", sorted(named)), True)] if named else []
     return [*history[-settings.max_history :], *above]
 
@@ -205,11 +205,19 @@ def history_facts(history: Sequence[Rated], settings: PromptSettings) -> list[st
     if settings.history_counts:
         liked = sum(entry.liked for entry in history)
         facts.append(f"{settings.liked.capitalize()} {liked} of {len(history)} {settings.items}.")
-    if settings.history_kinds:
-        for word, names in zip((settings.liked, settings.disliked), leanings(history), strict=True):
-            if names:
-                facts.append(f"Mostly {word}: {counted(names[: settings.history_kinds])}.")
+    for word, names in zip((settings.liked, settings.disliked), _kinds_told(history, settings), strict=True):
+        if names:
+            facts.append(f"Mostly {word}: {counted(names)}.")
     return facts
+
+
+def _kinds_told(history: Sequence[Rated], settings: PromptSettings) -> Leanings:
+    """The attributes that a prompt names above the list; none where the settings ask for none."""
+    most = settings.history_kinds
+    if not most:
+        return Leanings([], [])
+    lean = leanings(history)
+    return Leanings(lean.liked[:most], lean.disliked[:most])
 
 
 def reccot_segments(history: str, settings: PromptSettings) -> list[str]:

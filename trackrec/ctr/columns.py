@@ -69,10 +69,9 @@ class Statistics(NamedTuple):
         cls, time: int, source: pl.DataFrame, items: pl.DataFrame, threshold: float, rating_scale: float
     ) -> Statistics:
         """The same for rows of one moment, worked out beforehand."""
-        ratings = EarlierItemRatings(source, items, threshold, rating_scale)
-        neighbours = Neighbours(source, ratings, threshold, rating_scale)
-        neighbours.prepare(time)
-        return cls(ItemRatingsAt(ratings, time), neighbours)
+        earlier = cls.of(source, items, threshold, rating_scale)
+        earlier.neighbours.prepare(time)
+        return earlier._replace(items=ItemRatingsAt(earlier.items, len(items), time))
 
 
 class Rows(NamedTuple):

@@ -86,8 +86,8 @@ class EarlierItemRatings:
 class ItemRatingsAt:
     """`ItemRatings` of one moment, worked out once for every item; the times of a call are not looked at."""
 
-    def __init__(self, ratings: EarlierItemRatings, time: int) -> None:
-        rows = np.arange(1 + ratings.n_items)
+    def __init__(self, ratings: ItemRatings, n_items: int, time: int) -> None:
+        rows = np.arange(1 + n_items)
         times = np.full(len(rows), time, np.int64)
         self._statistics = ratings.statistics(rows, times)
         self._expected = ratings.expected(rows[:, None].astype(np.int32), times)[:, 0]
