@@ -116,7 +116,9 @@ class Experiment:
         return {part for arm in self.ctr.arms for part in arm.split("+")}
 
     def ctr_stages(self) -> tuple[str, ...]:
-        """The stages that `ctr_inputs` reads."""
+        """The stages that `ctr_inputs` reads: the data alone where no arm has a text."""
+        if self.text_sources == {"none"}:
+            return ("data",)
         return ("data", "texts", "embed", *([LOG_ODDS] if self.ctr.text.use == "log_odds" else []))
 
     def ctr_inputs(self) -> CTRInputs:
@@ -125,7 +127,7 @@ class Experiment:
         from trackrec.embed.encode import vectors_of
 
         vectors = {}
-        for name, texts in self.text_fields().items():
+        for name, texts in self.text_fields().items() if "embed" in self.ctr_stages() else ():
             matrix = vectors_of(self.directory("embed"), list(texts.values()))
             vectors[name] = dict(zip(texts, matrix, strict=True))
         tuned = pl.concat([rows["user_id"] for rows in (self.cohort.reward, self.cohort.tune, self.cohort.warmup)])

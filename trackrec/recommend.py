@@ -33,14 +33,15 @@ class Recommend:
         self.exp, self.loop, self.steps = experiment, loop, steps
 
     def add_stages(self) -> None:
-        """untuned and log_odds where the CTR nets read them, embed, and ctr."""
+        """untuned, embed and log_odds where the CTR nets read them, and ctr."""
         add = self.exp.pipeline.add
         texts = ["data", "teacher", "texts"]
         if UNTUNED in self.exp.text_sources:
             keys = ("backbone", "prompts", "sampler")
             texts.append(add(Stage(UNTUNED, keys, ("data", "texts"), GENERATE, self.steps.untuned_texts)))
         keys = ("embed", "ctr.arms", "prompts")  # the arm "prompt" reads the history as the prompts show it
-        add(Stage("embed", keys, tuple(texts), ("embed", "prompts.py"), self._embed))
+        if "embed" in self.exp.ctr_stages():
+            add(Stage("embed", keys, tuple(texts), ("embed", "prompts.py"), self._embed))
         if LOG_ODDS in self.exp.ctr_stages():
             self._add_log_odds()
         ctr = ("ctr", "loop.users", "loop.warmup_users", "loop.disjoint")  # the loop's users are a slice

@@ -1,5 +1,7 @@
 """Loaders, arms and fitting."""
 
+import platform
+import resource
 from dataclasses import replace
 from functools import partial
 
@@ -8,7 +10,9 @@ import pytest
 import torch
 
 from trackrec.ctr import BST, DIEN, DIN, DNN, AutoInt, DCNv2, DeepFM, FiBiNET, LightFM, MLPConnector, xDeepFM
+from trackrec.ctr.blocks import Dropout
 from trackrec.ctr.data import TensorLoader
+from trackrec.ctr.heap import kept_heap
 from trackrec.ctr.module import CTRModule
 from trackrec.ctr.train import fit_arm
 from trackrec.metrics import auc, log_loss
@@ -191,3 +195,54 @@ class Sour(DIN):
 def test_a_loss_that_is_no_number_stops_the_training(data, tmp_path):
     with pytest.raises(FloatingPointError, match=r"Sour: the loss is nan at step 2 of epoch 0\. Lower ctr\.model\.lr"):
         fit(data, tmp_path, net=Sour)
+
+
+@pytest.mark.parametrize("p", [0.2, 0.5, 0.97])
+def test_dropout_keeps_the_mean_and_passes_the_same_mask_back(p):
+    torch.manual_seed(0)
+    x = torch.ones(401, 501, requires_grad=True)  # no multiple of four: the last word of bits is cut
+    y = Dropout(p)(x)
+    kept = (y > 0).double().mean().item()
+    assert abs(kept - (1 - p)) < 4 * (p * (1 - p) / x.numel()) ** 0.5
+    assert torch.allclose(y[y > 0], torch.tensor(1 / (1 - p)), rtol=1e-3)
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())
+    rows = (y > 0).double()
+    correlation = torch.corrcoef(torch.stack([rows[:, :-1].flatten(), rows[:, 1:].flatten()]))[0, 1]
+    assert abs(correlation) < 0.01, "neighbours share a word of random bits, and must not share their fate"
+
+
+def test_dropout_of_nothing_of_all_and_outside_training():
+    x = torch.randn(8, 3)
+    assert torch.equal(Dropout(0.0)(x), x)
+    assert not Dropout(1.0)(x).any()
+    assert torch.equal(Dropout(0.5).eval()(x), x)
+
+
+def faults_of_steps():
+    """Minor page faults of making and freeing a few megabytes fifty times, as steps of a small net do."""
+
+    def step():
+        kept = [torch.ones(300_000) for _ in range(8)]
+        return sum(float(t[0]) for t in kept)
+
+    step()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(50):
+        step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_freed_tensors_stay_while_a_net_trains(monkeypatch):
+    for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
+    with kept_heap() as kept:
+        assert kept
+        inside = faults_of_steps()
+    with kept_heap(free=0):
+        trimmed = faults_of_steps()
+    assert inside < 1000 < trimmed
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")
+    with kept_heap() as kept:
+        assert not kept, "what the user set stands"

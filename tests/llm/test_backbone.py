@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -249,6 +250,34 @@ def test_using_leaves_what_trains_as_it_was(tiny_lm, name):
     assert sum(parameter.requires_grad for parameter in lm.base.parameters()) == len(trained)
     branch_logprobs(lm, lm.layout([TREE]), WANTED, TOKENS)[0].sum().backward()
     assert any(parameter.grad is not None for parameter in trained)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_autocast_makes_no_float32_copy_of_what_lora_reads_and_changes_no_bit(tiny_lm, monkeypatch, checkpointing):
+    """bfloat16 base, float32 adapter: the gradients of PEFT's own casts, without them."""
+    lm = tiny_lm(dtype="bfloat16", adapters=["g"], lora=SMALL, gradient_checkpointing=checkpointing)
+    shake(lm, "g", seed=3)
+    parameters = lm.train_only("g")
+
+    def gradients() -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            (-branch_logprobs(lm, lm.layout([TREE]), WANTED, TOKENS)[0].sum()).backward()
+        found = torch.cat([parameter.grad.flatten() for parameter in parameters])
+        for parameter in parameters:
+            parameter.grad = None
+        return found
+
+    def casts() -> set[bool]:
+        return {layer.cast_input_dtype_enabled for layer in lm.base.modules() if isinstance(layer, LoraLayer)}
+
+    ours = gradients()
+    assert casts() == {False}
+    with monkeypatch.context() as patch:
+        patch.setattr(lm, "_cast_inputs", lambda wanted: LanguageModel._cast_inputs(lm, True))
+        assert torch.equal(ours, gradients())
+        assert casts() == {True}
+    train_step(lm, "g")  # without autocast the casts are needed
+    assert casts() == {True}
 
 
 @pytest.mark.parametrize("adapters", [[], ["g"]])

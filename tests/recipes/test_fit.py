@@ -252,6 +252,18 @@ def test_a_part_of_the_stages_may_have_no_metrics_yet(
     assert "Everything is in the metrics tables" in output
 
 
+def test_a_recommender_without_texts_needs_the_data_alone(
+    config: Path, trackrec: Callable[..., str], tmp_path: Path
+) -> None:
+    """No language model is asked for anything, and every row of the split is there."""
+    args = ("--config", str(config), "--run_dir", str(tmp_path / "new"), "--ctr.arms", "[none]")
+    output = trackrec("fit", *args, "--stages", "data,ctr")
+    assert started(output) == ["data", "ctr"]
+    predictions = read_table(tmp_path / "new" / "ctr", "predictions").filter(arm="none")
+    samples = read_table(tmp_path / "new" / "data", "samples").filter(pl.col("split") != "train")
+    assert predictions["sample_id"].n_unique() == len(samples)
+
+
 def test_damaged_stages_are_named_and_made_again(finished: str, config: Path, trackrec: Callable[..., str]) -> None:
     """A part deleted by hand, an adapter torn, a manifest cut: three stages, with the bits they had."""
     trackrec("fit", "--config", str(config))

@@ -41,7 +41,8 @@ class CTRInputs(NamedTuple):
     Attributes:
         samples, histories, items, interactions: the tables of :mod:`trackrec.tables`.
         threshold: a rating above it is a like.
-        vectors: field of texts (``reccot``, ``prompt``, ``untuned``, ``teacher``) -> history -> text vector.
+        vectors: field of texts (``reccot``, ``prompt``, ``untuned``, ``teacher``) -> history -> text vector; empty
+            where no arm reads one.
         log_odds: V's log-odds by arm (``reccot``; ``plain``, without any text; ``shuffled``, given another user's) and
             sample, for ``ctr.text.use: log_odds``. See :func:`trackrec.ctr.arms.log_odds_of`.
         seen_users: users on whose labels G and V were tuned; None where that isn't known.
@@ -58,8 +59,8 @@ class CTRInputs(NamedTuple):
 
 
 def sample_rows(inputs: CTRInputs, text: TextSettings) -> pl.DataFrame:
-    """The samples of every arm: all, or those whose history has a RecCoT."""
-    if text.missing == "keep" or text.use == "log_odds":
+    """The samples of every arm: all where no arm has texts, else those whose history has a RecCoT."""
+    if text.missing == "keep" or text.use == "log_odds" or not inputs.vectors:
         return inputs.samples
     return inputs.samples.filter(pl.col("history_id").is_in(list(inputs.vectors.get("reccot", {}))))
 

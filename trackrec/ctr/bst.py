@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trackrec.ctr.blocks import INIT_STD, MLP, masked_mean
+from trackrec.ctr.blocks import INIT_STD, MLP, Dropout, masked_mean
 from trackrec.ctr.features import FeatureSpec
 from trackrec.ctr.inputs import SequenceInputs
 
@@ -30,7 +30,7 @@ class TransformerBlock(nn.Module):
         self.attention = nn.MultiheadAttention(dim, n_heads, batch_first=True)
         self.first_norm, self.second_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.up, self.down = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, T, D), (B, T) bool, true where there is something -> (B, T, D)."""

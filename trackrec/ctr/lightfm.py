@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from trackrec.ctr.blocks import ItemEmbedding, index_embedding, masked_mean
+from trackrec.ctr.blocks import Dropout, ItemEmbedding, index_embedding, masked_mean
 from trackrec.ctr.features import FeatureSpec
 from trackrec.ctr.inputs import LinearTerm, TextInput, trait_vector
 
@@ -35,7 +35,7 @@ class LightFM(nn.Module):
         self.text = TextInput(spec, connector, embed_dim) if connector is not None else None
         self.text_vector = nn.Linear(self.text.width, embed_dim) if self.text is not None else None
         self.linear = LinearTerm(spec)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """A batch of :class:`trackrec.ctr.data.TensorLoader` -> logits (B,)."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from trackrec.ctr.data import CTRDataModule
 from trackrec.ctr.features import CTRData, FeatureSpec
+from trackrec.ctr.heap import kept_heap
 from trackrec.ctr.module import CTRModule
 from trackrec.llm.tips import without_tips
 
@@ -108,7 +109,7 @@ def fit_arm(
         raise ValueError(f"ctr.connector must be set for arm {arm!r}, got null. Use MLPConnector, or arm none.")
     started = time.perf_counter()
     best = BestWeights()
-    with isolate_rng():
+    with isolate_rng(), kept_heap():
         torch.manual_seed(seed)
         connector = connector_factory(spec.text_dim) if spec.text_dim and connector_factory else None
         module = CTRModule(net_factory(spec, connector), **model_args)

@@ -221,6 +221,7 @@ class LanguageModel:
         """Last hidden states (B, T, D) of laid-out rows, without the output layer."""
         import torch
 
+        self._cast_inputs(not torch.is_autocast_enabled(self.device.type))
         flex = self.settings.attention == "flex" and self.device.type == "cuda" and layout.until is not None
         return self.base.get_decoder()(
             input_ids=torch.from_numpy(layout.ids).to(self.device),
@@ -228,6 +229,18 @@ class LanguageModel:
             position_ids=torch.from_numpy(layout.positions).to(self.device),
             use_cache=False,
         ).last_hidden_state
+
+    def _cast_inputs(self, wanted: bool) -> None:
+        """Whether PEFT turns what a LoRA layer reads into its weights' float32.
+
+        Under autocast that is a copy of every activation which the product then rounds back: a twentieth of a step, for
+        the same bits. It isn't undone after the forward pass: checkpointing runs parts of it again in the backward one.
+        """
+        from peft.tuners.lora import LoraLayer
+
+        for layer in self._peft.modules() if self._peft is not None else ():
+            if isinstance(layer, LoraLayer):
+                layer.cast_input_dtype_enabled = wanted
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(M, V) float32 logits of (M, D) hidden states, computed in the model's dtype, with its own scaling."""
