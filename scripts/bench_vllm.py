@@ -10,15 +10,16 @@ bookkeeping and the hash of the adapter.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import vllm
 from bench_llm import TEXT
 
 from trackrec.llm.backbone import LanguageModel
@@ -59,9 +60,10 @@ def main() -> None:
             tokens[name] = way()
             if repeat:
                 seconds[name].append(time.perf_counter() - started)
+                print(f"turn {repeat}: {name} {seconds[name][-1]:.2f} s", file=sys.stderr, flush=True)
     ours.release()
     medians = {name: round(statistics.median(turns), 2) for name, turns in seconds.items()}
-    versions = {"torch": torch.__version__, "vllm": importlib.metadata.version("vllm")}
+    versions = {"torch": torch.__version__, "vllm": vllm.__version__, "threads": torch.get_num_threads()}
     report = {"shape": vars(given), **versions, "new_tokens": tokens, "seconds": medians}
     report["raw / ours"] = round(medians["LLM.generate"] / medians["VLLMSampler"], 3)
     report["HF / ours"] = round(medians["HFSampler"] / medians["VLLMSampler"], 3)

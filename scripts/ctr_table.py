@@ -4,7 +4,8 @@
 
 Choices are made on validation rows: without ``--test`` the test rows are taken away before a feature is computed. With
 it the test split is read once, at the end, and every model is put beside LightGBM (or the logistic regression where
-LightGBM is not installed), users and seeds resampled together.
+LightGBM is not installed), users and seeds resampled together. ``lightgbm_lists`` sees statistics of the item and of
+the two lists (the last ten ratings, the history) alone, without years and neighbours.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import logging
 import tempfile
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ import polars as pl
 import trackrec.ctr
 from trackrec.ctr.baselines import baseline_predictions
 from trackrec.ctr.classic import classic_predictions
+from trackrec.ctr.dense import DENSE_NAMES
 from trackrec.ctr.features import CTRData, build_features
 from trackrec.ctr.train import fit_arm
 from trackrec.ctr.verdict import ArmScores, arm_scores
@@ -83,8 +86,18 @@ def run_protocol(protocol: str, args: argparse.Namespace) -> tuple[pl.DataFrame,
     wide = baseline_predictions(samples, made.histories, ratings.interactions).filter(pl.col("split") != "train")
     base = wide.select("sample_id", "split", p="item_user", arm=pl.lit("item_user"), seed=pl.lit(0))
     frames = [base, classic_predictions(data, classics, [], args.seeds).select(base.columns)]
+    if has_boosting:
+        narrow = classic_predictions(_without(data, ("year", "neighbour")), ["lightgbm"], [], args.seeds)
+        frames.append(narrow.with_columns(arm=pl.lit("lightgbm_lists")).select(base.columns))
     frames += [fit(name, data, seed, args).select(base.columns) for name in args.nets for seed in args.seeds]
     return samples, pl.concat(frames)
+
+
+def _without(data: CTRData, words: tuple[str, ...]) -> CTRData:
+    """The features without the dense columns whose names hold one of the words."""
+    kept = [place for place, name in enumerate(DENSE_NAMES) if not any(word in name for word in words)]
+    splits = {name: {**columns, "dense": columns["dense"][:, kept]} for name, columns in data.splits.items()}
+    return replace(data, splits=splits)
 
 
 def fit(name: str, data: CTRData, seed: int, args: argparse.Namespace) -> pl.DataFrame:
@@ -135,7 +148,7 @@ def format_row(row: dict[str, Any]) -> str:
     value, low, high = row["auc"]
     d, d_low, d_high = row["difference"]
     return (
-        f"{row['model']:12} AUC {value:.4f} [{low:.4f}, {high:.4f}] sd {row['seed_sd']:.4f}"
+        f"{row['model']:14} AUC {value:.4f} [{low:.4f}, {high:.4f}] sd {row['seed_sd']:.4f}"
         f"  log loss {row['log_loss']:.4f}"
         f"  minus {row['minus']} {d:+.4f} [{d_low:+.4f}, {d_high:+.4f}]"
     )

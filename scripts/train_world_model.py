@@ -1,7 +1,7 @@
-"""Train the language model of the simulated world from scratch: ``python scripts/train_world_model.py``.
+"""Train a language model of the simulated world from scratch: ``python scripts/train_world_model.py --size world-4m``.
 
-It is a Llama of a million random weights that reads `world_corpus` for some minutes on a CPU. The result is written in
-bfloat16 to ``models/world-1m``; the same seed and thread count give the same weights.
+It is a Llama of one or four million random weights that reads `world_corpus` for some minutes on a CPU. The result is
+written in bfloat16 to ``models/SIZE``; the same seed and thread count give the same weights.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 import random
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -21,7 +21,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from world_corpus import CorpusSettings, Lesson, Make, facts_lesson, lessons, notes_lesson, viewer_lesson
+from world_corpus import CorpusSettings, Lesson, Make, facts_lesson, lessons, notes_lesson, titles_lesson, viewer_lesson
 
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.chat import ChatEncoder
@@ -58,6 +58,13 @@ class Size:
     viewers: int = 3
     facts: int = 6
     notes: int = 2
+    titles: int = 0
+
+
+SIZES = {
+    "world-1m": Size(),
+    "world-4m": Size(width=256, inner=640, heads=8, steps=1500, lr=3e-3, titles=4),
+}
 
 
 def phrases() -> list[str]:
@@ -184,9 +191,10 @@ def steps(chat: ChatEncoder, size: Size, seed: int) -> Iterator[list[list[Exampl
     """What each step learns from: drills alone, then viewers beside drills."""
     facts = batches(chat, facts_lesson, size.facts, seed)
     notes = batches(chat, notes_lesson, size.notes, seed)
+    titles = batches(chat, titles_lesson, size.titles, seed)
     viewers = batches(chat, viewer_lesson, size.viewers, seed)
     for step in range(size.steps):
-        drills = [next(facts), next(notes)]
+        drills = [next(facts), next(notes), *([next(titles)] if size.titles else [])]
         yield [*drills, next(facts), next(notes)] if step < size.drills else [*drills, next(viewers)]
 
 
@@ -260,18 +268,21 @@ def add_pooling(directory: Path) -> None:
 def main() -> None:
     """Build the tokenizer and the model, and train it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("models/world-1m"))
+    parser.add_argument("--size", default="world-1m", choices=list(SIZES))
+    parser.add_argument("--out", type=Path, help="models/SIZE unless given")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=Size.steps, help="fewer steps, to try the script")
+    parser.add_argument("--steps", type=int, help="fewer steps, to try the script")
     args = parser.parse_args()
+    out = args.out or Path("models") / args.size
     torch.set_num_threads(args.threads)
     tokenizer = build_tokenizer(args.seed)
-    size = Size(steps=args.steps)
-    tokenizer.save_pretrained(args.out)
-    build_model(size, tokenizer, args.seed).save_pretrained(args.out)
-    train(args.out, size, args.seed)
-    add_pooling(args.out)
+    size = SIZES[args.size]
+    size = replace(size, steps=args.steps or size.steps)
+    tokenizer.save_pretrained(out)
+    build_model(size, tokenizer, args.seed).save_pretrained(out)
+    train(out, size, args.seed)
+    add_pooling(out)
 
 
 if __name__ == "__main__":

@@ -93,8 +93,8 @@ def lessons(make: Make, settings: CorpusSettings, seed: int) -> Iterator[Lesson]
     """Lessons of one kind without end, one about each viewer of world after world.
 
     Args:
-        make: `viewer_lesson`, or a drill: `facts_lesson` or `notes_lesson`. To copy and to look a name up is learnt
-            within minutes from drills, and hardly ever from viewers alone.
+        make: `viewer_lesson`, or a drill: `facts_lesson`, `notes_lesson` or `titles_lesson`. To copy and to look a
+            name up is learnt within minutes from drills, and hardly ever from viewers alone.
         settings: how good they are.
         seed: of the worlds and the writers.
     """
@@ -122,6 +122,26 @@ def notes_lesson(world: World, user: int, settings: CorpusSettings, rng: random.
         lines.append(Line([f"\n\n{notes}"], 0))
         end = len(lines) - 1
         _tell_notes(lines, end, notes, GENRES)
+    return lines
+
+
+def titles_lesson(world: World, user: int, settings: CorpusSettings, rng: random.Random) -> Lesson:
+    """A list of films, which of them come last and after another, and how a text names those that were liked."""
+    words = PromptSettings(max_history=rng.choice([3, 4, 6, 8]), history_attributes=rng.random() < 0.3)
+    history = some_history(world, user, settings, rng)[-words.max_history :]
+    lines = [Line([history_segment(history, words)], -1)]
+    titles = [entry.item.title for entry in history]
+    for verdict in (True, False):
+        own = [entry.item.title for entry in history if entry.liked == verdict]
+        if own:
+            _tell(lines, 0, f"The last {words.liked if verdict else words.disliked}", f" {own[-1]}")
+    for place in rng.sample(range(1, len(titles)), min(2, len(titles) - 1)):
+        _tell(lines, 0, f"After {titles[place - 1]}", f" {titles[place]}")
+    liked = [entry.item.title for entry in history if entry.liked]
+    for begun in ("Favourites:", "Recently liked", "Enjoyed") if liked else ():
+        lines.append(Line([f"\n\n{begun}"], 0))
+        end = len(lines) - 1
+        lines += [Line([f" {title}"], end, "told", 1 / len(liked)) for title in liked]
     return lines
 
 

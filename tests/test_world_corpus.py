@@ -72,6 +72,23 @@ def test_the_facts_above_a_history_are_told_in_its_words(corpus: ModuleType) -> 
                 assert f"Mostly {verdict}:{rest}." in shown
 
 
+def test_titles_are_copied_from_the_list(corpus: ModuleType) -> None:
+    for lesson in itertools.islice(corpus.lessons(corpus.titles_lesson, corpus.CorpusSettings(), 5), 30):
+        listed = [line.rsplit(": ", 1) for line in "".join(lesson[0].segments).splitlines()[1:]]
+        titles = [(line.rsplit(" (", 1)[0], verdict) for line, verdict in listed]
+        for line in (line for line in lesson if line.said == "told"):
+            begun, name = "".join(lesson[line.parent].segments).strip(), "".join(line.segments).strip()
+            if begun.startswith("The last"):
+                assert name == [title for title, verdict in titles if verdict == begun.split()[-1]][-1]
+            elif begun.startswith("After"):
+                place = [title for title, _ in titles].index(begun.removeprefix("After "))
+                assert name == titles[place + 1][0]
+            else:
+                shares = [other.weight for other in lesson if other.parent == line.parent]
+                assert (name, "liked") in titles
+                assert sum(shares) == pytest.approx(1.0)
+
+
 def test_every_answer_has_both_forms_and_their_probabilities_add_up(corpus: ModuleType) -> None:
     for lesson in itertools.islice(corpus.lessons(corpus.viewer_lesson, corpus.CorpusSettings(), 3), 40):
         chances: dict[int, dict[str, float]] = {}
