@@ -58,8 +58,14 @@ def test_rows_that_v_or_the_texts_learned_from_are_known(
 def test_the_stage_is_read_where_log_odds_are_used() -> None:
     exp: Any = Experiment.__new__(Experiment)
     for use, there in (("dense", False), ("query", False), ("log_odds", True)):
-        exp.ctr = SimpleNamespace(text=SimpleNamespace(use=use))
+        exp.ctr = SimpleNamespace(text=SimpleNamespace(use=use), arms=["none", "reccot"])
         assert (LOG_ODDS in exp.ctr_stages()) == there
+
+
+def test_without_an_arm_that_reads_texts_the_data_is_all() -> None:
+    exp: Any = Experiment.__new__(Experiment)
+    exp.ctr = SimpleNamespace(text=SimpleNamespace(use="dense"), arms=["none"])
+    assert exp.ctr_stages() == ("data",)
 
 
 def test_a_limit_takes_rows_of_every_history_and_split_by_hash() -> None:

@@ -59,6 +59,7 @@ def test_each_variant_is_written_whole(tmp_path: Path) -> None:
     assert yaml.safe_load((tmp_path / "x.yaml").read_text()) == found["x"]
 
 
+@pytest.mark.slow
 def test_after_a_failed_run_the_others_go_on(tmp_path: Path) -> None:
     """The real command, on experiments that are none."""
     for name in ("base", "other"):

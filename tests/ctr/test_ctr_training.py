@@ -1,7 +1,9 @@
 """Loaders, arms and fitting."""
 
+import os
 import platform
-import resource
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 
@@ -9,10 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from trackrec.ctr import BST, DIEN, DIN, DNN, AutoInt, DCNv2, DeepFM, FiBiNET, LightFM, MLPConnector, xDeepFM
+from trackrec.ctr import BST, DIEN, DIN, DNN, AutoInt, DCNv2, DeepFM, FiBiNET, LightFM, MLPConnector, heap, xDeepFM
 from trackrec.ctr.blocks import Dropout
 from trackrec.ctr.data import TensorLoader
-from trackrec.ctr.heap import kept_heap
 from trackrec.ctr.module import CTRModule
 from trackrec.ctr.train import fit_arm
 from trackrec.metrics import auc, log_loss
@@ -219,30 +220,34 @@ def test_dropout_of_nothing_of_all_and_outside_training():
     assert torch.equal(Dropout(0.5).eval()(x), x)
 
 
-def faults_of_steps():
-    """Minor page faults of making and freeing a few megabytes fifty times, as steps of a small net do."""
+# A process of its own: what else lies on the heap decides whether its end can be given back.
+FAULTS = """
+import resource, runpy, sys
+kept_heap = runpy.run_path(sys.argv[1])["kept_heap"]
 
-    def step():
-        kept = [torch.ones(300_000) for _ in range(8)]
-        return sum(float(t[0]) for t in kept)
+def faults(free):
+    def step():  # makes and frees a few megabytes, as a step of a small net does
+        return [bytearray(b"x") * 1_200_000 for _ in range(8)]
 
-    step()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(50):
+    with kept_heap(free) as kept:
         step()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(50):
+            step()
+        return kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(*faults(1 << 28), *faults(0))
+"""
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
-def test_freed_tensors_stay_while_a_net_trains(monkeypatch):
-    for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"):
-        monkeypatch.delenv(name, raising=False)
-    with kept_heap() as kept:
-        assert kept
-        inside = faults_of_steps()
-    with kept_heap(free=0):
-        trimmed = faults_of_steps()
-    assert inside < 1000 < trimmed
-    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")
-    with kept_heap() as kept:
-        assert not kept, "what the user set stands"
+def test_freed_memory_stays_while_a_net_trains():
+    def run(**variables):
+        env = {name: value for name, value in os.environ.items() if name not in heap._SET_BY_USER}
+        command = [sys.executable, "-c", FAULTS, heap.__file__]
+        return subprocess.run(command, env=env | variables, capture_output=True, text=True, check=True).stdout.split()
+
+    kept, inside, _, trimmed = run()
+    assert kept == "True"
+    assert int(inside) < 1000 < int(trimmed)
+    assert run(MALLOC_TRIM_THRESHOLD_="65536")[0] == "False", "what the user set stands"
