@@ -259,6 +259,8 @@ def test_a_recommender_without_texts_needs_the_data_alone(
     args = ("--config", str(config), "--run_dir", str(tmp_path / "new"), "--ctr.arms", "[none]")
     output = trackrec("fit", *args, "--stages", "data,ctr")
     assert started(output) == ["data", "ctr"]
+    assert "Arms (valid)" in output
+    assert "Rounds" not in output  # a table without a row
     predictions = read_table(tmp_path / "new" / "ctr", "predictions").filter(arm="none")
     samples = read_table(tmp_path / "new" / "data", "samples").filter(pl.col("split") != "train")
     assert predictions["sample_id"].n_unique() == len(samples)

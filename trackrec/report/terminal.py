@@ -166,7 +166,7 @@ def differences(metrics: pl.DataFrame, split: str, net: str) -> list[str]:
 
 
 def print_report(metrics: pl.DataFrame, facts: Mapping[str, object], console: Console) -> None:
-    """Print the tables.
+    """Print the tables that have a row.
 
     Args:
         metrics: all metrics of the run.
@@ -175,10 +175,10 @@ def print_report(metrics: pl.DataFrame, facts: Mapping[str, object], console: Co
     """
     split, net = str(facts["split"]), str(facts["net"])
     rounds = int(str(facts["rounds"]))
-    console.print(rounds_table(metrics, rounds))
-    console.print(arms_table(metrics, split, net, rounds))
-    if (table := coverage_table(metrics, split, net)) is not None:
-        console.print(table)
+    tables = (rounds_table(metrics, rounds), arms_table(metrics, split, net, rounds))
+    for table in (*tables, coverage_table(metrics, split, net)):
+        if table is not None and table.row_count:
+            console.print(table)
     for line in differences(metrics, split, net):
         console.print(line, highlight=False, soft_wrap=True)
     if split == "test":
