@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import random
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from safetensors import safe_open
+from transformers import PreTrainedTokenizerFast
 
 from trackrec.interactions.simulated_claims import read_claims
 from trackrec.llm.chat import ChatEncoder
@@ -175,3 +178,18 @@ def test_words_of_the_world_are_single_tokens(chat: ChatEncoder) -> None:
         assert len(chat.encode_data(word)) == 1, word
     labels = chat.label_tokens()
     assert not set(labels.yes) & set(labels.no)
+
+
+@pytest.mark.parametrize(("name", "millions"), [("world-1m", 1), ("world-4m", 4)])
+def test_the_shipped_models_have_the_scripts_shape_and_tokenizer(
+    training: ModuleType, chat: ChatEncoder, name: str, millions: int
+) -> None:
+    folder, size = ROOT / "models" / name, training.SIZES[name]
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["hidden_size"], config["intermediate_size"]) == (size.width, size.inner)
+    assert (config["num_hidden_layers"], config["num_attention_heads"]) == (size.layers, size.heads)
+    with safe_open(folder / "model.safetensors", "pt") as weights:
+        count = sum(math.prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118
+    assert round(count / 1e6) == millions
+    shipped = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    assert shipped.get_vocab() == chat.tokenizer.get_vocab()
