@@ -12,6 +12,7 @@ import argparse
 import json
 import multiprocessing
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -119,6 +120,7 @@ def _fit_here(arguments: list[str], run_dir: str, plain: bool) -> None:
 def _run(arguments: list[str], run_dir: str) -> None:
     from trackrec.cli import run_cli
 
+    sys.argv = ["trackrec"]  # what Lightning would warn of beside arguments given here
     run_cli(["fit", *arguments, "--run_dir", run_dir])
 
 
