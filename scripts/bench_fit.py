@@ -22,7 +22,7 @@ from trackrec.tables import read_manifest
 
 SMALL = ["--loop.users", "0.016", "--loop.warmup_users", "0.032", "--loop.rounds", "1", "--loop.eval_samples", "60"]
 # The stages of a language model; the others are the same either way.
-STAGES = ("distill", "warmup", "sample", "align", "reccot", "rec_tune", "evaluate", "texts")
+STAGES = ("distill", "greedy", "sample", "score", "align", "rec_tune", "evaluate", "texts")
 
 
 class Took(NamedTuple):
