@@ -215,10 +215,6 @@ def bare(name: str, data: CTRData, batch_size: int) -> Seconds:
     return watch.taken
 
 
-def _shuffled_batches(data: CTRData, batch_size: int) -> list[dict[str, torch.Tensor]]:
-    return list(TensorLoader(data, "train", "none", batch_size, shuffle=True))
-
-
 def fuxi(name: str, data: CTRData, batch_size: int, ready: bool = False) -> Seconds:
     """``BaseModel.train_epoch``; embeddings of user, items and dense features."""
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:

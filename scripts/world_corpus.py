@@ -131,13 +131,12 @@ def titles_lesson(world: World, user: int, settings: CorpusSettings, rng: random
     history = some_history(world, user, settings, rng)[-words.max_history :]
     lines = [Line([history_segment(history, words)], -1)]
     titles = [entry.item.title for entry in history]
-    for verdict in (True, False):
-        own = [entry.item.title for entry in history if entry.liked == verdict]
+    liked, disliked = ([entry.item.title for entry in history if entry.liked == verdict] for verdict in (True, False))
+    for word, own in ((words.liked, liked), (words.disliked, disliked)):
         if own:
-            _tell(lines, 0, f"The last {words.liked if verdict else words.disliked}", f" {own[-1]}")
+            _tell(lines, 0, f"The last {word}", f" {own[-1]}")
     for place in rng.sample(range(1, len(titles)), min(2, len(titles) - 1)):
         _tell(lines, 0, f"After {titles[place - 1]}", f" {titles[place]}")
-    liked = [entry.item.title for entry in history if entry.liked]
     for begun in ("Favourites:", "Recently liked", "Enjoyed") if liked else ():
         lines.append(Line([f"\n\n{begun}"], 0))
         end = len(lines) - 1

@@ -127,7 +127,7 @@ class Experiment:
         from trackrec.embed.encode import vectors_of
 
         vectors = {}
-        for name, texts in self.text_fields().items() if "embed" in self.ctr_stages() else ():
+        for name, texts in self.text_fields().items():
             matrix = vectors_of(self.directory("embed"), list(texts.values()))
             vectors[name] = dict(zip(texts, matrix, strict=True))
         tuned = pl.concat([rows["user_id"] for rows in (self.cohort.reward, self.cohort.tune, self.cohort.warmup)])
@@ -172,7 +172,9 @@ class Experiment:
         return {*tuned, *self.cohort.reward["sample_id"].to_list()}
 
     def text_fields(self) -> dict[str, dict[str, str]]:
-        """The texts that the arms of the CTR stage read: field -> history -> text."""
+        """The texts that the arms of the CTR stage read: field -> history -> text; nothing where none reads one."""
+        if "embed" not in self.ctr_stages():
+            return {}
         fields = {"reccot": self.texts("texts")}
         for stage in ("teacher", UNTUNED):
             if stage in self.text_sources:
