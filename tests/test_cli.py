@@ -208,6 +208,7 @@ def test_importing_the_package_loads_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+@pytest.mark.slow
 def test_help_loads_neither_transformers_nor_peft() -> None:
     code = (
         "import sys\nfrom trackrec.__main__ import main\n"

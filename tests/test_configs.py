@@ -12,6 +12,7 @@ from jsonargparse import Namespace
 
 from trackrec.cli import parse_objects, parse_values
 
+pytestmark = pytest.mark.slow  # `make check` runs it too
 FOLDER = Path(__file__).parent.parent / "configs"
 CONFIGS = sorted(path for path in FOLDER.rglob("*.yaml") if "run_dir" in path.read_text())
 OVERLAYS = sorted(set(FOLDER.rglob("*.yaml")) - set(CONFIGS))

@@ -291,6 +291,7 @@ def test_nets_are_built_from_configuration():
         assert text.out_dim == 7
 
 
+@pytest.mark.slow
 def test_importing_the_nets_imports_no_trainer():
     code = "import sys, trackrec.ctr; assert not {'lightning', 'transformers', 'torchmetrics'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

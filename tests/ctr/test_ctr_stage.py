@@ -15,7 +15,7 @@ from trackrec.metrics import auc
 from trackrec.tables import read_table
 
 # https://github.com/Lightning-AI/pytorch-lightning/issues/21326
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")]
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ except MissingPackageError as error:
     pytest.skip(str(error), allow_module_level=True)
 
 # https://github.com/Lightning-AI/pytorch-lightning/issues/21326
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")]
 
 CONFIG = {
     "ctr": {
@@ -65,7 +65,6 @@ def trials_of(one):
     return [(trial.user_attrs["values"], trial.value) for trial in one.finished()]
 
 
-@pytest.mark.slow
 def test_every_trial_is_the_mean_over_seeds_and_the_best_is_chosen(tables, tmp_path):
     said = []
     one = search(tables, tmp_path, said, seeds=[0, 1])
@@ -97,7 +96,6 @@ def auc_of_part(folder, one, part):
     return np.mean([auc(rows["p"].to_numpy(), one.labels) for _, rows in own.group_by("seed")])
 
 
-@pytest.mark.slow
 def test_a_search_that_was_cut_off_ends_as_an_undisturbed_one(tables, tmp_path, monkeypatch):
     import trackrec.ctr.train as train
 

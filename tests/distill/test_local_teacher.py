@@ -17,6 +17,7 @@ from trackrec.llm.hf_sampler import HFSampler
 from trackrec.llm.loading import BackboneSettings
 from trackrec.prompts import PromptSettings
 
+pytestmark = pytest.mark.slow
 WORDS = PromptSettings()
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from trackrec.interactions import MovieLens, Ratings, SampleRules, Table, build_samples
 
-pytestmark = pytest.mark.models
+pytestmark = [pytest.mark.models, pytest.mark.slow]
 ROOT = Path("data/ml-100k").resolve()
 
 

@@ -15,7 +15,7 @@ from trackrec.distill.module import DistillModule
 from trackrec.llm.loading import LoRASettings
 from trackrec.llm.training import fit_adapter
 
-pytestmark = pytest.mark.usefixtures("quiet_lightning")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quiet_lightning")]
 
 
 class PowerCut(Callback):

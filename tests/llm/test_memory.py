@@ -27,6 +27,7 @@ from trackrec.tables import read_table
 from trackrec.validator.judge import judge_tree
 from trackrec.validator.score import ScoreSettings, score_reccots
 
+pytestmark = pytest.mark.slow
 PROMPTS = [[0, 402, 31, 77], [0, 402, 290, 12, 13, 14, 15, 90, 3, 200], [0, 402, 5, 6, 7, 8, 9], [0, 402, 61], [0, 9]]
 SEEDS = [[draw_seed(7, 1, f"h{row}", draw) for draw in range(4)] for row in range(len(PROMPTS))]
 STAGES = [distill_stage, align_stage, rec_tune_stage]
@@ -297,7 +298,6 @@ def test_a_model_that_does_not_fit_names_quantize(tiny_model_dir, monkeypatch):
 # -- a real limit -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="RLIMIT_AS is read and set as on Linux")
 def test_a_real_limit_on_the_address_space_is_survived(tiny_model_dir, tmp_path):
     """The allocator itself says no, to a whole batch and not to a part of it, in scoring and in training."""

@@ -275,6 +275,7 @@ def test_one_gpu_of_several_is_handed_on(monkeypatch):
     assert _environment(torch.device("cuda", 1), offline=False)["CUDA_VISIBLE_DEVICES"] == "6"
 
 
+@pytest.mark.slow
 def test_the_child_ends_with_a_parent_that_is_killed(asked, tmp_path):
     code = (
         "import os, torch\nfrom trackrec.llm.vllm_process import VLLMProcess\n"

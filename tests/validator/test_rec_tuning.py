@@ -73,6 +73,7 @@ def letters() -> ChatEncoder:
     return ChatEncoder(PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="~"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answers", ["vocabulary", "labels"])
 def test_v_learns_answers_of_several_tokens(tiny_lm, tiny_book, tmp_path, answers):
     """It learns the first token of the answer, and that is the one that a score reads."""
