@@ -55,7 +55,9 @@ def compared_texts(stage: DoneStage) -> Compared | None:
     if stage.name != _START and len(before):
         own = own.join(before.select("history_id"), on="history_id", how="semi")
         before = before.join(own.select("history_id"), on="history_id", how="semi")
-    own, before = _first(own, MOST_TEXTS), _first(before, min(MOST_TEXTS, len(own)))
+    # As many: distinct-2 falls with the number of texts.
+    most = min(MOST_TEXTS, len(own), len(before) or len(own))
+    own, before = _first(own, most), _first(before, most)
     columns = [frame[name].to_list() for frame in (own, before) for name in ("history_id", "text")]
     cut = [(frame["finish_reason"] == "length").to_list() for frame in (own, before)]
     return Compared(columns[0], columns[1], cut[0], columns[3], columns[2], cut[1])

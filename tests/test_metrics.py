@@ -183,3 +183,17 @@ def test_text_diversity():
 def test_importing_metrics_imports_no_framework():
     code = "import sys, trackrec.metrics; assert not {'torch', 'lightning', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("n_seeds", [2, 3, 5])
+def test_the_mean_over_seeds_keeps_the_whole_variance(n_seeds):
+    """Where seeds alone differ, the bootstrap's variance is s^2 / S, not (S - 1) / S of it."""
+    values = np.linspace(0.2, 0.8, n_seeds)
+    labels, users = np.array([0, 1] * 20), np.repeat(np.arange(20), 2)
+    p = np.where(labels == 1, values[:, None], 0.0)
+
+    def level(p, y):
+        return float(p[y == 1].mean())
+
+    drawn = metrics.seed_draws(level, users, labels, p, n_resamples=4000)
+    assert drawn.resampled.std() == pytest.approx(values.std(ddof=1) / n_seeds**0.5, rel=0.06)

@@ -260,3 +260,24 @@ def test_a_stop_ends_the_run_until_the_limit_or_the_stage_changes(tmp_path: Path
         assert not (tmp_path / "c").exists()
         assert read_table(tmp_path / "one/b/logs", "monitors")["verdict"].to_list() == ["stop"]
     assert watched(tmp_path, 9)[0].run() == ["c"]
+
+
+def test_a_stage_killed_while_its_manifest_was_written_goes_on_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The temporary file that a killed process leaves is no part of what the stage produced."""
+
+    def killed(work: Path, manifest: object) -> None:
+        (work / ".manifest.json.tmp").write_text("half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("trackrec.pipeline.write_manifest", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline(tmp_path, CONFIG).run()
+    said: list[str] = []
+    again = pipeline(tmp_path, CONFIG, said=said)
+    assert again.run() == ["a", "one/b", "c"]
+    assert "goes on" in said[0]
+    assert again.trouble("a") == ""
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"manifest.json", "config.yaml", "out"}

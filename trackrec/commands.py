@@ -15,12 +15,14 @@ from trackrec.ctr.arms import MissingEmbeddingError
 from trackrec.ctr.stage import CTRPlan, check_plan
 from trackrec.experiment import Experiment, Training
 from trackrec.extras import MissingPackageError
-from trackrec.interactions import DataError
+from trackrec.interactions import DataError, LoopSettings
 from trackrec.llm.auto_sampler import AutoSampler
 from trackrec.llm.devices import choose_gpu, process_count
+from trackrec.llm.loading import BackboneSettings
 from trackrec.llm.memory import MemoryLimitError
 from trackrec.llm.vllm_process import VLLMError
 from trackrec.loop import Loop
+from trackrec.model_files import model_digest
 from trackrec.peak_memory import peak_memory, reset_peak_memory
 from trackrec.pipeline import Pipeline, Stage, StageError, StageResult, StoppedByMonitorError
 from trackrec.processes import run_in_processes
@@ -238,16 +240,19 @@ def build_experiment(config: dict[str, Any], objects: Objects, say: Callable[[st
     if made.validator_backbone is not None:
         made.validator_backbone.check_path("validator_backbone")
     run_dir = Path(made.run_dir).expanduser()
-    pipeline = Pipeline(run_dir, config, seed=made.seed_everything, say=say, hooks=made.monitors)
+    models = {"backbone": made.backbone, "validator_backbone": made.validator_backbone, "embed": made.embed}
+
+    def contents(keys: Sequence[str]) -> dict[str, str]:
+        return {key: model_digest(models[key].model) for key in keys if models.get(key) is not None}
+
+    pipeline = Pipeline(run_dir, config, seed=made.seed_everything, say=say, hooks=made.monitors, contents=contents)
 
     def section(name: str) -> Training:
-        trainer = made[name].trainer
-        return Training(
-            _arguments(made[name].model),
-            _arguments(made[name].data),
-            lambda: _arguments(objects()[name].trainer),
-            process_count(_arguments(trainer), f"{name}.trainer"),
-        )
+        model, data, trainer = (_arguments(made[name][part]) for part in ("model", "data", "trainer"))
+        own = made.validator_backbone or made.backbone if name == "rec_tune" else made.backbone
+        check_training(name, model, data, own, made.loop, made.sampler.n)
+        count = process_count(trainer, f"{name}.trainer")
+        return Training(model, data, lambda: _arguments(objects()[name].trainer), count)
 
     if process_count(_arguments(made.ctr.trainer), "ctr.trainer") > 1:
         raise ValueError(
@@ -272,6 +277,42 @@ def build_experiment(config: dict[str, Any], objects: Objects, say: Callable[[st
         embed=made.embed,
         ctr=ctr_plan(objects),
     )
+
+
+def check_training(
+    name: str,
+    model: Mapping[str, Any],
+    data: Mapping[str, Any],
+    backbone: BackboneSettings,
+    loop: LoopSettings,
+    draws: int,
+) -> None:
+    """The values of a training section that would end the run at its stage, hours after its start.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    from trackrec.align.module import SoftmaxDPOModule
+    from trackrec.distill.module import DistillModule
+    from trackrec.llm.training import AdapterModule
+    from trackrec.validator.module import RecTuningModule
+
+    for key, value in data.items():
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"{name}.data.{key} must be at least 1, got {value}.")
+    if name == "align" and not loop.align:
+        return
+    if name == "align" and draws < 2:
+        raise ValueError(
+            f"sampler.init_args.n must be at least 2, got {draws}: alignment compares the draws of a history. Or set "
+            "loop.align: false."
+        )
+    modules: dict[str, type[AdapterModule]] = {
+        "distill": DistillModule,
+        "align": SoftmaxDPOModule,
+        "rec_tune": RecTuningModule,
+    }
+    modules[name].check(model, backbone)
 
 
 def ctr_plan(objects: Objects, changes: Mapping[str, Any] | None = None) -> CTRPlan:

@@ -141,6 +141,7 @@ class Experiment:
             vectors=vectors,
             log_odds=self._log_odds(),
             seen_users=seen,
+            published_lists="published_lists" in self.pipeline.manifest("data").notes,
         )
 
     def _log_odds(self) -> dict[str, dict[str, float]]:
@@ -159,10 +160,11 @@ class Experiment:
         return int(self.rec_tune.data.get("samples_per_history", 4))
 
     def tuning_rows(self, turns: Sequence[int]) -> pl.DataFrame:
-        """The rows of some turns of Rec-Tuning."""
-        parts = [
-            tuning_rows(self.cohort.tune if turn else self.cohort.warmup, self.tuning_limit, turn) for turn in turns
-        ]
+        """The rows of some turns of Rec-Tuning; of a warm-up on the teacher's texts those about which it wrote."""
+        warmup = self.cohort.warmup
+        if 0 in turns and self.loop.warmup_users is not None:
+            warmup = warmup.filter(pl.col("history_id").is_in(list(self.texts("teacher"))))
+        parts = [tuning_rows(self.cohort.tune if turn else warmup, self.tuning_limit, turn) for turn in turns]
         return pl.concat(parts).unique("sample_id") if parts else self.cohort.tune.clear()
 
     @property

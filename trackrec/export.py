@@ -245,6 +245,7 @@ def _features(data: CTRData, inputs: CTRInputs, arm: str, work: Path) -> dict[st
         "dense": [*DENSE_NAMES, *(_LOG_ODDS_COLUMNS if has_log_odds else ())],
         "text": text,
         "log_odds": has_log_odds,
+        "published_lists": inputs.published_lists,
         "items": _item_facts(data, inputs, pl.read_parquet(work / RATINGS)),
     }
 

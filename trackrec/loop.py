@@ -151,7 +151,8 @@ class Loop:
         if turns:
             keys: Names = (*_VALIDATOR, "rec_tune", *TUNED)
             run: Run = lambda out: steps.rec_tune_plain(out, turns)  # noqa: E731
-            self.plain = self._add("plain/rec_tune", keys, ("data",), _JUDGE, run, self.exp.rec_tune.processes)
+            inputs = ("data", "teacher") if 0 in turns and self.exp.loop.warmup_users is not None else ("data",)
+            self.plain = self._add("plain/rec_tune", keys, inputs, _JUDGE, run, self.exp.rec_tune.processes)
         plain, rooms = self.plain, (*_JUDGE, "metrics.py")
         keys = (*_VALIDATOR, "scoring", *_EVALUATED)
         run = lambda out: steps.evaluate_plain(out, plain)  # noqa: E731

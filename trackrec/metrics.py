@@ -21,6 +21,8 @@ Float = NDArray[np.float64]
 # A metric of weighted rows: (R, N) weights -> (R,) values.
 Weighted = Callable[[Float], Float]
 
+# Resampling fewer users than this gives intervals that miss the truth far more often than they say.
+LEAST_USERS = 10
 _LOG_EPS = 1e-7  # a float32 sigmoid reaches exactly 0 and 1: the loss of such a row stays finite, at most 16.1 nats
 _CHUNK = 4_000_000  # weights held at once while resampling, in numbers
 
@@ -152,6 +154,8 @@ def seed_draws(
     metric_fn: Callable[..., Any], users: Vector, y: Vector, p: Vector, n_resamples: int = 1000, seed: int = 0
 ) -> Draws:
     """The mean over training seeds of metric(p, y), with users and seeds resampled together.
+
+    One seed says nothing of the chance of training: then users alone are resampled.
 
     Args:
         metric_fn: ``metric_fn(p, y)``.
@@ -348,7 +352,9 @@ def _user_weights(codes: NDArray[np.int64], n_resamples: int, seed: int) -> Iter
 
 
 def _shares(rng: np.random.Generator, n_resamples: int, n_seeds: int) -> Float:
-    return rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=n_resamples) / n_seeds
+    """Weights of the seeds. S - 1 of S are drawn: S would give their mean (S - 1) / S of its variance."""
+    drawn = max(1, n_seeds - 1)
+    return rng.multinomial(drawn, np.full(n_seeds, 1 / n_seeds), size=n_resamples) / drawn
 
 
 def _interval(value: float, draws: Float, n: int) -> Interval:

@@ -107,6 +107,7 @@ class Pipeline:
         reuse: a folder of other runs; a stage that one of them made with the same fingerprint is taken over, not run.
         stages: in the order in which they run.
         spread: runs a stage that wants several processes, in the directory it is given.
+        contents: config keys -> hashes of the files that they name.
     """
 
     run_dir: Path
@@ -118,6 +119,7 @@ class Pipeline:
     stages: list[Stage] = field(default_factory=list)
     ran: list[str] = field(default_factory=list)
     spread: Callable[[Stage, Path], StageResult] | None = None
+    contents: Callable[[Sequence[str]], Mapping[str, str]] = lambda _: {}
     _intact: set[str] = field(default_factory=set)
     _files: RunFiles | None = None
 
@@ -174,7 +176,7 @@ class Pipeline:
             "config": {key: self.value(key) for key in stage.keys},
             "inputs": {name: self.manifest(name).content_hash for name in stage.inputs},
             "code": {room: _code_hash(room) for room in ("tables.py", *stage.rooms)},
-            "outside": dict(stage.outside()),
+            "outside": {**stage.outside(), **self.contents(stage.keys)},
         }
         return stable_hash(json.dumps(facts, sort_keys=True, default=str), digits=32)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -38,12 +39,13 @@ def predict(exp: Experiment, recommend: Recommend, requests: Path, output: Path,
     for stage in (*exp.ctr_stages(), "ctr"):
         exp.pipeline.manifest(stage)
     saved_seeds(exp.directory("ctr"), arm)
-    wanted = _read(requests)
+    wanted = read_requests(requests)
     inputs = exp.ctr_inputs()
     answerable = set(sample_rows(inputs, exp.ctr.text)["history_id"].to_list())
     width = int(inputs.samples["recent_items"].list.len().max() or 1)  # type: ignore[arg-type]
     check_items(wanted["item_id"], set(inputs.items["item_id"]))
-    rows = request_rows(wanted, newest_histories(inputs.samples, answerable), inputs.interactions, width)
+    published = inputs.samples if inputs.published_lists else None
+    rows = request_rows(wanted, newest_histories(inputs.samples, answerable), inputs.interactions, width, published)
     if exp.ctr.text.use == "log_odds" and arm != "none":
         found = recommend.request_log_odds(rows, arm)
         of_samples = {name: {**inputs.log_odds.get(name, {}), **own} for name, own in found.items()}
@@ -56,12 +58,27 @@ def predict(exp: Experiment, recommend: Recommend, requests: Path, output: Path,
     exp.say(f"{len(answered):,} predictions of arm {arm} in {output}")
 
 
-def _read(path: Path) -> pl.DataFrame:
-    readers: dict[str, Callable[[Path], pl.DataFrame]] = {".parquet": pl.read_parquet, ".csv": pl.read_csv}
+def read_requests(path: Path) -> pl.DataFrame:
+    """The file of requests, its ids as text.
+
+    Raises:
+        DataError: it isn't there, or lacks a column or an id.
+    """
+    # An id like 007 is text, no number.
+    ids = {"user_id": pl.String, "item_id": pl.String}
+    readers: dict[str, Callable[[Path], pl.DataFrame]] = {
+        ".parquet": pl.read_parquet,
+        ".csv": partial(pl.read_csv, schema_overrides=ids, infer_schema_length=None),
+    }
     if path.suffix not in readers or not path.is_file():
         raise DataError(f"--requests must be an existing .parquet or .csv file, got {str(path)!r}.")
     frame = readers[path.suffix](path)
     missing = [name for name in ("user_id", "item_id") if name not in frame.columns]
     if missing:
         raise DataError(f"--requests: {path} lacks {', '.join(missing)}; it has {', '.join(frame.columns)}.")
-    return frame.with_columns(pl.col("user_id", "item_id").cast(pl.String))
+    frame = frame.with_columns(pl.col("user_id", "item_id").cast(pl.String).str.strip_chars().replace("", None))
+    for name in ("user_id", "item_id"):
+        if empty := frame[name].null_count():
+            first = frame[name].is_null().arg_max()
+            raise DataError(f"--requests: {path} has {empty} rows without {name}, the first is row {1 + (first or 0)}.")
+    return frame

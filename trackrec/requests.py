@@ -1,7 +1,7 @@
 """From (user, item) requests to what a CTR net reads: the door of `trackrec predict` and of a server.
 
-A request is answered as if it came after everything in the tables: the user's recent list is their newest ratings, item
-statistics count all train and history rows.
+A request is answered as if it came after everything in the tables: the user's recent list is their newest ratings (or,
+where the dataset publishes the lists, the newest of those), item statistics count all train and history rows.
 
 Letters: B requests, H recent list, A attributes, F dense features, D text dim.
 """
@@ -29,7 +29,7 @@ from trackrec.ctr.priors import flatten
 from trackrec.interactions import DataError
 from trackrec.tables import read_table, stable_hash
 
-FORMAT = 1
+FORMAT = 2
 NET, FEATURES, USERS, RATINGS = "net.onnx", "features.json", "users.parquet", "ratings.parquet"
 REQUEST = "request"
 
@@ -53,13 +53,28 @@ def newest_ratings(interactions: pl.DataFrame, recent_len: int) -> pl.DataFrame:
     )
 
 
+def newest_published(samples: pl.DataFrame, recent_len: int) -> pl.DataFrame:
+    """The same of lists that the dataset publishes: each user's newest. What a user was shown since isn't in them."""
+    items = pl.col("recent_items").cast(pl.List(pl.String)).list.tail(recent_len)
+    return (
+        samples.select("user_id", "timestamp", "sample_id", items, pl.col("recent_ratings").list.tail(recent_len))
+        .sort("timestamp", "sample_id")
+        .group_by("user_id", maintain_order=True)
+        .agg(pl.col("recent_items", "recent_ratings").last())
+    )
+
+
 def after_all(interactions: pl.DataFrame) -> int:
     """The moment of a request: a second after the last rating."""
     return int(interactions["timestamp"].max() or 0) + 1  # type: ignore[arg-type]
 
 
 def request_rows(
-    wanted: pl.DataFrame, histories: pl.DataFrame, interactions: pl.DataFrame, recent_len: int
+    wanted: pl.DataFrame,
+    histories: pl.DataFrame,
+    interactions: pl.DataFrame,
+    recent_len: int,
+    published: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """Requests as rows of the samples table, split ``request``: each user's newest ratings, just after the last rating.
 
@@ -68,12 +83,14 @@ def request_rows(
         histories: `newest_histories`.
         interactions: the table.
         recent_len: ratings in a recent list.
+        published: samples with lists that the dataset publishes; None where they are made of the ratings.
 
     Raises:
         DataError: a user has no history here.
     """
-    asked = interactions.join(wanted.select("user_id").unique(), on="user_id", how="semi")
-    recent = newest_ratings(asked, recent_len)
+    log = interactions if published is None else published
+    asked = log.join(wanted.select("user_id").unique(), on="user_id", how="semi")
+    recent = newest_ratings(asked, recent_len) if published is None else newest_published(asked, recent_len)
     rows = wanted.select("user_id", "item_id").join(histories, on="user_id", how="left", maintain_order="left")
     rows = rows.join(recent, on="user_id", how="left", maintain_order="left")
     check_users(rows.filter(pl.col("history_id").is_null())["user_id"])
@@ -166,7 +183,10 @@ class RequestEncoder:
         self.user_numbers = {user: number for number, user in enumerate(users["user_id"].to_list())}
         self.user_indices = indices(users["user_id"], vocabularies.users)
         self.width = int(self.features["spec"]["recent_len"])
-        newest = newest_ratings(interactions.join(users, on="user_id", how="semi"), self.width)
+        if self.features["published_lists"]:
+            newest = newest_published(read_table(tables, "samples"), self.width)
+        else:
+            newest = newest_ratings(interactions.join(users, on="user_id", how="semi"), self.width)
         recent = users.select("user_id").join(newest, on="user_id", how="left", maintain_order="left")
         self.recent = self.catalogue.lists(recent["recent_items"], recent["recent_ratings"], threshold, scale)
         self.rated = self.catalogue.lists(users["item_ids"], users["ratings"], threshold, scale)

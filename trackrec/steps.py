@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from trackrec.experiment import UNTUNED, Experiment, Training, single_texts, targets_by_history
-from trackrec.interactions import SampleTables, build_samples, check_labels
+from trackrec.interactions import SampleTables, build_samples, check_labels, check_splits
 from trackrec.llm.packing import tree_tokens
 from trackrec.log_odds import rows_to_score, texts_of_arm
 from trackrec.metrics import Interval, distinct_n, mean_words, metric_rows
@@ -38,6 +38,7 @@ class Steps:
         ratings = exp.dataset.read()
         tables = build_samples(ratings, exp.samples, exp.threshold, exp.seed)
         check_labels(tables.samples, ratings.interactions, exp.threshold)
+        check_splits(tables.samples)
         for name in ("items", "users", "interactions"):
             write_part(out, name, getattr(ratings, name))
         write_part(out, "histories", tables.histories)
@@ -251,11 +252,9 @@ class Steps:
         from_teacher = self.exp.loop.warmup_users is not None
         texts = self.exp.texts("teacher" if from_teacher else "warmup/greedy")
         rows = self.exp.tuning_rows([0])
-        # A teacher need not have written about every history.
-        told = rows.filter(pl.col("history_id").is_in(set(texts))) if from_teacher else rows
-        if not len(told):
+        if not len(rows):
             raise ValueError("the teacher wrote about no history that warms V up: raise teacher.init_args.fraction.")
-        return {**self._tune(out, "warmup", told, texts, None, [0]), "without_text": len(rows) - len(told)}
+        return self._tune(out, "warmup", rows, texts, None, [0])
 
     def rec_tune(self, out: Path, rounds: Sequence[int], start: str | None) -> dict[str, Any]:
         """Rec-Tuning of V on the rows of one round or several, with the greedy texts of the last."""

@@ -320,8 +320,8 @@ class Manifest:
 
 
 def content_files(stage_dir: Path) -> list[Path]:
-    """The files that make up what a stage produced, in a fixed order."""
-    files = [path for path in stage_dir.rglob("*") if path.is_file()]
+    """The files that make up what a stage produced, in a fixed order; none that `write_whole` was killed over."""
+    files = [path for path in stage_dir.rglob("*") if path.is_file() and not path.match(".*.tmp")]
     return sorted(path for path in files if path.relative_to(stage_dir).parts[0] not in _NOT_CONTENT)
 
 

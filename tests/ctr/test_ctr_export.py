@@ -223,7 +223,7 @@ def test_bad_requests_are_named(exported, data_dir, tmp_path):
         RequestEncoder(tmp_path, data_dir)
     path = folder / "features.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 0}))
-    with pytest.raises(DataError, match="format 0, this trackrec reads 1"):
+    with pytest.raises(DataError, match="format 0, this trackrec reads 2"):
         RequestEncoder(folder, data_dir)
 
 

@@ -64,7 +64,7 @@ def exported(
     )
     run_ctr(inputs, plan, where / "ctr", 0, lambda _: None)
     room.export_net(inputs, plan, where / "ctr", arm, 0, 0, where / "export")
-    for name in ("histories", "items", "interactions"):
+    for name in ("histories", "items", "interactions", "samples"):
         write_part(where / "data", name, getattr(inputs, name))
     return RequestEncoder(where / "export", where / "data"), plan
 
@@ -137,3 +137,20 @@ def test_a_user_without_a_history_in_the_tables_is_named(inputs, tmp_path, monke
     assert encoder(["u2"], ["i1"])
     with pytest.raises(DataError, match="1 users have no RecCoT in this run, the first is 'u2'"):
         RequestEncoder(tmp_path / "export", tmp_path / "fewer")(["u2", "u1"], ["i1", "i1"])
+
+
+def test_published_lists_are_read_in_requests_as_in_training(inputs, tmp_path, monkeypatch):
+    """The newest list of a user, and not what the log says of them since."""
+    published = inputs._replace(published_lists=True)
+    encoder, _ = exported(published, "none", TextSettings(missing="keep"), tmp_path, monkeypatch)
+    newest = inputs.samples.sort("timestamp", "sample_id").group_by("user_id", maintain_order=True).last()
+    wanted = newest.select("user_id", "item_id")
+    histories = newest.select("user_id", "history_id")
+    rows = request_rows(wanted, histories, inputs.interactions, 4, inputs.samples)
+    assert rows["recent_items"].to_list() == [list(map(str, ids))[-4:] for ids in newest["recent_items"].to_list()]
+    assert rows["recent_ratings"].to_list() == [rates[-4:] for rates in newest["recent_ratings"].to_list()]
+    of_log = request_rows(wanted, histories, inputs.interactions, 4)
+    assert of_log["recent_items"].to_list() != rows["recent_items"].to_list()
+    for user, item, rates in zip(wanted["user_id"], wanted["item_id"], rows["recent_ratings"].to_list(), strict=True):
+        found = encoder([user], [item])
+        assert found["recent_ratings"][0][found["recent_mask"][0]].tolist() == [(rate - 3.0) / 2.0 for rate in rates]

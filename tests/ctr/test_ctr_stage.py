@@ -10,7 +10,7 @@ from trackrec.ctr import DIN, GatedConnector, MLPConnector
 from trackrec.ctr.arms import TextSettings
 from trackrec.ctr.assemble import CTRInputs, prepare
 from trackrec.ctr.classic import check_classics, classic_predictions
-from trackrec.ctr.stage import CTRPlan, predict_rows, run_ctr
+from trackrec.ctr.stage import CTRPlan, check_plan, predict_rows, run_ctr
 from trackrec.metrics import auc
 from trackrec.tables import read_table
 
@@ -156,3 +156,17 @@ def test_lightgbm_predicts_every_seed(inputs):
     assert counts.height == 8
     assert set(counts["len"]) == {20}
     assert found.equals(classic_predictions(data, ["lightgbm"], ["reccot"], [0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": []}, r"ctr\.seeds must name one or more, each once, got \[\]"),
+        ({"seeds": [0, 0]}, r"ctr\.seeds must name one or more, each once, got \[0, 0\]"),
+        ({"arms": ["none", "none", "reccot"]}, r"ctr\.arms must name one or more, each once"),
+        ({"text": TextSettings(missing="keep", coverage=[0.5, 0.5])}, r"ctr\.text\.coverage must name one or more"),
+    ],
+)
+def test_what_is_named_twice_is_refused_before_anything_trains(changes, message):
+    with pytest.raises(ValueError, match=message):
+        check_plan(plan(["none"])._replace(**changes))

@@ -15,7 +15,7 @@ from trackrec.ctr import BST, DIEN, DIN, DNN, AutoInt, DCNv2, DeepFM, FiBiNET, L
 from trackrec.ctr.blocks import Dropout
 from trackrec.ctr.data import TensorLoader
 from trackrec.ctr.module import CTRModule
-from trackrec.ctr.train import fit_arm
+from trackrec.ctr.train import check_trainer, fit_arm
 from trackrec.metrics import auc, log_loss
 
 # https://github.com/Lightning-AI/pytorch-lightning/issues/21326
@@ -251,3 +251,22 @@ def test_freed_memory_stays_while_a_net_trains():
     assert kept == "True"
     assert int(inside) < 1000 < int(trimmed)
     assert run(MALLOC_TRIM_THRESHOLD_="65536")[0] == "False", "what the user set stands"
+
+
+@pytest.mark.parametrize("flags", [{"max_steps": 1}, {"check_val_every_n_epoch": 5}, {"max_epochs": 0}])
+def test_a_training_without_a_validation_is_named(data, tmp_path, flags):
+    args = {"accelerator": "cpu", "max_epochs": 2} | flags
+    with pytest.raises(ValueError, match=r"ctr\.trainer: no validation ran in .*check_val_every_n_epoch"):
+        fit_arm(partial(DIN, embed_dim=4), None, data, "none", 0, {}, {"batch_size": 16}, args, tmp_path)
+
+
+@pytest.mark.parametrize("flags", [{"fast_dev_run": True}, {"limit_predict_batches": 1}])
+def test_flags_that_cut_the_predictions_are_refused(flags):
+    with pytest.raises(ValueError, match=rf"ctr\.trainer\.{next(iter(flags))} must be"):
+        check_trainer(flags)
+
+
+def test_gradients_are_clipped_in_mixed_precision(data, tmp_path):
+    args = {"accelerator": "cpu", "max_epochs": 1, "precision": "bf16-mixed", "gradient_clip_val": 1.0}
+    result = fit_arm(partial(DIN, embed_dim=4), None, data, "none", 0, {}, {"batch_size": 16}, args, tmp_path)
+    assert result.epochs == 1

@@ -108,7 +108,7 @@ def test_classic_models_are_compared_with_themselves_and_the_nets_with_them():
 def test_slices_are_the_arms_on_their_rows():
     signal = {"none": 0.2, "shuffled": 0.2, "reccot": 0.5}
     predictions, samples = make(signal)
-    chosen = samples.filter(pl.col("user_id").is_in(["u1", "u2", "u3"]))
+    chosen = samples.filter(pl.col("user_id").is_in([f"u{user}" for user in range(1, 13)]))
     slices = chosen.select("sample_id", slice=pl.lit("few"))
     one_class = samples.filter(pl.col("label") == 1).select("sample_id", slice=pl.lit("liked"))
     found = table(signal, slices=pl.concat([slices, one_class]))
@@ -116,7 +116,7 @@ def test_slices_are_the_arms_on_their_rows():
     alone = arm_scores(few, samples, "test", "reccot")
     row = found["reccot", "few", "auc"]
     assert row["value"] == pytest.approx(np.mean([metrics.auc(p, alone.labels) for p in alone.p]), abs=1e-6)
-    assert row["n"] == 60
+    assert row["n"] == 12 * ROWS
     assert {"auc_minus_none", "auc_minus_best_placebo"} <= {key[2] for key in found if key[:2] == ("reccot", "few")}
     assert not [key for key in found if key[1] == "liked"]
 
@@ -150,3 +150,21 @@ def test_cold_items_have_few_ratings_that_statistics_may_count(tables):
     cold = sample_slices(inputs).filter(pl.col("slice") == "cold_items")["sample_id"]
     items = dict(tables.samples.select("sample_id", "item_id").iter_rows())
     assert {items[key] for key in cold} == {"i3"}
+
+
+def test_a_slice_of_few_users_gets_no_interval():
+    predictions, _ = make({"none": 0.2})
+    ids = predictions.filter((pl.col("split") == "test") & (pl.col("seed") == 0))["sample_id"]
+    for users, shown in ((metrics.LEAST_USERS - 1, False), (metrics.LEAST_USERS, True)):
+        some = ids.filter(ids.str.split("-").list.get(1).cast(pl.Int64) < users)
+        found = table({"none": 0.2}, slices=pl.DataFrame({"sample_id": some, "slice": "few"}))
+        assert (("none", "few", "auc") in found) == shown
+
+
+def test_an_arm_of_two_texts_over_a_classic_model_is_no_placebo():
+    names = {
+        key[2]
+        for key in table({"none": 0, "logistic": 0, "logistic+prompt": 0, "prompt": 0, "logistic+reccot+prompt": 1})
+        if key[0] == "logistic+reccot+prompt"
+    }
+    assert "auc_minus_best_placebo" in names

@@ -12,7 +12,7 @@ import pytest
 
 from trackrec.interactions import DataError, MovieLens, SampleRules, Simulated, build_samples
 from trackrec.interactions.simulated import expected_auc
-from trackrec.interactions.simulated_words import GENRES
+from trackrec.interactions.simulated_words import GENRES, draw_titles
 from trackrec.interactions.simulated_world import World, WorldRules, draw_world
 from trackrec.metrics import auc
 from trackrec.prompts import PromptBook, PromptSettings
@@ -192,3 +192,11 @@ def test_bad_arguments_are_named(arguments: dict[str, int], message: str) -> Non
 def test_fewer_ratings_fit_fewer_items() -> None:
     rules = replace(WorldRules(), fewest=10, most=12)
     assert Simulated(users=5, items=24, rules=rules).read().interactions.height >= 50
+
+
+def test_more_films_than_titles() -> None:
+    """Where titles tell nothing there are 196 of them: the rest get numbers."""
+    genres = [(0,)] * 400
+    titles = draw_titles(np.random.default_rng(0), genres, told=0.0)
+    assert len(set(titles)) == 400
+    assert sum(title.rsplit(" ", 1)[1].isdigit() for title in titles) >= 204

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from table_files import build, put, quick, seen, triples
 
-from trackrec.interactions import DataError, Ratings
+from trackrec.interactions import DataError, Ratings, check_splits
 from trackrec.interactions.table import Table
 from trackrec.prompts import PromptBook, PromptSettings
 
@@ -36,6 +36,23 @@ def test_given_splits_are_replayed(tmp_path: Path) -> None:
     ]
     with pytest.raises(DataError, match=r"train, valid or test in 'fold': line 2: 'u,a,1,1,other'"):
         Table(put(tmp_path / "bad.csv", log.replace("train", "other")), label="label", split="fold").read()
+
+
+def test_the_last_train_rows_validate_where_nothing_else_is_published(tmp_path: Path) -> None:
+    """MIND publishes a train and a development part alone."""
+    log = "user_id,item_id,label,at,fold\n" + "".join(f"u,i{n},{n % 2},{n},train\n" for n in range(1, 12))
+    source = Table(put(tmp_path / "log.csv", log + "u,z,1,50,test\n"), label="label", timestamp="at", split="fold")
+    tables = build(source.read(), 0.5, protocol="given", per="sample", valid=0.3)
+    assert tables.samples.sort("timestamp")["split"].to_list() == ["train"] * 7 + ["valid"] * 3 + ["test"]
+
+
+def test_a_split_of_one_label_is_an_error(tmp_path: Path) -> None:
+    log = "user_id,item_id,label,at\n" + "".join(f"u,i{n},{n % 2},{n}\n" for n in range(1, 12))
+    source = Table(put(tmp_path / "log.csv", log), label="label", timestamp="at")
+    check_splits(build(source.read(), 0.5, per="sample", valid=0.3).samples)
+    for share, got in ((0.0, "none"), (0.1, "1 with one label")):
+        with pytest.raises(DataError, match=rf"the split 'valid' needs samples of both labels, got {got}\. Change"):
+            check_splits(build(source.read(), 0.5, per="sample", valid=share).samples)
 
 
 def test_given_without_splits_names_both_keys(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def align_stage(lm: Any, book: Any, root: Path) -> tuple[AdapterModule, Any]:
         SoftmaxDPOModule(lm, "g", lr=1e-2),
         AlignData(lm, book, [(root / "sets", root / "draws")], batch_size=2),
     )
-    rows = stage_trainer(QUIET, root / "reference").predict(module, datamodule=data)
+    rows = stage_trainer(QUIET, root / "reference", module).predict(module, datamodule=data)
     data.set_references([row for batch in rows for row in batch])
     return module, data
 

@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Lfm2Config, OPTConfig, PhiConfig
 
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.loading import BackboneSettings, LoRASettings
@@ -358,3 +358,40 @@ def test_published_generation_settings_are_dropped(tiny_models, tiny_lm, tmp_pat
     assert lm.base.generation_config.repetition_penalty in (None, 1.0)
     assert lm.base.generation_config.top_k != 5
     assert lm.base.generation_config.eos_token_id == lm.chat.eos_id
+
+
+def test_a_bases_own_dropout_does_not_act(tmp_path):
+    """OPT reads its share from an attribute, Phi from `nn.Dropout`; both are published with a tenth."""
+    from tiny import build_tokenizer
+
+    for config in (
+        OPTConfig(vocab_size=700, hidden_size=16, ffn_dim=16, num_hidden_layers=1, num_attention_heads=2),
+        PhiConfig(vocab_size=700, hidden_size=16, intermediate_size=16, num_hidden_layers=1, resid_pdrop=0.5),
+    ):
+        config.num_attention_heads = config.num_key_value_heads = 2
+        where = tmp_path / config.model_type
+        AutoModelForCausalLM.from_config(config).save_pretrained(where)
+        build_tokenizer().save_pretrained(where)
+        lm = LanguageModel(BackboneSettings(str(where), dtype="float32", device="cpu"))
+        lm.base.train()
+        ids = torch.arange(20).unsqueeze(0)
+        first, second = (lm.base(input_ids=ids).logits for _ in range(2))
+        assert torch.equal(first, second)
+
+
+def test_layers_without_keys_and_values_are_refused(tmp_path):
+    from tiny import build_tokenizer
+
+    config = Lfm2Config(
+        vocab_size=700,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        layer_types=["conv", "full_attention"],
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    build_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"has layers without keys and values \(conv\).* Qwen2.5 or Llama"):
+        LanguageModel(BackboneSettings(str(tmp_path), dtype="float32", device="cpu"))

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 import torch
 
+from trackrec.llm.backbone import LanguageModel
+from trackrec.llm.decode import write_texts
 from trackrec.llm.hf_sampler import HFSampler
+from trackrec.llm.loading import BackboneSettings
 from trackrec.llm.nucleus import SeededTopP, top_p_choice
 from trackrec.llm.sampler import Draw, draw_seed
 
@@ -135,6 +141,21 @@ def test_the_end_of_text_is_kept_and_ends_a_draw(tiny_lm):
     (stopped,) = draw(lm, PROMPTS[1:2], None)[0]
     assert stopped.finish_reason == "stop"
     assert stopped.token_ids[-1] == end
+
+
+def test_a_token_that_the_model_names_ends_a_draw_too(tiny_models, tiny_lm, tmp_path):
+    """Chat models end a turn with a token of their own; ids that the tokenizer holds for text don't count."""
+    lm = tiny_lm()
+    start, plain = lm.chat.tokenizer.convert_tokens_to_ids("<|im_start|>"), draw(lm, PROMPTS, None)[0][0].token_ids[2]
+    where = shutil.copytree(tiny_models("llama"), tmp_path / "model")
+    path = where / "generation_config.json"
+    path.write_text(json.dumps({"eos_token_id": [lm.chat.eos_id, start, plain]}))
+    told = LanguageModel(BackboneSettings(str(where), dtype="float32", device="cpu"))
+    assert told.chat.stop_ids == {lm.chat.eos_id, start}
+    forced = iter([5, 6, start, 7])
+    with told.using(None):
+        (text,) = write_texts(told, PROMPTS[:1], 1, 4, lambda logits, rows, step: torch.tensor([next(forced)]))
+    assert text == [5, 6, start]
 
 
 def test_an_adapter_writes_other_texts_than_the_base(tiny_lm):

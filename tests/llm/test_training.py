@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, Trainer
 
 from trackrec.distill.data import DistillData
 from trackrec.distill.module import DistillModule
+from trackrec.llm.devices import placed
 from trackrec.llm.loading import LoRASettings
 from trackrec.llm.training import OptimizerSettings, fit_adapter, stage_trainer
 from trackrec.validator.data import RecTuneData
@@ -122,9 +123,10 @@ def test_an_adapter_that_is_not_finite_is_an_error(tiny_lm, tiny_book, texts_dir
     assert not (tmp_path / "out" / "adapter").exists()
 
 
-def test_lightning_advertises_nothing_and_says_all_else(tmp_path, caplog):
+def test_lightning_advertises_nothing_and_says_all_else(tiny_lm, tmp_path, caplog):
+    module = DistillModule(tiny_lm(adapters=["g"]), "g")
     with caplog.at_level(logging.INFO, "lightning.pytorch.utilities.rank_zero"):
-        stage_trainer(QUIET, tmp_path)
+        stage_trainer(QUIET, tmp_path, module)
         ours = caplog.text
         Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     assert "Tip" not in ours
@@ -239,3 +241,35 @@ def test_a_judgement_that_the_model_cannot_reach_is_an_error(tiny_lm, tiny_book)
 
     with pytest.raises(ValueError, match="the model reaches 64"):
         data.setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("args", "device", "due"),
+    [
+        ({}, "cpu", {"accelerator": "cpu", "devices": 1}),
+        ({"accelerator": "auto", "devices": "auto"}, "cpu", {"accelerator": "cpu", "devices": 1}),
+        ({"accelerator": "cuda"}, "cuda:1", {"accelerator": "gpu", "devices": [1]}),
+        ({"devices": [1]}, "cuda:1", {"accelerator": "gpu", "devices": [1]}),
+    ],
+)
+def test_a_trainer_leaves_the_model_where_it_lies(args, device, due):
+    assert placed(args, torch.device(device), "align.trainer") == due
+
+
+@pytest.mark.parametrize(
+    ("args", "device", "message"),
+    [
+        ({"accelerator": "cpu"}, "cuda:0", r"align.trainer.accelerator is cpu, .*cuda:0: .* backbone.device to cpu"),
+        ({"accelerator": "gpu"}, "cpu", r"accelerator is gpu, but the model lies on cpu: .* backbone.device to cuda"),
+        ({"devices": "1,"}, "cuda:0", r"devices is \[1\], but the model lies on GPU 0: .*cuda:1"),
+    ],
+)
+def test_a_trainer_on_another_device_is_an_error(args, device, message):
+    with pytest.raises(ValueError, match=message):
+        placed(args, torch.device(device), "align.trainer")
+
+
+@pytest.mark.parametrize("values", [{"warmup": 100}, {"warmup": -0.1}, {"beta1": 1.0}, {"beta2": -1.0}])
+def test_a_bad_optimizer_is_named(values):
+    with pytest.raises(ValueError, match=rf"optimizer\.{next(iter(values))} must be"):
+        OptimizerSettings(**values)

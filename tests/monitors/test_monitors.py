@@ -121,6 +121,19 @@ def test_what_the_teacher_repeats_g_may_repeat(planted: Planted) -> None:
     assert all("more epochs (distill.trainer.max_epochs)" in text for text in stops)
 
 
+def test_many_texts_are_no_collapse_beside_a_teacher_of_few(planted: Planted) -> None:
+    """Distinct-2 falls with the number of texts, so as many are compared."""
+    made = planted()
+    own = {
+        f"h{u}": f"Likes {['war', 'comedy', 'drama', 'crime'][u % 4]} and {['old', 'new'][u % 2]} films {u}"
+        for u in range(USERS)
+    }
+    made.texts("teacher", {key: own[key] for key in sorted(own)[:3]}, 0)
+    made.finish("distill", ["teacher"])
+    made.texts("warmup/greedy", own, 0, "distill")
+    assert not [key for key in fired(made, "warmup/greedy") if key[0] == "Collapse"]
+
+
 def test_vectors_in_one_place(planted: Planted) -> None:
     """Off by default; one minus the mean cosine of two orthogonal pairs is 2/3."""
     made = planted()

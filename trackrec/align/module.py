@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +15,7 @@ from trackrec.align.softmax_dpo import reward_margins, softmax_dpo
 from trackrec.llm.across import gather, world
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.batches import Blank
+from trackrec.llm.loading import BackboneSettings
 from trackrec.llm.logprobs import branch_logprobs
 from trackrec.llm.pieces import StepSums
 from trackrec.llm.training import AdapterModule, OptimizerSettings, stage_trainer
@@ -72,16 +74,22 @@ class SoftmaxDPOModule(AdapterModule):
         optimizer: OptimizerSettings | None = None,
     ) -> None:
         super().__init__(lm, adapter, lr, optimizer)
-        if beta <= 0:
-            raise ValueError(f"align.model.beta must be above 0, got {beta}.")
-        if sft_coef < 0:
-            raise ValueError(f"align.model.sft_coef must be at least 0, got {sft_coef}.")
-        if lm.settings.lora.dropout:
-            raise ValueError(
-                f"backbone.lora.dropout is {lm.settings.lora.dropout}, S-DPO needs 0: its reference is computed "
-                "without dropout."
-            )
+        self.check({"beta": beta, "sft_coef": sft_coef}, lm.settings)
         self.beta, self.length_norm, self.sft_coef = beta, length_norm, sft_coef
+
+    @classmethod
+    def check(cls, values: Mapping[str, Any], backbone: BackboneSettings) -> None:
+        """See `AdapterModule.check`."""
+        super().check(values, backbone)
+        if (beta := values.get("beta", 0.1)) <= 0:
+            raise ValueError(f"align.model.beta must be above 0, got {beta}.")
+        if (sft_coef := values.get("sft_coef", 0.0)) < 0:
+            raise ValueError(f"align.model.sft_coef must be at least 0, got {sft_coef}.")
+        if backbone.lora.dropout:
+            raise ValueError(
+                f"backbone.lora.dropout is {backbone.lora.dropout}, S-DPO needs 0: its reference is computed without "
+                "dropout."
+            )
 
     def set_logps(self, batch: PreferenceBatch) -> SetLogps:
         """Log-probabilities of every text of a batch of sets, (B,) and (B, K)."""
@@ -212,7 +220,8 @@ def write_references(module: SoftmaxDPOModule, data: AlignData, trainer_args: di
     except TableError:
         # Prediction has no steps: what bounds the training must not bound the reference.
         args = {**trainer_args, "callbacks": [], "logger": False, "enable_checkpointing": False}
-        batches = stage_trainer(args, out_dir).predict(module, datamodule=data) or []
+        args |= {"fast_dev_run": False, "limit_predict_batches": None}
+        batches = stage_trainer(args, out_dir, module).predict(module, datamodule=data) or []
         rows = [row for share in gather([row for batch in batches for row in batch]) for row in share]
         rows.sort(key=lambda row: (row["history_id"], row["round"]))
         if world().rank == 0:

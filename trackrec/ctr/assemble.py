@@ -46,6 +46,7 @@ class CTRInputs(NamedTuple):
         log_odds: V's log-odds by arm (``reccot``; ``plain``, without any text; ``shuffled``, given another user's) and
             sample, for ``ctr.text.use: log_odds``. See :func:`trackrec.ctr.arms.log_odds_of`.
         seen_users: users on whose labels G and V were tuned; None where that isn't known.
+        published_lists: whether the dataset gives each sample its history and recent list.
     """
 
     samples: pl.DataFrame
@@ -56,6 +57,7 @@ class CTRInputs(NamedTuple):
     vectors: Mapping[str, Vectors]
     log_odds: Mapping[str, Mapping[str, float]] = {}
     seen_users: frozenset[str] | None = None
+    published_lists: bool = False
 
 
 def sample_rows(inputs: CTRInputs, text: TextSettings) -> pl.DataFrame:

@@ -3,7 +3,8 @@
 Letters: N rows, H recent list, A attributes of an item, F dense features. One padding convention holds everywhere:
 lists are left aligned, oldest first, index 0 and mask False fill the right. Index 1 is "unknown".
 
-No feature of a row depends on the row's own label or on a valid or test label.
+No feature of a row depends on the row's own label, and no statistic over users counts a valid or test row. The user's
+own recent list holds all their earlier ratings, as a server would know them, those of valid and test rows included.
 """
 
 from __future__ import annotations

@@ -75,6 +75,10 @@ class CTRModule(pl.LightningModule):
         return self(batch).sigmoid()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam over every parameter; on CPU its fused form, which takes half the time of the loop over parameters."""
-        fused = self.device.type == "cpu"
+        """Adam over every parameter; on CPU its fused form, which takes half the time of the loop over parameters.
+
+        Lightning clips no gradients of a fused optimizer in mixed precision.
+        """
+        clips = self._trainer is not None and self._trainer.gradient_clip_val
+        fused = self.device.type == "cpu" and not clips
         return torch.optim.Adam(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=fused)

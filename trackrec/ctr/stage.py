@@ -21,7 +21,7 @@ from trackrec.ctr.classic import check_classics, classic_predictions
 from trackrec.ctr.data import TensorLoader
 from trackrec.ctr.features import CTRData, FeatureSpec, Vocabularies
 from trackrec.ctr.slices import sample_slices
-from trackrec.ctr.train import ArmResult, fit_arm
+from trackrec.ctr.train import ArmResult, check_trainer, fit_arm
 from trackrec.ctr.verdict import arm_metrics
 from trackrec.metrics import Interval, metric_rows
 from trackrec.tables import check_weights, read_table, standing_part, write_part, write_whole
@@ -49,11 +49,17 @@ def check_plan(plan: CTRPlan) -> None:
     """What can be known of a plan before the hours that come before it.
 
     Raises:
-        ValueError: an unknown arm or classic model, or log-odds are to be used and no arm reads them.
+        ValueError: an unknown arm or classic model, no or repeated seeds, arms or shares, or log-odds are to be used
+            and no arm reads them.
         ImportError: a classic model isn't installed.
     """
     check_arms(plan.arms)
     check_classics(plan.classics)
+    shares = [f"{share:g}" for share in plan.text.coverage or ()]
+    for key, given in (("arms", plan.arms), ("seeds", plan.seeds), ("text.coverage", shares)):
+        if len(set(given)) < len(given) or (key != "text.coverage" and not given):
+            raise ValueError(f"ctr.{key} must name one or more, each once, got {list(given)}.")
+    check_trainer(plan.trainer())
     if plan.text.use == "log_odds" and not scored_arms(plan.arms):
         raise ValueError(
             f"ctr.text.use: log_odds needs an arm that reads V's answers: reccot, shuffled, random or plain, got "

@@ -101,7 +101,8 @@ def fit_arm(
         patience: validations without a better AUC before training stops.
 
     Raises:
-        ValueError: train or valid rows have one class only, or the arm has texts and there is no connector.
+        ValueError: train or valid rows have one class only, the arm has texts and there is no connector, or the
+            trainer's arguments leave no validation.
     """
     _check_classes(data)
     spec = data.spec_for(arm)
@@ -114,9 +115,16 @@ def fit_arm(
         connector = connector_factory(spec.text_dim) if spec.text_dim and connector_factory else None
         module = CTRModule(net_factory(spec, connector), **model_args)
         loaders = CTRDataModule(data, **{"arm": arm, "seed": seed, **data_args})
-        trainer = trainer_of(trainer_args, work_dir, [best, EarlyStopping("valid/auc", mode="max", patience=patience)])
+        # Not strict: an epoch without a validation, as the trainer may be told, decides nothing.
+        stopping = EarlyStopping("valid/auc", mode="max", patience=patience, strict=False)
+        trainer = trainer_of(trainer_args, work_dir, [best, stopping])
         trainer.fit(module, datamodule=loaders)
         epochs = trainer.current_epoch
+        if not best.weights:
+            raise ValueError(
+                f"ctr.trainer: no validation ran in {epochs} epochs ({trainer.global_step} steps) to choose weights. "
+                "Look at max_epochs, max_steps, check_val_every_n_epoch and limit_val_batches."
+            )
         module.net.load_state_dict(best.weights)
         splits: list[str] = [name for name in ("valid", "test") if name in data.splits]
         predictions = {name: _predict(trainer, module, loaders, name) for name in splits}
@@ -144,6 +152,21 @@ def connector_facts(net: nn.Module, connector: nn.Module | None, data: CTRData, 
     rows = texts.rows[data.splits["valid"]["history"].unique().long()]
     with torch.inference_mode():
         return dict(tell(texts.matrix[rows[rows >= 0]].to(next(net.parameters()).device)))
+
+
+def check_trainer(trainer_args: dict[str, Any]) -> None:
+    """Whether every row would get its prediction.
+
+    Raises:
+        ValueError: an argument that cuts the predictions too.
+    """
+    for name, allowed in (("fast_dev_run", False), ("limit_predict_batches", 1.0)):
+        given = trainer_args.get(name)  # a 1 is one batch, a 1.0 is all
+        if given is not None and (type(given) is not type(allowed) or given != allowed):
+            raise ValueError(
+                f"ctr.trainer.{name} must be {allowed}, got {given}: rows would be left without a prediction. For a "
+                "short trial set ctr.trainer.limit_train_batches or max_epochs."
+            )
 
 
 def trainer_of(trainer_args: dict[str, Any], work_dir: Path, callbacks: list[pl.Callback]) -> pl.Trainer:

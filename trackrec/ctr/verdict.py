@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from trackrec.ctr.arms import ARMS, PLACEBOS
-from trackrec.metrics import Draws, Interval, accuracy, auc, log_loss, metric_rows, seed_draws, uauc
+from trackrec.metrics import LEAST_USERS, Draws, Interval, accuracy, auc, log_loss, metric_rows, seed_draws, uauc
 
 _METRICS: dict[str, Callable[..., Any]] = {"auc": auc, "acc": accuracy, "log_loss": log_loss, "uauc": uauc}
 _DIFFERENCES = ("auc", "acc", "log_loss")
@@ -131,7 +131,7 @@ def _others(arm: str, ran: Iterable[str], placebo: str | None) -> dict[str, str]
 
 
 def _is_placebo(arm: str) -> bool:
-    return arm.split("+")[-1] in PLACEBOS and (arm in PLACEBOS or base_of(arm) in CLASSICS)
+    return arm in PLACEBOS or (base_of(arm) in CLASSICS and arm.partition("+")[2] in PLACEBOS)
 
 
 def base_of(arm: str) -> str:
@@ -186,8 +186,8 @@ def _rows_of(scores: ArmScores, ids: set[str]) -> ArmScores:
 def _slice_metrics(
     cut: dict[str, ArmScores], placebo: str | None, seed: int, key: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """AUC of every arm and its differences on a slice; nothing where the slice has one class or no row."""
-    if any(len(np.unique(scores.labels)) < 2 for scores in cut.values()):
+    """AUC of every arm and its differences on a slice; nothing where it has one class, no row or too few users."""
+    if any(len(np.unique(one.labels)) < 2 or len(np.unique(one.users)) < LEAST_USERS for one in cut.values()):
         return []
     draws = {arm: {"auc": _draws(auc, scores, seed, _SLICE_RESAMPLES)} for arm, scores in cut.items()}
     rows: list[dict[str, Any]] = []

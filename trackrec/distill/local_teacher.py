@@ -12,6 +12,7 @@ from trackrec.distill.teacher import Teacher, TeacherRequest, TeacherTexts
 from trackrec.llm.hf_sampler import HFSampler
 from trackrec.llm.loading import BackboneSettings
 from trackrec.llm.sampler import Sampler
+from trackrec.model_files import model_digest
 from trackrec.prompts import RECCOT_TEMPLATE, PromptSettings, prompt_hash
 from trackrec.tables import stable_hash
 
@@ -43,6 +44,10 @@ class LocalTeacher(Teacher):
         self.backbone = backbone
         self.sampler = HFSampler(n=1) if sampler is None else sampler
 
+    def content_key(self) -> dict[str, str]:
+        """A hash of the model's files, so that replaced weights are noticed."""
+        return {"backbone": model_digest(self.backbone.model)}
+
     def write(self, requests: Sequence[TeacherRequest], words: PromptSettings, out_dir: Path) -> TeacherTexts:
         """See `Teacher.write`; nothing is written about an empty history.
 
@@ -68,7 +73,7 @@ class LocalTeacher(Teacher):
     def _job(self, request: TeacherRequest, words: PromptSettings) -> _Job:
         segments = request.segments(words)
         model = [getattr(self.backbone, name) for name in ("model", "revision", "gguf_file", "quantize", "dtype")]
-        settings = (*model, self.sampler.max_new_tokens)
+        settings = (*model, model_digest(self.backbone.model), self.sampler.max_new_tokens)
         key = stable_hash("local", request.history_id, prompt_hash(RECCOT_TEMPLATE, segments), *settings, digits=32)
         return _Job(key, request.history_id, segments)
 

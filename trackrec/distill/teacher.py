@@ -107,8 +107,9 @@ class ProfileTeacher(Teacher):
         disliked = [entry for entry in shown if not entry.liked]
         # The teacher may say what the prompt shows, and no more.
         rated = request.history if words.history_counts else shown
+        kinds = _taste(request.history if words.history_kinds else shown, words, rng)
         sentences = [
-            _taste(request.history if words.history_kinds else shown, words, rng),
+            kinds if words.history_kinds or words.history_attributes else "",
             _generosity(sum(entry.liked for entry in rated), len(rated), words, rng),
             _named(liked, self.favourites, words, rng),
             _eras(liked, disliked, words, rng),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from trackrec.model_files import model_digest
 from trackrec.tables import TableError, read_table, stable_hash, write_part
 
 
@@ -52,7 +53,8 @@ def embed_texts(texts: Sequence[str], settings: EmbedSettings, out_dir: Path, ea
     wanted = {text_hash(text): text for text in texts}
     if not wanted:
         raise ValueError("there is no text to embed: the texts stage wrote none")
-    encoder = f"{settings.model}{'' if settings.normalize else ', not normalized'}"
+    encoder = " ".join(filter(None, [settings.model, model_digest(settings.model)]))
+    encoder += "" if settings.normalize else ", not normalized"
     known = _known(earlier, encoder, set(wanted))
     missing = sorted(key for key in wanted if key not in known)
     if missing:

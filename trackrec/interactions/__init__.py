@@ -2,7 +2,7 @@
 
 from trackrec.interactions.amazon import AmazonBook
 from trackrec.interactions.cohort import Cohort, LoopSettings, select_cohort, tuning_rows
-from trackrec.interactions.history import SampleRules, SampleTables, build_samples, check_labels
+from trackrec.interactions.history import SampleRules, SampleTables, build_samples, check_labels, check_splits
 from trackrec.interactions.movielens import MovieLens
 from trackrec.interactions.simulated import Simulated
 from trackrec.interactions.source import DataError, Ratings, RatingSource
@@ -22,6 +22,7 @@ __all__ = [
     "Table",
     "build_samples",
     "check_labels",
+    "check_splits",
     "select_cohort",
     "tuning_rows",
 ]

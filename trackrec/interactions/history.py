@@ -30,7 +30,7 @@ class SampleRules:
 
     protocol: Protocol = "temporal"
     """temporal: the last rows by time are test, those before them validation. user: whole users are split. given: as
-    the dataset publishes it."""
+    the dataset publishes it; without a validation split the last train rows by time become one."""
 
     per: Per = "user"
     """user: one history per user, the first ratings; each later one is a sample. sample: the ratings before it, or the
@@ -55,7 +55,7 @@ class SampleRules:
     """A rating is a sample only when its history has at least so many ratings."""
 
     valid: float = 0.1
-    """Validation share: of labelled rows (temporal) or of users (user)."""
+    """Validation share: of labelled rows (temporal), of users (user), of train rows (given, none being published)."""
 
     test: float = 0.1
     """Test share, likewise."""
@@ -185,6 +185,25 @@ def check_labels(samples: pl.DataFrame, interactions: pl.DataFrame, threshold: f
     )
 
 
+def check_splits(samples: pl.DataFrame) -> None:
+    """Check that there is something to learn from, and something to choose by.
+
+    Args:
+        samples: The samples table.
+
+    Raises:
+        DataError: the train or the validation split has no row, or rows of one label.
+    """
+    for name in ("train", "valid"):
+        labels = samples.filter(pl.col("split") == name)["label"]
+        if labels.n_unique() < 2:
+            got = f"{len(labels)} with one label" if len(labels) else "none"
+            raise DataError(
+                f"samples: the split {name!r} needs samples of both labels, got {got}. Change samples.valid, "
+                "samples.test or samples.protocol, or give more ratings."
+            )
+
+
 def _sort_log(interactions: pl.DataFrame) -> _Log:
     rows = interactions.drop("position", strict=False).sort("user_id", "timestamp", "row")
     position = pl.col("position").cast(pl.Int64)
@@ -240,6 +259,7 @@ def _windows_of_own(log: _Log, own: pl.DataFrame, rules: SampleRules) -> _Window
     target, first, end = (long[name].to_numpy() for name in ("position", "start", "end"))
     start = np.maximum(end - (rules.history_len or rules.max_history), first)
     counts = {"ties_dropped": 0, "short_histories": log.rows.height - long.height, "future_history_items": dropped}
+    counts["published_lists"] = own.height
     return _Windows(pool, target, start, end, np.maximum(end - rules.recent_len, first), end, counts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -62,6 +63,7 @@ GENRES = (
         "Alibi Detective Clue Cipher Witness Poison Inspector Verdict",
     ),
 )
+_TRIES = 1000  # draws of a title before it is taken that none is left
 GENRE_NAMES = tuple(genre.name for genre in GENRES)
 
 # Words that say nothing.
@@ -88,10 +90,16 @@ def draw_title(rng: np.random.Generator, genres: tuple[int, ...], told: float) -
 
 
 def draw_titles(rng: np.random.Generator, genres: list[tuple[int, ...]], told: float) -> list[str]:
-    """One title per item, each different from the others: a title drawn twice is drawn again."""
+    """One title per item, each different from the others: a title drawn twice is drawn again.
+
+    There are a few thousand titles: where none is left for an item, its title gets a number.
+    """
     titles: dict[str, None] = {}
     for own in genres:
-        while (title := draw_title(rng, own, told)) in titles:
-            pass
+        for _ in range(_TRIES):
+            if (title := draw_title(rng, own, told)) not in titles:
+                break
+        else:
+            title = next(f"{title} {n}" for n in itertools.count(2) if f"{title} {n}" not in titles)
         titles[title] = None
     return list(titles)

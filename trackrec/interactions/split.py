@@ -25,7 +25,8 @@ def split_samples(
         samples: In time order, with ``user_id`` and, for ``given``, ``row``.
         protocol: ``temporal``: the last rows are test, those before them valid. ``user``: whole users, shuffled by a
             hash of seed and id, so that a user's place depends on nobody else's id. ``given``: as published.
-        valid: Share of rows (temporal) or of users who have samples (user).
+        valid: Share of rows (temporal) or of users who have samples (user); for ``given`` without a validation split
+            the share of train rows, the last, that become one.
         test: Likewise.
         seed: Only ``user`` depends on it.
         given: The published splits: row, split.
@@ -42,7 +43,10 @@ def split_samples(
         splits = samples.select("row").join(given, on="row", how="left", maintain_order="left")["split"]
         if splits.null_count():
             raise DataError(f"samples.protocol is 'given', but {splits.null_count()} samples have no published split.")
-        return splits
+        if (given["split"] == "valid").any():
+            return splits
+        train = (splits == "train").arg_true()
+        return splits.scatter(train.tail(round(len(train) * valid)), "valid")
     if protocol == "temporal":
         return _named_shares(samples.height, valid, test)
     users = samples.select(pl.col("user_id").unique())

@@ -43,7 +43,8 @@ class LanguageModel:
         self.base, tokenizer = load_or_explain(settings, self.dtype, self.device)
         layers = self.base.get_decoder().layers
         self._depth, self._linear_names = len(layers), linear_names(layers[-1])
-        self.chat = ChatEncoder(tokenizer)
+        ends = self.base.generation_config.eos_token_id
+        self.chat = ChatEncoder(tokenizer, ends if isinstance(ends, list) else [] if ends is None else [ends])
         self._peft: Any = None
         self._packs: bool | None = None
         self._checked = False
@@ -168,8 +169,6 @@ class LanguageModel:
         strangers = [key for key in trained if f".{name}." not in key]
         if strangers or not trained:
             raise RuntimeError(f"only adapter {name!r} may train, but {strangers[:3] or 'nothing'} does")
-        if self.settings.gradient_checkpointing:
-            self._peft.enable_input_require_grads()
         return list(trained.values())
 
     @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 _CONTENT = "@@content@@"
@@ -24,9 +24,14 @@ class ChatEncoder:
 
     Args:
         tokenizer: a transformers tokenizer; its chat template is used where it has one.
+        ends: further tokens that end a text of this model, as its generation settings name them; those that the
+            tokenizer holds for text are left out.
+
+    Attributes:
+        eos_id: what ends the texts that a model is trained on.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, ends: Iterable[int] = ()) -> None:
         self.tokenizer = tokenizer
         opening, closing = self._frame()
         # The frame is ours, so its control tokens are real ones.
@@ -36,6 +41,7 @@ class ChatEncoder:
         if eos is None:
             raise ValueError(f"backbone.model: the tokenizer {tokenizer.name_or_path!r} names no end-of-text token.")
         self.eos_id: int = eos
+        self._ends = frozenset(ends) & frozenset(tokenizer.all_special_ids)
 
     def _frame(self) -> tuple[str, str]:
         """The text around the user's content in the model's own chat template."""
@@ -46,6 +52,11 @@ class ChatEncoder:
         )
         opening, _, closing = text.partition(_CONTENT)
         return opening, closing
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """What ends a text that a model writes."""
+        return self._ends | {self.eos_id}
 
     def encode_data(self, text: str) -> list[int]:
         """Token ids of untrusted text: ``<|im_end|>`` in a title becomes the characters, not the token."""

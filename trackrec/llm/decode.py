@@ -9,7 +9,7 @@ Shapes: P prompts, n draws of each, R = P n rows, W width of the left-padded pro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -132,13 +132,14 @@ def write_texts(
     hidden, lengths = hidden.repeat_interleave(n, 0), lengths.repeat_interleave(n)
     width = n  # rows of a prompt that are computed
     writing = torch.ones(len(rows), dtype=torch.bool, device=lm.device)
+    stops = torch.tensor(sorted(lm.chat.stop_ids), device=lm.device)
     decoder = lm.base.get_decoder()
     for step in range(max_new_tokens):
         tokens = choose(lm.logits(hidden), rows, step)
         tokens = torch.where(writing, tokens, lm.chat.eos_id)
         # A row may stand twice beside its finished siblings: only the writing copy files its token.
         texts[rows[writing], step] = tokens[writing]
-        writing = writing & (tokens != lm.chat.eos_id)
+        writing = writing & ~torch.isin(tokens, stops)
         if not writing.any() or step + 1 == max_new_tokens:
             break
         picked = _leave(writing.view(-1, width))
@@ -153,7 +154,7 @@ def write_texts(
             use_cache=True,
             **cache.arguments(),
         ).last_hidden_state[:, -1]
-    return [_cut(row, lm.chat.eos_id) for row in texts.tolist()]
+    return [_cut(row, lm.chat.stop_ids) for row in texts.tolist()]
 
 
 def _read_prompts(
@@ -190,5 +191,6 @@ def _leave(writing: Tensor) -> tuple[Tensor, Tensor] | None:
     return prompts, (prompts.unsqueeze(-1) * writing.shape[1] + order).flatten()
 
 
-def _cut(row: list[int], eos: int) -> list[int]:
-    return row[: row.index(eos) + 1] if eos in row else row
+def _cut(row: list[int], stops: Collection[int]) -> list[int]:
+    end = next((place for place, token in enumerate(row, 1) if token in stops), len(row))
+    return row[:end]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 LOCAL_RANK = "LOCAL_RANK"  # where Lightning looks for the number of a process that it hasn't started itself
 
@@ -42,6 +45,38 @@ def device_list(devices: Any) -> list[int] | None:
     if isinstance(devices, str) and "," in devices:
         return [int(part) for part in devices.split(",") if part.strip()]
     return list(devices) if isinstance(devices, list | tuple) else None
+
+
+def placed(trainer_args: Mapping[str, Any], device: torch.device, key: str) -> dict[str, Any]:
+    """The same arguments for a trainer of one process that leaves the model where it lies.
+
+    Args:
+        trainer_args: Lightning's; ``accelerator: auto`` follows the model.
+        device: the model's.
+        key: of these arguments, for the errors.
+
+    Raises:
+        ValueError: they ask for another device.
+    """
+    own = "gpu" if device.type == "cuda" else device.type
+    asked = str(trainer_args.get("accelerator") or "auto")
+    named = device_list(trainer_args.get("devices"))
+    if asked not in ("auto", own, device.type):
+        raise ValueError(
+            f"{key}.accelerator is {asked}, but the model lies on {device}: set {key}.accelerator to auto, or "
+            f"backbone.device to {'cuda' if asked in ('gpu', 'cuda') else asked}."
+        )
+    if own != "gpu":
+        return {**trainer_args, "accelerator": own, "devices": 1}
+    import torch
+
+    index = torch.cuda.current_device() if device.index is None else device.index
+    if named not in (None, [index]):
+        raise ValueError(
+            f"{key}.devices is {named}, but the model lies on GPU {index}: leave it out, or set backbone.device to "
+            f"cuda:{named[0]}."
+        )
+    return {**trainer_args, "accelerator": "gpu", "devices": [index]}
 
 
 def _check_gpus(accelerator: str, wanted: list[int], key: str) -> None:

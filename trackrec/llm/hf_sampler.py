@@ -110,4 +110,4 @@ class HFSampler(Sampler):
         steps = self.max_new_tokens
         choose = greedy if batch.seeds is None else SeededTopP(batch.seeds, steps, self.temperature, self.top_p)
         texts = write_texts(lm, batch.prompts, batch.n, steps, choose)
-        return [Draw(ids, "stop" if ids[-1] == lm.chat.eos_id else "length") for ids in texts]
+        return [Draw(ids, "stop" if ids[-1] in lm.chat.stop_ids else "length") for ids in texts]

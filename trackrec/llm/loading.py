@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+_CACHED_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+
+
 @dataclass(frozen=True)
 class LoRASettings:
     """The shape of every adapter (PEFT's LoraConfig).
@@ -192,6 +195,7 @@ def load_base(settings: BackboneSettings, dtype: torch.dtype, device: torch.devi
         device_map={"": device} if settings.quantize != "none" else None,
         **common,
     )
+    _check_cache(model, settings.model)
     if settings.quantize == "none":
         model.to(device)  # type: ignore[arg-type]
     for module in model.modules():
@@ -199,12 +203,36 @@ def load_base(settings: BackboneSettings, dtype: torch.dtype, device: torch.devi
         # no gradient passes (autograd/_functions.py, matmul_4bit).
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+    _without_dropout(model)
     # Published generation settings (a repetition penalty, top_k) would change the distribution that S-DPO trains on.
     model.generation_config = GenerationConfig(
         eos_token_id=model.generation_config.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     model.requires_grad_(False)
     return model.eval(), tokenizer
+
+
+def _check_cache(model: Any, name: str) -> None:
+    config = model.config.get_text_config()
+    others = set(getattr(config, "layer_types", None) or ()) - _CACHED_LAYERS
+    if others or getattr(model, "_is_stateful", False):
+        found = ", ".join(sorted(others)) or "state-space layers"
+        raise ValueError(
+            f"backbone.model {name} has layers without keys and values ({found}), whose past can't be shared by the "
+            "draws of a prompt. Choose a model with attention alone, such as Qwen2.5 or Llama."
+        )
+
+
+def _without_dropout(model: nn.Module) -> None:
+    """Some bases are published with dropout: it would act in training, and in no reference."""
+    from torch import nn
+
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
 
 
 def _quantization(settings: BackboneSettings, dtype: torch.dtype) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from torch import nn
 from trackrec.llm.across import add_across, gather, world
 from trackrec.llm.batches import Blank
 from trackrec.llm.checkpoints import CHECKPOINTS, StepCheckpoint, WholeFiles, merge_curves, usable_checkpoint
-from trackrec.llm.devices import device_list, process_count
+from trackrec.llm.devices import placed, process_count
 from trackrec.llm.memory import FittingBatches, MemoryLimitError, halve_list, ran_out
 from trackrec.llm.pieces import GivenGradients, StepGradients, StepSums, add_up, differentiate, nothing_of
 from trackrec.llm.tips import without_tips
@@ -31,6 +31,7 @@ from trackrec.tables import stable_hash
 
 if TYPE_CHECKING:
     from trackrec.llm.backbone import LanguageModel
+    from trackrec.llm.loading import BackboneSettings
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,13 @@ class OptimizerSettings:
     beta2: float = 0.999
     warmup: float = 0.03
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
+
+    def __post_init__(self) -> None:
+        for name in ("warmup", "beta1", "beta2"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1 or (value == 1 and name != "warmup"):
+                allowed = "a share of the steps, in [0, 1]" if name == "warmup" else "in [0, 1)"
+                raise ValueError(f"optimizer.{name} must be {allowed}, got {value}.")
 
     def build(self, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
         """The optimizer over exactly these parameters."""
@@ -95,12 +103,11 @@ class AdapterModule(LightningModule):
 
     def __init__(self, lm: LanguageModel, adapter: str, lr: float, optimizer: OptimizerSettings | None) -> None:
         super().__init__()
-        if lr <= 0:
-            raise ValueError(f"{self.stage}.model.lr must be above 0, got {lr}.")
+        self.check({"lr": lr}, lm.settings)
         self.lm, self.adapter, self.lr = lm, adapter, lr
         self.optimizer_settings = optimizer or OptimizerSettings()
         self._trained = lm.train_only(adapter)
-        lm.base.train()  # as Lightning expects; the base itself has no dropout that would act
+        lm.base.train()  # as Lightning expects; the base's own dropout was set to 0 when it was loaded
         self.backbone = lm.base  # registered, so that Lightning places and counts it
         # What no process changes needs no agreement between them.
         tensors = [*self.named_parameters(), *self.named_buffers()]
@@ -110,6 +117,20 @@ class AdapterModule(LightningModule):
         self._restored: dict[str, Any] = {}
         self._window: list[tuple[dict[str, float], int]] = []
         self._window_step = -1
+
+    @classmethod
+    def check(cls, values: Mapping[str, Any], backbone: BackboneSettings) -> None:  # noqa: ARG003 - subclasses read it
+        """Whether arguments can be used, before a model is loaded.
+
+        Args:
+            values: arguments by name; those that are missing have their defaults.
+            backbone: of the model that would train.
+
+        Raises:
+            ValueError: naming the key.
+        """
+        if (lr := values.get("lr", 1.0)) <= 0:
+            raise ValueError(f"{cls.stage}.model.lr must be above 0, got {lr}.")
 
     @abc.abstractmethod
     def sums(self, batch: Any) -> StepSums:
@@ -258,9 +279,15 @@ def _set_rng_state(state: dict[str, torch.Tensor], device: torch.device) -> None
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)
 
 
-def stage_trainer(trainer_args: dict[str, Any], out_dir: Path, checkpoint_every: int = 20) -> Trainer:
+def stage_trainer(
+    trainer_args: dict[str, Any], out_dir: Path, module: AdapterModule, checkpoint_every: int = 20
+) -> Trainer:
     """A Trainer that logs every step to ``out_dir/logs`` and checkpoints to ``out_dir/checkpoints``, unless told
-    otherwise. A step of a language model takes seconds, and the report draws its curves from these logs."""
+    otherwise. A step of a language model takes seconds, and the report draws its curves from these logs.
+
+    Raises:
+        ValueError: the arguments ask for another device than the one on which the module's model lies.
+    """
     args = dict(trainer_args)
     callbacks, plugins = _several(args.pop("callbacks", None)), _several(args.pop("plugins", None))
     if args.get("enable_checkpointing") is not False and not any(isinstance(c, Checkpoint) for c in callbacks):
@@ -269,9 +296,8 @@ def stage_trainer(trainer_args: dict[str, Any], out_dir: Path, checkpoint_every:
         plugins.append(WholeFiles())
     if not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
         plugins.append(LightningEnvironment())  # whatever started this process: see docs/scale.md
-    if process_count(args, "trainer") == 1:
-        named = device_list(args.get("devices"))
-        args |= {"devices": named or 1, "strategy": "auto"}
+    if process_count(args, f"{module.stage}.trainer") == 1:
+        args = {**placed(args, module.lm.device, f"{module.stage}.trainer"), "strategy": "auto"}
     else:
         args["strategy"] = "ddp"
     if args.get("logger") in (None, True):
@@ -316,7 +342,7 @@ def fit_adapter(
     if resume:
         log.info("going on from %s", resume)
     with isolate_rng():
-        trainer = stage_trainer(trainer_args, out_dir, checkpoint_every)
+        trainer = stage_trainer(trainer_args, out_dir, module, checkpoint_every)
         torch.manual_seed(int(stable_hash("training", seed, module.adapter, trainer.global_rank, digits=15), 16))
         try:
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from trackrec.llm.sampler import Draw, Sampler
@@ -79,7 +79,7 @@ class VLLMSampler(Sampler):
         n = len(seeds[0]) if seeds else 1
         copies = [prompt for prompt in prompts for _ in range(n)]
         flat = [seed for row in seeds for seed in row] if seeds else [None] * len(copies)
-        sampling = [self._sampling(lm.chat.eos_id, seed) for seed in flat]
+        sampling = [self._sampling(lm.chat.stop_ids, seed) for seed in flat]
         count = _PromptCount(n, on_progress)
         texts = self.host.write(lm, adapter, copies, sampling, self.max_new_tokens, count)
         draws = [Draw(ids, cast(Literal["stop", "length"], reason)) for ids, reason in texts]
@@ -89,9 +89,14 @@ class VLLMSampler(Sampler):
         """End vLLM's process."""
         self.host.release()
 
-    def _sampling(self, eos: int, seed: int | None) -> dict[str, Any]:
-        """Arguments of ``vllm.SamplingParams``: a text stops at our end-of-text token and at no other."""
-        common = {"max_tokens": self.max_new_tokens, "stop_token_ids": [eos], "ignore_eos": True, "detokenize": False}
+    def _sampling(self, stops: Collection[int], seed: int | None) -> dict[str, Any]:
+        """Arguments of ``vllm.SamplingParams``: a text stops where HFSampler's would."""
+        common = {
+            "max_tokens": self.max_new_tokens,
+            "stop_token_ids": sorted(stops),
+            "ignore_eos": True,
+            "detokenize": False,
+        }
         if seed is None:
             return {**common, "temperature": 0.0}
         return {**common, "temperature": self.temperature, "top_p": self.top_p, "seed": seed}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from trackrec.metrics import accuracy, auc, log_loss
+from trackrec.metrics import LEAST_USERS, accuracy, auc, log_loss
 from trackrec.report.document import Badge, Block, Cell, Figure, Folded, Missing, Num, Section, Table, Verdict, sentence
 from trackrec.report.figures import forest
 from trackrec.report.judgements import paired_difference
@@ -28,7 +28,7 @@ _PLAIN_NAMES = {
     **_CLASSICS,
 }
 _SLICES = {
-    "cold_items": "items with at most 5 ratings before",
+    "cold_items": "items with at most 5 train ratings",
     "warm_items": "items with more",
     "short_history": "histories of at most 15 items",
     "long_history": "longer histories",
@@ -39,7 +39,6 @@ _SLICES = {
 _SPLITS = {"test": "test", "ctr": "valid"}
 _ROWS = {"test": "test", "valid": "validation"}
 _READ = {1: "once", 2: "twice"}
-_INTERVALS = "Intervals are 95 %, over users and training seeds together."
 
 
 class Difference(NamedTuple):
@@ -84,7 +83,7 @@ def _stage_blocks(run: RunNumbers, stage: str, net: str, with_verdict: bool) -> 
     if with_verdict and (answer := _verdict(run, stage, net)):
         blocks.append(answer)
     if found:
-        blocks.append(_forest(found, split, net))
+        blocks.append(_forest(found, split, net, _intervals(run)))
     blocks.append(_arms_table(run, stage, net))
     if slices := _slices_table(run, stage, net):
         blocks.append(Folded("By kind of item, history and user", [slices]))
@@ -107,7 +106,15 @@ def _differences(run: RunNumbers, stage: str) -> list[Difference]:
     return found
 
 
-def _forest(found: Sequence[Difference], split: str, net: str) -> Figure:
+def _intervals(run: RunNumbers) -> str:
+    """What the intervals of the arms hold."""
+    seeds = len(run.config["ctr"]["seeds"])
+    if seeds > 1:
+        return f"Intervals are 95 %, over users and {seeds} training seeds together."
+    return "Intervals are 95 %, over users; one training seed shows nothing of the chance of training."
+
+
+def _forest(found: Sequence[Difference], split: str, net: str, intervals: str) -> Figure:
     panels = [
         forest(
             f"{net}: difference in {MEASURES[measure]}",
@@ -121,9 +128,7 @@ def _forest(found: Sequence[Difference], split: str, net: str) -> Figure:
         "An interval that crosses the line at zero is no evidence either way. A text that carries something about its "
         "user stands right of zero against no text and against another user's text, in AUC and ACC; in LogLoss, left.",
         panels,
-        _difference_table(
-            found, f"Differences between arms on {_ROWS[split]} rows, paired over users and seeds. {_INTERVALS}"
-        ),
+        _difference_table(found, f"Differences between arms on {_ROWS[split]} rows, paired. {intervals}"),
         folded=True,
     )
 
@@ -160,7 +165,10 @@ def _slices_table(run: RunNumbers, stage: str, net: str) -> Table | None:
             judged += ["–", "–"] if num is None else [num, verdict(num)]
         rows.append([_SLICES[part], plain, told, *judged, Num(told.n or 0, unit="count")])
     columns = ("rows of", f"{net}, no text", f"{net} + RecCoT", "minus no text", "verdict", "minus the best placebo")
-    caption = f"AUC on parts of the {_ROWS[split]} rows. {_INTERVALS} One in twenty misses zero by chance alone."
+    caption = (
+        f"AUC on parts of the {_ROWS[split]} rows; parts with fewer than {LEAST_USERS} users are left out. "
+        f"{_intervals(run)} One in twenty misses zero by chance alone."
+    )
     return Table(caption, (*columns, "verdict", "rows"), rows) if rows else None
 
 
@@ -217,7 +225,7 @@ def _arms_table(run: RunNumbers, stage: str, net: str) -> Table:
         others = [run.ceiling(split, name) or "–" for name in list(_COLUMNS)[1:]]
         rows.append(["the most anyone could reach", ceiling, *others, Num(ceiling.n or 0, unit="count")])
     one_class = run.measured(stage, split, "reccot", "users_one_class")
-    caption = f"Arms on {_ROWS[split]} rows. {_INTERVALS}"
+    caption = f"Arms on {_ROWS[split]} rows. {_intervals(run)}"
     if one_class is not None:
         caption += f" UAUC leaves out {one_class.value:,.0f} of {one_class.n:,} users, whose rows have one class."
     return Table(caption, ("arm", *_COLUMNS.values(), "rows"), rows)

@@ -17,7 +17,7 @@ _DATA = {
     "ratings_read": "ratings read",
     "duplicate_ratings": "left out: duplicates",
     "ratings_of_unknown_items": "left out: ratings of unknown items",
-    "users_without_row": "left out: users without a rating",
+    "users_without_row": "users that the users file doesn't describe (kept)",
     "ratings": "ratings kept",
     "users": "users",
     "items": "items",

@@ -107,13 +107,16 @@ def rounds_table(metrics: pl.DataFrame, rounds: int) -> Table:
 
 
 def arms_table(metrics: pl.DataFrame, split: str, net: str, rounds: int) -> Table:
-    """Arms × AUC, ACC, LogLoss and UAUC on one split, with 95 % intervals over users (and seeds)."""
+    """Arms × AUC, ACC, LogLoss and UAUC on one split, with 95 % intervals over users and the seeds, if several."""
     cells = Cells(metrics)
     table = Table(title=f"Arms ({split})", title_justify="left")
     table.add_column("arm", no_wrap=True)
     for name in (*_COLUMNS.values(), "rows"):
         table.add_column(name, justify="right", no_wrap=True)
-    for arm, label in ARM_NAMES.items():
+    others = metrics.filter((pl.col("stage") == ("test" if split == "test" else "ctr")) & (pl.col("split") == split))
+    # Arms made of several texts have no name of their own; those of coverage have a table of their own.
+    unnamed = sorted({arm for arm in others["arm"] if "@" not in arm} - set(ARM_NAMES))
+    for arm, label in {**ARM_NAMES, **{arm: arm for arm in unnamed}}.items():
         key = _where(arm, split, rounds)
         if cells.value(*key, "auc") is None:
             continue
@@ -157,7 +160,7 @@ def differences(metrics: pl.DataFrame, split: str, net: str) -> list[str]:
     for other, label in (("none", "no text"), ("shuffled", "another user's RecCoT")):
         text = cells.text(stage, -1, split, "reccot", f"auc_minus_{other}")
         if text != "-":
-            lines.append(f"{net} + RecCoT minus {label}: AUC {text} ({split}, paired over users and seeds)")
+            lines.append(f"{net} + RecCoT minus {label}: AUC {text} ({split}, paired)")
     one_class = cells.value(stage, -1, split, "reccot", "users_one_class")
     if one_class:
         users = cells.count(stage, -1, split, "reccot", "users_one_class")

@@ -77,9 +77,9 @@ def yes_probability(logps: Tensor, labels: LabelTokens) -> tuple[Tensor, Tensor]
 
     Returns:
         p_yes (M,): all surface forms of Yes against all of No, softmaxed on log-probabilities.
-        answer_mass (M,): their total probability.
+        answer_mass (M,): their total probability. It is rounded in the model's dtype, so 1 is made its most.
     """
-    return label_logps(logps, labels)[:, 1].exp(), logps.logsumexp(-1).exp()
+    return label_logps(logps, labels)[:, 1].exp(), logps.logsumexp(-1).exp().clamp(max=1.0)
 
 
 def score_reccots(

@@ -1,0 +1,28 @@
+"""What `trackrec predict` is asked: ids are text, and a row without one is named."""
+
+import polars as pl
+import pytest
+
+from trackrec.interactions import DataError
+from trackrec.predict import read_requests
+
+
+def test_ids_are_text(tmp_path):
+    path = tmp_path / "asked.csv"
+    path.write_text("user_id,item_id,place\n001, 0002007770,1\n1,B00X,2\n")
+    found = read_requests(path)
+    assert found["user_id"].to_list() == ["001", "1"]
+    assert found["item_id"].to_list() == ["0002007770", "B00X"]
+    assert found["place"].to_list() == [1, 2]
+    found.with_columns(user_id=pl.Series([1, 2])).write_parquet(tmp_path / "asked.parquet")
+    assert read_requests(tmp_path / "asked.parquet")["user_id"].to_list() == ["1", "2"]
+
+
+def test_a_row_without_an_id_is_named(tmp_path):
+    path = tmp_path / "asked.csv"
+    path.write_text("user_id,item_id\n1,2\n1,\n")
+    with pytest.raises(DataError, match=r"has 1 rows without item_id, the first is row 2"):
+        read_requests(path)
+    path.write_text("user,item_id\n1,2\n")
+    with pytest.raises(DataError, match=r"lacks user_id; it has user, item_id"):
+        read_requests(path)
