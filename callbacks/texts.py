@@ -26,11 +26,11 @@ _ADVICE_AT_START = (
 
 
 class Compared(NamedTuple):
-    """A round's greedy texts and those to compare with: as many, about the same histories where there are such.
+    """Greedy texts and those to compare with: no more than they, in a round about the same histories.
 
     Attributes:
         histories: history ids of ``texts``.
-        texts: of this round.
+        texts: of this round, or the final ones.
         cut: whether the length limit ended them.
         before: of the distilled G, or of the teacher where this round is the distilled G's.
         before_histories: history ids of ``before``.
@@ -46,18 +46,16 @@ class Compared(NamedTuple):
 
 
 def compared_texts(stage: DoneStage) -> Compared | None:
-    """The texts of a greedy stage beside those before the loop, None where this is no greedy stage."""
-    own = stage.run.table(stage.name, "reccots", _COLUMNS) if stage.kind == "greedy" else None
+    """The texts of a greedy stage or the final ones beside those before the loop, None after other stages."""
+    own = stage.run.table(stage.name, "reccots", _COLUMNS) if stage.kind in ("greedy", "texts") else None
     if own is None:
         return None
     before = stage.run.table("teacher" if stage.name == _START else _START, "reccots", _COLUMNS)
     before = own.head(0) if before is None else before
-    if stage.name != _START and len(before):
+    if stage.kind == "greedy" and stage.name != _START and len(before):
         own = own.join(before.select("history_id"), on="history_id", how="semi")
         before = before.join(own.select("history_id"), on="history_id", how="semi")
-    # As many: distinct-2 falls with the number of texts.
-    most = min(MOST_TEXTS, len(own), len(before) or len(own))
-    own, before = _first(own, most), _first(before, most)
+    own, before = _first(own, MOST_TEXTS), _first(before, min(MOST_TEXTS, len(own)))
     columns = [frame[name].to_list() for frame in (own, before) for name in ("history_id", "text")]
     cut = [(frame["finish_reason"] == "length").to_list() for frame in (own, before)]
     return Compared(columns[0], columns[1], cut[0], columns[3], columns[2], cut[1])
@@ -94,14 +92,15 @@ class Collapse(Monitor):
         super().__init__(least, {"identical": identical, "distinct": distinct, "spread": spread})
 
     def measure(self, stage: DoneStage) -> Iterator[Gauge]:
-        """After greedy stages, and after embed."""
+        """After greedy stages, the final texts, and embed."""
         advice = _ADVICE if stage.name != _START else _ADVICE_AT_START
         if found := compared_texts(stage):
             excess = _identical(found.texts) - _identical(found.before)
-            ratio = distinct_n(found.texts) / distinct_n(found.before) if found.before else float("nan")
-            n = len(found.texts)
+            n, most = len(found.texts), min(len(found.texts), len(found.before))
+            # Of as many texts: distinct-2 falls with their number.
+            ratio = distinct_n(found.texts[:most]) / distinct_n(found.before[:most]) if most else float("nan")
             yield Gauge("identical", "the share of identical texts, beyond that before", excess, n, advice, share=True)
-            yield Gauge("distinct", "distinct-2 as a share of that before", ratio, n, advice)
+            yield Gauge("distinct", "distinct-2 as a share of that before", ratio, most, advice)
         if stage.kind == "embed" and (vectors := stage.run.table(stage.name, "embeddings", ("vector",))) is not None:
             some = vectors["vector"].head(MOST_TEXTS).to_list()
             yield Gauge("spread", "the spread of the texts' vectors", _spread(some), len(some), advice)

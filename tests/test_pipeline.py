@@ -10,7 +10,7 @@ import pytest
 
 from trackrec.hooks import DoneStage, Reading, StageHook
 from trackrec.pipeline import Pipeline, Stage, StageError, StoppedByMonitorError
-from trackrec.run_lock import RunLockedError
+from trackrec.run_lock import ForeignFilesError, RunLockedError
 from trackrec.tables import TableError, read_manifest, read_table
 
 
@@ -281,3 +281,11 @@ def test_a_stage_killed_while_its_manifest_was_written_goes_on_whole(
     assert "goes on" in said[0]
     assert again.trouble("a") == ""
     assert {path.name for path in (tmp_path / "a").iterdir()} == {"manifest.json", "config.yaml", "out"}
+
+
+def test_a_folder_called_like_a_stage_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "log.csv").write_text("mine")
+    with pytest.raises(ForeignFilesError, match="Choose another run_dir, or move it"):
+        pipeline(tmp_path, CONFIG).run(["c"])
+    assert (tmp_path / "a" / "log.csv").read_text() == "mine"

@@ -78,6 +78,7 @@ def test_a_known_error_and_a_full_disk_are_plain(
     for error, words in (
         (ValueError(f"teacher: {RED}\n\n\n\n\nFAKE"), f"teacher: {SHOWN}"),
         (OSError(28, "No space left on device", f"{RED}\nFAKE"), rf"{SHOWN}\nFAKE"),
+        (PermissionError(13, "Permission denied", f"{RED}/run"), f"Permission denied: {SHOWN}/run"),
         (MemoryLimitError(RED), SHOWN),
     ):
 

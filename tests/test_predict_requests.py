@@ -23,6 +23,12 @@ def test_a_row_without_an_id_is_named(tmp_path):
     path.write_text("user_id,item_id\n1,2\n1,\n")
     with pytest.raises(DataError, match=r"has 1 rows without item_id, the first is row 2"):
         read_requests(path)
+    path.write_text("user_id,item_id\n")
+    with pytest.raises(DataError, match=r"asked\.csv holds no row"):
+        read_requests(path)
+    path.with_suffix(".parquet").write_text("no Parquet")
+    with pytest.raises(DataError, match=r"asked\.parquet can't be read"):
+        read_requests(path.with_suffix(".parquet"))
     path.write_text("user,item_id\n1,2\n")
     with pytest.raises(DataError, match=r"lacks user_id; it has user, item_id"):
         read_requests(path)

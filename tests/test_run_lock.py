@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trackrec.run_lock import LOCK, OWNER, RunLockedError, locked
+from trackrec.run_lock import LOCK, OWNER, ForeignFilesError, RunLockedError, check_owned, locked
 
 HOLD = """
 import sys, time
@@ -58,3 +58,17 @@ def test_it_is_free_again_after_an_error(tmp_path: Path) -> None:
         fail()
     with locked(tmp_path):
         assert (tmp_path / LOCK).exists()
+
+
+def test_what_no_run_made_is_left_alone(tmp_path: Path) -> None:
+    """A folder of somebody's logs that is called like a stage; a stage, a damaged one and an empty folder are free."""
+    for name, file in (("ctr", "manifest.json"), ("round-1/sample", "config.yaml"), ("data", "log.csv")):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / file).write_text("")
+    (tmp_path / "teacher").mkdir()
+    check_owned(tmp_path, ["ctr", "round-1/sample", "teacher", "texts"])
+    with pytest.raises(ForeignFilesError, match=r"data is not of trackrec, and the stage data would replace it"):
+        check_owned(tmp_path, ["ctr", "data"])
+    (tmp_path / "texts").write_text("a file")
+    with pytest.raises(ForeignFilesError, match="the stage texts"):
+        check_owned(tmp_path, ["texts"])

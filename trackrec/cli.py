@@ -314,12 +314,13 @@ def run_cli(args: list[str] | None = None) -> None:
         sys.stderr.write("\n".join(["trackrec: error:", *plain(str(error)).split("\n")[:4]]) + "\n")
         raise SystemExit(1) from error
     except OSError as error:
-        if error.errno not in _NO_SPACE:
+        if error.errno not in _NO_SPACE and error.filename is None:
             raise
         where = plain(str(error.filename or "while a stage was written"), keep="")
+        remedy = "Make room" if error.errno in _NO_SPACE else "Mend that"
         sys.stderr.write(
             f"trackrec: error:\n{error.strerror}: {where}\n"
-            "What is done stays. Make room and run the same command again: it goes on where this stopped.\n"
+            f"What is done stays. {remedy} and run the same command again: it goes on where this stopped.\n"
         )
         raise SystemExit(1) from error
     except KeyboardInterrupt:

@@ -22,14 +22,14 @@ from trackrec.llm.loading import BackboneSettings
 from trackrec.llm.memory import MemoryLimitError
 from trackrec.llm.vllm_process import VLLMError
 from trackrec.loop import Loop
-from trackrec.model_files import model_digest
+from trackrec.model_files import check_model_path, model_digest
 from trackrec.peak_memory import peak_memory, reset_peak_memory
 from trackrec.pipeline import Pipeline, Stage, StageError, StageResult, StoppedByMonitorError
 from trackrec.processes import run_in_processes
 from trackrec.recommend import Recommend, all_metrics, test_reads
 from trackrec.report.plain import plain
 from trackrec.report.terminal import print_report
-from trackrec.run_lock import RunLockedError
+from trackrec.run_lock import ForeignFilesError, RunLockedError
 from trackrec.steps import Steps
 from trackrec.tables import TableError
 
@@ -51,7 +51,7 @@ _SECTION = {"distill": "distill", "align": "align", "rec_tune": "rec_tune"}
 def known_errors() -> tuple[type[Exception], ...]:
     """Errors whose message is all that a user needs."""
     plain = (ValueError, FileNotFoundError, FloatingPointError)
-    found = (DataError, StageError, TableError, RunLockedError, MissingEmbeddingError)
+    found = (DataError, StageError, TableError, RunLockedError, ForeignFilesError, MissingEmbeddingError)
     return (*found, StaleReferenceError, MemoryLimitError, MissingPackageError, VLLMError, *plain)
 
 
@@ -236,9 +236,13 @@ def build_experiment(config: dict[str, Any], objects: Objects, say: Callable[[st
         config = {**config, "sampler": engine}
         say(f"sampler AutoSampler is {type(made.sampler).__name__}: {why}")
     made.sampler.check(made.backbone)
+    if set(made.ctr.arms) != {"none"}:
+        check_model_path(made.embed.model, "embed")
     made.scoring.check(made.validator_backbone or made.backbone)
     if made.validator_backbone is not None:
         made.validator_backbone.check_path("validator_backbone")
+    if not str(made.run_dir).strip():
+        raise ValueError("run_dir must name a directory, got ''. It holds all that a run writes.")
     run_dir = Path(made.run_dir).expanduser()
     models = {"backbone": made.backbone, "validator_backbone": made.validator_backbone, "embed": made.embed}
 

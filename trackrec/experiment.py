@@ -137,7 +137,7 @@ class Experiment:
             histories=self.table("data", "histories"),
             items=self.table("data", "items"),
             interactions=self.table("data", "interactions"),
-            threshold=self.threshold,
+            threshold=float(self.pipeline.manifest("data").notes["threshold"]),
             vectors=vectors,
             log_odds=self._log_odds(),
             seen_users=seen,

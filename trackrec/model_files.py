@@ -1,4 +1,4 @@
-"""Whether the model behind a path is still the same one."""
+"""Whether there is a model behind a path, and whether it is still the same one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,21 @@ from pathlib import Path
 
 _SUFFIXES = {".json", ".txt", ".model", ".jinja", ".safetensors", ".bin", ".gguf"}
 _PIECES, _PIECE = 64, 1 << 16  # of a large file, evenly spread
+
+
+def check_model_path(model: str, key: str) -> None:
+    """Fail early where ``model`` is plainly a path, and nothing is there.
+
+    Raises:
+        FileNotFoundError: naming the key and what to do.
+    """
+    path = Path(model).expanduser()
+    looks_like_path = model.startswith((".", "/", "~", "data/")) or model.count("/") > 1
+    if looks_like_path and not (path / "config.json").exists() and not list(path.glob("*.gguf")):
+        raise FileNotFoundError(
+            f"{key}.model: no model (config.json) in {model!r}. "
+            "Give a directory that holds one, or a name on the model hub. `make models` fetches the small ones."
+        )
 
 
 def model_digest(model: str) -> str:

@@ -21,7 +21,7 @@ from trackrec.hooks import DoneStage, StageHook, write_readings
 from trackrec.peak_memory import peak_memory, reset_peak_memory
 from trackrec.reuse import take_over
 from trackrec.run_files import RunFiles
-from trackrec.run_lock import locked
+from trackrec.run_lock import check_owned, locked
 from trackrec.tables import (
     BrokenManifestError,
     Manifest,
@@ -198,11 +198,11 @@ class Pipeline:
         Raises:
             StageError: an unknown name, or a stage left out is not current.
             StoppedByMonitorError: a hook found the run past a limit, now or when the stage ran.
-            RunLockedError: another process works on the same run directory.
+            RunLockedError, ForeignFilesError: another process works on the run directory, or it isn't a run's.
         """
-        chosen = self._choose(only)
+        check_owned(self.run_dir, (stage.name for stage in self.stages))
         with locked(self.run_dir):
-            self._run_chosen(chosen)
+            self._run_chosen(self._choose(only))
         return self.ran
 
     def _run_chosen(self, chosen: set[str]) -> None:

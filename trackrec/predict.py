@@ -30,12 +30,14 @@ def predict(exp: Experiment, recommend: Recommend, requests: Path, output: Path,
         arm: one of those the ctr stage trained.
 
     Raises:
-        DataError: a column, a user or an item is missing, or a user has no RecCoT.
+        DataError: a column, a user or an item is missing, a user has no RecCoT, or ``output`` is no Parquet file.
         StageError: a stage that it reads isn't done, or is damaged.
     """
     from trackrec.ctr.assemble import sample_rows
     from trackrec.ctr.stage import predict_rows, saved_seeds
 
+    if output.suffix != ".parquet":
+        raise DataError(f"--output must be a file ending in .parquet, got {str(output)!r}.")
     for stage in (*exp.ctr_stages(), "ctr"):
         exp.pipeline.manifest(stage)
     saved_seeds(exp.directory("ctr"), arm)
@@ -72,7 +74,13 @@ def read_requests(path: Path) -> pl.DataFrame:
     }
     if path.suffix not in readers or not path.is_file():
         raise DataError(f"--requests must be an existing .parquet or .csv file, got {str(path)!r}.")
-    frame = readers[path.suffix](path)
+    try:
+        frame = readers[path.suffix](path)
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"--requests: {path} can't be read ({reason}).") from error
+    if frame.is_empty():
+        raise DataError(f"--requests: {path} holds no row.")
     missing = [name for name in ("user_id", "item_id") if name not in frame.columns]
     if missing:
         raise DataError(f"--requests: {path} lacks {', '.join(missing)}; it has {', '.join(frame.columns)}.")

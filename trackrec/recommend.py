@@ -100,10 +100,17 @@ class Recommend:
     def add_test(self) -> None:
         """The stage that reads the test split."""
         keys = ("backbone", "validator_backbone", "prompts", "scoring", *TESTED)
+        if self._without_loop():
+            self.exp.pipeline.add(Stage("test", (), ("data", "ctr"), ("metrics.py", "ctr"), self._test))
+            return
         inputs = ("data", "texts", "ctr", *(stage for stage in (self.loop.validator, self.loop.plain) if stage))
         ctr = ("ctr/verdict.py", "ctr/slices.py")
         rooms = ("llm", "validator", "prompts.py", "metrics.py", *ctr, "interactions/cohort.py")
         self.exp.pipeline.add(Stage("test", keys, inputs, rooms, self._test))
+
+    def _without_loop(self) -> bool:
+        """Whether the run is of a recommender from ratings alone, without V's answers to test."""
+        return self.exp.text_sources == {"none"} and self.exp.pipeline.done("texts") is None
 
     def _embed(self, out: Path) -> dict[str, Any]:
         from trackrec.embed.encode import embed_texts
@@ -124,6 +131,16 @@ class Recommend:
 
         exp = self.exp
         reads = self._count_read()
+        notes, found = ({}, []) if self._without_loop() else self._test_validator(out)
+        predictions = exp.table("ctr", "predictions")
+        slices = sample_slices(exp.ctr_inputs())
+        found.extend(arm_metrics(predictions, exp.sample_rows, "test", "test", exp.seed, slices))
+        write_part(out, "metrics", found)
+        return {**notes, "test_reads": reads}
+
+    def _test_validator(self, out: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """V on test rows: counts for the manifest, and rows of the metrics table."""
+        exp = self.exp
         texts: dict[str, str | None] = dict(exp.texts("texts"))
         rows = exp.cohort.test
         nothing = dict.fromkeys(rows["history_id"].to_list())
@@ -138,11 +155,7 @@ class Recommend:
             source = "texts" if arm == "reccot" else "none"
             notes, values = self.steps.judge_and_measure(out, rows, given, validator, source, -1, 10_000 * place)
             found.extend(metric_rows(values, stage="test", split="test", arm=f"validator/{arm}"))
-        predictions = exp.table("ctr", "predictions")
-        slices = sample_slices(exp.ctr_inputs())
-        found.extend(arm_metrics(predictions, exp.sample_rows, "test", "test", exp.seed, slices))
-        write_part(out, "metrics", found)
-        return {**notes, "test_reads": reads}
+        return notes, found
 
     def _count_read(self) -> int:
         """Note that test labels are read now; returns how often that has happened in this run directory."""

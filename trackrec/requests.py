@@ -118,8 +118,8 @@ def check_users(strangers: Iterable[str]) -> None:
     """
     if missing := sorted(set(strangers)):
         raise DataError(
-            f"--requests: {len(missing)} users have no RecCoT in this run, the first is {missing[0]!r}. "
-            "With loop.texts: all every user of the samples has one."
+            f"--requests: {len(missing)} users have no history or no RecCoT in this run, the first is {missing[0]!r}. "
+            "With loop.texts: all every user of the samples has a RecCoT."
         )
 
 

@@ -1,20 +1,46 @@
-"""One run per run directory: a second one is refused and told whose it is."""
+"""One run per run directory: a second one is refused and told whose it is. What no run made there is left alone."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+
+from trackrec.tables import MANIFEST
 
 LOCK, OWNER = ".lock", ".owner.json"
 
 
 class RunLockedError(RuntimeError):
     """Another process works on the run directory. The message names it."""
+
+
+class ForeignFilesError(RuntimeError):
+    """A run would replace files that are not its own."""
+
+
+def check_owned(run_dir: Path, stages: Iterable[str]) -> None:
+    """Whether the directories of stages are free, or hold what a run left there.
+
+    Args:
+        run_dir: the directory.
+        stages: names of the stages that would be written.
+
+    Raises:
+        ForeignFilesError: a stage would take the place of something else.
+    """
+    for name in stages:
+        place = run_dir / name
+        own = any((place / file).exists() for file in (MANIFEST, "config.yaml"))
+        if (place.exists() or place.is_symlink()) and not own and not (place.is_dir() and not any(place.iterdir())):
+            raise ForeignFilesError(
+                f"run_dir {str(run_dir)!r}: {place} is not of trackrec, and the stage {name} would replace it. Choose "
+                "another run_dir, or move it."
+            )
 
 
 @contextmanager

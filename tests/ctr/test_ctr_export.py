@@ -211,7 +211,7 @@ def test_a_newer_rating_stands_in_the_recent_list(exported, tables, data_dir, tm
 def test_bad_requests_are_named(exported, data_dir, tmp_path):
     folder = shutil.copytree(exported[0], tmp_path / "export")
     encoder = RequestEncoder(folder, data_dir)
-    with pytest.raises(DataError, match="1 users have no RecCoT in this run, the first is 'u11'"):
+    with pytest.raises(DataError, match="1 users have no history or no RecCoT in this run, the first is 'u11'"):
         encoder(["u1", "u11"], ["i1", "i1"])
     with pytest.raises(DataError, match="1 items are not in the items table, the first is 'i99'"):
         encoder(["u1"], ["i99"])

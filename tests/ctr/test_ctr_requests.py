@@ -135,7 +135,7 @@ def test_a_user_without_a_history_in_the_tables_is_named(inputs, tmp_path, monke
         write_part(tmp_path / "fewer", name, getattr(inputs, name))
     write_part(tmp_path / "fewer", "histories", fewer)
     assert encoder(["u2"], ["i1"])
-    with pytest.raises(DataError, match="1 users have no RecCoT in this run, the first is 'u2'"):
+    with pytest.raises(DataError, match="1 users have no history or no RecCoT in this run, the first is 'u2'"):
         RequestEncoder(tmp_path / "export", tmp_path / "fewer")(["u2", "u1"], ["i1", "i1"])
 
 

@@ -237,3 +237,10 @@ def test_a_wrong_teacher_names_what_the_history_does_not_hold(tiny_book, tmp_pat
     own, other = (read_table(tmp_path / name, "reccots") for name in ("False", "True"))
     assert own["history_id"].to_list() == other["history_id"].to_list()
     assert all(a != b for a, b in zip(own["text"], other["text"], strict=True))
+
+
+@pytest.mark.parametrize(("name", "content"), [("t.jsonl", '{"user_id": '), ("t.csv", ""), ("t.parquet", "no Parquet")])
+def test_a_file_of_texts_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=rf"^teacher\.init_args\.path: .*{name} can't be read"):
+        TableTeacher(tmp_path / name).write(REQUESTS, WORDS, NOWHERE)

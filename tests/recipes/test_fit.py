@@ -264,6 +264,10 @@ def test_a_recommender_without_texts_needs_the_data_alone(
     predictions = read_table(tmp_path / "new" / "ctr", "predictions").filter(arm="none")
     samples = read_table(tmp_path / "new" / "data", "samples").filter(pl.col("split") != "train")
     assert predictions["sample_id"].n_unique() == len(samples)
+    output = trackrec("test", *args)
+    assert started(output) == ["test"]
+    assert "Arms (test)" in output
+    assert "read 1 time(s)" in output
 
 
 def test_damaged_stages_are_named_and_made_again(finished: str, config: Path, trackrec: Callable[..., str]) -> None:

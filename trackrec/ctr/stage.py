@@ -60,6 +60,8 @@ def check_plan(plan: CTRPlan) -> None:
         if len(set(given)) < len(given) or (key != "text.coverage" and not given):
             raise ValueError(f"ctr.{key} must name one or more, each once, got {list(given)}.")
     check_trainer(plan.trainer())
+    if (lr := plan.model.get("lr", 1.0)) <= 0:
+        raise ValueError(f"ctr.model.lr must be above 0, got {lr}.")
     if plan.text.use == "log_odds" and not scored_arms(plan.arms):
         raise ValueError(
             f"ctr.text.use: log_odds needs an arm that reads V's answers: reccot, shuffled, random or plain, got "

@@ -6,6 +6,7 @@ import abc
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -208,7 +209,7 @@ class TableTeacher(Teacher):
 
     def _read(self) -> pl.DataFrame:
         readers: dict[str, Callable[[Path], pl.DataFrame]] = {
-            ".csv": pl.read_csv,
+            ".csv": partial(pl.read_csv, infer_schema=False),  # an id like 007 is no number
             ".jsonl": pl.read_ndjson,
             ".ndjson": pl.read_ndjson,
             ".parquet": pl.read_parquet,
@@ -217,7 +218,11 @@ class TableTeacher(Teacher):
             raise ValueError(
                 f"teacher.init_args.path: {str(self.path)!r} is not a file ending in {', '.join(readers)}."
             )
-        return readers[self.path.suffix](self.path)
+        try:
+            return readers[self.path.suffix](self.path)
+        except pl.exceptions.PolarsError as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"teacher.init_args.path: {self.path} can't be read ({reason}).") from error
 
     def content_key(self) -> dict[str, str]:
         """The file's hash, so that an edited file is noticed."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from trackrec.extras import MissingPackageError
 from trackrec.llm.attention import register
 from trackrec.llm.memory import MemoryLimitError, ran_out
+from trackrec.model_files import check_model_path
 
 if TYPE_CHECKING:
     import torch
@@ -90,13 +91,7 @@ class BackboneSettings:
         Raises:
             FileNotFoundError: naming the key and what to do.
         """
-        path = Path(self.model).expanduser()
-        looks_like_path = self.model.startswith((".", "/", "~", "data/")) or self.model.count("/") > 1
-        if looks_like_path and not (path / "config.json").exists() and not list(path.glob("*.gguf")):
-            raise FileNotFoundError(
-                f"{key}.model: no model (config.json) in {self.model!r}. "
-                "Give a directory that holds one, or a name on the model hub. `make models` fetches the small one."
-            )
+        check_model_path(self.model, key)
 
 
 def linear_names(layer: nn.Module) -> list[str]:
