@@ -10,7 +10,7 @@ import sys
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tiny import reccot_row
 
@@ -124,6 +124,7 @@ def test_a_broken_part_is_named(tmp_path):
 
 
 @given(st.integers(0, 10_000), st.integers(1, 300), st.booleans())
+@example(1322, 1, False)  # a column's name that is no UTF-8
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_part_is_a_table_error_and_nothing_else(tmp_path, place, length, cut):
     """Torn anywhere, or noise anywhere: never a traceback of the reader's."""

@@ -119,6 +119,8 @@ def _run_stages(
     """``fit`` or ``test``: the stages, then what they found."""
     if command == "fit":
         check_plan(experiment.ctr)
+        if "embed" in experiment.ctr_stages():
+            check_model_path(experiment.embed.model, "embed")
     split = "valid"
     stages = [name.strip() for name in chosen.split(",")] if isinstance(chosen, str) else chosen
     if command == "test":
@@ -236,8 +238,6 @@ def build_experiment(config: dict[str, Any], objects: Objects, say: Callable[[st
         config = {**config, "sampler": engine}
         say(f"sampler AutoSampler is {type(made.sampler).__name__}: {why}")
     made.sampler.check(made.backbone)
-    if set(made.ctr.arms) != {"none"}:
-        check_model_path(made.embed.model, "embed")
     made.scoring.check(made.validator_backbone or made.backbone)
     if made.validator_backbone is not None:
         made.validator_backbone.check_path("validator_backbone")

@@ -233,7 +233,7 @@ def _read_part(
     try:
         names = pq.read_schema(path).names
         part = pq.read_table(path, columns=None if columns is None else list(columns))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).partition("\n")[0]
         raise TableError(f"table {table}: {path} can't be read ({reason}). Delete it and run the stage.") from error
     schema = schema or schema_of(table, names)
