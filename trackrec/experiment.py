@@ -132,16 +132,17 @@ class Experiment:
             vectors[name] = dict(zip(texts, matrix, strict=True))
         tuned = pl.concat([rows["user_id"] for rows in (self.cohort.reward, self.cohort.tune, self.cohort.warmup)])
         seen = frozenset(tuned.to_list())
+        made_with = self.pipeline.manifest("data").notes
         return CTRInputs(
             samples=self.sample_rows,
             histories=self.table("data", "histories"),
             items=self.table("data", "items"),
             interactions=self.table("data", "interactions"),
-            threshold=float(self.pipeline.manifest("data").notes["threshold"]),
+            threshold=float(made_with["threshold"]),
             vectors=vectors,
             log_odds=self._log_odds(),
             seen_users=seen,
-            published_lists="published_lists" in self.pipeline.manifest("data").notes,
+            published_lists="published_lists" in made_with,
         )
 
     def _log_odds(self) -> dict[str, dict[str, float]]:

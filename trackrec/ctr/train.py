@@ -70,6 +70,19 @@ class BestWeights(pl.Callback):
             self.auc, self.epoch = auc, trainer.current_epoch + 1
             self.weights = {name: weight.detach().cpu().clone() for name, weight in net.state_dict().items()}
 
+    def put_back(self, trainer: pl.Trainer, net: nn.Module) -> None:
+        """Load the kept weights.
+
+        Raises:
+            ValueError: no validation ran, so there are none.
+        """
+        if not self.weights:
+            raise ValueError(
+                f"ctr.trainer: no validation ran in {trainer.current_epoch} epochs ({trainer.global_step} steps) to "
+                "choose weights. Look at max_epochs, max_steps, check_val_every_n_epoch and limit_val_batches."
+            )
+        net.load_state_dict(self.weights)
+
 
 def fit_arm(
     net_factory: NetFactory,
@@ -120,12 +133,7 @@ def fit_arm(
         trainer = trainer_of(trainer_args, work_dir, [best, stopping])
         trainer.fit(module, datamodule=loaders)
         epochs = trainer.current_epoch
-        if not best.weights:
-            raise ValueError(
-                f"ctr.trainer: no validation ran in {epochs} epochs ({trainer.global_step} steps) to choose weights. "
-                "Look at max_epochs, max_steps, check_val_every_n_epoch and limit_val_batches."
-            )
-        module.net.load_state_dict(best.weights)
+        best.put_back(trainer, module.net)
         splits: list[str] = [name for name in ("valid", "test") if name in data.splits]
         predictions = {name: _predict(trainer, module, loaders, name) for name in splits}
         facts = connector_facts(module.net, connector, data, arm)
