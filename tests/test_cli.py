@@ -101,6 +101,28 @@ def test_a_missing_config_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "nowhere.yaml" in "\n".join(fails(monkeypatch, capsys, "fit", "--config", "nowhere.yaml"))
 
 
+@pytest.mark.parametrize("form", ["--config {}", "-c {}", "--config={}"])
+def test_a_config_that_is_no_yaml_is_named_with_the_place(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "broken.yaml"
+    file.write_text("seed_everything: [1\nrun_dir: {")
+    lines = fails(monkeypatch, capsys, "fit", "--config", CONFIG, *form.format(file).split(" "))
+    assert lines[1].startswith(f"{file} line 2, column 8 is no YAML: ")
+    file.write_bytes(b"run_dir: \xff")
+    lines = fails(monkeypatch, capsys, "fit", *form.format(file).split(" "))
+    assert lines[1].startswith(f"{file} is no YAML: 'utf-8' codec can't decode")
+
+
+def test_a_sweep_refuses_a_run_dir(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    given = ("--run_dir", str(tmp_path / "mine"), "--output", str(tmp_path / "out"))
+    lines = fails(monkeypatch, capsys, "sweep", "--config", CONFIG, *given)
+    assert lines[1] == "--run_dir: a sweep writes each run under --output. Leave --run_dir out."
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_unknown_command_names_the_known_ones(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

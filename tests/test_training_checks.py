@@ -2,7 +2,7 @@
 
 import pytest
 
-from trackrec.commands import check_training
+from trackrec.build import check_training
 from trackrec.interactions import LoopSettings
 from trackrec.llm.loading import BackboneSettings, LoRASettings
 

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from jsonargparse import Namespace
@@ -19,7 +19,7 @@ from torch import nn
 from trackrec.align.data import AlignData
 from trackrec.align.module import SoftmaxDPOModule
 from trackrec.align.preferences import PreferenceSettings
-from trackrec.cli_errors import explain
+from trackrec.cli_errors import broken_file, explain
 from trackrec.ctr import FeatureSpec
 from trackrec.ctr.arms import ARMS, TextSettings
 from trackrec.ctr.data import CTRDataModule
@@ -58,7 +58,7 @@ _COMMANDS = {
 _LM_MODULE = {"lm", "adapter"}
 _LM_DATA = {"lm", "book", "teacher_dir", "directories", "texts", "targets", "seed"}
 _OWN = (
-    *("config", "stages", "requests", "output", "arm", "seed", "trials", "gpu", "prompt_tokens", "jobs"),
+    *("config", "stages", "requests", "output", "arm", "unknown", "seed", "trials", "gpu", "prompt_tokens", "jobs"),
     *("reuse", "variants", "seeds"),
 )
 _NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
@@ -100,6 +100,10 @@ class TrackRecCLI(LightningCLI):
 
     def __init__(self, args: list[str] | None = None) -> None:
         given = sys.argv[1:] if args is None else args
+        if lines := broken_file(given):
+            sys.stderr.write("\n".join(lines) + "\n")
+            raise SystemExit(2)
+        self._given_run_dir = any(arg.partition("=")[0] == "--run_dir" for arg in given)
         self._wanted = next((arg for arg in given if arg in _COMMANDS), None)
         super().__init__(
             save_config_callback=None,
@@ -107,6 +111,7 @@ class TrackRecCLI(LightningCLI):
             load_from_checkpoint_support=False,
             seed_everything_default=42,
             parser_class=TrackRecParser,
+            parser_kwargs={"prog": "trackrec"},
             args=args,
         )
 
@@ -140,6 +145,8 @@ class TrackRecCLI(LightningCLI):
         from trackrec.commands import run
 
         config, dump = self.config[subcommand], self._resolved(subcommand)
+        if subcommand == "sweep" and self._given_run_dir:
+            raise ValueError("--run_dir: a sweep writes each run under --output. Leave --run_dir out.")
         own = {key: config.get(key) for key in _OWN}
         for line in swapped_classes(config, dump):
             sys.stderr.write(plain(line, keep="") + "\n")
@@ -272,6 +279,9 @@ def _add_own(parser: LightningArgumentParser, command: str) -> None:
         parser.add_argument("--requests", type=Path, required=True, help="Parquet or CSV with user_id and item_id.")
         parser.add_argument("--output", type=Path, required=True, help="Parquet file to write.")
         parser.add_argument("--arm", type=str, default="reccot", help="The arm whose nets predict.")
+        parser.add_argument(
+            "--unknown", type=Literal["error", "empty"], default="error", help="empty: no p for unknown ids."
+        )
     if command == "export":
         parser.add_argument("--output", type=Path, required=True, help="Folder to write; it must not exist.")
         parser.add_argument("--arm", type=str, default="reccot", help="The arm whose net is written.")

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import yaml
+
+from trackrec.error_text import reason
 from trackrec.report.plain import plain
 
 _LINES = 5
@@ -29,6 +34,24 @@ def explain(parser: Any, message: str, ex: Exception | None) -> list[str]:
         near = difflib.get_close_matches(wrong, list(dict.fromkeys(_names(parser, wrong))), n=3, cutoff=0.6)
         short.append(f"did you mean {', '.join(near)}?" if near else "`trackrec fit --help` lists every key.")
     return ["trackrec: error:", *short][:_LINES]
+
+
+def broken_file(args: Sequence[str]) -> list[str]:
+    """At most five lines about the first ``--config`` file that is no YAML; empty where all are, or aren't there."""
+    flags = ("-c", "--config")
+    files = [value for flag, value in pairwise(args) if flag in flags]
+    files += [arg.partition("=")[2] for arg in args if arg.startswith(tuple(f"{flag}=" for flag in flags))]
+    for file in files:
+        try:
+            yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        except OSError:
+            continue  # the parser says so, with what it looked for
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+            problem = getattr(error, "problem", None) or reason(error)
+            return ["trackrec: error:", _cut(f"{file}{where} is no YAML: {problem}.")]
+    return []
 
 
 def _unknown(text: str) -> str:

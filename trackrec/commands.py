@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from jsonargparse import Namespace
 from rich.console import Console
 
 from trackrec.align.module import StaleReferenceError
+from trackrec.build import Objects, build_experiment, ctr_plan
 from trackrec.ctr.arms import MissingEmbeddingError
-from trackrec.ctr.stage import CTRPlan, check_plan
-from trackrec.experiment import Experiment, Training
+from trackrec.ctr.stage import check_plan
+from trackrec.experiment import Experiment
 from trackrec.extras import MissingPackageError
-from trackrec.interactions import DataError, LoopSettings
-from trackrec.llm.auto_sampler import AutoSampler
-from trackrec.llm.devices import choose_gpu, process_count
-from trackrec.llm.loading import BackboneSettings
+from trackrec.interactions import DataError
+from trackrec.llm.devices import choose_gpu
 from trackrec.llm.memory import MemoryLimitError
 from trackrec.llm.vllm_process import VLLMError
 from trackrec.loop import Loop
-from trackrec.model_files import check_model_path, model_digest
+from trackrec.model_files import check_model_path
 from trackrec.peak_memory import peak_memory, reset_peak_memory
-from trackrec.pipeline import Pipeline, Stage, StageError, StageResult, StoppedByMonitorError
+from trackrec.pipeline import Stage, StageError, StageResult, StoppedByMonitorError
 from trackrec.processes import run_in_processes
 from trackrec.recommend import Recommend, all_metrics, test_reads
 from trackrec.report.plain import plain
@@ -34,14 +32,6 @@ from trackrec.steps import Steps
 from trackrec.tables import TableError
 
 Parse = Callable[[Sequence[Path]], dict[str, Any]]
-
-
-class Objects(Protocol):
-    """Builds the configuration's objects anew at each call, with the values of some dotted keys changed."""
-
-    def __call__(self, changes: Mapping[str, Any] | None = None) -> Namespace:
-        """The objects."""
-        ...
 
 
 # Whose trainer runs a kind of stage.
@@ -92,7 +82,7 @@ def run(
     if command == "predict":
         from trackrec.predict import predict
 
-        predict(experiment, recommend, Path(own["requests"]), Path(own["output"]), own["arm"])
+        predict(experiment, recommend, Path(own["requests"]), Path(own["output"]), own["arm"], own["unknown"])
         return
     if command == "export":
         from trackrec.export import export
@@ -221,120 +211,3 @@ def net_name(config: dict[str, Any]) -> str:
     """The class name of the CTR net."""
     net = config["ctr"]["net"]
     return str(net["class_path"] if isinstance(net, dict) else net).rsplit(".", 1)[-1]
-
-
-def build_experiment(config: dict[str, Any], objects: Objects, say: Callable[[str], None]) -> Experiment:
-    """Objects of a config, its cheap checks done; nothing is read or loaded yet.
-
-    Raises:
-        FileNotFoundError: a model's directory is missing.
-        ImportError: vLLM is asked for and not installed.
-        ValueError: a trainer wants devices that it can't have.
-    """
-    made = objects()
-    made.backbone.check_path("backbone")
-    if isinstance(made.sampler, AutoSampler):
-        made.sampler, engine, why = made.sampler.resolve(made.backbone)
-        config = {**config, "sampler": engine}
-        say(f"sampler AutoSampler is {type(made.sampler).__name__}: {why}")
-    made.sampler.check(made.backbone)
-    made.scoring.check(made.validator_backbone or made.backbone)
-    if made.validator_backbone is not None:
-        made.validator_backbone.check_path("validator_backbone")
-    if not str(made.run_dir).strip():
-        raise ValueError("run_dir must name a directory, got ''. It holds all that a run writes.")
-    run_dir = Path(made.run_dir).expanduser()
-    models = {"backbone": made.backbone, "validator_backbone": made.validator_backbone, "embed": made.embed}
-
-    def contents(keys: Sequence[str]) -> dict[str, str]:
-        return {key: model_digest(models[key].model) for key in keys if models.get(key) is not None}
-
-    pipeline = Pipeline(run_dir, config, seed=made.seed_everything, say=say, hooks=made.monitors, contents=contents)
-
-    def section(name: str) -> Training:
-        model, data, trainer = (_arguments(made[name][part]) for part in ("model", "data", "trainer"))
-        own = made.validator_backbone or made.backbone if name == "rec_tune" else made.backbone
-        check_training(name, model, data, own, made.loop, made.sampler.n)
-        count = process_count(trainer, f"{name}.trainer")
-        return Training(model, data, lambda: _arguments(objects()[name].trainer), count)
-
-    if process_count(_arguments(made.ctr.trainer), "ctr.trainer") > 1:
-        raise ValueError(
-            f"ctr.trainer.devices must be auto or 1, got {made.ctr.trainer.devices!r}: a CTR net trains in one process."
-        )
-
-    return Experiment(
-        pipeline=pipeline,
-        dataset=made.dataset,
-        samples=made.samples,
-        prompts=made.prompts,
-        backbone=made.backbone,
-        validator_backbone=made.validator_backbone,
-        sampler=made.sampler,
-        teacher=made.teacher,
-        loop=made.loop,
-        scoring=made.scoring,
-        sets=made.align.sets,
-        distill=section("distill"),
-        align=section("align"),
-        rec_tune=section("rec_tune"),
-        embed=made.embed,
-        ctr=ctr_plan(objects),
-    )
-
-
-def check_training(
-    name: str,
-    model: Mapping[str, Any],
-    data: Mapping[str, Any],
-    backbone: BackboneSettings,
-    loop: LoopSettings,
-    draws: int,
-) -> None:
-    """The values of a training section that would end the run at its stage, hours after its start.
-
-    Raises:
-        ValueError: naming the key.
-    """
-    from trackrec.align.module import SoftmaxDPOModule
-    from trackrec.distill.module import DistillModule
-    from trackrec.llm.training import AdapterModule
-    from trackrec.validator.module import RecTuningModule
-
-    for key, value in data.items():
-        if isinstance(value, int) and value < 1:
-            raise ValueError(f"{name}.data.{key} must be at least 1, got {value}.")
-    if name == "align" and not loop.align:
-        return
-    if name == "align" and draws < 2:
-        raise ValueError(
-            f"sampler.init_args.n must be at least 2, got {draws}: alignment compares the draws of a history. Or set "
-            "loop.align: false."
-        )
-    modules: dict[str, type[AdapterModule]] = {
-        "distill": DistillModule,
-        "align": SoftmaxDPOModule,
-        "rec_tune": RecTuningModule,
-    }
-    modules[name].check(model, backbone)
-
-
-def ctr_plan(objects: Objects, changes: Mapping[str, Any] | None = None) -> CTRPlan:
-    """The plan of the CTR stage, with the values of some dotted keys changed."""
-    made = objects(changes).ctr
-    return CTRPlan(
-        net=made.net,
-        connector=made.connector,
-        model=_arguments(made.model),
-        data=_arguments(made.data),
-        trainer=lambda: _arguments(objects(changes).ctr.trainer),
-        arms=made.arms,
-        seeds=made.seeds,
-        patience=made.patience,
-        text=made.text,
-        classics=made.classics,
-    )
-
-
-def _arguments(values: Namespace | dict[str, Any]) -> dict[str, Any]:
-    return dict(vars(values)) if isinstance(values, Namespace) else dict(values)

@@ -32,6 +32,7 @@ from trackrec.ctr.dense import DENSE_NAMES, EarlierItemRatings, item_years
 from trackrec.ctr.features import MAX_ATTRIBUTES, RATING_SCALE, CTRData
 from trackrec.ctr.priors import FIRST, PADDING, UNKNOWN, source_rows
 from trackrec.ctr.stage import CTRPlan, load_net, saved_features, saved_net, saved_seeds
+from trackrec.error_text import reason
 from trackrec.experiment import Experiment
 from trackrec.extras import need
 from trackrec.requests import FEATURES, FORMAT, NET, RATINGS, USERS, after_all, net_inputs, newest_histories
@@ -160,8 +161,9 @@ def write_onnx(net: nn.Module, example: dict[str, NDArray[Any]], path: Path) -> 
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
-        reason = str(error.__cause__ or error).strip().partition("\n")[0]
-        raise ValueError(f"ctr.net: {type(net).__name__} can't be written as ONNX: {reason}") from error
+        raise ValueError(
+            f"ctr.net: {type(net).__name__} can't be written as ONNX: {reason(error.__cause__ or error)}"
+        ) from error
     assert program is not None
     program.save(path, external_data=size > _EXTERNAL_BYTES)
 

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import polars as pl
 
+from trackrec.error_text import reason
 from trackrec.experiment import Experiment
 from trackrec.interactions import DataError
 from trackrec.recommend import Recommend
-from trackrec.requests import check_items, newest_histories, request_rows
+from trackrec.requests import check_items, check_users, newest_histories, request_rows
 from trackrec.tables import write_whole
 
 
-def predict(exp: Experiment, recommend: Recommend, requests: Path, output: Path, arm: str) -> None:
+def predict(exp: Experiment, recommend: Recommend, requests: Path, output: Path, arm: str, unknown: str) -> None:
     """Write ``output``: the requests with a column ``p``, the mean over the seeds of one arm.
 
     A request is answered as if it came after everything the run has read: the user's recent list is their newest
@@ -27,10 +28,12 @@ def predict(exp: Experiment, recommend: Recommend, requests: Path, output: Path,
         recommend: its stages after the loop; V is asked through it where the arm reads V's log-odds.
         requests: Parquet or CSV with ``user_id`` and ``item_id``.
         output: Parquet file to write.
+        unknown: ``error``, or ``empty``: no probability for users without a RecCoT and for items that aren't known.
         arm: one of those the ctr stage trained.
 
     Raises:
-        DataError: a column, a user or an item is missing, a user has no RecCoT, or ``output`` is no Parquet file.
+        DataError: a column is missing, no request can be answered, some can't while ``unknown`` is ``error``, or
+            ``output`` is no Parquet file.
         StageError: a stage that it reads isn't done, or is damaged.
     """
     from trackrec.ctr.assemble import sample_rows
@@ -45,19 +48,27 @@ def predict(exp: Experiment, recommend: Recommend, requests: Path, output: Path,
     inputs = exp.ctr_inputs()
     answerable = set(sample_rows(inputs, exp.ctr.text)["history_id"].to_list())
     width = int(inputs.samples["recent_items"].list.len().max() or 1)  # type: ignore[arg-type]
-    check_items(wanted["item_id"], set(inputs.items["item_id"]))
+    histories = newest_histories(inputs.samples, answerable)
+    known = wanted["user_id"].is_in(histories["user_id"].implode())
+    known &= wanted["item_id"].is_in(inputs.items["item_id"].implode())
+    if unknown == "error" or not known.any():
+        check_items(wanted["item_id"], set(inputs.items["item_id"]))
+        check_users(set(wanted["user_id"]) - set(histories["user_id"]))
     published = inputs.samples if inputs.published_lists else None
-    rows = request_rows(wanted, newest_histories(inputs.samples, answerable), inputs.interactions, width, published)
+    rows = request_rows(wanted.filter(known), histories, inputs.interactions, width, published)
     if exp.ctr.text.use == "log_odds" and arm != "none":
         found = recommend.request_log_odds(rows, arm)
         of_samples = {name: {**inputs.log_odds.get(name, {}), **own} for name, own in found.items()}
         inputs = inputs._replace(log_odds={**inputs.log_odds, **of_samples})
     p = predict_rows(inputs, exp.ctr, exp.directory("ctr"), rows, arm, exp.seed)
-    answered = wanted.with_columns(p=pl.Series(p, dtype=pl.Float32))
+    every = pl.repeat(None, len(wanted), dtype=pl.Float32, eager=True)
+    answered = wanted.with_columns(p=every.scatter(known.arg_true(), pl.Series(p, dtype=pl.Float32)))
     content = io.BytesIO()
     answered.write_parquet(content)
     write_whole(output, content.getvalue())
-    exp.say(f"{len(answered):,} predictions of arm {arm} in {output}")
+    without = len(answered) - len(rows)
+    left = f"; {without:,} requests of unknown users or items have none" if without else ""
+    exp.say(f"{len(rows):,} predictions of arm {arm} in {output}{left}")
 
 
 def read_requests(path: Path) -> pl.DataFrame:
@@ -77,8 +88,7 @@ def read_requests(path: Path) -> pl.DataFrame:
     try:
         frame = readers[path.suffix](path)
     except pl.exceptions.PolarsError as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"--requests: {path} can't be read ({reason}).") from error
+        raise DataError(f"--requests: {path} can't be read ({reason(error)}).") from error
     if frame.is_empty():
         raise DataError(f"--requests: {path} holds no row.")
     missing = [name for name in ("user_id", "item_id") if name not in frame.columns]

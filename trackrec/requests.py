@@ -44,24 +44,30 @@ def newest_histories(samples: pl.DataFrame, answerable: set[str]) -> pl.DataFram
     )
 
 
-def newest_ratings(interactions: pl.DataFrame, recent_len: int) -> pl.DataFrame:
-    """Each user's recent list as it stands after the last rating: user_id, recent_items, recent_ratings."""
-    return (
-        interactions.sort("timestamp", "row")
-        .group_by("user_id", maintain_order=True)
-        .agg(recent_items=pl.col("item_id").tail(recent_len), recent_ratings=pl.col("rating").tail(recent_len))
-    )
+def newest_lists(
+    users: pl.DataFrame, recent_len: int, interactions: pl.DataFrame, published: pl.DataFrame | None = None
+) -> pl.DataFrame:
+    """Each user's recent list as it stands after the last rating: user_id, recent_items, recent_ratings.
 
-
-def newest_published(samples: pl.DataFrame, recent_len: int) -> pl.DataFrame:
-    """The same of lists that the dataset publishes: each user's newest. What a user was shown since isn't in them."""
-    items = pl.col("recent_items").cast(pl.List(pl.String)).list.tail(recent_len)
-    return (
-        samples.select("user_id", "timestamp", "sample_id", items, pl.col("recent_ratings").list.tail(recent_len))
-        .sort("timestamp", "sample_id")
-        .group_by("user_id", maintain_order=True)
-        .agg(pl.col("recent_items", "recent_ratings").last())
-    )
+    Args:
+        users: user_id.
+        recent_len: ratings in a list.
+        interactions: the table, whose newest ratings make the lists.
+        published: samples with lists that the dataset publishes, where it does: each user's newest is taken instead.
+            What a user was shown since isn't in it.
+    """
+    log, order = (interactions, "row") if published is None else (published, "sample_id")
+    asked = log.join(users.select("user_id").unique(), on="user_id", how="semi").sort("timestamp", order)
+    if published is None:
+        lists = {
+            "recent_items": pl.col("item_id").tail(recent_len),
+            "recent_ratings": pl.col("rating").tail(recent_len),
+        }
+    else:
+        items = pl.col("recent_items").cast(pl.List(pl.String))
+        lists = {"recent_items": items.list.tail(recent_len).last()}
+        lists["recent_ratings"] = pl.col("recent_ratings").list.tail(recent_len).last()
+    return asked.group_by("user_id", maintain_order=True).agg(**lists)
 
 
 def after_all(interactions: pl.DataFrame) -> int:
@@ -88,9 +94,7 @@ def request_rows(
     Raises:
         DataError: a user has no history here.
     """
-    log = interactions if published is None else published
-    asked = log.join(wanted.select("user_id").unique(), on="user_id", how="semi")
-    recent = newest_ratings(asked, recent_len) if published is None else newest_published(asked, recent_len)
+    recent = newest_lists(wanted, recent_len, interactions, published)
     rows = wanted.select("user_id", "item_id").join(histories, on="user_id", how="left", maintain_order="left")
     rows = rows.join(recent, on="user_id", how="left", maintain_order="left")
     check_users(rows.filter(pl.col("history_id").is_null())["user_id"])
@@ -118,8 +122,9 @@ def check_users(strangers: Iterable[str]) -> None:
     """
     if missing := sorted(set(strangers)):
         raise DataError(
-            f"--requests: {len(missing)} users have no history or no RecCoT in this run, the first is {missing[0]!r}. "
-            "With loop.texts: all every user of the samples has a RecCoT."
+            f"requests: {len(missing)} users have no history or no RecCoT in this run, the first is {missing[0]!r}. "
+            "With loop.texts: all every user of the samples has a RecCoT. `trackrec predict --unknown empty` leaves "
+            "their p empty."
         )
 
 
@@ -130,7 +135,10 @@ def check_items(asked: Iterable[str], known: Container[str]) -> None:
         DataError: one isn't.
     """
     if unknown := {item for item in asked if item not in known}:
-        raise DataError(f"--requests: {len(unknown)} items are not in the items table, the first is {min(unknown)!r}.")
+        raise DataError(
+            f"requests: {len(unknown)} items are not in the items table, the first is {min(unknown)!r}. "
+            "`trackrec predict --unknown empty` leaves their p empty."
+        )
 
 
 def net_inputs(data: CTRData, arm: str, split: str, rows: slice = slice(None)) -> dict[str, NDArray[Any]]:
@@ -183,10 +191,8 @@ class RequestEncoder:
         self.user_numbers = {user: number for number, user in enumerate(users["user_id"].to_list())}
         self.user_indices = indices(users["user_id"], vocabularies.users)
         self.width = int(self.features["spec"]["recent_len"])
-        if self.features["published_lists"]:
-            newest = newest_published(read_table(tables, "samples"), self.width)
-        else:
-            newest = newest_ratings(interactions.join(users, on="user_id", how="semi"), self.width)
+        published = read_table(tables, "samples") if self.features["published_lists"] else None
+        newest = newest_lists(users, self.width, interactions, published)
         recent = users.select("user_id").join(newest, on="user_id", how="left", maintain_order="left")
         self.recent = self.catalogue.lists(recent["recent_items"], recent["recent_ratings"], threshold, scale)
         self.rated = self.catalogue.lists(users["item_ids"], users["ratings"], threshold, scale)

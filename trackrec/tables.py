@@ -19,6 +19,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from trackrec.error_text import reason
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -234,8 +236,9 @@ def _read_part(
         names = pq.read_schema(path).names
         part = pq.read_table(path, columns=None if columns is None else list(columns))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise TableError(f"table {table}: {path} can't be read ({reason}). Delete it and run the stage.") from error
+        raise TableError(
+            f"table {table}: {path} can't be read ({reason(error)}). Delete it and run the stage."
+        ) from error
     schema = schema or schema_of(table, names)
     if names != schema.names:
         raise TableError(f"table {table}: {path} has columns {names}, want {schema.names}")

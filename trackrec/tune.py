@@ -130,7 +130,7 @@ class Search:
             self.exp.say(f"    configured: valid AUC {self._fit({}, 0):.4f}")
         while (done := len(self.finished())) < wanted:
             self.study.sampler = _sampler(self.exp.seed, done)
-            self._try(self.study.ask(), f"trial {done + 1} of {wanted}")
+            self._try(self.study.ask(), f"{done + 1} of {wanted}")
 
     def finished(self) -> list[FrozenTrial]:
         """Trials with an AUC, or with a net that can't be trained; not those that were cut off."""
@@ -146,11 +146,12 @@ class Search:
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self.study.tell(trial.number, state=TrialState.FAIL)
 
-    def _try(self, trial: Trial, label: str) -> None:
+    def _try(self, trial: Trial, place: str) -> None:
         from optuna.trial import TrialState
 
         values = {one.key: one.ask(trial) for one in self.space}
         trial.set_user_attr("values", values)
+        label = f"trial {trial.number} ({place})"
         told = ", ".join(f"{_short(key)} {_value(value)}" for key, value in values.items())
         try:
             found = self._fit(values, 1 + trial.number)

@@ -213,6 +213,36 @@ def test_predict_answers_every_request(
     assert answers["p"].n_unique() == 3
 
 
+def test_predict_leaves_unknown_ids_without_a_probability(
+    finished: str,
+    config: Path,
+    trackrec: Callable[..., str],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    trackrec("fit", "--config", str(config))
+    known = pl.DataFrame({"user_id": ["1", "2"], "item_id": ["3", "4"]})
+    mixed = pl.DataFrame({"user_id": ["nobody", "1", "1", "2"], "item_id": ["3", "3", "no film", "4"], "p": "theirs"})
+    answers = {}
+    for name, frame in (("known", known), ("mixed", mixed)):
+        frame.write_csv(tmp_path / f"{name}.csv")
+        files = ["--requests", str(tmp_path / f"{name}.csv"), "--output", str(tmp_path / f"{name}.parquet")]
+        said = trackrec("predict", "--config", str(config), "--unknown", "empty", *files)
+        answers[name] = pl.read_parquet(tmp_path / f"{name}.parquet")["p"].to_list()
+    assert "2 predictions" in said
+    assert "2 requests of unknown users or items have none" in said
+    assert answers["mixed"] == [None, answers["known"][0], None, answers["known"][1]]
+    asked = ("predict", "--config", str(config), *files)
+    for some, flags, words in (
+        (mixed, [], "1 items are not in the items table, the first is 'no film'. `trackrec predict --unknown empty`"),
+        (mixed.head(1), ["--unknown", "empty"], "1 users have no history or no RecCoT in this run, the first is"),
+    ):
+        some.write_csv(tmp_path / "mixed.csv")
+        with pytest.raises(SystemExit):
+            trackrec(*asked, *flags)
+        assert words in capfd.readouterr().err
+
+
 def test_a_cut_off_stage_goes_on(finished: str, config: Path, trackrec: Callable[..., str], tmp_path: Path) -> None:
     """A stage that fails after some parts keeps them, and ends with what an undisturbed run has."""
     import trackrec.generate.reccot as room

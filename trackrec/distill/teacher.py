@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from trackrec.error_text import reason
 from trackrec.prompts import PromptSettings, Rated, counted, fold, history_segment, leanings, reccot_segments
 from trackrec.tables import stable_hash
 
@@ -221,8 +222,7 @@ class TableTeacher(Teacher):
         try:
             return readers[self.path.suffix](self.path)
         except pl.exceptions.PolarsError as error:
-            reason = str(error).partition("\n")[0]
-            raise ValueError(f"teacher.init_args.path: {self.path} can't be read ({reason}).") from error
+            raise ValueError(f"teacher.init_args.path: {self.path} can't be read ({reason(error)}).") from error
 
     def content_key(self) -> dict[str, str]:
         """The file's hash, so that an edited file is noticed."""

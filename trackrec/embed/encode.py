@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from trackrec.error_text import reason
 from trackrec.model_files import model_digest
 from trackrec.tables import TableError, read_table, stable_hash, write_part
 
@@ -96,10 +97,9 @@ def _load(model: str) -> Any:
     try:
         return SentenceTransformer(model, trust_remote_code=False)
     except (ValueError, OSError, UnpicklingError) as error:
-        reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"embed.model {model} can't be loaded ({reason}). It must be a sentence-transformers or BERT-like model "
-            "with safetensors weights and no code of its own."
+            f"embed.model {model} can't be loaded ({reason(error)}). It must be a sentence-transformers or BERT-like "
+            "model with safetensors weights and no code of its own."
         ) from error
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
+from trackrec.error_text import reason
 from trackrec.interactions.source import LAST_SECOND, DataError, shown
 
 ARGS = "dataset.init_args"
@@ -163,16 +164,15 @@ def check_time_unit(unit: str) -> None:
     """
     if unit == "iso" or unit in _PER_SECOND:
         return
-    reason = ""
+    why = ""
     if "%" in unit:
         try:
             pl.select(_by_pattern(pl.lit("2000-01-01"), unit))
             return
         except pl.exceptions.PolarsError as error:
-            reason = f" ({str(error).splitlines()[0]})"
+            why = f" ({reason(error)})"
     raise DataError(
-        f"{ARGS}.time_unit must be 's', 'ms', 'us', 'iso' or a pattern such as '%d.%m.%Y %H:%M:%S', "
-        f"got {unit!r}{reason}."
+        f"{ARGS}.time_unit must be 's', 'ms', 'us', 'iso' or a pattern such as '%d.%m.%Y %H:%M:%S', got {unit!r}{why}."
     )
 
 

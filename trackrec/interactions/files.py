@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 
 import polars as pl
 
+from trackrec.error_text import reason
 from trackrec.interactions.columns import ARGS, Columns
 from trackrec.interactions.source import DataError, bad_lines_error, refuse_utf16
 
@@ -98,9 +99,8 @@ def _read_parquet(path: Path, key: str, plan: Plan, drop: bool) -> tuple[pl.Data
             raise _bad_rows(path, key, shown, int((~frame["good"]).sum()), columns, "row")
     # polars panics on some pages that are broken.
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        reason = str(error).splitlines()[0]
         raise DataError(
-            f"{ARGS}.{key}: {path} can't be read as Parquet ({reason}). Fetch or write it again."
+            f"{ARGS}.{key}: {path} can't be read as Parquet ({reason(error)}). Fetch or write it again."
         ) from error
     good = frame.filter("good")
     return good.drop("good"), frame.height - good.height

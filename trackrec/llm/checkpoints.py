@@ -17,6 +17,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from trackrec.error_text import reason
 from trackrec.tables import write_whole
 
 log = logging.getLogger(__name__)
@@ -91,9 +92,9 @@ def usable_checkpoint(directory: Path, parameters: Collection[str]) -> Path | No
     try:
         names = set(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
     except (pickle.UnpicklingError, KeyError, TypeError) as error:
-        reason = str(error).strip().partition("\n")[0].partition(" This file can still be loaded")[0]
+        why = reason(error).partition(" This file can still be loaded")[0]
         raise CheckpointError(
-            f"{path} holds what no training of trackrec writes, and was not loaded ({reason[:160]}). Delete it, and "
+            f"{path} holds what no training of trackrec writes, and was not loaded ({why[:160]}). Delete it, and "
             "find out who put it there: the training then starts anew."
         ) from None
     if names != set(parameters):

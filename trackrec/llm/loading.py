@@ -8,6 +8,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Literal
 
+from trackrec.error_text import reason
 from trackrec.extras import MissingPackageError
 from trackrec.llm.attention import register
 from trackrec.llm.memory import MemoryLimitError, ran_out
@@ -147,28 +148,27 @@ def load_or_explain(settings: BackboneSettings, dtype: torch.dtype, device: torc
         text = f"{name} holds a pickle of more than weights, and was not loaded. Choose one with safetensors weights."
         raise ValueError(text) from None
     except SafetensorError as error:
-        raise ValueError(f"{name}: its weights are damaged ({_first_line(error)}). Fetch it again.") from error
+        raise ValueError(f"{name}: its weights are damaged ({reason(error)}). Fetch it again.") from error
     except ImportError as error:
         if settings.quantize == "none":
             raise
-        text = f"backbone.quantize {settings.quantize} needs a package: {_first_line(error)}"
+        text = f"backbone.quantize {settings.quantize} needs a package: {reason(error)}"
         raise MissingPackageError(text) from error
     except known as error:
-        reason = _first_line(error)
         if "trust_remote_code" in str(error):
             text = f"{name} needs code of its own, which trackrec never runs. Choose one that transformers knows."
             raise ValueError(text) from None
         if isinstance(error, OSError) and error.errno is None:  # transformers' own: it found no such model
-            text = f"{name} can't be loaded ({reason}). Give a directory with a model, or a name on the model hub."
+            text = (
+                f"{name} can't be loaded ({reason(error)}). Give a directory with a model, or a name on the model hub."
+            )
             raise ValueError(text) from error
         if not ran_out(error):
             raise
-        text = f"{name} doesn't fit into the memory of {device} ({reason}). Choose a smaller one, or quantize: nf4."
+        text = (
+            f"{name} doesn't fit into the memory of {device} ({reason(error)}). Choose a smaller one, or quantize: nf4."
+        )
         raise MemoryLimitError(text) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 def load_base(settings: BackboneSettings, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:

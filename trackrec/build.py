@@ -1,0 +1,143 @@
+"""From a configuration's objects to an experiment, once what can be checked before anything loads has been checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from jsonargparse import Namespace
+
+from trackrec.ctr.stage import CTRPlan
+from trackrec.experiment import Experiment, Training
+from trackrec.interactions import LoopSettings
+from trackrec.llm.auto_sampler import AutoSampler
+from trackrec.llm.devices import process_count
+from trackrec.llm.loading import BackboneSettings
+from trackrec.model_files import model_digest
+from trackrec.pipeline import Pipeline
+
+
+class Objects(Protocol):
+    """Builds the configuration's objects anew at each call, with the values of some dotted keys changed."""
+
+    def __call__(self, changes: Mapping[str, Any] | None = None) -> Namespace:
+        """The objects."""
+        ...
+
+
+def build_experiment(config: dict[str, Any], objects: Objects, say: Callable[[str], None]) -> Experiment:
+    """Objects of a config, its cheap checks done; nothing is read or loaded yet.
+
+    Raises:
+        FileNotFoundError: a model's directory is missing.
+        ImportError: vLLM is asked for and not installed.
+        ValueError: a trainer wants devices that it can't have.
+    """
+    made = objects()
+    made.backbone.check_path("backbone")
+    if isinstance(made.sampler, AutoSampler):
+        made.sampler, engine, why = made.sampler.resolve(made.backbone)
+        config = {**config, "sampler": engine}
+        say(f"sampler AutoSampler is {type(made.sampler).__name__}: {why}")
+    made.sampler.check(made.backbone)
+    made.scoring.check(made.validator_backbone or made.backbone)
+    if made.validator_backbone is not None:
+        made.validator_backbone.check_path("validator_backbone")
+    if not str(made.run_dir).strip():
+        raise ValueError("run_dir must name a directory, got ''. It holds all that a run writes.")
+    run_dir = Path(made.run_dir).expanduser()
+    models = {"backbone": made.backbone, "validator_backbone": made.validator_backbone, "embed": made.embed}
+
+    def contents(keys: Sequence[str]) -> dict[str, str]:
+        return {key: model_digest(models[key].model) for key in keys if models.get(key) is not None}
+
+    pipeline = Pipeline(run_dir, config, seed=made.seed_everything, say=say, hooks=made.monitors, contents=contents)
+
+    def section(name: str) -> Training:
+        model, data, trainer = (_arguments(made[name][part]) for part in ("model", "data", "trainer"))
+        own = made.validator_backbone or made.backbone if name == "rec_tune" else made.backbone
+        check_training(name, model, data, own, made.loop, made.sampler.n)
+        count = process_count(trainer, f"{name}.trainer")
+        return Training(model, data, lambda: _arguments(objects()[name].trainer), count)
+
+    if process_count(_arguments(made.ctr.trainer), "ctr.trainer") > 1:
+        raise ValueError(
+            f"ctr.trainer.devices must be auto or 1, got {made.ctr.trainer.devices!r}: a CTR net trains in one process."
+        )
+
+    return Experiment(
+        pipeline=pipeline,
+        dataset=made.dataset,
+        samples=made.samples,
+        prompts=made.prompts,
+        backbone=made.backbone,
+        validator_backbone=made.validator_backbone,
+        sampler=made.sampler,
+        teacher=made.teacher,
+        loop=made.loop,
+        scoring=made.scoring,
+        sets=made.align.sets,
+        distill=section("distill"),
+        align=section("align"),
+        rec_tune=section("rec_tune"),
+        embed=made.embed,
+        ctr=ctr_plan(objects),
+    )
+
+
+def check_training(
+    name: str,
+    model: Mapping[str, Any],
+    data: Mapping[str, Any],
+    backbone: BackboneSettings,
+    loop: LoopSettings,
+    draws: int,
+) -> None:
+    """The values of a training section that would end the run at its stage, hours after its start.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    from trackrec.align.module import SoftmaxDPOModule
+    from trackrec.distill.module import DistillModule
+    from trackrec.llm.training import AdapterModule
+    from trackrec.validator.module import RecTuningModule
+
+    for key, value in data.items():
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"{name}.data.{key} must be at least 1, got {value}.")
+    if name == "align" and not loop.align:
+        return
+    if name == "align" and draws < 2:
+        raise ValueError(
+            f"sampler.init_args.n must be at least 2, got {draws}: alignment compares the draws of a history. Or set "
+            "loop.align: false."
+        )
+    modules: dict[str, type[AdapterModule]] = {
+        "distill": DistillModule,
+        "align": SoftmaxDPOModule,
+        "rec_tune": RecTuningModule,
+    }
+    modules[name].check(model, backbone)
+
+
+def ctr_plan(objects: Objects, changes: Mapping[str, Any] | None = None) -> CTRPlan:
+    """The plan of the CTR stage, with the values of some dotted keys changed."""
+    made = objects(changes).ctr
+    return CTRPlan(
+        net=made.net,
+        connector=made.connector,
+        model=_arguments(made.model),
+        data=_arguments(made.data),
+        trainer=lambda: _arguments(objects(changes).ctr.trainer),
+        arms=made.arms,
+        seeds=made.seeds,
+        patience=made.patience,
+        text=made.text,
+        classics=made.classics,
+    )
+
+
+def _arguments(values: Namespace | dict[str, Any]) -> dict[str, Any]:
+    return dict(vars(values)) if isinstance(values, Namespace) else dict(values)
