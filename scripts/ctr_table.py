@@ -3,9 +3,9 @@
     python scripts/ctr_table.py --protocols temporal user --nets DIN DeepFM --json table.json
 
 Choices are made on validation rows: without ``--test`` the test rows are taken away before a feature is computed. With
-it the test split is read once, at the end, and every model is put beside LightGBM (or the logistic regression where
-LightGBM is not installed), users and seeds resampled together. ``lightgbm_lists`` sees statistics of the item and of
-the two lists (the last ten ratings, the history) alone, without years and neighbours.
+it the test split is read once, at the end. Every model is put beside ``lightgbm`` and ``lightgbm_lists`` (or the
+logistic regression where LightGBM is not installed), users and seeds resampled together. ``lightgbm_lists`` sees
+statistics of the item and of the two lists (the last ten ratings, the history) alone, without years and neighbours.
 """
 
 from __future__ import annotations
@@ -116,27 +116,21 @@ def fit(name: str, data: CTRData, seed: int, args: argparse.Namespace) -> pl.Dat
 
 
 def table(predictions: pl.DataFrame, samples: pl.DataFrame, split: str, n_resamples: int) -> list[dict[str, Any]]:
-    """Per model: AUC with its interval and spread over seeds, log loss, and the difference to the reference model."""
+    """Per model: AUC with its interval and spread over seeds, log loss, and the difference to each reference model."""
     arms = predictions["arm"].unique(maintain_order=True).to_list()
-    reference = "lightgbm" if "lightgbm" in arms else "logistic"
+    references = [arm for arm in ("lightgbm", "lightgbm_lists") if arm in arms] or ["logistic"]
     scores = {arm: arm_scores(predictions, samples, split, arm) for arm in arms}
     draws = {arm: _draws(found, n_resamples) for arm, found in scores.items()}
-    rows = []
-    for arm in arms:
-        values = [auc(p, scores[arm].labels) for p in scores[arm].p]
-        difference = draws[arm] - draws[reference]
-        rows.append(
-            {
-                "model": arm,
-                "auc": draws[arm].interval()[:3],
-                "seed_sd": float(np.std(values)),
-                "log_loss": float(np.mean([log_loss(p, scores[arm].labels) for p in scores[arm].p])),
-                "minus": reference,
-                "difference": difference.interval()[:3],
-                "difference_se": difference.standard_error(),
-            }
-        )
-    return rows
+    return [
+        {
+            "model": arm,
+            "auc": draws[arm].interval()[:3],
+            "seed_sd": float(np.std([auc(p, scores[arm].labels) for p in scores[arm].p])),
+            "log_loss": float(np.mean([log_loss(p, scores[arm].labels) for p in scores[arm].p])),
+            "minus": {name: (draws[arm] - draws[name]).interval()[:3] for name in references},
+        }
+        for arm in arms
+    ]
 
 
 def _draws(scores: ArmScores, n_resamples: int) -> Draws:
@@ -146,11 +140,10 @@ def _draws(scores: ArmScores, n_resamples: int) -> Draws:
 def format_row(row: dict[str, Any]) -> str:
     """One line of the table."""
     value, low, high = row["auc"]
-    d, d_low, d_high = row["difference"]
+    differences = (f"  minus {name} {d:+.4f} [{lo:+.4f}, {hi:+.4f}]" for name, (d, lo, hi) in row["minus"].items())
     return (
         f"{row['model']:14} AUC {value:.4f} [{low:.4f}, {high:.4f}] sd {row['seed_sd']:.4f}"
-        f"  log loss {row['log_loss']:.4f}"
-        f"  minus {row['minus']} {d:+.4f} [{d_low:+.4f}, {d_high:+.4f}]"
+        f"  log loss {row['log_loss']:.4f}{''.join(differences)}"
     )
 
 
