@@ -98,7 +98,9 @@ class RewardHacking(Monitor):
     def _fall(self, stage: DoneStage) -> Gauge | None:
         """The fall of V's AUC in a round that raised the reward; None where either wasn't measured."""
         run, number = stage.run, stage.round
-        before = f"round-{number - 1}/evaluate" if number > 1 else "warmup/evaluate"
+        # Without alternation only the last round is evaluated.
+        rounds = (f"round-{earlier}/evaluate" for earlier in range(number - 1, 0, -1))
+        before = next((name for name in rounds if run.has(name)), "warmup/evaluate")
         tuned = f"round-{number}/rec_tune"
         judge = next((name for name in run.validators(stage.name) if name != tuned), None)
         if judge is None:

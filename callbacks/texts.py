@@ -138,7 +138,8 @@ class LengthDrift(Monitor):
         if found is None or not found.before:
             return
         n = len(found.texts)
-        ratio = mean_words(found.texts) / mean_words(found.before)
+        words = mean_words(found.before)
+        ratio = mean_words(found.texts) / words if words else float("nan")
         rise = float(np.mean(found.cut) - np.mean(found.before_cut))
         advice = "Set align.model.length_norm: avg or raise align.model.beta."
         yield Gauge("words", "the mean length in words, over that before the rounds", ratio, n, advice)

@@ -151,6 +151,7 @@ def test_a_replaced_class_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     ("flags", "message"),
     [
         (["--ctr.arms", "[none, recot]"], "ctr.arms must be among none, reccot"),
+        (["--ctr.seeds", "[0, -1]"], "ctr.seeds must be from 0 to 2147483647, got -1"),
         (["--ctr.classics", "[forest]"], "ctr.classics must be among logistic, lightgbm, got 'forest'"),
         (["--ctr.text.use", "log_odds", "--ctr.arms", "[none]"], "ctr.text.use: log_odds needs an arm that reads V's"),
         (["--ctr.text.score_rows", "0"], "ctr.text.score_rows must be at least 1 or null, got 0"),

@@ -82,6 +82,32 @@ def test_a_failed_stage_leaves_the_old_result_and_goes_on_later(tmp_path: Path) 
     assert not list((tmp_path / ".partial").iterdir())
 
 
+def test_parts_of_another_size_are_not_taken_for_ones_own(tmp_path: Path) -> None:
+    """Part k of a run in twos holds other histories than part k of a run in eights."""
+
+    def parts(size: int, stop: int) -> Pipeline:
+        made = Pipeline(tmp_path, CONFIG, seed=0, say=[].append)
+
+        def run(out: Path) -> dict[str, Any]:
+            for number, start in enumerate(range(0, 16, size)):
+                if number == stop:
+                    raise OSError("killed")
+                path = out / f"part-{number}"
+                if not path.exists():
+                    path.write_text(" ".join(map(str, range(start, start + size))))
+            return {}
+
+        made.add(Stage("a", (), (), ("metrics.py",), run, part_size=size))
+        return made
+
+    with pytest.raises(OSError, match="killed"):
+        parts(2, stop=3).run()
+    parts(8, stop=9).run()
+    texts = [path.read_text() for path in sorted((tmp_path / "a").glob("part-*"))]
+    assert " ".join(texts).split() == [str(number) for number in range(16)]
+    assert not list((tmp_path / ".partial").iterdir())
+
+
 def test_what_lightning_makes_of_ctrl_c_is_an_interruption(tmp_path: Path) -> None:
     """Lightning leaves with sys.exit(1), which would look like a finished process with a bad status."""
     made = pipeline(tmp_path, CONFIG)

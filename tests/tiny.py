@@ -137,13 +137,13 @@ def reccot_row(history_id: str, draw: int = 0, **values: Any) -> dict[str, Any]:
     return row | {"prompt_hash": "", "finish_reason": "stop", "seed": 0} | values
 
 
-def save_tiny_encoder(directory: Path) -> None:
+def save_tiny_encoder(directory: Path, seed: int = 0) -> Path:
     """A random BERT of width 16 as a directory that sentence-transformers loads with mean pooling."""
     import torch
     from transformers import BertConfig, BertModel
 
     tokenizer = build_tokenizer()
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=16,
@@ -155,3 +155,4 @@ def save_tiny_encoder(directory: Path) -> None:
     )
     BertModel(config).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+    return directory

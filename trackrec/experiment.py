@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import polars as pl
 
 from trackrec.interactions import Cohort, LoopSettings, RatingSource, SampleRules, select_cohort, tuning_rows
-from trackrec.pipeline import Pipeline
+from trackrec.pipeline import Pipeline, StageError
 from trackrec.prompts import PromptBook, PromptSettings
 from trackrec.tables import read_table
 
@@ -121,6 +121,25 @@ class Experiment:
             return ("data",)
         return ("data", "texts", "embed", *([LOG_ODDS] if self.ctr.text.use == "log_odds" else []))
 
+    def threshold_of_data(self) -> dict[str, str]:
+        """The threshold that the tables were made with: the nets' features hold it, the tables' content may not."""
+        manifest = self.pipeline.done("data")
+        return {"threshold": str(manifest.notes["threshold"])} if manifest else {}
+
+    def check_nets(self) -> None:
+        """Whether the nets were trained on what `ctr_inputs` reads.
+
+        Raises:
+            StageError: a stage isn't done, is damaged, or was made again after the nets.
+        """
+        made_of = self.pipeline.manifest("ctr").inputs
+        for stage in self.ctr_stages():
+            if made_of.get(stage) != self.pipeline.manifest(stage).content_hash:
+                raise StageError(
+                    f"the nets in {self.directory('ctr')} were not trained on the {stage} that stands there now. Run "
+                    "`trackrec fit` first."
+                )
+
     def ctr_inputs(self) -> CTRInputs:
         """What the CTR stage reads."""
         from trackrec.ctr.assemble import CTRInputs
@@ -130,8 +149,11 @@ class Experiment:
         for name, texts in self.text_fields().items():
             matrix = vectors_of(self.directory("embed"), list(texts.values()))
             vectors[name] = dict(zip(texts, matrix, strict=True))
-        tuned = pl.concat([rows["user_id"] for rows in (self.cohort.reward, self.cohort.tune, self.cohort.warmup)])
-        seen = frozenset(tuned.to_list())
+        seen = None
+        if self.text_sources != {"none"}:  # ratings alone need no cohort, and may not have the rows of one
+            cohort = self.cohort
+            tuned = pl.concat([rows["user_id"] for rows in (cohort.reward, cohort.tune, cohort.warmup)])
+            seen = frozenset(tuned.to_list())
         made_with = self.pipeline.manifest("data").notes
         return CTRInputs(
             samples=self.sample_rows,

@@ -68,8 +68,7 @@ def export(exp: Experiment, arm: str, seed: int | None, output: Path) -> None:
         ValueError: the folder exists, there is no such net, or onnxruntime doesn't agree with torch.
     """
     check_packages()
-    for stage in (*exp.ctr_stages(), "ctr"):
-        exp.pipeline.manifest(stage)
+    exp.check_nets()
     made = export_net(exp.ctr_inputs(), exp.ctr, exp.directory("ctr"), arm, seed, exp.seed, output)
     exp.say(
         f"{made.net} of arm {arm}, seed {made.seed}, in {output}: onnxruntime differs from torch by at most "
@@ -220,7 +219,7 @@ def _shapes(example: dict[str, NDArray[Any]]) -> list[dict[str, Any]]:
 def _write_tables(data: CTRData, inputs: CTRInputs, plan: CTRPlan, arm: str, work: Path) -> None:
     """``users.parquet`` and ``ratings.parquet``."""
     samples = sample_rows(inputs, plan.text)
-    source_rows(samples, inputs.histories, inputs.interactions).write_parquet(work / RATINGS)
+    source_rows(inputs.samples, inputs.histories, inputs.interactions).write_parquet(work / RATINGS)
     users = newest_histories(samples, set(samples["history_id"].to_list()))
     texts: list[list[float] | None] = [None] * len(users)
     if arm in data.arms:

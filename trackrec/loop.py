@@ -75,7 +75,9 @@ class Loop:
         run: Run,
         processes: int = 1,
     ) -> str:
-        return self.exp.pipeline.add(Stage(name, keys, inputs, rooms, run, processes=processes))
+        trains = name.endswith(("distill", "align", "rec_tune"))
+        part_size = 0 if trains else self.exp.loop.shard_histories
+        return self.exp.pipeline.add(Stage(name, keys, inputs, rooms, run, processes=processes, part_size=part_size))
 
     def _round_zero(self) -> None:
         """The first G's greedy texts, V's warm-up, and where both stand before the first round."""

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 from trackrec.hooks import DoneStage, StageHook, write_readings
 from trackrec.peak_memory import peak_memory, reset_peak_memory
 from trackrec.reuse import take_over
@@ -78,6 +80,7 @@ class Stage:
         run: writes into the directory it is given and returns notes for the manifest; it must keep parts that stand.
         outside: what else decides the result, such as the hash of source files.
         processes: in how many it runs; see `Pipeline.spread`.
+        part_size: histories per part, where it goes on by part: parts of another size hold others.
     """
 
     name: str
@@ -87,6 +90,7 @@ class Stage:
     run: Callable[[Path], dict[str, Any]]
     outside: Callable[[], Mapping[str, str]] = dict
     processes: int = 1
+    part_size: int = 0
 
     @property
     def kind(self) -> str:
@@ -282,11 +286,12 @@ class Pipeline:
     def _run_stage(self, stage: Stage, place: str) -> None:
         self._check_inputs(stage)
         fingerprint = self.fingerprint(stage)
-        work = self.run_dir / PARTIAL / f"{stage.name.replace('/', '--')}-{fingerprint[:12]}"
+        size = f"-{stage.part_size}" if stage.part_size else ""
+        work = self.run_dir / PARTIAL / f"{stage.name.replace('/', '--')}-{fingerprint[:12]}{size}"
         again = work.exists()
         work.mkdir(parents=True, exist_ok=True)
         self.say(f"{place} {'goes on' if again else 'starts'}")
-        write_whole(work / "config.yaml", _yaml(self.config))
+        write_whole(work / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
         reset_peak_memory()
         started = time.perf_counter()
         try:
@@ -364,7 +369,7 @@ class Pipeline:
         source = take_over(self.reuse, stage.name, self.fingerprint(stage), work)
         if source is None:
             return False
-        write_whole(work / "config.yaml", _yaml(self.config))
+        write_whole(work / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
         self._put(work, stage)
         self.say(f"{place} taken from {source}")
         return True
@@ -388,12 +393,6 @@ def _code_hash(room: str) -> str:
     if not files:
         raise StageError(f"no code under {path}")
     return stable_hash(*(hashlib.sha256(file.read_bytes()).hexdigest() for file in files))
-
-
-def _yaml(config: dict[str, Any]) -> str:
-    import yaml
-
-    return yaml.safe_dump(config, sort_keys=False)
 
 
 def _short(value: Any) -> str:

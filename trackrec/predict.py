@@ -41,8 +41,7 @@ def predict(exp: Experiment, recommend: Recommend, requests: Path, output: Path,
 
     if output.suffix != ".parquet":
         raise DataError(f"--output must be a file ending in .parquet, got {str(output)!r}.")
-    for stage in (*exp.ctr_stages(), "ctr"):
-        exp.pipeline.manifest(stage)
+    exp.check_nets()
     saved_seeds(exp.directory("ctr"), arm)
     wanted = read_requests(requests)
     inputs = exp.ctr_inputs()

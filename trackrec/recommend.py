@@ -38,7 +38,8 @@ class Recommend:
         texts = ["data", "teacher", "texts"]
         if UNTUNED in self.exp.text_sources:
             keys = ("backbone", "prompts", "sampler")
-            texts.append(add(Stage(UNTUNED, keys, ("data", "texts"), GENERATE, self.steps.untuned_texts)))
+            run, size = self.steps.untuned_texts, self.exp.loop.shard_histories
+            texts.append(add(Stage(UNTUNED, keys, ("data", "texts"), GENERATE, run, part_size=size)))
         keys = ("embed", "ctr.arms", "prompts")  # the arm "prompt" reads the history as the prompts show it
         if "embed" in self.exp.ctr_stages():
             add(Stage("embed", keys, tuple(texts), ("embed", "prompts.py"), self._embed))
@@ -46,7 +47,7 @@ class Recommend:
             self._add_log_odds()
         ctr = ("ctr", "loop.users", "loop.warmup_users", "loop.disjoint")  # the loop's users are a slice
         rooms = ("ctr", "metrics.py", "interactions/cohort.py")
-        add(Stage("ctr", ctr, self.exp.ctr_stages(), rooms, self._ctr))
+        add(Stage("ctr", ctr, self.exp.ctr_stages(), rooms, self._ctr, self.exp.threshold_of_data))
 
     def _add_log_odds(self) -> None:
         """The stage in which the last V, or the one without texts, scores the rows of the CTR nets."""
@@ -63,6 +64,7 @@ class Recommend:
                 rooms,
                 lambda out: self.steps.log_odds(out, arms),
                 lambda: {"arms": " ".join(arms)},
+                part_size=self.exp.loop.shard_histories,
             )
         )
 
@@ -106,7 +108,8 @@ class Recommend:
         inputs = ("data", "texts", "ctr", *(stage for stage in (self.loop.validator, self.loop.plain) if stage))
         ctr = ("ctr/verdict.py", "ctr/slices.py")
         rooms = ("llm", "validator", "prompts.py", "metrics.py", *ctr, "interactions/cohort.py")
-        self.exp.pipeline.add(Stage("test", keys, inputs, rooms, self._test))
+        size = self.exp.loop.shard_histories
+        self.exp.pipeline.add(Stage("test", keys, inputs, rooms, self._test, part_size=size))
 
     def _without_loop(self) -> bool:
         """Whether the run is of a recommender from ratings alone, without V's answers to test."""
@@ -130,6 +133,8 @@ class Recommend:
         from trackrec.ctr.verdict import arm_metrics
 
         exp = self.exp
+        if not (exp.sample_rows["split"] == "test").any():
+            raise ValueError("this run has no test rows. Set samples.test above 0, or name a test file, and fit again.")
         reads = self._count_read()
         notes, found = ({}, []) if self._without_loop() else self._test_validator(out)
         predictions = exp.table("ctr", "predictions")

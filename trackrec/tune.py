@@ -74,10 +74,8 @@ def tune(exp: Experiment, settings: TuneSettings, plan_of: PlanOf, trials: int |
     config = exp.pipeline.config
     space = read_space(settings, config)
     names = exp.ctr_stages()
-    for stage in names:
-        exp.pipeline.manifest(stage)
     keys = (*(f"ctr.{key}" for key in _KEYS), "tune.arm", "tune.seeds")
-    facts = exp.pipeline.fingerprint(Stage(DIRECTORY, keys, names, ("ctr",), lambda _: {}))
+    facts = exp.pipeline.fingerprint(Stage(DIRECTORY, keys, names, ("ctr",), lambda _: {}, exp.threshold_of_data))
     name = stable_hash(facts, json.dumps(space))
     with locked(exp.pipeline.run_dir):
         search = Search(exp, settings, space, plan_of, exp.directory(DIRECTORY), name)

@@ -91,6 +91,12 @@ def test_a_draw_without_a_score_is_an_error():
         collect_draws(draws, scores.filter(scores["draw"] == 0), samples)
 
 
+def test_a_score_that_is_no_number_is_an_error():
+    draws = tables({("h0", 0, "a"): float("nan"), ("h0", 2, "a"): 0.5, ("h1", 0, "a"): 0.5}, {"a": 1})
+    with pytest.raises(FloatingPointError, match=r"scores of 1 histories are no numbers, the first is h0.*dtype"):
+        collect_draws(*draws)
+
+
 # -- one set ------------------------------------------------------------------------------------------------------
 
 
@@ -135,6 +141,13 @@ def test_fault_05_all_wrong_sets_are_dropped_and_only_they():
     assert len(build(draws, min_best=0.0).rows) == 4
 
 
+def test_a_set_is_as_wrong_as_the_draw_that_it_chooses():
+    """The best draw was cut by the length limit: it can't be chosen, so it can't save the set either."""
+    made = build({"h": scored(0.3, 0.2, 0.9, cut=(2,))}, min_best=0.5)
+    assert made.rows == []
+    assert made.counts["dropped_all_wrong"] == 1
+
+
 def test_a_small_spread_is_dropped():
     made = build({"close": scored(0.700, 0.705), "apart": scored(0.70, 0.72)})
     assert [row["history_id"] for row in made.rows] == ["apart"]
@@ -151,7 +164,7 @@ def test_a_cut_draw_is_never_chosen():
 
 
 def test_a_set_whose_finished_draws_are_the_worst_is_dropped():
-    made = build({"h": scored(0.9, 0.2, 0.8, cut=(0, 2))})
+    made = build({"h": scored(0.9, 0.6, 0.8, cut=(0, 2))})
     assert made.rows == []
     assert made.counts["dropped_small_spread"] == 1
 
@@ -195,7 +208,7 @@ def test_the_counts_add_up():
         "close": scored(0.8, 0.8001),
         "one": scored(0.9),
         "cut": scored(0.9, 0.1, cut=(0, 1)),
-        "worst": scored(0.9, 0.1, cut=(0,)),
+        "worst": scored(0.9, 0.6, cut=(0,)),
     }
     counts = build(draws).counts
     dropped = {name: count for name, count in counts.items() if name.startswith("dropped_")}

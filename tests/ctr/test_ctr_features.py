@@ -53,6 +53,24 @@ def test_flipping_a_train_label_leaves_the_rows_own_features_unchanged(tables, r
         assert changed, "a flip that no later row sees tests nothing"
 
 
+def test_rows_left_out_leave_the_statistics_as_they_are(tables):
+    """Users without a text are no rows, but their ratings count, and their held-out ratings still don't."""
+    every = {"history_id": "x", "user_id": "u1", "item_ids": [f"i{i}" for i in range(15)], "ratings": [5.0] * 15}
+    histories = pl.concat([tables.histories, pl.DataFrame([every], schema=tables.histories.schema)])
+    rows = tables.samples.filter(pl.col("user_id") != "u1")
+    kept = set(rows["sample_id"])
+    part = tables.features(samples=rows, histories=histories, whole=tables.samples)
+    full = tables.features(histories=histories)
+    for split, ids in full.sample_ids.items():
+        of_full = [place for place, name in enumerate(ids) if name in kept]
+        assert list(part.sample_ids[split]) == [ids[place] for place in of_full]
+        torch.testing.assert_close(part.splits[split]["dense"], full.splits[split]["dense"][of_full])
+    # Without the whole table a held-out rating of u1, which a history holds, is taken for a known one.
+    assert not torch.equal(
+        tables.features(samples=rows, histories=histories).splits["test"]["dense"], part.splits["test"]["dense"]
+    )
+
+
 @pytest.mark.parametrize("split", ["valid", "test"])
 def test_held_out_labels_reach_no_statistic(tables, split):
     """The ratings of valid and test rows are turned in interactions and labels; recent lists stay as they are."""

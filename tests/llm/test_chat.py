@@ -53,6 +53,13 @@ def test_the_frame_is_the_models_own_template(chat):
     assert ids == [*chat.opening, *chat.encode_data(text), *chat.closing]
 
 
+def test_a_template_that_prints_the_date_says_the_same_every_day():
+    tokenizer = build_tokenizer()
+    today = "{{ strftime_now('%Y-%m-%d') }} "
+    tokenizer.chat_template = today + tokenizer.chat_template
+    assert tokenizer.decode(ChatEncoder(tokenizer).opening).replace(" ", "").startswith("2025-01-01")
+
+
 def test_segments_are_tokenized_one_by_one(chat):
     """Two prompts that share a segment share its tokens, whatever follows."""
     one, other = chat.encode_segments(["Yes", "terday"]), chat.encode_segments(["Yes", " No"])

@@ -122,3 +122,9 @@ def test_the_curves_of_several_tries_become_one(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
     merge_curves(tmp_path)
     assert (tmp_path / "metrics.csv").exists()
+    # Killed after the merge: what is resumed logs from its checkpoint on.
+    (tmp_path / "version_0").mkdir()
+    (tmp_path / "version_0" / "metrics.csv").write_text("a,b,step\n41,7,3\n50,8,4\n")
+    merge_curves(tmp_path)
+    merged = (tmp_path / "metrics.csv").read_text().split()
+    assert merged == ["a,b,step", "1,,0", "2,,1", "30,5,2", "41,7,3", "50,8,4"]

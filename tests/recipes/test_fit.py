@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 import torch
 import yaml
+from tiny import save_tiny_encoder
 
 from trackrec.cli import run_cli
 from trackrec.tables import read_manifest, read_table
@@ -213,6 +214,23 @@ def test_predict_answers_every_request(
     assert answers["p"].n_unique() == 3
 
 
+def test_predict_refuses_nets_that_were_trained_on_something_else(
+    finished: str, config: Path, trackrec: Callable[..., str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The vectors were made again, and the run ended before the nets were."""
+    trackrec("fit", "--config", str(config))
+    copied = shutil.copytree(run_dir(config), tmp_path / "copied")
+    other = save_tiny_encoder(tmp_path / "encoder", seed=1)
+    changed = ("--config", str(config), "--run_dir", str(copied), "--embed.model", str(other))
+    assert started(trackrec("fit", *changed, "--stages", "embed")) == ["embed"]
+    pl.DataFrame({"user_id": ["1"], "item_id": ["3"]}).write_parquet(tmp_path / "in.parquet")
+    files = ("--requests", str(tmp_path / "in.parquet"), "--output", str(tmp_path / "out.parquet"))
+    with pytest.raises(SystemExit):
+        trackrec("predict", *changed, *files)
+    assert "were not trained on the embed that stands there now" in capfd.readouterr().err
+    assert not (tmp_path / "out.parquet").exists()
+
+
 def test_predict_leaves_unknown_ids_without_a_probability(
     finished: str,
     config: Path,
@@ -282,6 +300,19 @@ def test_a_part_of_the_stages_may_have_no_metrics_yet(
     assert "Everything is in the metrics tables" in output
 
 
+def test_a_run_without_test_rows_reads_no_test_split(
+    config: Path, trackrec: Callable[..., str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A history for each row besides: ratings alone need no rows for G's reward and V's tuning both."""
+    shape = ("--samples.test", "0", "--samples.per", "sample")
+    args = ("--config", str(config), "--run_dir", str(tmp_path / "new"), "--ctr.arms", "[none]", *shape)
+    assert started(trackrec("fit", *args, "--stages", "data,ctr")) == ["data", "ctr"]
+    with pytest.raises(SystemExit):
+        trackrec("test", *args)
+    assert "this run has no test rows. Set samples.test above 0" in capfd.readouterr().err
+    assert not (tmp_path / "new" / "test_reads.jsonl").exists()
+
+
 def test_a_recommender_without_texts_needs_the_data_alone(
     config: Path, trackrec: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -327,7 +358,7 @@ def test_a_part_that_was_damaged_before_its_stage_was_done_is_made_again(
     trackrec("fit", "--config", str(config))
     whole = read_manifest(run_dir(config) / "round-1/score")
     stage = run_dir(config) / "round-1/score"
-    left = run_dir(config) / ".partial" / f"round-1--score-{whole.fingerprint[:12]}"  # type: ignore[union-attr]
+    left = run_dir(config) / ".partial" / f"round-1--score-{whole.fingerprint[:12]}-4"  # type: ignore[union-attr]
     stage.rename(left)
     (left / "manifest.json").unlink()
     part = left / "scores/part-00001.parquet"

@@ -82,6 +82,11 @@ def collect_draws(
     joined = draws.join(grouped, on=key, how="left").sort(key)
     if joined["p_true"].null_count():
         raise ValueError(f"{joined['p_true'].null_count()} of {len(joined)} draws have no score")
+    if wrong := judged.filter(~pl.col("p_true").is_finite())["history_id"].unique().sort().to_list():
+        raise FloatingPointError(
+            f"V's scores of {len(wrong)} histories are no numbers, the first is {wrong[0]}. Set backbone.dtype: "
+            "bfloat16 or float32 (float16 overflows), or look at rec_tune.model.lr."
+        )
     found: dict[str, list[ScoredDraw]] = {}
     for row in joined.iter_rows(named=True):
         draw = ScoredDraw(
@@ -165,7 +170,7 @@ def _reason_to_drop(unique: Sequence[ScoredDraw], chosen: ScoredDraw | None, set
         return "dropped_one_draw"
     if chosen is None:
         return "dropped_all_cut"
-    if max(rewards) < settings.min_best:
+    if chosen.reward < settings.min_best:
         return "dropped_all_wrong"
     if chosen.reward - min(rewards) < settings.min_spread or chosen.reward <= min(rewards):
         return "dropped_small_spread"

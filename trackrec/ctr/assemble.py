@@ -145,6 +145,7 @@ def prepare(
         threshold=inputs.threshold,
         recent_len=recent_len,
         vocabularies=vocabularies,
+        whole=inputs.samples,
     )
     if text.use == "log_odds":
         return _attach_log_odds(data, inputs, arms, seed)

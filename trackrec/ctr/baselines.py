@@ -15,6 +15,7 @@ def baseline_predictions(
     threshold: float = 3.0,
     item_smoothing: float = 10.0,
     user_smoothing: float = 5.0,
+    whole: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """Smoothed like-rates of strictly earlier rows, for every sample in order.
 
@@ -27,11 +28,12 @@ def baseline_predictions(
         threshold: a rating above it is a like.
         item_smoothing: rows of the base rate that an item starts with.
         user_smoothing: the same for a user.
+        whole: the whole samples table where ``samples`` are a part of it, as in `build_features`.
 
     Returns:
         Columns ``sample_id``, ``split``, ``item_mean``, ``user_mean``, ``item_user``: probabilities, float64.
     """
-    source = source_rows(samples, histories, interactions)
+    source = source_rows(samples if whole is None else whole, histories, interactions)
     everything = prior(source, None, samples, threshold)
     base = (everything.likes + 1.0) / (everything.n + 2.0)
     item = like_rate(prior(source, "item_id", samples, threshold), base, item_smoothing)

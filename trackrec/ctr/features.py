@@ -138,6 +138,7 @@ def build_features(
     rating_scale: float = RATING_SCALE,
     max_attributes: int = MAX_ATTRIBUTES,
     vocabularies: Vocabularies | None = None,
+    whole: pl.DataFrame | None = None,
 ) -> CTRData:
     """Turn the tables into tensors per split.
 
@@ -149,6 +150,8 @@ def build_features(
         rating_scale: rating distance from the threshold that becomes 1.
         max_attributes: A at most; further attributes of an item are left out.
         vocabularies: indices of an earlier call, for rows to predict beside the same train rows. None: from train rows.
+        whole: the whole samples table where ``samples`` are a part of it: statistics count the train rows of all
+            users, and no held-out row. None: ``samples``.
 
     Raises:
         ValueError: no train rows, or an item, history or user that its table doesn't hold.
@@ -160,7 +163,8 @@ def build_features(
     width = max(1, int(recent_len or samples["recent_items"].list.len().max() or 1))  # type: ignore[arg-type]
     catalogue = Catalogue.of(items, vocab.items, vocab.attributes, max_attributes)
     rows = _rows(samples, histories, catalogue, vocab, width, threshold, rating_scale)
-    statistics = Statistics.of(source_rows(samples, histories, interactions), items, threshold, rating_scale)
+    source = source_rows(samples if whole is None else whole, histories, interactions)
+    statistics = Statistics.of(source, items, threshold, rating_scale)
     columns = columns_of(rows, catalogue, statistics)
     columns["label"] = samples["label"].to_numpy().astype(np.float32)
     if users is not None and vocab.user_attributes:

@@ -59,6 +59,8 @@ def check_plan(plan: CTRPlan) -> None:
     for key, given in (("arms", plan.arms), ("seeds", plan.seeds), ("text.coverage", shares)):
         if len(set(given)) < len(given) or (key != "text.coverage" and not given):
             raise ValueError(f"ctr.{key} must name one or more, each once, got {list(given)}.")
+    if wrong := [seed for seed in plan.seeds if not 0 <= seed < 2**31]:
+        raise ValueError(f"ctr.seeds must be from 0 to 2147483647, got {wrong[0]}.")
     check_trainer(plan.trainer())
     if (lr := plan.model.get("lr", 1.0)) <= 0:
         raise ValueError(f"ctr.model.lr must be above 0, got {lr}.")
@@ -165,7 +167,8 @@ def _prediction_rows(result: ArmResult, data: CTRData) -> pl.DataFrame:
 def baseline_rows(inputs: CTRInputs, text: TextSettings) -> pl.DataFrame:
     """Predictions of the item mean, the user mean and their sum for the valid and test rows that the nets predict."""
     samples = sample_rows(inputs, text)
-    wide = baseline_predictions(samples, inputs.histories, inputs.interactions, inputs.threshold)
+    tables = (samples, inputs.histories, inputs.interactions, inputs.threshold)
+    wide = baseline_predictions(*tables, whole=inputs.samples)
     wide = wide.filter(pl.col("split") != "train")
     return wide.unpivot(BASELINES, index=["sample_id", "split"], variable_name="arm", value_name="p").with_columns(
         model=pl.lit("baseline"), seed=pl.lit(0)

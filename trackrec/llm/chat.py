@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import date
 from typing import Any, NamedTuple
 
 _CONTENT = "@@content@@"
+_DAY = date(2025, 1, 1)
 _YES_FORMS = ("Yes", "yes", "YES")
 _NO_FORMS = ("No", "no", "NO")
 
@@ -48,7 +50,11 @@ class ChatEncoder:
         if not self.tokenizer.chat_template:
             return "", "\n\nAnswer: "
         text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": _CONTENT}], tokenize=False, add_generation_prompt=True
+            [{"role": "user", "content": _CONTENT}],
+            tokenize=False,
+            add_generation_prompt=True,
+            # A template that prints today's date would change every prompt of a run at midnight.
+            strftime_now=lambda pattern: _DAY.strftime(pattern),
         )
         opening, _, closing = text.partition(_CONTENT)
         return opening, closing

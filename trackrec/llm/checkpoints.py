@@ -119,7 +119,8 @@ def merge_curves(logs: Path) -> None:
     """
     versions = sorted(logs.glob("version_*"), key=lambda path: int(path.name.rpartition("_")[2]))
     rows: dict[int, dict[str, str]] = {}
-    for path in versions:
+    # An earlier try may have merged what it had, and been cut off before the stage was done.
+    for path in (logs, *versions):
         for row in _rows(path / CURVE):
             # Values of one step may stand in several rows.
             rows.setdefault(int(row["step"]), {}).update({name: value for name, value in row.items() if value})
