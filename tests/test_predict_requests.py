@@ -18,6 +18,17 @@ def test_ids_are_text(tmp_path):
     assert read_requests(tmp_path / "asked.parquet")["user_id"].to_list() == ["1", "2"]
 
 
+def test_whole_floats_are_the_ids_that_they_were_and_lists_are_none(tmp_path):
+    path = tmp_path / "asked.parquet"
+    pl.DataFrame({"user_id": [1.0, 22.0], "item_id": [1.5, 2.0]}).write_parquet(path)
+    found = read_requests(path)
+    assert found["user_id"].to_list() == ["1", "22"]
+    assert found["item_id"].to_list() == ["1.5", "2.0"]
+    pl.DataFrame({"user_id": [[1], [2]], "item_id": ["a", "b"]}).write_parquet(path)
+    with pytest.raises(DataError, match=r"asked\.parquet holds ids that are no text"):
+        read_requests(path)
+
+
 def test_a_row_without_an_id_is_named(tmp_path):
     path = tmp_path / "asked.csv"
     path.write_text("user_id,item_id\n1,2\n1,\n")

@@ -93,9 +93,20 @@ def read_requests(path: Path) -> pl.DataFrame:
     missing = [name for name in ("user_id", "item_id") if name not in frame.columns]
     if missing:
         raise DataError(f"--requests: {path} lacks {', '.join(missing)}; it has {', '.join(frame.columns)}.")
-    frame = frame.with_columns(pl.col("user_id", "item_id").cast(pl.String).str.strip_chars().replace("", None))
+    try:
+        named = [_id(frame[name]).str.strip_chars().replace("", None) for name in ("user_id", "item_id")]
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"--requests: {path} holds ids that are no text ({reason(error)}).") from error
+    frame = frame.with_columns(named)
     for name in ("user_id", "item_id"):
         if empty := frame[name].null_count():
             first = frame[name].is_null().arg_max()
             raise DataError(f"--requests: {path} has {empty} rows without {name}, the first is row {1 + (first or 0)}.")
     return frame
+
+
+def _id(values: pl.Series) -> pl.Series:
+    """Ids as text; whole numbers that were read as floats, as pandas does beside a gap, without their ``.0``."""
+    if values.dtype.is_float() and (values.drop_nulls() % 1 == 0).all():
+        values = values.cast(pl.Int64)
+    return values.cast(pl.String)

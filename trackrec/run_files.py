@@ -65,12 +65,11 @@ class RunFiles:
 
     @cached_property
     def saved_config(self) -> Mapping[str, Any]:
-        """The configuration of the last stage that ran, which a config file may differ from by now."""
-        for stage in reversed(self.manifests):
-            path = self.run_dir / stage / "config.yaml"
-            if path.exists():
-                return dict(yaml.safe_load(path.read_text()))
-        return self.config
+        """The configuration of the stage that ran last, which a config file may differ from by now."""
+        # By time: while a changed configuration makes stages anew, those behind them stand with the old one.
+        paths = [self.run_dir / stage / "config.yaml" for stage in reversed(self.manifests)]
+        newest = max(filter(Path.exists, paths), key=lambda path: path.stat().st_mtime_ns, default=None)
+        return self.config if newest is None else dict(yaml.safe_load(newest.read_text()))
 
     @cached_property
     def samples(self) -> pl.DataFrame:

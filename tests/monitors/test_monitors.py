@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 from made_run import USERS, MadeRun, made_config, made_texts
 from trackrec.callbacks import (
     AlwaysYes,
@@ -324,6 +326,11 @@ def test_v_thinks_of_neither_yes_nor_no(planted: Planted) -> None:
     made.finish("test", ["ctr"])  # the configuration that ran last
     assert answer(made, mass=0.01) == {}
     assert answer(made, mass=1e-4) == {name: "warn"}
+    # A run of another configuration has come this far; what stands behind is of the old one.
+    late = made.run_dir / "warmup/evaluate/config.yaml"
+    late.write_text(yaml.safe_dump({**made.config, "rec_tune": {"model": {"answers": "vocabulary"}}}))
+    os.utime(late, ns=(late.stat().st_atime_ns, (made.run_dir / "test/config.yaml").stat().st_mtime_ns + 10**9))
+    assert answer(made, mass=0.01) == {name: "stop"}
 
 
 def test_an_untuned_v_is_not_judged(planted: Planted) -> None:
