@@ -98,7 +98,7 @@ def test_tuned_values_are_taken_by_fit(
     assert "trial 1 (2 of 2): valid AUC" in first
     more = trackrec(*asked, "--trials", "3", "--output", str(chosen))
     assert "configured: valid AUC" not in more
-    assert [line.split(":")[0].strip() for line in more.splitlines() if "of 3: valid" in line] == ["trial 2 (3 of 3)"]
+    assert [line.split(":")[0].strip() for line in more.splitlines() if "of 3): valid" in line] == ["trial 2 (3 of 3)"]
     assert "Found by `trackrec tune`" in chosen.read_text()
     output = trackrec("fit", "--config", config, "--config", str(chosen))
     resolved = yaml.safe_load((run_dir(finished) / "ctr" / "config.yaml").read_text())["ctr"]
