@@ -12,7 +12,7 @@ from trackrec.experiment import tuning_turns
 from trackrec.interactions import LoopSettings
 from trackrec.loop import Loop
 from trackrec.pipeline import Pipeline, Stage
-from trackrec.report.overview import _expected
+from trackrec.run_files import stages_of
 
 
 def stages(tmp_path: Path, processes: int = 1, **loop: Any) -> dict[str, Stage]:
@@ -144,5 +144,4 @@ def test_the_report_expects_the_stages_that_the_loop_has(shape: str, first: bool
     loop: dict[str, Any] = {"rounds": 2, **({} if shape == "whole" else {shape: OFF[shape]})}
     loop |= {} if first else {"warmup": False}
     made = stages(tmp_path, **loop)
-    run: Any = SimpleNamespace(config={"loop": loop, "ctr": {}}, rounds=2)
-    assert _expected(run) == [*made, "embed", "ctr"]
+    assert stages_of({"loop": loop, "ctr": {}}) == [*made, "embed", "ctr"]

@@ -34,7 +34,10 @@ LOGS = "logs"
 
 
 class RunFiles:
-    """Reads the done stages of a run. A stage whose inputs have been replaced since is outdated and isn't read.
+    """Reads the done stages of a run.
+
+    A stage whose inputs have been replaced since is ``outdated``, one that the configuration has no more, as
+    ``round-1/align`` under ``loop.align: false``, is ``foreign``; neither is read.
 
     Args:
         run_dir: of the run.
@@ -46,8 +49,10 @@ class RunFiles:
         found = _manifests(run_dir)
         current = _current(found)
         self.rounds = int(config["loop"]["rounds"])
-        self.manifests = {name: found[name] for name in found if name in current and round_of(name) <= self.rounds}
-        self.outdated = [name for name in found if name not in current]
+        own = {*stages_of(config), "test"}
+        self.manifests = {name: found[name] for name in found if name in current and name in own}
+        self.outdated = [name for name in found if name not in current and name in own]
+        self.foreign = [name for name in found if name not in own]
 
     def has(self, stage: str) -> bool:
         """Whether a stage is done and current."""
@@ -136,6 +141,25 @@ class RunFiles:
         if not self.has(stage) or not path.exists():
             return None
         return pl.read_csv(path).sort("step")
+
+
+def stages_of(config: Mapping[str, Any]) -> list[str]:
+    """Names of the stages of a whole run, for every shape of the loop; see `trackrec.loop`. ``test`` isn't one."""
+    loop, ctr = config["loop"], config.get("ctr", {})
+    on = {key: loop.get(key, True) for key in ("distill", "warmup", "align", "rec_tune", "alternate")}
+    optional = {"distill": on["distill"], "warmup/rec_tune": on["warmup"]}
+    optional["plain/rec_tune"] = on["warmup"] or on["rec_tune"]
+    drawn = ["sample", "score", "preferences"] if on["align"] else []
+    moved = [kind for kind in ("align", "greedy", "rec_tune", "evaluate") if on.get(kind, True)]
+    names = ["data", "teacher", "distill", "warmup/greedy", "warmup/rec_tune", "warmup/evaluate"]
+    rounds = int(loop["rounds"])
+    for number in range(1, rounds + 1):
+        turns = on["alternate"] or number == rounds
+        names += [f"round-{number}/{kind}" for kind in (*drawn, *(moved if turns else []))]
+    optional["log_odds"] = ctr.get("text", {}).get("use") == "log_odds"
+    optional["untuned"] = "untuned" in {part for arm in ctr.get("arms", ()) for part in arm.split("+")}
+    names += ["plain/rec_tune", "plain/evaluate", "texts", "untuned", "embed", "log_odds", "ctr"]
+    return [name for name in names if optional.get(name, True)]
 
 
 def _empty(table: str) -> pl.DataFrame:

@@ -118,6 +118,7 @@ class Steps:
         adapter = exp.adapter(lm, generator)
         # Arrays, since a list of numbers takes ten times the memory and all prompts are held at once.
         encoded = {key: np.asarray(lm.chat.encode_prompt(exp.book.reccot_prompt(key)), np.int32) for key in history_ids}
+        exp.sampler.check_reach(lm, max(map(len, encoded.values()), default=0))
         prompt_tokens = sum(map(len, encoded.values()))
         draws = 1 if greedy else exp.sampler.n
         new_tokens = len(history_ids) * draws * exp.sampler.max_new_tokens
@@ -242,6 +243,7 @@ class Steps:
         directories = [(exp.directory(f"{name}/preferences"), exp.directory(f"{name}/sample")) for name in names]
         data = AlignData(lm, exp.book, directories, seed=exp.seed, **section.data)
         data.setup("fit")
+        lm.check_packing(max((entry.tree for entry in data.examples), key=len), adapter)
         module = SoftmaxDPOModule(lm, adapter, **section.model)
         write_references(module, data, section.trainer(), out)
         tokens = sum(tree_tokens(entry.tree) for entry in data.examples)
@@ -285,6 +287,7 @@ class Steps:
         options = {**section.data, "samples_per_history": self.exp.tuning_limit * len(turns)}
         data = RecTuneData(lm, exp.book, texts, targets, seed=exp.seed + max(turns), **options)
         data.setup("fit")
+        lm.check_packing(max((entry.tree for entry in data.examples), key=len), adapter)
         tokens = sum(tree_tokens(entry.tree) for entry in data.examples)
         notes = self._fit(out, RecTuningModule(lm, adapter, **section.model), data, section, len(data.examples), tokens)
         return {**notes, "tuning_rows": len(rows)}

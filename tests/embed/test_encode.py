@@ -49,3 +49,32 @@ def test_a_missing_vector_is_an_error(encoder: str, tmp_path: Path) -> None:
 def test_no_text_is_an_error(encoder: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no text to embed"):
         embed_texts([], EmbedSettings(model=encoder), tmp_path, None)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_text_longer_than_the_encoder_reads_is_read_to_its_end(encoder: str, tmp_path: Path, normalize: bool) -> None:
+    """Cut off, two long texts that differ at their ends alone would have one vector."""
+    settings = EmbedSettings(model=encoder, normalize=normalize)
+    start = "likes drama and war " * 80
+    texts = [start + "hates horror", start + "hates comedy", "likes drama"]
+    notes = embed_texts(texts, settings, tmp_path / "one", None)
+    assert notes["in_pieces"] == 2
+    first, second, short = vectors_of(tmp_path / "one", texts)
+    assert np.abs(first - second).max() > 1e-3
+    if normalize:
+        np.testing.assert_allclose(np.linalg.norm(first), 1, atol=2e-3)
+    assert "in_pieces" not in embed_texts(texts[2:], settings, tmp_path / "two", None)
+    np.testing.assert_array_equal(short, vectors_of(tmp_path / "two", texts[2:])[0])
+
+
+def test_the_pieces_of_a_text_are_the_text(encoder: str) -> None:
+    from trackrec.embed.encode import _load, _pieces
+
+    model = _load(encoder)
+    text = "likes drama, and war; " * 90
+    pieces = _pieces(model, text)
+    assert len(pieces) > 1
+    assert "".join(pieces) == text
+    room = model.max_seq_length - model.tokenizer.num_special_tokens_to_add()
+    lengths = [len(model.tokenizer(piece, add_special_tokens=False).input_ids) for piece in pieces]
+    assert max(lengths) <= room + 1

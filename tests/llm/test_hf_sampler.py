@@ -198,3 +198,11 @@ def test_a_draws_seed_is_a_function_of_its_key():
 def test_bad_settings_are_named(setting, message):
     with pytest.raises(ValueError, match=message):
         HFSampler(**setting)
+
+
+def test_a_text_that_the_model_does_not_reach_is_named_before_the_first(tiny_lm):
+    lm = tiny_lm("llama")
+    sampler = HFSampler(max_new_tokens=lm.max_length // 2)
+    sampler.check_reach(lm, lm.max_length // 2)
+    with pytest.raises(ValueError, match=rf"{lm.max_length + 1} tokens, the model reaches {lm.max_length}: lower"):
+        sampler.check_reach(lm, lm.max_length + 1 - lm.max_length // 2)

@@ -133,3 +133,17 @@ def test_monitors_are_shown_with_what_to_do(made_dir: Any, tmp_path: Path) -> No
 
 def test_a_run_without_monitors_says_so(made_report: Report) -> None:
     assert "No monitor looked at this run" in missing(made_report)
+
+
+def test_stages_that_the_config_has_no_more_are_not_read(made_dir: Any, tmp_path: Path) -> None:
+    """A run made with alignment, and fitted again without: its sets and rewards are not this run's."""
+    run_dir, config = made_dir
+    assert RunNumbers(run_dir, config).has("round-1/align")
+    shutil.copytree(run_dir, tmp_path / "run")
+    without = {**config, "loop": {**config["loop"], "align": False}}
+    run = RunNumbers(tmp_path / "run", without)
+    assert "round-1/align" in run.foreign
+    assert not run.has("round-1/sample")
+    assert run.has("round-1/greedy")
+    report = gather(tmp_path / "run", without)
+    assert "this configuration has no such stages: round-1/sample, round-1/score" in missing(report)

@@ -225,3 +225,15 @@ def test_more_rows_than_a_round_takes_are_an_error(tiny_lm, tiny_book):
         data.setup("fit")
     with pytest.raises(ValueError, match="samples_per_history must be at least 1, got 0"):
         RecTuneData(tiny_lm(), tiny_book, {}, {}, samples_per_history=0)
+
+
+def test_each_segment_of_a_history_is_tokenized_once(tiny_lm, monkeypatch) -> None:
+    """Ten draws times six targets would otherwise tokenize the history sixty times."""
+    lm, book, seen = tiny_lm("llama"), build_book(), []
+    plain = [entry for _, entry in encode_jobs(lm, book, jobs())]
+    encode_data = lm.chat.encode_data
+    monkeypatch.setattr(lm.chat, "encode_data", lambda text: seen.append(text) or encode_data(text))
+    [(_, tree)] = encode_jobs(lm, book, [job for job in jobs() if job.history_id == "h2"])
+    assert len(seen) == len(set(seen))
+    assert len(tree.questions) == 9
+    assert tree == plain[2]

@@ -55,15 +55,17 @@ def embed_texts(texts: Sequence[str], settings: EmbedSettings, out_dir: Path, ea
     if not wanted:
         raise ValueError("there is no text to embed: the texts stage wrote none")
     encoder = " ".join(filter(None, [settings.model, model_digest(settings.model)]))
-    encoder += "" if settings.normalize else ", not normalized"
+    encoder += ", long texts in pieces" + ("" if settings.normalize else ", not normalized")
     known = _known(earlier, encoder, set(wanted))
     missing = sorted(key for key in wanted if key not in known)
+    in_pieces = 0
     if missing:
-        vectors = _encode([wanted[key] for key in missing], settings)
+        vectors, in_pieces = _encode([wanted[key] for key in missing], settings)
         known.update(zip(missing, vectors, strict=True))
     rows = [{"text_hash": key, "encoder": encoder, "vector": known[key]} for key in sorted(wanted)]
     write_part(out_dir, "embeddings", rows)
-    return {"texts": len(texts), "distinct": len(wanted), "encoded": len(missing), "dim": len(rows[0]["vector"])}
+    counts = {"texts": len(texts), "distinct": len(wanted), "encoded": len(missing), "dim": len(rows[0]["vector"])}
+    return {**counts, "in_pieces": in_pieces} if in_pieces else counts
 
 
 def _known(earlier: Path | None, encoder: str, wanted: set[str]) -> dict[str, np.ndarray]:
@@ -77,13 +79,47 @@ def _known(earlier: Path | None, encoder: str, wanted: set[str]) -> dict[str, np
     return {key: np.asarray(vector, np.float16) for key, vector in table.select("text_hash", "vector").iter_rows()}
 
 
-def _encode(texts: Sequence[str], settings: EmbedSettings) -> np.ndarray:
-    """(len(texts), D) float16. A plain BERT gets mean pooling, as sentence-transformers does by default."""
+def _encode(texts: Sequence[str], settings: EmbedSettings) -> tuple[np.ndarray, int]:
+    """(len(texts), D) float16, and how many texts were longer than the encoder reads at once.
+
+    A plain BERT gets mean pooling, as sentence-transformers does by default. A longer text is read in pieces; its
+    vector is their mean, weighted by their characters.
+    """
     encoder = _load(settings.model)
-    vectors = encoder.encode(
-        list(texts), batch_size=settings.batch_size, normalize_embeddings=settings.normalize, show_progress_bar=False
+    pieces = [_pieces(encoder, text) for text in texts]
+    owner = np.repeat(np.arange(len(texts)), list(map(len, pieces)))
+    flat = [piece for some in pieces for piece in some]
+    vectors = np.asarray(
+        encoder.encode(
+            flat, batch_size=settings.batch_size, normalize_embeddings=settings.normalize, show_progress_bar=False
+        ),
+        np.float32,
     )
-    return np.asarray(vectors, np.float16)
+    weights = np.array([max(1, len(piece)) for piece in flat], np.float32)[:, None]
+    sums, totals = np.zeros((len(texts), vectors.shape[1]), np.float32), np.zeros((len(texts), 1), np.float32)
+    np.add.at(sums, owner, vectors * weights)
+    np.add.at(totals, owner, weights)
+    means = sums / totals
+    parted = np.array([len(some) > 1 for some in pieces], bool)
+    if settings.normalize and parted.any():
+        means[parted] /= np.linalg.norm(means[parted], axis=1, keepdims=True).clip(1e-12)
+    whole = ~parted[owner]
+    means[owner[whole]] = vectors[whole]  # to the last bit what the encoder says
+    return means.astype(np.float16), int(parted.sum())
+
+
+def _pieces(encoder: Any, text: str) -> list[str]:
+    """The text in stretches of as many tokens as the encoder reads at once; itself where it fits."""
+    limit = encoder.max_seq_length
+    tokenizer = encoder.tokenizer
+    if limit is None or not tokenizer.is_fast:
+        return [text]
+    room = limit - tokenizer.num_special_tokens_to_add()
+    spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False).offset_mapping
+    if len(spans) <= room:
+        return [text]
+    starts = [spans[place][0] for place in range(0, len(spans), room)]
+    return [text[start:end] for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
 
 
 def _load(model: str) -> Any:

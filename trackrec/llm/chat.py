@@ -68,9 +68,18 @@ class ChatEncoder:
         """Token ids of untrusted text: ``<|im_end|>`` in a title becomes the characters, not the token."""
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
 
-    def encode_segments(self, segments: Sequence[str]) -> list[list[int]]:
-        """One list of ids per segment; the frame is joined to the first and the last."""
-        ids = [self.encode_data(segment) for segment in segments]
+    def encode_segments(self, segments: Sequence[str], known: dict[str, list[int]] | None = None) -> list[list[int]]:
+        """One list of ids per segment; the frame is joined to the first and the last.
+
+        Args:
+            segments: the prompt's text, in order.
+            known: ids of segments that earlier calls met; those of this one are added.
+        """
+        known = {} if known is None else known
+        for segment in segments:
+            if segment not in known:
+                known[segment] = self.encode_data(segment)
+        ids = [known[segment] for segment in segments]
         ids[0] = [*self.opening, *ids[0]]
         ids[-1] = [*ids[-1], *self.closing]
         return ids

@@ -56,12 +56,7 @@ class HFSampler(Sampler):
         """See `Sampler.draw`. Prompts of like length share a batch, so that little is padded."""
         from trackrec.llm.decode import can_share
 
-        longest = max(map(len, prompts), default=0) + self.max_new_tokens
-        if longest > lm.max_length:
-            raise ValueError(
-                f"a prompt with sampler.init_args.max_new_tokens has {longest} tokens, the model reaches "
-                f"{lm.max_length}: lower prompts.max_history or max_new_tokens."
-            )
+        self.check_reach(lm, max(map(len, prompts), default=0))
         draws: list[list[Draw]] = [[] for _ in prompts]
         n = len(seeds[0]) if seeds else 1
         with lm.using(adapter):

@@ -58,6 +58,22 @@ class Sampler(abc.ABC):
     def check(self, backbone: BackboneSettings) -> None:  # noqa: B027 - most engines can write with any model
         """Asked before anything runs: raise where this engine can't write with ``backbone`` on this machine."""
 
+    def check_reach(self, lm: LanguageModel, longest: int) -> None:
+        """Asked before a stage writes its first text: whether the model reaches to the end of the longest.
+
+        Args:
+            lm: the model.
+            longest: tokens of the longest prompt.
+
+        Raises:
+            ValueError: it doesn't.
+        """
+        if longest + self.max_new_tokens > lm.max_length:
+            raise ValueError(
+                f"a prompt with sampler.init_args.max_new_tokens has {longest + self.max_new_tokens} tokens, the model "
+                f"reaches {lm.max_length}: lower prompts.max_history or max_new_tokens."
+            )
+
     def release(self) -> None:  # noqa: B027 - most engines hold nothing
         """Give back what the engine keeps between draws. It may draw again afterwards."""
 

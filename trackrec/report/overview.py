@@ -11,6 +11,7 @@ import yaml
 from trackrec.report.document import Block, Cell, Code, Figure, Missing, Num, Section, Table
 from trackrec.report.figures import bars
 from trackrec.report.numbers import RunNumbers
+from trackrec.run_files import stages_of
 
 # The counts of the data stage in the order in which rows are lost; what isn't named here follows under its own name.
 _DATA = {
@@ -76,7 +77,7 @@ def short_model(backbone: Mapping[str, Any]) -> str:
 def missing_blocks(run: RunNumbers) -> list[Block]:
     """What the run hasn't done yet, in one line each."""
     blocks: list[Block] = []
-    absent = [name for name in _expected(run) if not run.has(name)]
+    absent = [name for name in stages_of(run.config) if not run.has(name)]
     if absent:
         blocks.append(Missing(f"Not done yet: {', '.join(absent)}. `trackrec fit` with the same config goes on."))
     if not run.has("test"):
@@ -86,24 +87,10 @@ def missing_blocks(run: RunNumbers) -> list[Block]:
         blocks.append(
             Missing(f"Left out, since what they read has been replaced: {names}. `trackrec fit` renews them.")
         )
+    if run.foreign:
+        names = ", ".join(run.foreign)
+        blocks.append(Missing(f"Left out, since this configuration has no such stages: {names}."))
     return blocks
-
-
-def _expected(run: RunNumbers) -> list[str]:
-    """Stages of a whole run, for every shape of the loop; see `trackrec.loop`."""
-    on = {key: run.config["loop"].get(key, True) for key in ("distill", "warmup", "align", "rec_tune", "alternate")}
-    optional = {"distill": on["distill"], "warmup/rec_tune": on["warmup"]}
-    optional["plain/rec_tune"] = on["warmup"] or on["rec_tune"]
-    drawn = ["sample", "score", "preferences"] if on["align"] else []
-    moved = [kind for kind in ("align", "greedy", "rec_tune", "evaluate") if on.get(kind, True)]
-    names = ["data", "teacher", "distill", "warmup/greedy", "warmup/rec_tune", "warmup/evaluate"]
-    for number in range(1, run.rounds + 1):
-        turns = on["alternate"] or number == run.rounds
-        names += [f"round-{number}/{kind}" for kind in (*drawn, *(moved if turns else []))]
-    optional["log_odds"] = run.config["ctr"].get("text", {}).get("use") == "log_odds"
-    optional["untuned"] = "untuned" in {part for arm in run.config["ctr"].get("arms", ()) for part in arm.split("+")}
-    names += ["plain/rec_tune", "plain/evaluate", "texts", "untuned", "embed", "log_odds", "ctr"]
-    return [name for name in names if optional.get(name, True)]
 
 
 def _data_table(run: RunNumbers) -> Table:

@@ -67,12 +67,13 @@ def judge_tree(
         targets: (sample_id, item_id, label) triples.
     """
     tree: list[Branch] = []
+    coded: dict[str, list[int]] = {}
     known: dict[tuple[int, tuple[int, ...]], int] = {}
     questions, branches = [], []
     for draw, text in reccots:
         for sample_id, item_id, label in targets:
             parent = -1
-            for ids in chat.encode_segments(book.judge_prompt(history_id, text, item_id)):
+            for ids in chat.encode_segments(book.judge_prompt(history_id, text, item_id), coded):
                 key = (parent, tuple(ids))
                 if key not in known:
                     known[key] = len(tree)
