@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import polars as pl
 
 from trackrec.interactions import Cohort, LoopSettings, RatingSource, SampleRules, select_cohort, tuning_rows
@@ -86,9 +87,9 @@ class Experiment:
 
     @property
     def threshold(self) -> float:
-        """A rating above it is a like."""
+        """A rating above it is a like. As exact as the tables' ratings, so that one equal to it is never above it."""
         own = self.samples.threshold
-        return self.dataset.threshold if own is None else own
+        return float(np.float32(self.dataset.threshold if own is None else own))
 
     @cached_property
     def sample_rows(self) -> pl.DataFrame:

@@ -256,7 +256,7 @@ class Pipeline:
         """
         if not self.hooks:
             return
-        self._files = self._files or RunFiles(self.run_dir, self.config)
+        self._files = self._files or RunFiles(self.run_dir, self.config, [one.name for one in self.stages])
         done = DoneStage(stage.name, self._files)
         readings = [reading for hook in self.hooks for reading in hook.on_stage_end(done)]
         write_readings(done, readings)

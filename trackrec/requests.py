@@ -154,6 +154,18 @@ def net_inputs(data: CTRData, arm: str, split: str, rows: slice = slice(None)) -
     return {name: value.numpy() for name, value in wide.items()}
 
 
+def _with_histories(users: pl.DataFrame, histories: pl.DataFrame, tables: Path) -> pl.DataFrame:
+    """Exported users with their histories; with the newest one where more ratings have made another of it."""
+    changed = users.join(histories, on="history_id", how="anti", maintain_order="left")
+    if len(changed):
+        samples = read_table(tables, "samples", columns=("sample_id", "user_id", "history_id", "timestamp"))
+        newest = newest_histories(samples.join(changed, on="user_id", how="semi"), set(histories["history_id"]))
+        renewed = changed.drop("history_id").join(newest, on="user_id", how="inner", maintain_order="left")
+        held = users.join(histories, on="history_id", how="semi", maintain_order="left")
+        users = pl.concat([held, renewed.select(held.columns)])
+    return users.join(histories.drop("user_id"), on="history_id", how="inner", maintain_order="left")
+
+
 class RequestEncoder:
     """Turns requests into the inputs of an exported net.
 
@@ -180,7 +192,7 @@ class RequestEncoder:
             raise DataError(f"{folder}: format {self.features['format']}, this trackrec reads {FORMAT}. Export again.")
         self.arm = str(self.features["arm"])
         histories, items, interactions = (read_table(tables, name) for name in ("histories", "items", "interactions"))
-        users = pl.read_parquet(folder / USERS).join(histories, on="history_id", how="inner", maintain_order="left")
+        users = _with_histories(pl.read_parquet(folder / USERS), histories, tables)
         threshold, scale = float(self.features["threshold"]), float(self.features["rating_scale"])
         vocabularies = Vocabularies(**self.features["vocabularies"])
         self.now = after_all(interactions)

@@ -42,14 +42,15 @@ class RunFiles:
     Args:
         run_dir: of the run.
         config: the resolved configuration as plain types.
+        stages: names of its stages; None takes those of the recipe with this configuration.
     """
 
-    def __init__(self, run_dir: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, run_dir: Path, config: Mapping[str, Any], stages: Iterable[str] | None = None) -> None:
         self.run_dir, self.config = run_dir, config
         found = _manifests(run_dir)
         current = _current(found)
         self.rounds = int(config["loop"]["rounds"])
-        own = {*stages_of(config), "test"}
+        own = {*(stages_of(config) if stages is None else stages), "test"}
         self.manifests = {name: found[name] for name in found if name in current and name in own}
         self.outdated = [name for name in found if name not in current and name in own]
         self.foreign = [name for name in found if name not in own]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ class Steps:
         """Ratings to histories and labelled samples."""
         exp = self.exp
         ratings = exp.dataset.read()
-        tables = build_samples(ratings, exp.samples, exp.threshold, exp.seed)
+        rules = replace(exp.samples, threshold=exp.threshold)
+        tables = build_samples(ratings, rules, exp.threshold, exp.seed)
         check_labels(tables.samples, ratings.interactions, exp.threshold)
         check_splits(tables.samples)
         for name in ("items", "users", "interactions"):

@@ -224,7 +224,7 @@ def validation_data(exp: Experiment, arm: str) -> CTRData:
     from trackrec.ctr.assemble import prepare, runnable_arms
 
     inputs = exp.ctr_inputs()
-    kept, left_out = runnable_arms(inputs, [arm], exp.ctr.text)
+    kept, left_out = runnable_arms(inputs, [arm], exp.ctr.text, "tune.arm")
     if arm not in kept:
         raise ValueError(f"tune.arm: {'; '.join(left_out)}.")
     data = prepare(inputs, [arm], exp.seed, exp.ctr.text)

@@ -202,8 +202,8 @@ def test_text_settings_that_contradict_each_other_are_named():
         TextSettings(coverage=[0.5])
     with pytest.raises(ValueError, match=r"ctr\.text\.coverage: shares must be between 0 and 1, got 1\.0"):
         TextSettings(missing="keep", coverage=[1.0])
-    with pytest.raises(ValueError, match=r"ctr\.text\.pca_dim must be at least 1"):
-        TextSettings(pca_dim=0)
+    with pytest.raises(ValueError, match=r"ctr\.text\.pca_dim must be at least 3"):
+        TextSettings(pca_dim=2)
 
 
 def scores(rows):

@@ -108,7 +108,7 @@ def test_a_net_as_onnx_agrees_at_any_batch_size(data, tmp_path, net_class):
     ("arm", "connector", "text"),
     [
         ("none", MLPConnector, TextSettings()),
-        ("reccot", MLPConnector, TextSettings(use="query", missing="keep", pca_dim=2)),
+        ("reccot", MLPConnector, TextSettings(use="query", missing="keep", pca_dim=3)),
         ("reccot", GatedConnector, TextSettings(missing="keep")),
         ("reccot", HEAConnector, TextSettings()),
         ("shuffled", MLPConnector, TextSettings()),

@@ -74,7 +74,7 @@ def exported(
     [
         ("none", TextSettings(missing="keep")),
         ("reccot", TextSettings(missing="keep")),
-        ("shuffled", TextSettings(pca_dim=2)),
+        ("shuffled", TextSettings(pca_dim=3)),
     ],
 )
 def test_many_random_requests_are_as_the_feature_builder_makes_them(inputs, tmp_path, monkeypatch, arm, text):
@@ -131,7 +131,7 @@ def test_one_request_reads_no_table(inputs, tmp_path, monkeypatch):
 def test_a_user_without_a_history_in_the_tables_is_named(inputs, tmp_path, monkeypatch):
     encoder, _ = exported(inputs, "none", TextSettings(missing="keep"), tmp_path, monkeypatch)
     fewer = inputs.histories.filter(pl.col("user_id") != "u2")
-    for name in ("items", "interactions"):
+    for name in ("items", "interactions", "samples"):
         write_part(tmp_path / "fewer", name, getattr(inputs, name))
     write_part(tmp_path / "fewer", "histories", fewer)
     assert encoder(["u2"], ["i1"])
@@ -154,3 +154,24 @@ def test_published_lists_are_read_in_requests_as_in_training(inputs, tmp_path, m
     for user, item, rates in zip(wanted["user_id"], wanted["item_id"], rows["recent_ratings"].to_list(), strict=True):
         found = encoder([user], [item])
         assert found["recent_ratings"][0][found["recent_mask"][0]].tolist() == [(rate - 3.0) / 2.0 for rate in rates]
+
+
+def test_a_user_whose_history_grew_is_answered_with_the_newest(inputs, tmp_path, monkeypatch):
+    """More ratings make another history, under another id."""
+    encoder, _ = exported(inputs, "reccot", TextSettings(missing="keep"), tmp_path, monkeypatch)
+    old = inputs.samples.filter(pl.col("user_id") == "u2")["history_id"].unique().to_list()
+    grown = pl.when(pl.col("history_id").is_in(old)).then(pl.col("history_id") + "-grown").otherwise("history_id")
+    histories = inputs.histories.with_columns(history_id=grown)
+    histories = histories.with_columns(
+        item_ids=pl.when(pl.col("user_id") == "u2").then(pl.col("item_ids").list.head(1)).otherwise("item_ids"),
+        ratings=pl.when(pl.col("user_id") == "u2").then(pl.col("ratings").list.head(1)).otherwise("ratings"),
+    )
+    for name in ("items", "interactions"):
+        write_part(tmp_path / "grown", name, getattr(inputs, name))
+    write_part(tmp_path / "grown", "samples", inputs.samples.with_columns(history_id=grown))
+    write_part(tmp_path / "grown", "histories", histories)
+    renewed = RequestEncoder(tmp_path / "export", tmp_path / "grown")
+    before, after = encoder(["u2", "u1"], ["i1", "i1"]), renewed(["u2", "u1"], ["i1", "i1"])
+    assert np.array_equal(before["text"], after["text"])
+    assert not np.array_equal(before["dense"][0], after["dense"][0])
+    assert np.array_equal(before["dense"][1], after["dense"][1])

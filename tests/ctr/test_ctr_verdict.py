@@ -168,3 +168,11 @@ def test_an_arm_of_two_texts_over_a_classic_model_is_no_placebo():
         if key[0] == "logistic+reccot+prompt"
     }
     assert "auc_minus_best_placebo" in names
+
+
+def test_a_text_for_some_users_is_judged_by_no_placebo_about_everybody():
+    found = table({"none": 0.2, "reccot": 1.4, "shuffled": 0.0, "reccot@0.5": 0.9})
+    named = {name for arm, _, name in found if arm == "reccot@0.5"}
+    assert "auc_minus_none" in named
+    assert not {"verdict", "auc_minus_shuffled", "auc_minus_best_placebo"} & named
+    assert found["reccot", "all", "verdict"]["value"] == 1

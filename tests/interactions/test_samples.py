@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -287,3 +288,18 @@ def test_equal_histories_are_stored_once(log: list) -> None:
     contents = [(user, tuple(items), tuple(rates)) for _, user, items, rates in tables.histories.iter_rows()]
     assert len(set(contents)) == len(contents)
     assert set(tables.samples["history_id"]) == set(tables.histories["history_id"])
+
+
+def test_a_rating_equal_to_a_threshold_that_float32_rounds_is_no_like() -> None:
+    """.8 as float32 lies above .8: labels, texts and features must not differ about it."""
+    from types import SimpleNamespace
+    from typing import Any
+
+    from trackrec.experiment import Experiment
+
+    run: Any = SimpleNamespace(samples=SampleRules(threshold=0.8), dataset=SimpleNamespace(threshold=3.0))
+    threshold = Experiment.threshold.__get__(run)
+    stored = pl.Series([0.6, 0.8, 1.0], dtype=pl.Float32)
+    assert (stored.to_numpy().astype(np.float64) - threshold > 0).tolist() == [False, False, True]
+    assert (stored > threshold).to_list() == [False, False, True]
+    assert [rating > threshold for rating in stored.to_list()] == [False, False, True]

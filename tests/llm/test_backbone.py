@@ -395,3 +395,15 @@ def test_layers_without_keys_and_values_are_refused(tmp_path):
     build_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"has layers without keys and values \(conv\).* Qwen2.5 or Llama"):
         LanguageModel(BackboneSettings(str(tmp_path), dtype="float32", device="cpu"))
+
+
+def test_a_model_of_another_build_is_named(tmp_path):
+    from tiny import build_tokenizer
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokenizer = build_tokenizer()
+    size = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64}
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **size)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="a GPT2LMHeadModel isn't built as models of Llama's form"):
+        LanguageModel(BackboneSettings(model=str(tmp_path), device="cpu"))

@@ -53,8 +53,11 @@ class TextSettings:
     score_rows: int | None = None
 
     def __post_init__(self) -> None:
-        if self.pca_dim is not None and self.pca_dim < 1:
-            raise ValueError(f"ctr.text.pca_dim must be at least 1 or null, got {self.pca_dim}.")
+        if self.pca_dim is not None and self.pca_dim < 3:
+            raise ValueError(
+                f"ctr.text.pca_dim must be at least 3 or null, got {self.pca_dim}: connectors put all vectors on one "
+                "scale, which leaves nothing of one number and a sign of two."
+            )
         for share in self.coverage or ():
             if not 0 < share < 1:
                 raise ValueError(f"ctr.text.coverage: shares must be between 0 and 1, got {share}.")

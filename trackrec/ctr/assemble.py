@@ -67,8 +67,12 @@ def sample_rows(inputs: CTRInputs, text: TextSettings) -> pl.DataFrame:
     return inputs.samples.filter(pl.col("history_id").is_in(list(inputs.vectors.get("reccot", {}))))
 
 
-def check_arms(arms: Sequence[str]) -> None:
+def check_arms(arms: Sequence[str], key: str = "ctr.arms") -> None:
     """Say a misspelt arm before anything runs.
+
+    Args:
+        arms: the arms.
+        key: where they were named.
 
     Raises:
         ValueError: an arm is unknown, or there is none.
@@ -76,16 +80,24 @@ def check_arms(arms: Sequence[str]) -> None:
     unknown = [arm for arm in arms if not is_arm(arm)]
     if unknown or not arms:
         got = repr(unknown[0]) if unknown else "none"
-        raise ValueError(f"ctr.arms must be among {', '.join(ARMS)}, or such as reccot+prompt, got {got}.")
+        raise ValueError(f"{key} must be among {', '.join(ARMS)}, or such as reccot+prompt, got {got}.")
 
 
-def runnable_arms(inputs: CTRInputs, arms: Sequence[str], text: TextSettings) -> tuple[list[str], list[str]]:
+def runnable_arms(
+    inputs: CTRInputs, arms: Sequence[str], text: TextSettings, key: str = "ctr.arms"
+) -> tuple[list[str], list[str]]:
     """The arms whose texts exist, those of ``text.coverage`` added, and a line for each that is left out.
+
+    Args:
+        inputs: what the CTR stage reads.
+        arms: the arms.
+        text: how texts enter the nets.
+        key: where the arms were named.
 
     Raises:
         ValueError: an arm is unknown, nothing can run, or log-odds are to be used and there are none.
     """
-    check_arms(arms)
+    check_arms(arms, key)
     if text.use == "log_odds" and not inputs.log_odds:
         raise ValueError(
             "ctr.text.use: log_odds needs V's log-odds of the samples, and there are none. Name an arm that reads them."
@@ -93,7 +105,7 @@ def runnable_arms(inputs: CTRInputs, arms: Sequence[str], text: TextSettings) ->
     reasons = {arm: _why_not(arm, inputs, text) for arm in arms}
     kept = [arm for arm in arms if not reasons[arm]]
     if not kept:
-        raise ValueError(f"ctr.arms: none of {', '.join(arms)} can run: {'; '.join(filter(None, reasons.values()))}.")
+        raise ValueError(f"{key}: none of {', '.join(arms)} can run: {'; '.join(filter(None, reasons.values()))}.")
     if "reccot" in kept:
         kept += [f"reccot@{share:g}" for share in text.coverage or ()]
     return kept, [f"arm {arm} left out: {reason}" for arm, reason in reasons.items() if reason]

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from trackrec.ctr.arms import ARMS, PLACEBOS
+from trackrec.ctr.arms import ARMS, PLACEBOS, coverage_of
 from trackrec.metrics import LEAST_USERS, Draws, Interval, accuracy, auc, log_loss, metric_rows, seed_draws, uauc
 
 _METRICS: dict[str, Callable[..., Any]] = {"auc": auc, "acc": accuracy, "log_loss": log_loss, "uauc": uauc}
@@ -78,7 +78,8 @@ def arm_metrics(
     ``auc``, ``acc``, ``log_loss`` and ``uauc`` belong to an arm. ``auc_minus_none`` and so on are paired differences on
     the same rows: to no text, to each placebo, to ``best_placebo`` (chosen on validation rows, so ``predictions`` must
     hold them) and to the classic models. ``auc_minus_none_mde`` is the smallest true difference that a run of this size
-    shows with 80 % power. ``verdict`` of a text arm: 1 (helps) where AUC is above no text and above the best placebo,
+    shows with 80 % power. An arm of partial coverage (``reccot@0.5``) has no placebo and no
+    verdict. ``verdict`` of a text arm: 1 (helps) where AUC is above no text and above the best placebo,
     each with its whole interval; -1 (hurts) where it is below no text with its whole interval; 0 (no evidence)
     otherwise.
 
@@ -124,7 +125,11 @@ def _others(arm: str, ran: Iterable[str], placebo: str | None) -> dict[str, str]
         return others | ({"best_placebo": control} if control in ran and others and not _is_placebo(arm) else {})
     if arm.split("@")[0] not in {"none", *text_arms(ran)}:
         return {}
-    others = {name: name for name in ("none", *PLACEBOS, *CLASSICS) if name in ran and name != arm}
+    # A text for some users alone has no placebo: those that run are about everybody.
+    controls = () if coverage_of(arm) < 1 else PLACEBOS
+    others = {name: name for name in ("none", *controls, *CLASSICS) if name in ran and name != arm}
+    if coverage_of(arm) < 1:
+        return others
     if placebo is not None and arm != "none" and not _is_placebo(arm):
         others["best_placebo"] = placebo
     return others

@@ -41,7 +41,12 @@ class LanguageModel:
         cuda = torch.cuda.is_available()
         self.device = torch.device(("cuda" if cuda else "cpu") if settings.device == "auto" else settings.device)
         self.base, tokenizer = load_or_explain(settings, self.dtype, self.device)
-        layers = self.base.get_decoder().layers
+        layers = getattr(self.base.get_decoder(), "layers", None)
+        if layers is None:
+            raise ValueError(
+                f"backbone.model {settings.model}: a {type(self.base).__name__} isn't built as models of Llama's form "
+                "are, and can't be packed or tuned here. Use a Llama, Qwen, Mistral, Gemma, Phi or like model."
+            )
         self._depth, self._linear_names = len(layers), linear_names(layers[-1])
         ends = self.base.generation_config.eos_token_id
         self.chat = ChatEncoder(tokenizer, ends if isinstance(ends, list) else [] if ends is None else [ends])
