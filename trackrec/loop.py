@@ -45,7 +45,7 @@ class Loop:
 
     def add_stages(self) -> None:
         """Everything up to the final texts."""
-        exp, steps, add = self.exp, self.steps, self._add
+        exp, steps = self.exp, self.steps
         exp.pipeline.add(
             Stage("data", ("dataset", "samples"), (), ("interactions",), steps.data, exp.dataset.content_key)
         )
@@ -55,7 +55,7 @@ class Loop:
         if exp.loop.distill:
             keys = (*_MODEL, "distill", *_PLAYERS)
             run, count = steps.distill, exp.distill.processes
-            self.generator = add("distill", keys, ("data", "teacher"), (*_LLM, "distill"), run, count)
+            self.generator = self._add_training("distill", keys, ("data", "teacher"), (*_LLM, "distill"), run, count)
         self._round_zero()
         turns = range(1, exp.loop.rounds + 1)
         for rounds in ([number] for number in turns) if exp.loop.alternate else [list(turns)]:
@@ -64,7 +64,7 @@ class Loop:
         generator, last = self.generator, f"round-{exp.loop.rounds}/greedy"
         keys = (*_MODEL, "sampler", "loop.texts", *TESTED)
         inputs = _there("data", generator, last)
-        add("texts", keys, inputs, GENERATE, lambda out: steps.final_texts(out, last, generator))
+        self._add("texts", keys, inputs, GENERATE, lambda out: steps.final_texts(out, last, generator))
 
     def _add(
         self,
@@ -73,11 +73,14 @@ class Loop:
         inputs: Names,
         rooms: Names,
         run: Run,
-        processes: int = 1,
     ) -> str:
-        trains = name.endswith(("distill", "align", "rec_tune"))
-        part_size = 0 if trains else self.exp.loop.shard_histories
-        return self.exp.pipeline.add(Stage(name, keys, inputs, rooms, run, processes=processes, part_size=part_size))
+        """A stage that reads or writes texts, part by part."""
+        size = self.exp.loop.shard_histories
+        return self.exp.pipeline.add(Stage(name, keys, inputs, rooms, run, part_size=size))
+
+    def _add_training(self, name: str, keys: Names, inputs: Names, rooms: Names, run: Run, processes: int) -> str:
+        """A stage that trains an adapter, and resumes from its last checkpoint."""
+        return self.exp.pipeline.add(Stage(name, keys, inputs, rooms, run, processes=processes))
 
     def _round_zero(self) -> None:
         """The first G's greedy texts, V's warm-up, and where both stand before the first round."""
@@ -87,7 +90,9 @@ class Loop:
             keys: Names = (*_VALIDATOR, "rec_tune", "loop.warmup_users", *_PLAYERS)
             texts = "warmup/greedy" if loop.warmup_users is None else "teacher"
             count = self.exp.rec_tune.processes
-            self.validator = self._add("warmup/rec_tune", keys, ("data", texts), _JUDGE, self.steps.warm_up, count)
+            self.validator = self._add_training(
+                "warmup/rec_tune", keys, ("data", texts), _JUDGE, self.steps.warm_up, count
+            )
         self._add_evaluate("warmup", 0, self.validator)
 
     def _turn(self, rounds: Sequence[int]) -> None:
@@ -122,7 +127,7 @@ class Loop:
         keys: Names = (*_MODEL, "align.model", "align.data", "align.trainer")
         run: Run = lambda out: steps.align(out, rounds, generator)  # noqa: E731
         inputs, count = _there("data", generator, *drawn), self.exp.align.processes
-        self.generator = self._add(f"round-{rounds[-1]}/align", keys, inputs, (*_LLM, "align"), run, count)
+        self.generator = self._add_training(f"round-{rounds[-1]}/align", keys, inputs, (*_LLM, "align"), run, count)
 
     def _add_rec_tune(self, rounds: Sequence[int]) -> None:
         steps, name = self.steps, f"round-{rounds[-1]}"
@@ -130,7 +135,7 @@ class Loop:
         keys: Names = (*_VALIDATOR, "rec_tune", "loop.validator_start", "loop.alternate", *_PLAYERS)
         run: Run = lambda out: steps.rec_tune(out, rounds, start)  # noqa: E731
         inputs, count = _there("data", f"{name}/greedy", start), self.exp.rec_tune.processes
-        self.validator = self._add(f"{name}/rec_tune", keys, inputs, _JUDGE, run, count)
+        self.validator = self._add_training(f"{name}/rec_tune", keys, inputs, _JUDGE, run, count)
 
     def _add_greedy(self, name: str, round_: int, *more: str) -> None:
         keys: Names = (*_MODEL, "sampler", *_PLAYERS, *_EVALUATED, *more)
@@ -154,7 +159,7 @@ class Loop:
             keys: Names = (*_VALIDATOR, "rec_tune", *TUNED)
             run: Run = lambda out: steps.rec_tune_plain(out, turns)  # noqa: E731
             inputs = ("data", "teacher") if 0 in turns and self.exp.loop.warmup_users is not None else ("data",)
-            self.plain = self._add("plain/rec_tune", keys, inputs, _JUDGE, run, self.exp.rec_tune.processes)
+            self.plain = self._add_training("plain/rec_tune", keys, inputs, _JUDGE, run, self.exp.rec_tune.processes)
         plain, rooms = self.plain, (*_JUDGE, "metrics.py")
         keys = (*_VALIDATOR, "scoring", *_EVALUATED)
         run = lambda out: steps.evaluate_plain(out, plain)  # noqa: E731

@@ -14,7 +14,7 @@ from trackrec.experiment import LOG_ODDS, UNTUNED, Experiment
 from trackrec.loop import GENERATE, TESTED, TUNED, Loop
 from trackrec.metrics import metric_rows
 from trackrec.pipeline import Stage
-from trackrec.steps import Steps
+from trackrec.steps import Steps, add_counts
 from trackrec.tables import read_table, to_arrow, write_part
 
 TEST_READS = "test_reads.jsonl"
@@ -158,7 +158,8 @@ class Recommend:
         notes: dict[str, Any] = {}
         for place, (arm, validator, given) in enumerate(jobs):
             source = "texts" if arm == "reccot" else "none"
-            notes, values = self.steps.judge_and_measure(out, rows, given, validator, source, -1, 10_000 * place)
+            one, values = self.steps.judge_and_measure(out, rows, given, validator, source, -1, 10_000 * place)
+            notes = add_counts(notes, one)
             found.extend(metric_rows(values, stage="test", split="test", arm=f"validator/{arm}"))
         return notes, found
 

@@ -208,13 +208,12 @@ class Steps:
         free = told.filter(~pl.col("sample_id").is_in(list(exp.learned_samples)))
         rows = rows_to_score(free, exp.ctr.text.score_rows, exp.seed)
         notes: dict[str, Any] = {"without_text": len(exp.sample_rows) - len(told), "learned": len(told) - len(free)}
-        part = questions = tokens = 0
+        part, counts = 0, dict[str, Any]()
         for arm, validator in arms.items():
             made = self.judge_arm(out, rows, arm, validator, part)
             part += -(-made["histories"] // exp.loop.shard_histories)
-            questions, tokens = questions + made["questions"], tokens + made["tokens"]
-            notes["work"] = made["work"]
-        return {**notes, "rows": len(rows), "questions": questions, "tokens": tokens}
+            counts = add_counts(counts, made)
+        return {**notes, "rows": len(rows), **counts}
 
     def judge_arm(self, out: Path, rows: pl.DataFrame, arm: str, judge: str | None, part: int = 0) -> dict[str, Any]:
         """V's opinion of rows with the texts that it reads in an arm of the CTR nets."""
@@ -348,7 +347,8 @@ class Steps:
         rows: list[dict[str, Any]] = []
         for place, (arm, validator) in enumerate(validators.items()):
             first = 10_000 * place
-            notes, values = self.judge_and_measure(out, self.exp.cohort.valid, texts, validator, source, round_, first)
+            one, values = self.judge_and_measure(out, self.exp.cohort.valid, texts, validator, source, round_, first)
+            notes = add_counts(notes, one)
             rows.extend(metric_rows(values, stage=stage, round=round_, split="valid", arm=arm))
         rows.extend(metric_rows(text_metrics(greedy), stage=stage, round=round_, split="all", arm="texts"))
         write_part(out, "metrics", rows)
@@ -362,10 +362,16 @@ class Steps:
         notes: dict[str, Any] = {}
         rows: list[dict[str, Any]] = []
         for place, (arm, validator) in enumerate(validators.items()):
-            notes, values = self.judge_and_measure(out, valid, texts, validator, "none", 0, 10_000 * place)
+            one, values = self.judge_and_measure(out, valid, texts, validator, "none", 0, 10_000 * place)
+            notes = add_counts(notes, one)
             rows.extend(metric_rows(values, stage="plain/evaluate", split="valid", arm=arm))
         write_part(out, "metrics", rows)
         return notes
+
+
+def add_counts(notes: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """What several turns of V over the same histories note together: their questions and tokens add up."""
+    return {**more, **{key: notes.get(key, 0) + more[key] for key in ("questions", "tokens")}}
 
 
 def text_metrics(texts: pl.DataFrame) -> dict[str, Interval]:
