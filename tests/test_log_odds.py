@@ -59,7 +59,7 @@ def test_the_stage_is_read_where_log_odds_are_used() -> None:
     exp: Any = Experiment.__new__(Experiment)
     for use, there in (("dense", False), ("query", False), ("log_odds", True)):
         exp.ctr = SimpleNamespace(text=SimpleNamespace(use=use), arms=["none", "reccot"])
-        assert (LOG_ODDS in exp.ctr_stages()) == there
+        assert exp.ctr_stages() == ("data", "texts", LOG_ODDS if there else "embed")
 
 
 def test_without_an_arm_that_reads_texts_the_data_is_all() -> None:

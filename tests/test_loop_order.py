@@ -145,3 +145,16 @@ def test_the_report_expects_the_stages_that_the_loop_has(shape: str, first: bool
     loop |= {} if first else {"warmup": False}
     made = stages(tmp_path, **loop)
     assert stages_of({"loop": loop, "ctr": {}}) == [*made, "embed", "ctr"]
+
+
+@pytest.mark.parametrize(
+    ("ctr", "last"),
+    [
+        ({"arms": ["none"]}, ["texts", "ctr"]),
+        ({"arms": ["none", "reccot"], "text": {"use": "log_odds"}}, ["texts", "log_odds", "ctr"]),
+        ({"arms": ["none"], "text": {"use": "log_odds"}}, ["texts", "ctr"]),
+        ({"arms": ["none", "reccot", "untuned"], "text": {"use": "query"}}, ["texts", "untuned", "embed", "ctr"]),
+    ],
+)
+def test_the_report_expects_the_stages_that_the_arms_read(ctr: dict[str, Any], last: list[str]) -> None:
+    assert stages_of({"loop": {"rounds": 1}, "ctr": ctr})[-len(last) :] == last

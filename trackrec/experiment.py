@@ -120,7 +120,7 @@ class Experiment:
         """The stages that `ctr_inputs` reads: the data alone where no arm has a text."""
         if self.text_sources == {"none"}:
             return ("data",)
-        return ("data", "texts", "embed", *([LOG_ODDS] if self.ctr.text.use == "log_odds" else []))
+        return ("data", "texts", LOG_ODDS if self.ctr.text.use == "log_odds" else "embed")
 
     def threshold_of_data(self) -> dict[str, str]:
         """The threshold that the tables were made with: the nets' features hold it, the tables' content may not."""

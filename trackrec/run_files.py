@@ -157,8 +157,10 @@ def stages_of(config: Mapping[str, Any]) -> list[str]:
     for number in range(1, rounds + 1):
         turns = on["alternate"] or number == rounds
         names += [f"round-{number}/{kind}" for kind in (*drawn, *(moved if turns else []))]
-    optional["log_odds"] = ctr.get("text", {}).get("use") == "log_odds"
-    optional["untuned"] = "untuned" in {part for arm in ctr.get("arms", ()) for part in arm.split("+")}
+    sources = {part for arm in ctr.get("arms", ("reccot",)) for part in arm.split("+")}
+    optional["untuned"], reads = "untuned" in sources, sources != {"none"}
+    optional["log_odds"] = reads and ctr.get("text", {}).get("use") == "log_odds"
+    optional["embed"] = reads and not optional["log_odds"]
     names += ["plain/rec_tune", "plain/evaluate", "texts", "untuned", "embed", "log_odds", "ctr"]
     return [name for name in names if optional.get(name, True)]
 
