@@ -214,6 +214,8 @@ class Experiment:
     def model(self, role: str) -> LanguageModel:
         """The language model of ``generator`` or ``validator``: one and the same unless the config splits them."""
         from trackrec.llm.backbone import LanguageModel
+        from trackrec.llm.chat import ChatEncoder
+        from trackrec.llm.loading import tokenizer_or_explain
 
         shared = role == "generator" or self.validator_backbone is None
         name = "generator" if shared else role
@@ -222,8 +224,11 @@ class Experiment:
             assert settings is not None
             self._models[name] = LanguageModel(settings)
             self.say(f"    {self._models[name].describe()}")
-            if role == "validator" or self.validator_backbone is None:
-                self._models[name].chat.label_tokens()  # a tokenizer that can't tell Yes from No: now, not hours later
+            # A tokenizer of V's that can't tell Yes from No: now, not hours later.
+            if self.validator_backbone is None or not shared:
+                self._models[name].chat.label_tokens()
+            else:
+                ChatEncoder(tokenizer_or_explain(self.validator_backbone)).label_tokens()
         return self._models[name]
 
     def drop_models(self) -> None:

@@ -82,8 +82,9 @@ def test_a_model_too_short_for_the_prompts_is_an_error_before_any_training(
     assert not (tmp_path / "run" / "distill").exists()
 
 
-def test_a_tokenizer_that_cannot_tell_yes_from_no_is_an_error_when_it_is_loaded(
-    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("whose", ["backbone", "validator_backbone"])
+def test_a_tokenizer_that_cannot_tell_yes_from_no_is_an_error_when_g_is_loaded(
+    whose: str, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Every word begins with the token of its space, as some tokenizers have it: hours before V would answer."""
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -95,7 +96,10 @@ def test_a_tokenizer_that_cannot_tell_yes_from_no_is_an_error_when_it_is_loaded(
     inner = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
     inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="~").save_pretrained(model)
+    values[whose] = {**values["backbone"], "model": str(model)}
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump(values))
     with pytest.raises(SystemExit):
-        fit(config, tmp_path / "run", monkeypatch, "--backbone.model", str(model))
+        fit(other, tmp_path / "run", monkeypatch)
     assert "starts Yes and No with the same token" in capfd.readouterr().err
     assert not (tmp_path / "run" / "distill").exists()

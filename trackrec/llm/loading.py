@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from trackrec.error_text import reason
 from trackrec.extras import MissingPackageError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+_Loaded = TypeVar("_Loaded")
 _CACHED_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
@@ -139,11 +140,20 @@ def load_or_explain(settings: BackboneSettings, dtype: torch.dtype, device: torc
         ValueError: the model can't be found, or would run code.
         MemoryLimitError: it doesn't fit.
     """
+    return _explained(lambda: load_base(settings, dtype, device), settings, str(device))
+
+
+def tokenizer_or_explain(settings: BackboneSettings) -> Any:
+    """A model's tokenizer alone, errors in the words of the config; see `load_or_explain`."""
+    return _explained(lambda: load_tokenizer(settings), settings, "cpu")
+
+
+def _explained(load: Callable[[], _Loaded], settings: BackboneSettings, device: str) -> _Loaded:
     from safetensors import SafetensorError
 
     name, known = f"backbone.model {settings.model}", (RuntimeError, MemoryError, OSError, ValueError)
     try:
-        return load_base(settings, dtype, device)
+        return load()
     except UnpicklingError:
         text = f"{name} holds a pickle of more than weights, and was not loaded. Choose one with safetensors weights."
         raise ValueError(text) from None
@@ -173,15 +183,12 @@ def load_or_explain(settings: BackboneSettings, dtype: torch.dtype, device: torc
 
 def load_base(settings: BackboneSettings, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
     """The frozen model, and its tokenizer."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import AutoModelForCausalLM, GenerationConfig
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    where = str(Path(settings.model).expanduser()) if Path(settings.model).expanduser().exists() else settings.model
-    common: dict[str, Any] = {"revision": settings.revision, "trust_remote_code": False}
-    if settings.gguf_file:
-        common["gguf_file"] = settings.gguf_file
-    tokenizer = AutoTokenizer.from_pretrained(where, **common)
+    where, common = _source(settings)
+    tokenizer = load_tokenizer(settings)
     model = AutoModelForCausalLM.from_pretrained(
         where,
         dtype=dtype,
@@ -205,6 +212,23 @@ def load_base(settings: BackboneSettings, dtype: torch.dtype, device: torch.devi
     )
     model.requires_grad_(False)
     return model.eval(), tokenizer
+
+
+def load_tokenizer(settings: BackboneSettings) -> Any:
+    """The tokenizer of a model."""
+    from transformers import AutoTokenizer
+
+    where, common = _source(settings)
+    return AutoTokenizer.from_pretrained(where, **common)
+
+
+def _source(settings: BackboneSettings) -> tuple[str, dict[str, Any]]:
+    """Where transformers finds the model, and how it may be loaded."""
+    path = Path(settings.model).expanduser()
+    common: dict[str, Any] = {"revision": settings.revision, "trust_remote_code": False}
+    if settings.gguf_file:
+        common["gguf_file"] = settings.gguf_file
+    return str(path) if path.exists() else settings.model, common
 
 
 def _check_cache(model: Any, name: str) -> None:
