@@ -222,13 +222,12 @@ class Experiment:
         if name not in self._models:
             settings = self.backbone if shared else self.validator_backbone
             assert settings is not None
-            self._models[name] = LanguageModel(settings)
-            self.say(f"    {self._models[name].describe()}")
-            # A tokenizer of V's that can't tell Yes from No: now, not hours later.
-            if self.validator_backbone is None or not shared:
-                self._models[name].chat.label_tokens()
-            else:
-                ChatEncoder(tokenizer_or_explain(self.validator_backbone)).label_tokens()
+            lm = self._models[name] = LanguageModel(settings)
+            self.say(f"    {lm.describe()}")
+            validator_chat = lm.chat
+            if shared and self.validator_backbone is not None:
+                validator_chat = ChatEncoder(tokenizer_or_explain(self.validator_backbone))
+            validator_chat.label_tokens()  # a tokenizer that can't tell Yes from No: now, not hours later
         return self._models[name]
 
     def drop_models(self) -> None:
