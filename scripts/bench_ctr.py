@@ -1,11 +1,11 @@
 """Rows per second of training DIN and DeepFM: this package, a bare loop over the same net, FuxiCTR and deepctr-torch.
 
-Made-up rows of ML-100K's shape, equal batches and widths, no validation; the ways take turns, an epoch each. Peers run
-their own training loop, only where they are installed: deepctr-torch on arrays, FuxiCTR from its npz loader, and once
-more from a list of ready batches, without the cost of making them, which every other way pays. FuxiCTR's package ships
-no DeepFM, so its is put together from its own layers. Prints medians; ``--json`` writes them.
-
-``--growth`` instead trains some steps on rows and tables of the shape of ML-100K, ML-1M and ML-10M.
+Made-up rows of ML-100K's shape, equal batches and widths, no validation; the ways take turns, an epoch each, every way
+in a process of its own, as its users run it: this package tells the C library to keep freed memory
+(`trackrec.ctr.heap`), and in one process its peers would train on that, too. Peers run their own training loop, only
+where they are installed: deepctr-torch on arrays, FuxiCTR from its npz loader, and once more from a list of ready
+batches, without the cost of making them, which every other way pays. FuxiCTR's package ships no DeepFM, so its is put
+together from its own layers. Prints medians; ``--json`` writes them.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ import importlib.util
 import io
 import json
 import logging
+import multiprocessing
+import resource
 import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import numpy as np
@@ -39,8 +43,23 @@ from trackrec.ctr.train import trainer_of
 NETS = {"DIN": DIN, "DeepFM": DeepFM}
 N_ITEMS, N_USERS, N_GENRES, H, A, N_DENSE = 1684, 945, 21, 10, 6, 21
 DIM, HIDDEN, ATTENTION = 16, (200, 80), (64,)
-Seconds = tuple[float, float]  # wall, CPU
-GROWTH = {100_000: (945, 1_684), 1_000_000: (6_042, 3_708), 10_000_000: (69_880, 10_683)}  # rows -> users, items
+
+
+class Taken(NamedTuple):
+    """What a stretch of a process took: seconds of wall and CPU time, and pages of memory it had to ask for."""
+
+    wall: float
+    cpu: float
+    faults: int
+
+    def __add__(self, other: Taken) -> Taken:  # type: ignore[override]
+        return Taken(*(one + two for one, two in zip(self, other, strict=True)))
+
+    def __sub__(self, other: Taken) -> Taken:
+        return Taken(*(one - two for one, two in zip(self, other, strict=True)))
+
+
+Way = Callable[[str, CTRData, int], Taken]
 
 
 def main() -> None:
@@ -50,14 +69,10 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS))
-    parser.add_argument("--growth", type=int, metavar="STEPS", help="so many steps at each size, and nothing else")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    _quiet()
-    if given.growth:
-        _write(given.json, {"growth": growth(given.nets, given.growth, given.batch_size)})
-        return
-    data = made_up(given.rows)
+    quiet()
+    ways = {"trackrec": ours, "trackrec, compiled": partial(ours, compile=True), "bare loop": bare, **_peers()}
     report: dict[str, Any] = {
         **vars(given),
         "json": None,
@@ -65,76 +80,98 @@ def main() -> None:
         "threads": torch.get_num_threads(),
     }
     for net in given.nets:
-        ways: dict[str, Callable[[], Seconds]] = {
-            "trackrec": lambda net=net: ours(net, data, given.batch_size),
-            "bare loop": lambda net=net: bare(net, data, given.batch_size),
-        }
-        if importlib.util.find_spec("fuxictr"):
-            ways["FuxiCTR"] = lambda net=net: fuxi(net, data, given.batch_size)
-            ways["FuxiCTR, ready batches"] = lambda net=net: fuxi(net, data, given.batch_size, ready=True)
-        if importlib.util.find_spec("deepctr_torch"):
-            ways["deepctr-torch"] = lambda net=net: deepctr(net, data, given.batch_size)
-        report[net] = compare(ways, given.rows, given.repeats)
+        with contextlib.ExitStack() as stack:
+            apart = {name: _Apart(way, net, given.rows, given.batch_size) for name, way in ways.items()}
+            turns = {name: stack.enter_context(process).turn for name, process in apart.items()}
+            report[net] = compare(turns, given.rows, given.batch_size, given.repeats)
         for way, numbers in report[net].items():
             print(
                 f"{net:7} {way:22} " + "  ".join(f"{name} {value:,.2f}" for name, value in numbers.items()), flush=True
             )
-    _write(given.json, report)
+    if given.json:
+        given.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def _write(path: Path | None, report: dict[str, Any]) -> None:
-    if path:
-        path.write_text(json.dumps(report, indent=1) + "\n")
-
-
-def growth(nets: Sequence[str], steps: int, batch_size: int) -> dict[str, dict[str, float]]:
-    """By net and rows: seconds until the first batch of an epoch, and the rate of the steps after it."""
-    found = {}
-    for net in nets:  # the first training of a process is slower
-        _train(net, made_up(20 * batch_size), batch_size)
-    for rows, (n_users, n_items) in GROWTH.items():
-        data = made_up(rows, n_users, n_items)
-        for net in nets:
-            (first, _), (wall, cpu) = _train(net, data, batch_size, steps)
-            done = min(steps * batch_size, rows)
-            numbers = {"first batch s": first, "rows/s": done / wall, "rows/CPU-s": done / cpu}
-            found[f"{net} {rows}"] = numbers
-            print(
-                f"{net:7} {rows:11,} " + "  ".join(f"{name} {value:,.2f}" for name, value in numbers.items()),
-                flush=True,
-            )
+def _peers() -> dict[str, Way]:
+    found: dict[str, Way] = {}
+    if importlib.util.find_spec("fuxictr"):
+        found |= {"FuxiCTR": fuxi, "FuxiCTR, ready batches": partial(fuxi, ready=True)}
+    if importlib.util.find_spec("deepctr_torch"):
+        found["deepctr-torch"] = deepctr
     return found
 
 
-def compare(ways: dict[str, Callable[[], Seconds]], rows: int, repeats: int) -> dict[str, dict[str, float]]:
-    """Median rows per second, of wall and of CPU time, turn by turn after one turn that isn't counted."""
-    seconds: dict[str, list[Seconds]] = {name: [] for name in ways}
+class _Apart:
+    """One way in a process of its own, which does an epoch whenever it is asked."""
+
+    def __init__(self, way: Way, net: str, rows: int, batch_size: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._here, there = context.Pipe()
+        self._process = context.Process(target=_serve, args=(there, way, net, rows, batch_size), daemon=True)
+
+    def __enter__(self) -> _Apart:
+        self._process.start()
+        return self
+
+    def turn(self) -> Taken:
+        """Ask for an epoch and wait for it."""
+        self._here.send(True)
+        while not self._here.poll(1.0):
+            if not self._process.is_alive():
+                raise RuntimeError(f"a way's process ended with exit code {self._process.exitcode}")
+        return self._here.recv()
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.is_alive():
+            self._here.send(False)
+        self._process.join()
+
+
+def _serve(asked: Connection, way: Way, net: str, rows: int, batch_size: int) -> None:
+    quiet()
+    data = made_up(rows)
+    while asked.recv():
+        asked.send(way(net, data, batch_size))
+
+
+def compare(
+    turns: dict[str, Callable[[], Taken]], rows: int, batch_size: int, repeats: int
+) -> dict[str, dict[str, float]]:
+    """Median rows per second, of wall and of CPU time, and page faults a step, after one turn that isn't counted."""
+    found: dict[str, list[Taken]] = {name: [] for name in turns}
     for repeat in range(repeats + 1):
-        for name, way in ways.items():
-            taken = way()
+        for name, turn in turns.items():
+            taken = turn()
             if repeat:
-                seconds[name].append(taken)
-    found = {}
-    for name, taken in seconds.items():
-        # Within a turn the ways meet the same neighbours: the ratio is taken turn by turn.
-        ratios = [bare_cpu / cpu for (_, cpu), (_, bare_cpu) in zip(taken, seconds["bare loop"], strict=True)]
-        found[name] = {
-            "rows/s": rows / statistics.median(wall for wall, _ in taken),
-            "rows/CPU-s": rows / statistics.median(cpu for _, cpu in taken),
-            "of bare loop": statistics.median(ratios),
+                found[name].append(taken)
+    steps = -(-rows // batch_size)
+    # Within a turn the ways meet the same neighbours: the ratio is taken turn by turn.
+    return {
+        name: {
+            "rows/s": rows / statistics.median(one.wall for one in taken),
+            "rows/CPU-s": rows / statistics.median(one.cpu for one in taken),
+            "times as slow as trackrec": statistics.median(
+                one.cpu / own.cpu for one, own in zip(taken, found["trackrec"], strict=True)
+            ),
+            "page faults a step": statistics.median(one.faults for one in taken) / steps,
         }
-    return found
+        for name, taken in found.items()
+    }
+
+
+def _now() -> Taken:
+    return Taken(time.perf_counter(), time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 
 
 class Stopwatch:
-    """Wall and CPU seconds of a ``with`` block."""
+    """What a ``with`` block took."""
 
     def __enter__(self) -> Stopwatch:
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        self._start = _now()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.taken = time.perf_counter() - self._wall, time.process_time() - self._cpu
+        self.taken = _now() - self._start
 
 
 def made_up(rows: int, n_users: int = N_USERS, n_items: int = N_ITEMS) -> CTRData:
@@ -184,30 +221,33 @@ class _EpochTime(pl.Callback):
         self.watch.__exit__()
 
 
-def ours(name: str, data: CTRData, batch_size: int) -> Seconds:
+def ours(name: str, data: CTRData, batch_size: int, **model_args: Any) -> Taken:
     """An epoch as the CTR stage trains: TensorLoader, CTRModule, Lightning."""
-    (first_wall, first_cpu), (wall, cpu) = _train(name, data, batch_size)
-    return first_wall + wall, first_cpu + cpu
+    first, rest = train(name, data, batch_size, **model_args)
+    return first + rest
 
 
-def _train(name: str, data: CTRData, batch_size: int, steps: int | None = None) -> tuple[Seconds, Seconds]:
-    """Seconds until the first batch, and of the rest of an epoch, or of so many steps of it."""
+def train(
+    name: str, data: CTRData, batch_size: int, steps: int | None = None, **model_args: Any
+) -> tuple[Taken, Taken]:
+    """What it took until the first batch, and for the rest of an epoch, or for so many steps of it."""
     timed = _EpochTime()
     with tempfile.TemporaryDirectory() as folder:
         args = {"accelerator": "cpu", "max_epochs": 1, "limit_val_batches": 0, "limit_train_batches": steps}
         trainer = trainer_of(args, Path(folder), [timed])
         with kept_heap():
-            trainer.fit(CTRModule(_net(name, data)), datamodule=CTRDataModule(data, batch_size=batch_size))
-    first, whole = timed.first, timed.watch.taken
-    return first, (whole[0] - first[0], whole[1] - first[1])
+            trainer.fit(
+                CTRModule(_net(name, data), **model_args), datamodule=CTRDataModule(data, batch_size=batch_size)
+            )
+    return timed.first, timed.watch.taken - timed.first
 
 
-def bare(name: str, data: CTRData, batch_size: int) -> Seconds:
-    """The same net, loss, optimizer and batches in a loop of five lines."""
+def bare(name: str, data: CTRData, batch_size: int) -> Taken:
+    """The same net, loss, batches and memory settings, and plain Adam, in a loop of five lines."""
     net = _net(name, data).train()
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, weight_decay=1e-4)
     loader = TensorLoader(data, "train", "none", batch_size, shuffle=True)
-    with Stopwatch() as watch:
+    with kept_heap(), Stopwatch() as watch:
         for batch in loader:
             optimizer.zero_grad()
             F.binary_cross_entropy_with_logits(net(batch), batch["label"]).backward()
@@ -215,7 +255,7 @@ def bare(name: str, data: CTRData, batch_size: int) -> Seconds:
     return watch.taken
 
 
-def fuxi(name: str, data: CTRData, batch_size: int, ready: bool = False) -> Seconds:
+def fuxi(name: str, data: CTRData, batch_size: int, ready: bool = False) -> Taken:
     """``BaseModel.train_epoch``; embeddings of user, items and dense features."""
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
@@ -321,7 +361,7 @@ def _fuxi_deepfm() -> Any:
     return FuxiDeepFM()
 
 
-def deepctr(name: str, data: CTRData, batch_size: int) -> Seconds:
+def deepctr(name: str, data: CTRData, batch_size: int) -> Taken:
     """``model.fit`` for one epoch."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -348,7 +388,8 @@ def deepctr(name: str, data: CTRData, batch_size: int) -> Seconds:
     return watch.taken
 
 
-def _quiet() -> None:
+def quiet() -> None:
+    """Leave out what Lightning and torch say of a training without a validation."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")

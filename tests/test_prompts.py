@@ -30,6 +30,12 @@ def test_the_history_segment_literal():
     assert bare == SHOWN.replace(" [War, Drama]", "")
 
 
+def test_years_are_left_out_on_request():
+    assert history_segment(HISTORY, PromptSettings(years=False)) == SHOWN.replace(" (1994)", "")
+    told = judge_segments("", None, HISTORY[0].item, PromptSettings(years=False))
+    assert told[-1] == "\n\nNext film: Iron Coast [War, Drama]."
+
+
 def test_the_count_is_that_of_the_whole_history():
     settings = PromptSettings(history_counts=True, max_history=1)
     due = "A viewer. Liked 1 of 2 films. The latest, oldest first:\nBlue Harbour: disliked"

@@ -226,7 +226,8 @@ class Experiment:
             self.say(f"    {lm.describe()}")
             validator_chat = lm.chat
             if shared and self.validator_backbone is not None:
-                validator_chat = ChatEncoder(tokenizer_or_explain(self.validator_backbone))
+                other = self.validator_backbone
+                validator_chat = ChatEncoder(tokenizer_or_explain(other), system=other.system_prompt)
             validator_chat.label_tokens()  # a tokenizer that can't tell Yes from No: now, not hours later
         return self._models[name]
 

@@ -35,6 +35,7 @@ class PromptSettings:
         max_words: the length that G is asked to keep to.
         max_history: the newest items of a history that are shown.
         max_title_chars: longer titles are cut here.
+        years: show the year of an item behind its title. Four digits are six tokens for many a tokenizer.
         history_attributes: show the attributes (genres) of history items.
         history_counts: say above the list how many items of the whole history were liked, of how many.
         history_kinds: name above the list at most so many attributes that the whole history mostly likes, and as many
@@ -55,6 +56,7 @@ class PromptSettings:
     max_words: int = 200
     max_history: int = 30
     max_title_chars: int = 120
+    years: bool = True
     history_attributes: bool = True
     history_counts: bool = False
     history_kinds: int = 0
@@ -154,9 +156,9 @@ def fold(text: str) -> str:
 
 
 def describe(item: Item, settings: PromptSettings, attributes: bool) -> str:
-    """``Title (year) [a, b]``, cut to the allowed length."""
+    """``Title (year) [a, b]``, cut to the allowed length; what the settings hide is left out."""
     title = fold(item.title)[: settings.max_title_chars]
-    year = f" ({item.year})" if item.year is not None else ""
+    year = f" ({item.year})" if settings.years and item.year is not None else ""
     names = ", ".join(fold(name) for name in item.attributes) if attributes else ""
     return f"{title}{year} [{names}]" if names else f"{title}{year}"
 

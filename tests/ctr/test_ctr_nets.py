@@ -23,12 +23,13 @@ from trackrec.ctr import (
     FiBiNET,
     LightFM,
     MLPConnector,
-    blocks,
+    embedding,
     xDeepFM,
 )
-from trackrec.ctr.blocks import MLP, DINAttention, fm_pooling, index_embedding, masked_mean, mean_embedding
+from trackrec.ctr.blocks import MLP, DINAttention, fm_pooling
 from trackrec.ctr.data import TensorLoader
 from trackrec.ctr.dien import AUGRU
+from trackrec.ctr.embedding import index_embedding, masked_mean, mean_embedding
 from trackrec.ctr.module import CTRModule
 from trackrec.ctr.priors import UNKNOWN
 
@@ -109,7 +110,7 @@ def test_masked_mean_of_nothing_is_zero():
 @pytest.mark.parametrize("limit", [0, 64])
 def test_the_mean_over_a_table_is_of_what_is_there(monkeypatch, limit):
     """By hand, value and gradient, read row by row and as a product; what repeats counts as often."""
-    monkeypatch.setattr(blocks, "SMALL_TABLE", limit)
+    monkeypatch.setattr(embedding, "SMALL_TABLE", limit)
     table = index_embedding(9, 3).double()
     nn.init.normal_(table.weight)
     index = torch.randint(0, 9, (4, 5, 6), generator=torch.Generator().manual_seed(0), dtype=torch.int32)

@@ -77,6 +77,17 @@ def test_a_profile_by_hand():
     assert "3 films" in text
 
 
+def test_eras_are_told_only_where_the_prompt_shows_years():
+    """Half of the liked films are of the 1980s, half of the 1990s: an era is named for one wording or the other."""
+    history = [Rated(Item(name, [], year), True) for name, year in (("A", 1984), ("B", 1994))]
+    shown, hidden = (
+        ProfileTeacher().write([TeacherRequest("h", "u", history)], words, NOWHERE).texts[0]
+        for words in (PromptSettings(), PromptSettings(years=False))
+    )
+    assert "0s" in shown
+    assert "0s" not in hidden
+
+
 @settings(max_examples=60, deadline=None, database=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(0, 99), st.sampled_from([15, 25, 60, 200]))
 def test_a_profile_keeps_to_its_words_and_names_only_what_the_history_holds(likes, start, max_words):

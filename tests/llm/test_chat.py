@@ -60,6 +60,28 @@ def test_a_template_that_prints_the_date_says_the_same_every_day():
     assert tokenizer.decode(ChatEncoder(tokenizer).opening).replace(" ", "").startswith("2025-01-01")
 
 
+def test_the_system_turn_says_what_it_is_told():
+    """None leaves it to the template; a text without a template opens the prompt."""
+    for said in ("", "You judge films."):
+        chat = ChatEncoder(build_tokenizer(), system=said)
+        turns = [{"role": "system", "content": said}, {"role": "user", "content": "Yes"}]
+        due = chat.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        assert chat.tokenizer.decode(chat.encode_prompt(["Yes"])) == due
+    assert ChatEncoder(build_tokenizer(), system=None).opening == ChatEncoder(build_tokenizer()).opening
+    bare = ChatEncoder(build_tokenizer(chat_template=None), system="You judge films.")
+    assert bare.tokenizer.decode(bare.encode_prompt(["Yes"])) == "You judge films.\n\nYes\n\nAnswer: "
+
+
+@pytest.mark.parametrize("refusal", ["{{ raise_exception('no system turn here') }}", ""])
+def test_a_template_without_a_system_turn_is_an_error(refusal):
+    """Gemma's raises; others leave the turn out without a word."""
+    tokenizer = build_tokenizer()
+    user = "{% if message['role'] == 'user' %}{{ message['content'] }}{% else %}" + refusal + "{% endif %}"
+    tokenizer.chat_template = "{% for message in messages %}" + user + "{% endfor %}"
+    with pytest.raises(ValueError, match=r"backbone\.system_prompt: the model's chat template takes no system turn"):
+        ChatEncoder(tokenizer, system="You judge films.")
+
+
 def test_segments_are_tokenized_one_by_one(chat):
     """Two prompts that share a segment share its tokens, whatever follows."""
     one, other = chat.encode_segments(["Yes", "terday"]), chat.encode_segments(["Yes", " No"])

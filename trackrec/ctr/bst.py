@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trackrec.ctr.blocks import INIT_STD, MLP, Dropout, masked_mean
+from trackrec.ctr.blocks import MLP, Dropout
+from trackrec.ctr.embedding import INIT_STD, masked_mean
 from trackrec.ctr.features import FeatureSpec
 from trackrec.ctr.inputs import SequenceInputs
 

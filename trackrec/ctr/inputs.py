@@ -10,8 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from trackrec.ctr.blocks import INIT_STD, DINAttention, ItemEmbedding, index_embedding, masked_mean, mean_embedding
+from trackrec.ctr.blocks import DINAttention, ItemEmbedding
 from trackrec.ctr.connector import connector_width
+from trackrec.ctr.embedding import INIT_STD, index_embedding, masked_mean, mean_embedding
 from trackrec.ctr.features import FeatureSpec
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from trackrec.ctr.blocks import Dropout, ItemEmbedding, index_embedding, masked_mean
+from trackrec.ctr.blocks import Dropout, ItemEmbedding
+from trackrec.ctr.embedding import index_embedding, masked_mean
 from trackrec.ctr.features import FeatureSpec
 from trackrec.ctr.inputs import LinearTerm, TextInput, trait_vector
 

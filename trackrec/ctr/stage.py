@@ -20,6 +20,7 @@ from trackrec.ctr.baselines import baseline_predictions
 from trackrec.ctr.classic import check_classics, classic_predictions
 from trackrec.ctr.data import TensorLoader
 from trackrec.ctr.features import CTRData, FeatureSpec, Vocabularies
+from trackrec.ctr.module import check_lazy_rows
 from trackrec.ctr.slices import sample_slices
 from trackrec.ctr.train import ArmResult, check_trainer, fit_arm
 from trackrec.ctr.verdict import arm_metrics
@@ -64,6 +65,7 @@ def check_plan(plan: CTRPlan) -> None:
     check_trainer(plan.trainer())
     if (lr := plan.model.get("lr", 1.0)) <= 0:
         raise ValueError(f"ctr.model.lr must be above 0, got {lr}.")
+    check_lazy_rows(plan.model.get("lazy_rows"), plan.trainer().get("gradient_clip_val"))
     if plan.text.use == "log_odds" and not scored_arms(plan.arms):
         raise ValueError(
             f"ctr.text.use: log_odds needs an arm that reads V's answers: reccot, shuffled, random or plain, got "

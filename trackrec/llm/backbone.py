@@ -49,7 +49,8 @@ class LanguageModel:
             )
         self._depth, self._linear_names = len(layers), linear_names(layers[-1])
         ends = self.base.generation_config.eos_token_id
-        self.chat = ChatEncoder(tokenizer, ends if isinstance(ends, list) else [] if ends is None else [ends])
+        ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+        self.chat = ChatEncoder(tokenizer, ends, settings.system_prompt)
         self._peft: Any = None
         self._packs: bool | None = None
         self._checked = False

@@ -6,7 +6,11 @@ from collections.abc import Iterable, Sequence
 from datetime import date
 from typing import Any, NamedTuple
 
+from trackrec.error_text import reason
+
 _CONTENT = "@@content@@"
+_NO_SYSTEM = "backbone.system_prompt: the model's chat template takes no system turn"
+_NO_SYSTEM_THEN = "Leave the key at null."
 _DAY = date(2025, 1, 1)
 _YES_FORMS = ("Yes", "yes", "YES")
 _NO_FORMS = ("No", "no", "NO")
@@ -28,14 +32,18 @@ class ChatEncoder:
         tokenizer: a transformers tokenizer; its chat template is used where it has one.
         ends: further tokens that end a text of this model, as its generation settings name them; those that the
             tokenizer holds for text are left out.
+        system: what the system turn says; None leaves it to the template. Without a template it opens the prompt.
+
+    Raises:
+        ValueError: the tokenizer has no end-of-text token, or its template refuses a system turn (Gemma's does).
 
     Attributes:
         eos_id: what ends the texts that a model is trained on.
     """
 
-    def __init__(self, tokenizer: Any, ends: Iterable[int] = ()) -> None:
+    def __init__(self, tokenizer: Any, ends: Iterable[int] = (), system: str | None = None) -> None:
         self.tokenizer = tokenizer
-        opening, closing = self._frame()
+        opening, closing = self._frame(system)
         # The frame is ours, so its control tokens are real ones.
         self.opening = tokenizer(opening, add_special_tokens=not tokenizer.chat_template).input_ids
         self.closing = tokenizer(closing, add_special_tokens=False).input_ids
@@ -45,19 +53,31 @@ class ChatEncoder:
         self.eos_id: int = eos
         self._ends = frozenset(ends) & frozenset(tokenizer.all_special_ids)
 
-    def _frame(self) -> tuple[str, str]:
+    def _frame(self, system: str | None) -> tuple[str, str]:
         """The text around the user's content in the model's own chat template."""
         if not self.tokenizer.chat_template:
-            return "", "\n\nAnswer: "
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": _CONTENT}],
-            tokenize=False,
-            add_generation_prompt=True,
-            # A template that prints today's date would change every prompt of a run at midnight.
-            strftime_now=lambda pattern: _DAY.strftime(pattern),
-        )
-        opening, _, closing = text.partition(_CONTENT)
+            return f"{system}\n\n" if system else "", "\n\nAnswer: "
+        turns = [] if system is None else [{"role": "system", "content": system}]
+        opening, found, closing = self._apply([*turns, {"role": "user", "content": _CONTENT}]).rpartition(_CONTENT)
+        if system and (not found or system.strip() not in opening):
+            raise ValueError(f"{_NO_SYSTEM}: it leaves the turn out. {_NO_SYSTEM_THEN}")
         return opening, closing
+
+    def _apply(self, turns: list[dict[str, str]]) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            return self.tokenizer.apply_chat_template(
+                turns,
+                tokenize=False,
+                add_generation_prompt=True,
+                # A template that prints today's date would change every prompt of a run at midnight.
+                strftime_now=lambda pattern: _DAY.strftime(pattern),
+            )
+        except TemplateError as error:
+            if len(turns) == 1:
+                raise
+            raise ValueError(f"{_NO_SYSTEM} ({reason(error)}). {_NO_SYSTEM_THEN}") from error
 
     @property
     def stop_ids(self) -> frozenset[int]:

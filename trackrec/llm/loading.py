@@ -75,6 +75,8 @@ class BackboneSettings:
             dense mask, and on a CPU means the grouped products of `trackrec.llm.attention`; ``eager`` is transformers'.
         device: ``auto`` is the GPU where there is one.
         gradient_checkpointing: trade time for memory in training.
+        system_prompt: what the system turn says, of G and V alike. null leaves it to the model's chat template (Qwen2.5
+            and SmolLM2 introduce themselves there, in some twenty tokens of every prompt); "" is an empty turn.
     """
 
     model: str
@@ -86,6 +88,7 @@ class BackboneSettings:
     attention: Literal["sdpa", "flex", "eager"] = "sdpa"
     device: str = "auto"
     gradient_checkpointing: bool = False
+    system_prompt: str | None = None
 
     def check_path(self, key: str = "backbone") -> None:
         """Fail early where ``model`` is plainly a path, and nothing is there.
