@@ -26,6 +26,19 @@ def test_shared_and_repeated_prompts_give_the_same_texts(tiny_lm, architecture):
     assert len({tuple(text) for text in shared}) > len(PROMPTS)
 
 
+def test_prompts_read_in_pieces_give_the_same_texts(tiny_lm, monkeypatch):
+    """A CPU reads few tokens at once; the second prompt is alone, the others are padded to its width."""
+    lm, read = tiny_lm(), []
+    inner = decode._read_rows
+    monkeypatch.setattr(decode, "_read_rows", lambda lm, ids, seen: read.append(len(ids)) or inner(lm, ids, seen))
+    whole = sampled(lm)
+    for most, due in ((20, [2, 2]), (1, [1, 1, 1, 1])):
+        read.clear()
+        monkeypatch.setattr(decode, "_CPU_TOKENS", most)
+        assert sampled(lm) == whole
+        assert read == due
+
+
 def test_sharing_is_used_where_it_can_be(tiny_lm, monkeypatch):
     made = []
     monkeypatch.setattr(decode, "SharedCache", lambda *args: made.append(1) or SharedCache(*args))

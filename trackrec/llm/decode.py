@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Choose = Callable[[Tensor, Tensor, int], Tensor]
 
+# Tokens of the prompts that a CPU reads at once: of more, a layer's tensors leave the cache (1.2 times the time).
+_CPU_TOKENS = 2048
 # Rows are gathered anew only when at least this share of them has finished.
 _WORTH_LEAVING = 0.125
 
@@ -164,6 +166,16 @@ def _read_prompts(
     width = max(map(len, prompts))
     ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in prompts], device=lm.device)
     seen = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in prompts], device=lm.device)
+    shares = can_share(lm)
+    rows = len(prompts) if lm.device.type != "cpu" or not shares else max(1, _CPU_TOKENS // width)
+    read = [_read_rows(lm, *part) for part in zip(ids.split(rows), seen.split(rows), strict=True)]
+    filled = read[0][1] if len(read) == 1 else _joined([part for _, part in read])
+    cache: DrawCache = SharedCache(filled, seen, n, steps) if shares else RepeatedCache(filled, seen, n)
+    return torch.cat([last for last, _ in read]), cache, seen.sum(-1)
+
+
+def _read_rows(lm: LanguageModel, ids: Tensor, seen: Tensor) -> tuple[Tensor, DynamicCache]:
+    """Last hidden states (P, D) and the cache of left-padded prompts (P, W)."""
     filled = DynamicCache(config=lm.base.config)
     out = lm.base.get_decoder()(
         input_ids=ids,
@@ -172,8 +184,18 @@ def _read_prompts(
         past_key_values=filled,
         use_cache=True,
     )
-    cache: DrawCache = SharedCache(filled, seen, n, steps) if can_share(lm) else RepeatedCache(filled, seen, n)
-    return out.last_hidden_state[:, -1], cache, seen.sum(-1)
+    return out.last_hidden_state[:, -1], filled
+
+
+def _joined(parts: Sequence[DynamicCache]) -> DynamicCache:
+    """The prompts of several caches of one width in one."""
+    whole = DynamicCache()
+    layers: list[tuple[Any, ...]] = list(zip(*(part.layers for part in parts), strict=True))
+    for index, layer in enumerate(layers):
+        whole.update(torch.cat([one.keys for one in layer]), torch.cat([one.values for one in layer]), index)
+        for one in layer:
+            one.keys = one.values = None
+    return whole
 
 
 def _leave(writing: Tensor) -> tuple[Tensor, Tensor] | None:
