@@ -30,10 +30,11 @@ def test_the_history_segment_literal():
     assert bare == SHOWN.replace(" [War, Drama]", "")
 
 
-def test_years_are_left_out_on_request():
-    assert history_segment(HISTORY, PromptSettings(years=False)) == SHOWN.replace(" (1994)", "")
-    told = judge_segments("", None, HISTORY[0].item, PromptSettings(years=False))
-    assert told[-1] == "\n\nNext film: Iron Coast [War, Drama]."
+def test_years_of_the_history_are_left_out_on_request():
+    settings = PromptSettings(history_years=False)
+    assert history_segment(HISTORY, settings) == SHOWN.replace(" (1994)", "")
+    told = judge_segments("", None, HISTORY[0].item, settings)
+    assert told[-1] == "\n\nNext film: Iron Coast (1994) [War, Drama]."
 
 
 def test_the_count_is_that_of_the_whole_history():

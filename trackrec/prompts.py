@@ -35,12 +35,12 @@ class PromptSettings:
         max_words: the length that G is asked to keep to.
         max_history: the newest items of a history that are shown.
         max_title_chars: longer titles are cut here.
-        years: show the year of an item behind its title. Four digits are six tokens for many a tokenizer.
         history_attributes: show the attributes (genres) of history items.
         history_counts: say above the list how many items of the whole history were liked, of how many.
         history_kinds: name above the list at most so many attributes that the whole history mostly likes, and as many
             that it mostly dislikes, with counts. A small language model reads such a line where it can't count.
-        target_attributes: show the attributes of the target item.
+        history_years: show the years of history items. Four digits are six tokens for many a tokenizer.
+        target_attributes: show the attributes of the target item, whose year is always shown.
         user_attributes: show what the users table says of the user.
         order: ``shared`` puts the RecCoT before the target, so that all targets of a user share a prefix; ``release``
             puts it after the target, as TrackRec's public release does.
@@ -56,8 +56,8 @@ class PromptSettings:
     max_words: int = 200
     max_history: int = 30
     max_title_chars: int = 120
-    years: bool = True
     history_attributes: bool = True
+    history_years: bool = True
     history_counts: bool = False
     history_kinds: int = 0
     target_attributes: bool = True
@@ -155,10 +155,10 @@ def fold(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip()
 
 
-def describe(item: Item, settings: PromptSettings, attributes: bool) -> str:
-    """``Title (year) [a, b]``, cut to the allowed length; what the settings hide is left out."""
+def describe(item: Item, settings: PromptSettings, attributes: bool, years: bool = True) -> str:
+    """``Title (year) [a, b]``, cut to the allowed length."""
     title = fold(item.title)[: settings.max_title_chars]
-    year = f" ({item.year})" if settings.years and item.year is not None else ""
+    year = f" ({item.year})" if years and item.year is not None else ""
     names = ", ".join(fold(name) for name in item.attributes) if attributes else ""
     return f"{title}{year} [{names}]" if names else f"{title}{year}"
 
@@ -169,7 +169,7 @@ def history_segment(history: Sequence[Rated], settings: PromptSettings, user_att
     if settings.user_attributes and user_attributes:
         about = f"A {settings.user}: {', '.join(fold(name) for name in user_attributes)}.\n"
     lines = [
-        f"{describe(entry.item, settings, settings.history_attributes)}: "
+        f"{describe(entry.item, settings, settings.history_attributes, settings.history_years)}: "
         f"{settings.liked if entry.liked else settings.disliked}"
         for entry in history[-settings.max_history :]
     ]

@@ -82,7 +82,7 @@ def test_eras_are_told_only_where_the_prompt_shows_years():
     history = [Rated(Item(name, [], year), True) for name, year in (("A", 1984), ("B", 1994))]
     shown, hidden = (
         ProfileTeacher().write([TeacherRequest("h", "u", history)], words, NOWHERE).texts[0]
-        for words in (PromptSettings(), PromptSettings(years=False))
+        for words in (PromptSettings(), PromptSettings(history_years=False))
     )
     assert "0s" in shown
     assert "0s" not in hidden

@@ -114,7 +114,7 @@ class ProfileTeacher(Teacher):
             kinds if words.history_kinds or words.history_attributes else "",
             _generosity(sum(entry.liked for entry in rated), len(rated), words, rng),
             _named(liked, self.favourites, words, rng),
-            _eras(liked, disliked, words, rng) if words.years else "",
+            _eras(liked, disliked, words, rng) if words.history_years else "",
             _sureness(len(rated), words, rng),
         ]
         text = ""
