@@ -217,17 +217,19 @@ class Experiment:
         from trackrec.llm.chat import ChatEncoder
         from trackrec.llm.loading import tokenizer_or_explain
 
+        other_key = "validator_backbone"
         shared = role == "generator" or self.validator_backbone is None
         name = "generator" if shared else role
         if name not in self._models:
             settings = self.backbone if shared else self.validator_backbone
             assert settings is not None
-            lm = self._models[name] = LanguageModel(settings)
+            lm = self._models[name] = LanguageModel(settings, "backbone" if shared else other_key)
             self.say(f"    {lm.describe()}")
             validator_chat = lm.chat
             if shared and self.validator_backbone is not None:
                 other = self.validator_backbone
-                validator_chat = ChatEncoder(tokenizer_or_explain(other), system=other.system_prompt)
+                tokenizer = tokenizer_or_explain(other, other_key)
+                validator_chat = ChatEncoder(tokenizer, system=other.system_prompt, key=other_key)
             validator_chat.label_tokens()  # a tokenizer that can't tell Yes from No: now, not hours later
         return self._models[name]
 

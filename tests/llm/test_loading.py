@@ -12,9 +12,10 @@ from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.loading import BackboneSettings, LoRASettings
 
 
-def test_a_model_that_is_nowhere_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"backbone\.model .*/empty can't be loaded .*or a name on the model hub"):
-        LanguageModel(BackboneSettings(model=str(tmp_path / "empty"), dtype="float32", device="cpu"))
+@pytest.mark.parametrize("key", ["backbone", "validator_backbone", "teacher.init_args.backbone"])
+def test_a_model_that_is_nowhere_is_named(tmp_path, key):
+    with pytest.raises(ValueError, match=rf"^{key}\.model .*/empty can't be loaded .*or a name on the model hub"):
+        LanguageModel(BackboneSettings(model=str(tmp_path / "empty"), dtype="float32", device="cpu"), key)
 
 
 def test_a_package_that_quantize_needs_is_named(tiny_model_dir, monkeypatch):

@@ -83,7 +83,7 @@ class LocalTeacher(Teacher):
 
         from trackrec.llm.backbone import LanguageModel
 
-        lm = LanguageModel(self.backbone)
+        lm = LanguageModel(self.backbone, "teacher.init_args.backbone")
         due = sum(map(len, chunks))
         with tqdm(total=total, initial=total - due, desc="teacher", unit="text", disable=None) as bar:
             try:

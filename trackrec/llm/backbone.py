@@ -26,6 +26,7 @@ class LanguageModel:
 
     Args:
         settings: what to load.
+        key: the configuration's name of the settings, for errors.
 
     Raises:
         MissingPackageError: bitsandbytes is missing where ``quantize`` asks for it.
@@ -33,24 +34,24 @@ class LanguageModel:
         MemoryLimitError: it doesn't fit.
     """
 
-    def __init__(self, settings: BackboneSettings) -> None:
+    def __init__(self, settings: BackboneSettings, key: str = "backbone") -> None:
         import torch
 
         self.settings = settings
         self.dtype = getattr(torch, settings.dtype)
         cuda = torch.cuda.is_available()
         self.device = torch.device(("cuda" if cuda else "cpu") if settings.device == "auto" else settings.device)
-        self.base, tokenizer = load_or_explain(settings, self.dtype, self.device)
+        self.base, tokenizer = load_or_explain(settings, self.dtype, self.device, key)
         layers = getattr(self.base.get_decoder(), "layers", None)
         if layers is None:
             raise ValueError(
-                f"backbone.model {settings.model}: a {type(self.base).__name__} isn't built as models of Llama's form "
+                f"{key}.model {settings.model}: a {type(self.base).__name__} isn't built as models of Llama's form "
                 "are, and can't be packed or tuned here. Use a Llama, Qwen, Mistral, Gemma, Phi or like model."
             )
         self._depth, self._linear_names = len(layers), linear_names(layers[-1])
         ends = self.base.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
-        self.chat = ChatEncoder(tokenizer, ends, settings.system_prompt)
+        self.chat = ChatEncoder(tokenizer, ends, settings.system_prompt, key)
         self._peft: Any = None
         self._packs: bool | None = None
         self._checked = False

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from trackrec.error_text import reason
 
 _CONTENT = "@@content@@"
-_NO_SYSTEM = "backbone.system_prompt: the model's chat template takes no system turn"
+_NO_SYSTEM = "system_prompt: the model's chat template takes no system turn"
 _NO_SYSTEM_THEN = "Leave the key at null."
 _DAY = date(2025, 1, 1)
 _YES_FORMS = ("Yes", "yes", "YES")
@@ -33,6 +33,7 @@ class ChatEncoder:
         ends: further tokens that end a text of this model, as its generation settings name them; those that the
             tokenizer holds for text are left out.
         system: what the system turn says; None leaves it to the template. Without a template it opens the prompt.
+        key: the configuration's name of the backbone, for errors.
 
     Raises:
         ValueError: the tokenizer has no end-of-text token, or its template refuses a system turn (Gemma's does).
@@ -41,15 +42,17 @@ class ChatEncoder:
         eos_id: what ends the texts that a model is trained on.
     """
 
-    def __init__(self, tokenizer: Any, ends: Iterable[int] = (), system: str | None = None) -> None:
-        self.tokenizer = tokenizer
+    def __init__(
+        self, tokenizer: Any, ends: Iterable[int] = (), system: str | None = None, key: str = "backbone"
+    ) -> None:
+        self.tokenizer, self._key = tokenizer, key
         opening, closing = self._frame(system)
         # The frame is ours, so its control tokens are real ones.
         self.opening = tokenizer(opening, add_special_tokens=not tokenizer.chat_template).input_ids
         self.closing = tokenizer(closing, add_special_tokens=False).input_ids
         eos = tokenizer.eos_token_id
         if eos is None:
-            raise ValueError(f"backbone.model: the tokenizer {tokenizer.name_or_path!r} names no end-of-text token.")
+            raise ValueError(f"{key}.model: the tokenizer {tokenizer.name_or_path!r} names no end-of-text token.")
         self.eos_id: int = eos
         self._ends = frozenset(ends) & frozenset(tokenizer.all_special_ids)
 
@@ -60,7 +63,7 @@ class ChatEncoder:
         turns = [] if system is None else [{"role": "system", "content": system}]
         opening, found, closing = self._apply([*turns, {"role": "user", "content": _CONTENT}]).rpartition(_CONTENT)
         if system and (not found or system.strip() not in opening):
-            raise ValueError(f"{_NO_SYSTEM}: it leaves the turn out. {_NO_SYSTEM_THEN}")
+            raise ValueError(f"{self._key}.{_NO_SYSTEM}: it leaves the turn out. {_NO_SYSTEM_THEN}")
         return opening, closing
 
     def _apply(self, turns: list[dict[str, str]]) -> str:
@@ -77,7 +80,7 @@ class ChatEncoder:
         except TemplateError as error:
             if len(turns) == 1:
                 raise
-            raise ValueError(f"{_NO_SYSTEM} ({reason(error)}). {_NO_SYSTEM_THEN}") from error
+            raise ValueError(f"{self._key}.{_NO_SYSTEM} ({reason(error)}). {_NO_SYSTEM_THEN}") from error
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -125,7 +128,7 @@ class ChatEncoder:
         yes, no = self._forms(_YES_FORMS), self._forms(_NO_FORMS)
         if set(yes) & set(no):
             raise ValueError(
-                f"backbone.model: the tokenizer {self.tokenizer.name_or_path!r} starts Yes and No with the same "
+                f"{self._key}.model: the tokenizer {self.tokenizer.name_or_path!r} starts Yes and No with the same "
                 f"token ({sorted(set(yes) & set(no))}): one answer position can't tell them apart. Use another model."
             )
         return LabelTokens(yes, no)

@@ -135,26 +135,28 @@ def lora_config(settings: LoRASettings, linears: Sequence[str], depth: int) -> A
     )
 
 
-def load_or_explain(settings: BackboneSettings, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
-    """`load_base`, its errors in the words of the config.
+def load_or_explain(
+    settings: BackboneSettings, dtype: torch.dtype, device: torch.device, key: str = "backbone"
+) -> tuple[Any, Any]:
+    """`load_base`, its errors in the words of the config, where the settings stand under ``key``.
 
     Raises:
         MissingPackageError: bitsandbytes is missing where ``quantize`` asks for it.
         ValueError: the model can't be found, or would run code.
         MemoryLimitError: it doesn't fit.
     """
-    return _explained(lambda: load_base(settings, dtype, device), settings, str(device))
+    return _explained(lambda: load_base(settings, dtype, device, key), settings, str(device), key)
 
 
-def tokenizer_or_explain(settings: BackboneSettings) -> Any:
+def tokenizer_or_explain(settings: BackboneSettings, key: str = "backbone") -> Any:
     """A model's tokenizer alone, errors in the words of the config; see `load_or_explain`."""
-    return _explained(lambda: load_tokenizer(settings), settings, "cpu")
+    return _explained(lambda: load_tokenizer(settings), settings, "cpu", key)
 
 
-def _explained(load: Callable[[], _Loaded], settings: BackboneSettings, device: str) -> _Loaded:
+def _explained(load: Callable[[], _Loaded], settings: BackboneSettings, device: str, key: str) -> _Loaded:
     from safetensors import SafetensorError
 
-    name, known = f"backbone.model {settings.model}", (RuntimeError, MemoryError, OSError, ValueError)
+    name, known = f"{key}.model {settings.model}", (RuntimeError, MemoryError, OSError, ValueError)
     try:
         return load()
     except UnpicklingError:
@@ -165,7 +167,7 @@ def _explained(load: Callable[[], _Loaded], settings: BackboneSettings, device: 
     except ImportError as error:
         if settings.quantize == "none":
             raise
-        text = f"backbone.quantize {settings.quantize} needs a package: {reason(error)}"
+        text = f"{key}.quantize {settings.quantize} needs a package: {reason(error)}"
         raise MissingPackageError(text) from error
     except known as error:
         if "trust_remote_code" in str(error):
@@ -184,7 +186,7 @@ def _explained(load: Callable[[], _Loaded], settings: BackboneSettings, device: 
         raise MemoryLimitError(text) from error
 
 
-def load_base(settings: BackboneSettings, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
+def load_base(settings: BackboneSettings, dtype: torch.dtype, device: torch.device, key: str) -> tuple[Any, Any]:
     """The frozen model, and its tokenizer."""
     from transformers import AutoModelForCausalLM, GenerationConfig
     from transformers.utils import logging as transformers_logging
@@ -200,7 +202,7 @@ def load_base(settings: BackboneSettings, dtype: torch.dtype, device: torch.devi
         device_map={"": device} if settings.quantize != "none" else None,
         **common,
     )
-    _check_cache(model, settings.model)
+    _check_cache(model, f"{key}.model {settings.model}")
     if settings.quantize == "none":
         model.to(device)  # type: ignore[arg-type]
     for module in model.modules():
@@ -240,7 +242,7 @@ def _check_cache(model: Any, name: str) -> None:
     if others or getattr(model, "_is_stateful", False):
         found = ", ".join(sorted(others)) or "state-space layers"
         raise ValueError(
-            f"backbone.model {name} has layers without keys and values ({found}), whose past can't be shared by the "
+            f"{name} has layers without keys and values ({found}), whose past can't be shared by the "
             "draws of a prompt. Choose a model with attention alone, such as Qwen2.5 or Llama."
         )
 
