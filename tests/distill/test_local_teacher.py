@@ -48,8 +48,8 @@ def loaded(monkeypatch):
     models = []
 
     class Watched(backbone.LanguageModel):
-        def __init__(self, settings):
-            super().__init__(settings)
+        def __init__(self, settings, key):
+            super().__init__(settings, key)
             models.append(weakref.ref(self))
 
     monkeypatch.setattr(backbone, "LanguageModel", Watched)
