@@ -196,14 +196,13 @@ def made_up(rows: int, n_users: int = N_USERS, n_items: int = N_ITEMS) -> CTRDat
         "dense": torch.randn(rows, N_DENSE, generator=rng),
         "label": torch.randint(2, (rows,), generator=rng).float(),
     }
-    spec = FeatureSpec(n_items, n_users, N_GENRES, recent_len=H, n_dense=N_DENSE)
-    nothing = Vocabularies([], [], [], [])
+    spec, nothing = FeatureSpec(n_items, n_users, N_GENRES, recent_len=H, n_dense=N_DENSE), Vocabularies([], [], [], [])
     return CTRData(spec, {"train": columns}, attributes, {"train": []}, {"train": []}, ["h"], ["u"], nothing)
 
 
 def _net(name: str, data: CTRData) -> torch.nn.Module:
     torch.manual_seed(0)
-    return NETS[name](data.spec, None, embed_dim=DIM, hidden=HIDDEN)
+    return NETS[name](data.spec, embed_dim=DIM, hidden=HIDDEN)
 
 
 class _EpochTime(pl.Callback):
