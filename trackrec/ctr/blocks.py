@@ -21,16 +21,18 @@ def fm_pooling(fields: Tensor) -> Tensor:
     return 0.5 * (fields.sum(dim=1).square() - fields.square().sum(dim=1)).sum(dim=-1)
 
 
+_LEVELS = 1 << 16  # of a dropout mask's random numbers
+
+
 @torch.library.custom_op("trackrec::kept", mutates_args=())
 def kept(x: Tensor, p: float) -> Tensor:
     """1 / (1 - p) where a value is kept, 0 where dropped; 16 random bits per value, p is rounded to 1/65,536."""
-    levels = 1 << 16
-    dropped = round(p * levels)
+    dropped = round(p * _LEVELS)
     words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
     bits = words.view(torch.int16)[: x.numel()].view(x.shape)
     keep = torch.empty_like(x, requires_grad=False)
-    torch.ge(bits, dropped - levels // 2, out=keep)  # by way of a bool tensor: seven times as long
-    return keep.mul_(levels / (levels - dropped))
+    torch.ge(bits, dropped - _LEVELS // 2, out=keep)  # by way of a bool tensor: seven times as long
+    return keep.mul_(_LEVELS / (_LEVELS - dropped))
 
 
 @kept.register_fake
@@ -43,7 +45,7 @@ class Dropout(nn.Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         """Values of any shape; of the kept ones the mean stays."""
-        if not self.training or round(self.p * (1 << 16)) in (0, 1 << 16) or x.device.type != "cpu":
+        if not self.training or round(self.p * _LEVELS) in (0, _LEVELS) or x.device.type != "cpu":
             return super().forward(x)
         return x * kept(x.detach(), self.p)
 
