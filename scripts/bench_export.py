@@ -25,7 +25,8 @@ import torch
 
 import trackrec.ctr
 from trackrec.ctr.assemble import CTRInputs
-from trackrec.ctr.stage import CTRPlan, load_net, run_ctr, saved_features, saved_net
+from trackrec.ctr.saved import load_net, saved_features, saved_net
+from trackrec.ctr.stage import CTRPlan, run_ctr
 from trackrec.export import NET, export_net
 from trackrec.interactions import MovieLens, SampleRules, build_samples
 from trackrec.requests import RequestEncoder
@@ -74,9 +75,9 @@ def write_tables(root: Path, out: Path) -> CTRInputs:
     return CTRInputs(samples, histories, items, interactions, 3.0, {"reccot": vectors})
 
 
-def bench(name: str, inputs: CTRInputs, folder: Path, candidates: int, repeats: int) -> tuple[Any, float]:
-    """Milliseconds of a request by each way, and the largest difference between onnxruntime and torch."""
-    plan = CTRPlan(
+def bench_plan(name: str) -> CTRPlan:
+    """One epoch of a net with text, one seed."""
+    return CTRPlan(
         net=getattr(trackrec.ctr, name),
         connector=trackrec.ctr.MLPConnector,
         model={},
@@ -86,6 +87,11 @@ def bench(name: str, inputs: CTRInputs, folder: Path, candidates: int, repeats: 
         seeds=[0],
         patience=1,
     )
+
+
+def bench(name: str, inputs: CTRInputs, folder: Path, candidates: int, repeats: int) -> tuple[Any, float]:
+    """Milliseconds of a request by each way, and the largest difference between onnxruntime and torch."""
+    plan = bench_plan(name)
     ctr_dir, output = folder / name, folder / f"{name}-export"
     run_ctr(inputs, plan, ctr_dir, 0, lambda _: None)
     written = export_net(inputs, plan, ctr_dir, "reccot", 0, 0, output)

@@ -28,7 +28,7 @@ import trackrec.ctr
 from trackrec.ctr.baselines import baseline_predictions
 from trackrec.ctr.classic import classic_predictions
 from trackrec.ctr.dense import DENSE_NAMES
-from trackrec.ctr.features import CTRData, build_features
+from trackrec.ctr.features import CTRData, FeatureBuilder
 from trackrec.ctr.train import fit_arm
 from trackrec.ctr.verdict import ArmScores, arm_scores
 from trackrec.interactions import MovieLens, SampleRules, build_samples
@@ -80,7 +80,7 @@ def run_protocol(protocol: str, args: argparse.Namespace) -> tuple[pl.DataFrame,
     assert isinstance(samples, pl.DataFrame)
     if not args.test:
         samples = samples.filter(pl.col("split") != "test")
-    data = build_features(samples, made.histories, ratings.items, None, ratings.interactions)
+    data = FeatureBuilder(samples, made.histories, ratings.items, None, ratings.interactions)(samples)
     has_boosting = importlib.util.find_spec("lightgbm") is not None
     classics = ["logistic", *(["lightgbm"] if has_boosting else [])]
     wide = baseline_predictions(samples, made.histories, ratings.interactions).filter(pl.col("split") != "train")

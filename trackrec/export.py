@@ -31,7 +31,8 @@ from trackrec.ctr.assemble import CTRInputs, sample_rows
 from trackrec.ctr.dense import DENSE_NAMES, EarlierItemRatings, item_years
 from trackrec.ctr.features import MAX_ATTRIBUTES, RATING_SCALE, CTRData
 from trackrec.ctr.priors import FIRST, PADDING, UNKNOWN, source_rows
-from trackrec.ctr.stage import CTRPlan, load_net, saved_features, saved_net, saved_seeds
+from trackrec.ctr.saved import load_net, saved_features, saved_net, saved_seeds
+from trackrec.ctr.stage import CTRPlan
 from trackrec.error_text import reason
 from trackrec.experiment import Experiment
 from trackrec.extras import need

@@ -6,15 +6,24 @@ import io
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from trackrec.error_text import reason
 from trackrec.experiment import Experiment
 from trackrec.interactions import DataError
 from trackrec.recommend import Recommend
-from trackrec.requests import check_items, check_users, newest_histories, request_rows
+from trackrec.requests import after_all, check_items, check_users, newest_histories, request_rows
 from trackrec.tables import write_whole
+
+if TYPE_CHECKING:
+    from trackrec.ctr.assemble import CTRInputs
+    from trackrec.ctr.saved import SavedNets
+
+ROWS_AT_ONCE = 65_536
 
 
 def predict(exp: Experiment, recommend: Recommend, requests: Path, output: Path, arm: str, unknown: str) -> None:
@@ -37,7 +46,7 @@ def predict(exp: Experiment, recommend: Recommend, requests: Path, output: Path,
         StageError: a stage that it reads isn't done, or is damaged.
     """
     from trackrec.ctr.assemble import sample_rows
-    from trackrec.ctr.stage import predict_rows, saved_seeds
+    from trackrec.ctr.saved import SavedNets, saved_seeds
 
     if output.suffix != ".parquet":
         raise DataError(f"--output must be a file ending in .parquet, got {str(output)!r}.")
@@ -46,28 +55,53 @@ def predict(exp: Experiment, recommend: Recommend, requests: Path, output: Path,
     wanted = read_requests(requests)
     inputs = exp.ctr_inputs()
     answerable = set(sample_rows(inputs, exp.ctr.text)["history_id"].to_list())
-    width = int(inputs.samples["recent_items"].list.len().max() or 1)  # type: ignore[arg-type]
     histories = newest_histories(inputs.samples, answerable)
     known = wanted["user_id"].is_in(histories["user_id"].implode())
     known &= wanted["item_id"].is_in(inputs.items["item_id"].implode())
     if unknown == "error" or not known.any():
         check_items(wanted["item_id"], set(inputs.items["item_id"]))
         check_users(set(wanted["user_id"]) - set(histories["user_id"]))
-    published = inputs.samples if inputs.published_lists else None
-    rows = request_rows(wanted.filter(known), histories, inputs.interactions, width, published)
-    if exp.ctr.text.use == "log_odds" and arm != "none":
-        found = recommend.request_log_odds(rows, arm)
-        of_samples = {name: {**inputs.log_odds.get(name, {}), **own} for name, own in found.items()}
-        inputs = inputs._replace(log_odds={**inputs.log_odds, **of_samples})
-    p = predict_rows(inputs, exp.ctr, exp.directory("ctr"), rows, arm, exp.seed)
+    nets = SavedNets(inputs, exp.ctr, exp.directory("ctr"), arm, exp.seed, now=after_all(inputs.interactions))
+    asks = exp.ctr.text.use == "log_odds" and arm != "none"
+    some = wanted.filter(known)
+    p = answer(nets, some, histories, inputs, partial(recommend.request_log_odds, arm=arm) if asks else None)
     every = pl.repeat(None, len(wanted), dtype=pl.Float32, eager=True)
-    answered = wanted.with_columns(p=every.scatter(known.arg_true(), pl.Series(p, dtype=pl.Float32)))
+    answered = wanted.with_columns(p=every.scatter(known.arg_true(), pl.Series(p)))
     content = io.BytesIO()
     answered.write_parquet(content)
     write_whole(output, content.getvalue())
-    without = len(answered) - len(rows)
+    without = len(answered) - len(some)
     left = f"; {without:,} requests of unknown users or items have none" if without else ""
-    exp.say(f"{len(rows):,} predictions of arm {arm} in {output}{left}")
+    exp.say(f"{len(some):,} predictions of arm {arm} in {output}{left}")
+
+
+def answer(
+    nets: SavedNets,
+    requests: pl.DataFrame,
+    histories: pl.DataFrame,
+    inputs: CTRInputs,
+    log_odds: Callable[[pl.DataFrame], dict[str, dict[str, float]]] | None = None,
+    rows_at_once: int = 0,
+) -> NDArray[np.float32]:
+    """P(like) of each request, in their order: (N,).
+
+    Args:
+        nets: whose answers.
+        requests: user_id, item_id; all of them known.
+        histories: `trackrec.requests.newest_histories`.
+        inputs: the tables.
+        log_odds: asks V about rows of the samples table, where the nets read its log-odds. V reads each history once
+            for all of its requests, which then come together.
+        rows_at_once: features of so many requests are in memory at a time; 0: `ROWS_AT_ONCE`.
+    """
+    width = int(inputs.samples["recent_items"].list.len().max() or 1)  # type: ignore[arg-type]
+    published = inputs.samples if inputs.published_lists else None
+    step = len(requests) if log_odds else rows_at_once or ROWS_AT_ONCE
+    p = np.empty(len(requests), np.float32)
+    for start in range(0, len(requests), step):
+        rows = request_rows(requests[start : start + step], histories, inputs.interactions, width, published)
+        p[start : start + step] = nets(rows, log_odds(rows) if log_odds else None)
+    return p
 
 
 def read_requests(path: Path) -> pl.DataFrame:

@@ -27,7 +27,7 @@ from trackrec.ctr.dense import DENSE_NAMES
 from trackrec.ctr.features import CTRData, FeatureSpec, TextArm, Vocabularies
 from trackrec.ctr.priors import flatten
 from trackrec.interactions import DataError
-from trackrec.tables import read_table, stable_hash
+from trackrec.tables import read_table
 
 FORMAT = 2
 NET, FEATURES, USERS, RATINGS = "net.onnx", "features.json", "users.parquet", "ratings.parquet"
@@ -99,9 +99,8 @@ def request_rows(
     rows = rows.join(recent, on="user_id", how="left", maintain_order="left")
     check_users(rows.filter(pl.col("history_id").is_null())["user_id"])
     now = after_all(interactions)
-    ids = [stable_hash(REQUEST, number) for number in range(len(rows))]
     return rows.select(
-        sample_id=pl.Series(ids, dtype=pl.String),
+        sample_id=pl.format("request-{}", pl.int_range(pl.len())),
         user_id="user_id",
         item_id="item_id",
         label=pl.lit(0, pl.Int8),
@@ -196,7 +195,7 @@ class RequestEncoder:
         threshold, scale = float(self.features["threshold"]), float(self.features["rating_scale"])
         vocabularies = Vocabularies(**self.features["vocabularies"])
         self.now = after_all(interactions)
-        self.statistics = Statistics.at(self.now, pl.read_parquet(folder / RATINGS), items, threshold, scale)
+        self.statistics = Statistics.of(pl.read_parquet(folder / RATINGS), items, threshold, scale).at(self.now)
         most = int(self.features["max_attributes"])
         self.catalogue = Catalogue.of(items, vocabularies.items, vocabularies.attributes, most)
         self.item_rows = {item: row for row, item in enumerate(items["item_id"].to_list(), start=1)}

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from trackrec.ctr.features import CTRData, build_features
+from trackrec.ctr.features import CTRData, FeatureBuilder
 from trackrec.tables import to_arrow
 
 HISTORY, RECENT = 3, 4
@@ -21,7 +21,8 @@ class Tables(NamedTuple):
     interactions: pl.DataFrame
 
     def features(self, **changes) -> CTRData:
-        return build_features(**{**self._asdict(), **changes})
+        given = {**self._asdict(), **changes}
+        return FeatureBuilder(**given)(given["samples"])
 
 
 def make_tables(ratings: np.ndarray, n_users: int = 12, n_items: int = 15) -> Tables:

@@ -29,7 +29,8 @@ from trackrec.ctr import (
 from trackrec.ctr.arms import TextSettings
 from trackrec.ctr.assemble import CTRInputs
 from trackrec.ctr.dense import DENSE_NAMES
-from trackrec.ctr.stage import CTRPlan, predict_rows, run_ctr
+from trackrec.ctr.saved import SavedNets
+from trackrec.ctr.stage import CTRPlan, run_ctr
 from trackrec.export import export_net, largest_difference, write_onnx
 from trackrec.extras import MissingPackageError
 from trackrec.interactions import DataError
@@ -116,7 +117,7 @@ def test_a_net_as_onnx_agrees_at_any_batch_size(data, tmp_path, net_class):
     ],
 )
 def test_requests_through_the_folder_are_what_predict_answers(tables, data_dir, tmp_path, arm, connector, text):
-    """The mean over the seeds, each from its own export, against `predict_rows` on the tables."""
+    """The mean over the seeds, each from its own export, against `SavedNets` on the tables."""
     seeds = [0, 1] if arm == "none" else [0]
     inputs, made = made_inputs(tables), plan([arm], connector=connector, text=text, seeds=seeds)
     run_ctr(inputs, made, tmp_path / "ctr", 0, lambda _: None)
@@ -126,7 +127,7 @@ def test_requests_through_the_folder_are_what_predict_answers(tables, data_dir, 
     )
     answerable = {f"h{u}" for u in range(users)}
     rows = request_rows(wanted, newest_histories(tables.samples, answerable), tables.interactions, 4)
-    expected = predict_rows(inputs, made, tmp_path / "ctr", rows, arm, 0)
+    expected = SavedNets(inputs, made, tmp_path / "ctr", arm, 0)(rows)
     found = []
     for seed in seeds:
         folder = tmp_path / f"export-{seed}"

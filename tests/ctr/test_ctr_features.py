@@ -176,8 +176,9 @@ def test_vocabularies_come_from_train_rows(tables):
 
 
 def test_keys_that_no_table_holds_are_named(tables):
+    left = pl.col("item_id") != "i14"
     with pytest.raises(ValueError, match=r"1 items of recent_items not found, first \['i14'\]"):
-        tables.features(items=tables.items.filter(pl.col("item_id") != "i14"))
+        tables.features(items=tables.items.filter(left), interactions=tables.interactions.filter(left))
     with pytest.raises(ValueError, match="1 history_id of samples not found"):
         tables.features(histories=tables.histories[1:])
     with pytest.raises(ValueError, match="no train rows"):

@@ -11,7 +11,8 @@ import trackrec.export as room
 from trackrec.ctr import DIN, MLPConnector
 from trackrec.ctr.arms import TextSettings
 from trackrec.ctr.assemble import CTRInputs
-from trackrec.ctr.stage import CTRPlan, run_ctr, saved_features
+from trackrec.ctr.saved import saved_features
+from trackrec.ctr.stage import CTRPlan, run_ctr
 from trackrec.interactions import DataError
 from trackrec.requests import RequestEncoder, net_inputs, newest_histories, request_rows
 from trackrec.tables import to_arrow, write_part

@@ -7,10 +7,11 @@ import polars as pl
 import pytest
 
 from trackrec.ctr import DIN, GatedConnector, MLPConnector
-from trackrec.ctr.arms import TextSettings
+from trackrec.ctr.arms import MissingEmbeddingError, TextSettings
 from trackrec.ctr.assemble import CTRInputs, prepare
 from trackrec.ctr.classic import check_classics, classic_predictions
-from trackrec.ctr.stage import CTRPlan, check_plan, predict_rows, run_ctr
+from trackrec.ctr.saved import SavedNets
+from trackrec.ctr.stage import CTRPlan, check_plan, run_ctr
 from trackrec.metrics import auc
 from trackrec.tables import read_table
 
@@ -119,11 +120,35 @@ def test_saved_nets_predict_what_the_stage_predicted(inputs, tmp_path, arm, text
     test = inputs.samples.filter(pl.col("split") == "test")
     test = test.filter(pl.col("history_id").is_in(list(inputs.vectors["reccot"])))
     requests = test.with_columns(split=pl.lit("request"), sample_id=pl.concat_str(pl.lit("r"), "sample_id"))
-    found = predict_rows(inputs, made, tmp_path, requests, arm, 0)
+    found = SavedNets(inputs, made, tmp_path, arm, 0)(requests)
     stage = read_table(tmp_path, "predictions").filter((pl.col("arm") == arm) & (pl.col("split") == "test"))
     mean = stage.group_by("sample_id").agg(pl.col("p").mean())
     expected = test.select("sample_id").join(mean, on="sample_id", how="left", maintain_order="left")["p"]
     np.testing.assert_allclose(found, expected.to_numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("arm", ["none", "reccot"])
+def test_requests_are_answered_part_by_part_as_at_once(inputs, tmp_path, arm):
+    made = plan([arm])
+    run(inputs, made, tmp_path)
+    now = 1 + inputs.interactions["timestamp"].max()
+    rows = inputs.samples.filter(pl.col("history_id").is_in(list(inputs.vectors["reccot"])))
+    rows = rows.with_columns(split=pl.lit("request"), timestamp=pl.lit(now, pl.Int64))
+    whole = SavedNets(inputs, made, tmp_path, arm, 0)(rows)
+    nets = SavedNets(inputs, made, tmp_path, arm, 0, now=now)
+    parts = [nets(rows[start : start + 7]) for start in range(0, len(rows), 7)]
+    np.testing.assert_allclose(np.concatenate(parts), whole, rtol=0, atol=1e-6)
+    assert np.ptp(whole) > 0.01
+
+
+def test_a_request_without_a_text_is_no_answer_of_another_users_text(inputs, tmp_path):
+    made = plan(["reccot"])
+    run(inputs, made, tmp_path)
+    other = inputs.samples.filter(~pl.col("history_id").is_in(list(inputs.vectors["reccot"])))
+    assert len(other)
+    nets = SavedNets(inputs, made, tmp_path, "reccot", 0)
+    with pytest.raises(MissingEmbeddingError, match=r"arm 'reccot': \d histories have no text, first \['h"):
+        nets(other.with_columns(split=pl.lit("request")))
 
 
 def test_the_logistic_regression_beats_chance_and_reads_no_test_label(inputs):

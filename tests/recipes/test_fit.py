@@ -202,16 +202,20 @@ def test_the_report_loads_no_language_model(finished: str, config: Path) -> None
 
 
 def test_predict_answers_every_request(
-    finished: str, config: Path, trackrec: Callable[..., str], tmp_path: Path
+    finished: str, config: Path, trackrec: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trackrec("fit", "--config", str(config))
     pl.DataFrame({"user_id": ["1", "2", "1"], "item_id": ["3", "4", "5"]}).write_parquet(tmp_path / "in.parquet")
     output = tmp_path / "out.parquet"
-    trackrec("predict", "--config", str(config), "--requests", str(tmp_path / "in.parquet"), "--output", str(output))
+    asked = ("predict", "--config", str(config), "--requests", str(tmp_path / "in.parquet"), "--output", str(output))
+    trackrec(*asked)
     answers = pl.read_parquet(output)
     assert answers["user_id"].to_list() == ["1", "2", "1"]
     assert answers["p"].is_between(0, 1).all()
     assert answers["p"].n_unique() == 3
+    monkeypatch.setattr("trackrec.predict.ROWS_AT_ONCE", 2)
+    trackrec(*asked)
+    assert pl.read_parquet(output)["p"].to_list() == pytest.approx(answers["p"].to_list(), abs=1e-6)
 
 
 def test_predict_refuses_nets_that_were_trained_on_something_else(

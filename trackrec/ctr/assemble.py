@@ -26,7 +26,7 @@ from trackrec.ctr.arms import (
     reduce_texts,
     source_of,
 )
-from trackrec.ctr.features import CTRData, Vocabularies, build_features
+from trackrec.ctr.features import CTRData, FeatureBuilder, Vocabularies
 
 # Without gaps in the RecCoTs a comparator or the prompt may still lack this share of the histories (a learned vector
 # stands for them); below it the arms would not be comparable.
@@ -129,14 +129,7 @@ def _why_not(arm: str, inputs: CTRInputs, text: TextSettings) -> str:
     return ""
 
 
-def prepare(
-    inputs: CTRInputs,
-    arms: Sequence[str],
-    seed: int,
-    text: TextSettings | None = None,
-    vocabularies: Vocabularies | None = None,
-    recent_len: int | None = None,
-) -> CTRData:
+def prepare(inputs: CTRInputs, arms: Sequence[str], seed: int, text: TextSettings | None = None) -> CTRData:
     """Features of the stage's samples, and its arms.
 
     Args:
@@ -144,11 +137,28 @@ def prepare(
         arms: which arms to attach; each must be able to run, see `runnable_arms`.
         seed: of the placebos and of the coverage arms.
         text: how texts are used.
-        vocabularies: of an earlier training, for rows to predict.
-        recent_len: of that training.
     """
     text = text or TextSettings()
-    data = build_features(
+    return attach_arms(feature_builder(inputs, text)(sample_rows(inputs, text)), inputs, arms, seed, text)
+
+
+def feature_builder(
+    inputs: CTRInputs,
+    text: TextSettings,
+    vocabularies: Vocabularies | None = None,
+    recent_len: int | None = None,
+    now: int | None = None,
+) -> FeatureBuilder:
+    """What makes features of the stage's samples, and of rows like them.
+
+    Args:
+        inputs: the tables.
+        text: how texts are used: it says which samples the stage has.
+        vocabularies: of an earlier training, for rows to predict.
+        recent_len: of that training.
+        now: see `FeatureBuilder`.
+    """
+    return FeatureBuilder(
         sample_rows(inputs, text),
         inputs.histories,
         inputs.items,
@@ -158,7 +168,12 @@ def prepare(
         recent_len=recent_len,
         vocabularies=vocabularies,
         whole=inputs.samples,
+        now=now,
     )
+
+
+def attach_arms(data: CTRData, inputs: CTRInputs, arms: Sequence[str], seed: int, text: TextSettings) -> CTRData:
+    """``data`` with arms; see `prepare`. It reads whose its rows are, and none of their features."""
     if text.use == "log_odds":
         return _attach_log_odds(data, inputs, arms, seed)
     data = replace(data, spec=replace(data.spec, text_use=text.use))

@@ -28,7 +28,7 @@ def baseline_predictions(
         threshold: a rating above it is a like.
         item_smoothing: rows of the base rate that an item starts with.
         user_smoothing: the same for a user.
-        whole: the whole samples table where ``samples`` are a part of it, as in `build_features`.
+        whole: the whole samples table where ``samples`` are a part of it, as in `trackrec.ctr.features.FeatureBuilder`.
 
     Returns:
         Columns ``sample_id``, ``split``, ``item_mean``, ``user_mean``, ``item_user``: probabilities, float64.

@@ -64,14 +64,10 @@ class Statistics(NamedTuple):
         ratings = EarlierItemRatings(source, items, threshold, rating_scale)
         return cls(ratings, Neighbours(source, ratings, threshold, rating_scale))
 
-    @classmethod
-    def at(
-        cls, time: int, source: pl.DataFrame, items: pl.DataFrame, threshold: float, rating_scale: float
-    ) -> Statistics:
+    def at(self, time: int) -> Statistics:
         """The same for rows of one moment, worked out beforehand."""
-        earlier = cls.of(source, items, threshold, rating_scale)
-        earlier.neighbours.prepare(time)
-        return earlier._replace(items=ItemRatingsAt(earlier.items, len(items), time))
+        self.neighbours.prepare(time)
+        return self._replace(items=ItemRatingsAt(self.items, len(self.neighbours.kept) - 1, time))
 
 
 class Rows(NamedTuple):

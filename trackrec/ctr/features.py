@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trackrec.ctr.columns import Catalogue, Rows, Statistics, attribute_table, columns_of, indices
+from trackrec.ctr.dense import DENSE_NAMES
 from trackrec.ctr.priors import FIRST, encode, flatten, source_rows
 
 RATING_SCALE = 2.0  # distance from the threshold that becomes 1
@@ -127,20 +128,8 @@ class CTRData:
         return replace(self.spec, text_dim=int(texts.matrix.shape[1]), text_gaps=texts.gaps)
 
 
-def build_features(
-    samples: pl.DataFrame,
-    histories: pl.DataFrame,
-    items: pl.DataFrame,
-    users: pl.DataFrame | None,
-    interactions: pl.DataFrame,
-    threshold: float = 3.0,
-    recent_len: int | None = None,
-    rating_scale: float = RATING_SCALE,
-    max_attributes: int = MAX_ATTRIBUTES,
-    vocabularies: Vocabularies | None = None,
-    whole: pl.DataFrame | None = None,
-) -> CTRData:
-    """Turn the tables into tensors per split.
+class FeatureBuilder:
+    """From rows of the samples table to tensors. What rows share is worked out once, for any number of calls.
 
     Args:
         samples, histories, items, interactions: the tables of :mod:`trackrec.tables`.
@@ -149,83 +138,101 @@ def build_features(
         recent_len: H; longer recent lists keep their last H. None: the longest list.
         rating_scale: rating distance from the threshold that becomes 1.
         max_attributes: A at most; further attributes of an item are left out.
-        vocabularies: indices of an earlier call, for rows to predict beside the same train rows. None: from train rows.
+        vocabularies: indices of an earlier builder, for rows to predict beside the same train rows. None: from train
+            rows.
         whole: the whole samples table where ``samples`` are a part of it: statistics count the train rows of all
             users, and no held-out row. None: ``samples``.
+        now: the moment of every row to come, which makes statistics of items a table; None: rows are of any moment.
 
     Raises:
         ValueError: no train rows, or an item, history or user that its table doesn't hold.
     """
-    train = samples.filter(pl.col("split") == "train")
-    if not len(train):
-        raise ValueError(f"samples hold no train rows, only {samples['split'].unique().to_list()}.")
-    vocab = vocabularies or _vocabularies(train, items, users)
-    width = max(1, int(recent_len or samples["recent_items"].list.len().max() or 1))  # type: ignore[arg-type]
-    catalogue = Catalogue.of(items, vocab.items, vocab.attributes, max_attributes)
-    rows = _rows(samples, histories, catalogue, vocab, width, threshold, rating_scale)
-    source = source_rows(samples if whole is None else whole, histories, interactions)
-    statistics = Statistics.of(source, items, threshold, rating_scale)
-    columns = columns_of(rows, catalogue, statistics)
-    columns["label"] = samples["label"].to_numpy().astype(np.float32)
-    if users is not None and vocab.user_attributes:
-        table = attribute_table(users["attributes"], vocab.user_attributes, max_attributes)
-        columns["user_attributes"] = table[1 + encode(samples["user_id"].alias("user_id of samples"), users["user_id"])]
-    spec = FeatureSpec(
-        n_items=FIRST + len(vocab.items),
-        n_users=FIRST + len(vocab.users),
-        n_attributes=FIRST + len(vocab.attributes),
-        recent_len=width,
-        n_dense=columns["dense"].shape[1],
-        n_user_attributes=FIRST + len(vocab.user_attributes) if "user_attributes" in columns else 0,
-    )
-    return _split(samples, histories, columns, spec, catalogue.attributes, vocab)
 
+    def __init__(
+        self,
+        samples: pl.DataFrame,
+        histories: pl.DataFrame,
+        items: pl.DataFrame,
+        users: pl.DataFrame | None,
+        interactions: pl.DataFrame,
+        threshold: float = 3.0,
+        recent_len: int | None = None,
+        rating_scale: float = RATING_SCALE,
+        max_attributes: int = MAX_ATTRIBUTES,
+        vocabularies: Vocabularies | None = None,
+        whole: pl.DataFrame | None = None,
+        now: int | None = None,
+    ) -> None:
+        train = samples.filter(pl.col("split") == "train")
+        if not len(train):
+            raise ValueError(f"samples hold no train rows, only {samples['split'].unique().to_list()}.")
+        self.vocabularies = vocab = vocabularies or _vocabularies(train, items, users)
+        width = max(1, int(recent_len or samples["recent_items"].list.len().max() or 1))  # type: ignore[arg-type]
+        self._scales = (threshold, rating_scale)
+        self._histories = histories
+        self._catalogue = Catalogue.of(items, vocab.items, vocab.attributes, max_attributes)
+        self._rated = self._catalogue.lists(histories["item_ids"], histories["ratings"], *self._scales).padded()
+        source = source_rows(samples if whole is None else whole, histories, interactions)
+        every_moment = Statistics.of(source, items, *self._scales)
+        self._statistics = every_moment if now is None else every_moment.at(now)
+        self._users, self._traits = users, None
+        if users is not None and vocab.user_attributes:
+            self._traits = attribute_table(users["attributes"], vocab.user_attributes, max_attributes)
+        self.spec = FeatureSpec(
+            n_items=FIRST + len(vocab.items),
+            n_users=FIRST + len(vocab.users),
+            n_attributes=FIRST + len(vocab.attributes),
+            recent_len=width,
+            n_dense=len(DENSE_NAMES),
+            n_user_attributes=FIRST + len(vocab.user_attributes) if self._traits is not None else 0,
+        )
 
-def _rows(
-    samples: pl.DataFrame,
-    histories: pl.DataFrame,
-    catalogue: Catalogue,
-    vocab: Vocabularies,
-    width: int,
-    threshold: float,
-    scale: float,
-) -> Rows:
-    """The samples as numbers, their recent lists cut to the last ``width`` items."""
-    recent = samples.select(pl.col("recent_items", "recent_ratings").list.tail(width))
-    rated = catalogue.lists(recent["recent_items"], recent["recent_ratings"], threshold, scale)
-    return Rows(
-        users=indices(samples["user_id"], vocab.users),
-        items=1 + encode(samples["item_id"].alias("item_id of samples"), catalogue.ids),
-        histories=encode(samples["history_id"].alias("history_id of samples"), histories["history_id"]),
-        times=samples["timestamp"].to_numpy(),
-        recent=rated.padded(width),
-        rated=catalogue.lists(histories["item_ids"], histories["ratings"], threshold, scale).padded(),
-    )
+    def __call__(self, samples: pl.DataFrame) -> CTRData:
+        """Every feature of rows of the samples table, per split."""
+        return self._data(samples, self.columns(samples))
 
+    def whose(self, samples: pl.DataFrame) -> CTRData:
+        """The rows with no column but ``history``: all that arms are attached by."""
+        return self._data(samples, {"history": self._history(samples)})
 
-def _split(
-    samples: pl.DataFrame,
-    histories: pl.DataFrame,
-    columns: dict[str, NDArray[Any]],
-    spec: FeatureSpec,
-    item_attributes: NDArray[np.int32],
-    vocab: Vocabularies,
-) -> CTRData:
-    names = samples["split"].unique(maintain_order=True).to_list()
-    rows = {name: np.flatnonzero((samples["split"] == name).to_numpy()) for name in names}
-    return CTRData(
-        spec=spec,
-        splits={
-            name: {key: torch.from_numpy(value[index]) for key, value in columns.items()}
-            for name, index in rows.items()
-        },
-        item_attributes=torch.from_numpy(item_attributes),
-        sample_ids={name: samples["sample_id"][index].to_list() for name, index in rows.items()},
-        user_ids={name: samples["user_id"][index].to_list() for name, index in rows.items()},
-        history_ids=histories["history_id"].to_list(),
-        history_users=histories["user_id"].to_list(),
-        vocabularies=vocab,
-    )
+    def columns(self, samples: pl.DataFrame) -> dict[str, NDArray[Any]]:
+        """The columns of `CTRData.splits` for rows of any split, in their order."""
+        recent = samples.select(pl.col("recent_items", "recent_ratings").list.tail(self.spec.recent_len))
+        rated = self._catalogue.lists(recent["recent_items"], recent["recent_ratings"], *self._scales)
+        rows = Rows(
+            users=indices(samples["user_id"], self.vocabularies.users),
+            items=1 + encode(samples["item_id"].alias("item_id of samples"), self._catalogue.ids),
+            histories=self._history(samples),
+            times=samples["timestamp"].to_numpy(),
+            recent=rated.padded(self.spec.recent_len),
+            rated=self._rated,
+        )
+        columns = columns_of(rows, self._catalogue, self._statistics)
+        columns["label"] = samples["label"].to_numpy().astype(np.float32)
+        if self._users is not None and self._traits is not None:
+            user = encode(samples["user_id"].alias("user_id of samples"), self._users["user_id"])
+            columns["user_attributes"] = self._traits[1 + user]
+        return columns
+
+    def _history(self, samples: pl.DataFrame) -> NDArray[np.int64]:
+        return encode(samples["history_id"].alias("history_id of samples"), self._histories["history_id"])
+
+    def _data(self, samples: pl.DataFrame, columns: dict[str, NDArray[Any]]) -> CTRData:
+        names = samples["split"].unique(maintain_order=True).to_list()
+        rows = {name: np.flatnonzero((samples["split"] == name).to_numpy()) for name in names}
+        return CTRData(
+            spec=self.spec,
+            splits={
+                name: {key: torch.from_numpy(value[index]) for key, value in columns.items()}
+                for name, index in rows.items()
+            },
+            item_attributes=torch.from_numpy(self._catalogue.attributes),
+            sample_ids={name: samples["sample_id"][index].to_list() for name, index in rows.items()},
+            user_ids={name: samples["user_id"][index].to_list() for name, index in rows.items()},
+            history_ids=self._histories["history_id"].to_list(),
+            history_users=self._histories["user_id"].to_list(),
+            vocabularies=self.vocabularies,
+        )
 
 
 def _vocabularies(train: pl.DataFrame, items: pl.DataFrame, users: pl.DataFrame | None) -> Vocabularies:

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import polars as pl
-import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from trackrec.ctr.arms import TextSettings, scored_arms
 from trackrec.ctr.assemble import CTRInputs, check_arms, prepare, runnable_arms, sample_rows
 from trackrec.ctr.baselines import baseline_predictions
 from trackrec.ctr.classic import check_classics, classic_predictions
-from trackrec.ctr.data import TensorLoader
-from trackrec.ctr.features import CTRData, FeatureSpec, Vocabularies
+from trackrec.ctr.features import CTRData
 from trackrec.ctr.module import check_lazy_rows
+from trackrec.ctr.saved import features_file, saved_net
 from trackrec.ctr.slices import sample_slices
 from trackrec.ctr.train import ArmResult, check_trainer, fit_arm
 from trackrec.ctr.verdict import arm_metrics
 from trackrec.metrics import Interval, metric_rows
-from trackrec.tables import check_weights, read_table, standing_part, write_part, write_whole
+from trackrec.tables import read_table, standing_part, write_part, write_whole
 
 DEFAULT_ARMS = ("none", "reccot", "shuffled", "random")
 BASELINES = ("item_mean", "user_mean", "item_user")
@@ -142,13 +139,13 @@ def _train(
 
 
 def _write_features(data: CTRData, arms: Sequence[str], out_dir: Path) -> None:
-    """What `predict_rows` needs to build the same nets again."""
+    """What `trackrec.ctr.saved` needs to build the same nets again."""
     found = {
         "spec": asdict(data.spec),
         "vocabularies": asdict(data.vocabularies),
         "gaps": {arm: data.spec_for(arm).text_gaps for arm in arms},
     }
-    write_whole(out_dir / "nets" / "features.json", json.dumps(found, sort_keys=True))
+    write_whole(features_file(out_dir), json.dumps(found, sort_keys=True))
 
 
 def _save_net(result: ArmResult, out_dir: Path) -> None:
@@ -175,81 +172,3 @@ def baseline_rows(inputs: CTRInputs, text: TextSettings) -> pl.DataFrame:
     return wide.unpivot(BASELINES, index=["sample_id", "split"], variable_name="arm", value_name="p").with_columns(
         model=pl.lit("baseline"), seed=pl.lit(0)
     )
-
-
-def predict_rows(
-    inputs: CTRInputs, plan: CTRPlan, ctr_dir: Path, rows: pl.DataFrame, arm: str, seed: int
-) -> NDArray[np.float32]:
-    """P(like) of new rows by the saved nets of an arm, averaged over its seeds.
-
-    Args:
-        inputs: the tables on which the stage ran.
-        plan: of the stage.
-        ctr_dir: its directory.
-        rows: samples of split ``request``.
-        arm: whose nets.
-        seed: of the shuffled arm.
-
-    Raises:
-        ValueError: the stage has no nets of this arm.
-    """
-    weights = [saved_net(ctr_dir, arm, one) for one in saved_seeds(ctr_dir, arm)]
-    both = inputs._replace(samples=pl.concat([inputs.samples.select(rows.columns), rows]))
-    data = saved_features(both, plan, ctr_dir, arm, seed)
-    found = []
-    for path in weights:
-        net = load_net(plan, data.spec_for(arm), path)
-        with torch.inference_mode():
-            batches = TensorLoader(data, "request", arm, batch_size=8192, labels=False)
-            found.append(torch.cat([net(batch).sigmoid() for batch in batches]).numpy())
-    return np.asarray(np.mean(found, axis=0, dtype=np.float64), np.float32)
-
-
-def saved_net(ctr_dir: Path, arm: str, seed: int) -> Path:
-    """Where the weights of one training lie."""
-    return ctr_dir / "nets" / f"{arm}-{seed}.safetensors"
-
-
-def saved_seeds(ctr_dir: Path, arm: str) -> list[int]:
-    """Seeds of the saved nets of an arm, sorted by name.
-
-    Raises:
-        ValueError: the stage has no nets of this arm.
-    """
-    names = [path.stem.rpartition("-") for path in sorted((ctr_dir / "nets").glob("*.safetensors"))]
-    seeds = [int(seed) for own, _, seed in names if own == arm]
-    if not seeds:
-        raise ValueError(f"--arm must be among {', '.join(sorted({own for own, _, _ in names}))}, got {arm!r}.")
-    return seeds
-
-
-def saved_features(inputs: CTRInputs, plan: CTRPlan, ctr_dir: Path, arm: str, seed: int) -> CTRData:
-    """Features of the samples in the form that the saved nets of an arm were trained on."""
-    saved = json.loads((ctr_dir / "nets" / "features.json").read_text())
-    vocabularies = Vocabularies(**saved["vocabularies"])
-    data = prepare(inputs, [arm], seed, plan.text, vocabularies, int(saved["spec"]["recent_len"]))
-    if arm in data.arms:
-        data = replace(data, arms={**data.arms, arm: replace(data.arms[arm], gaps=saved["gaps"][arm])})
-    return data
-
-
-def load_net(plan: CTRPlan, spec: FeatureSpec, path: Path) -> nn.Module:
-    """A saved net, in eval mode.
-
-    Raises:
-        TableError: its file is damaged.
-        ValueError: the configuration describes another net than the one that was trained.
-    """
-    from safetensors.torch import load_file
-
-    check_weights(path)
-    connector = plan.connector(spec.text_dim) if spec.text_dim and plan.connector else None
-    net = plan.net(spec, connector)
-    try:
-        net.load_state_dict(load_file(path))
-    except RuntimeError as error:
-        raise ValueError(
-            f"ctr.net: {type(net).__name__} as configured isn't the net in {path}. Give the config of the run, or run "
-            "`trackrec fit` with this one."
-        ) from error
-    return net.eval()

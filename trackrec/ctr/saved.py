@@ -1,0 +1,168 @@
+"""The nets of a done CTR stage: where they lie, and what they answer for new rows.
+
+Letters: N rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from trackrec.ctr.arms import MissingEmbeddingError
+from trackrec.ctr.assemble import CTRInputs, attach_arms, feature_builder, sample_rows
+from trackrec.ctr.data import TensorLoader
+from trackrec.ctr.features import CTRData, FeatureBuilder, FeatureSpec, Vocabularies
+from trackrec.tables import check_weights
+
+if TYPE_CHECKING:
+    from trackrec.ctr.stage import CTRPlan
+
+BATCH = 8192
+
+
+class SavedNets:
+    """The nets of one arm, which answer rows part by part: between calls nothing of the rows stays.
+
+    Args:
+        inputs: the tables on which the stage ran.
+        plan: of the stage.
+        ctr_dir: its directory.
+        arm: whose nets.
+        seed: of the placebos.
+        now: the moment of every row to come; None: rows are of any moment, each answered by what came before it.
+
+    Raises:
+        ValueError: the stage has no nets of this arm, or the plan describes another net.
+    """
+
+    def __init__(
+        self, inputs: CTRInputs, plan: CTRPlan, ctr_dir: Path, arm: str, seed: int, now: int | None = None
+    ) -> None:
+        self._inputs, self._plan, self._arm, self._seed = inputs, plan, arm, seed
+        paths = [saved_net(ctr_dir, arm, one) for one in saved_seeds(ctr_dir, arm)]
+        saved = json.loads(features_file(ctr_dir).read_text())
+        self._gaps = saved["gaps"][arm]
+        self._builder = _builder(inputs, plan, saved, now)
+        self._samples = sample_rows(inputs, plan.text)
+        self._data = self._attached(inputs, self._samples)
+        self._nets = [load_net(plan, self._data.spec_for(arm), path) for path in paths]
+
+    def __call__(self, rows: pl.DataFrame, log_odds: Mapping[str, Mapping[str, float]] | None = None) -> NDArray[Any]:
+        """P(like) of rows of the samples table, the mean over the seeds: (N,) float32.
+
+        Args:
+            rows: all of one split, which is none of the stage's.
+            log_odds: V's of these rows, as in `CTRInputs`, where the nets read them.
+
+        Raises:
+            MissingEmbeddingError: a row's history has no text, and the nets never met such a row.
+        """
+        (split,) = rows["split"].unique()
+        data = self._data
+        if self._arm in data.columns:
+            given = {arm: {**self._inputs.log_odds.get(arm, {}), **own} for arm, own in (log_odds or {}).items()}
+            inputs = self._inputs._replace(log_odds={**self._inputs.log_odds, **given})
+            columns = list(rows.columns)
+            data = self._attached(inputs, pl.concat([self._samples.select(columns), rows]))
+        features = {name: torch.from_numpy(value) for name, value in self._builder.columns(rows).items()}
+        data = replace(data, splits={split: features})
+        check_texts(data, self._arm, split)
+        found = []
+        with torch.inference_mode():
+            for net in self._nets:
+                batches = TensorLoader(data, split, self._arm, batch_size=BATCH, labels=False)
+                found.append(torch.cat([net(batch).sigmoid() for batch in batches]).numpy())
+        return np.asarray(np.mean(found, axis=0, dtype=np.float64), np.float32)
+
+    def _attached(self, inputs: CTRInputs, rows: pl.DataFrame) -> CTRData:
+        data = attach_arms(self._builder.whose(rows), inputs, [self._arm], self._seed, self._plan.text)
+        return _with_gaps(data, self._arm, self._gaps)
+
+
+def check_texts(data: CTRData, arm: str, split: str) -> None:
+    """Whether every row of a split has a text, where the nets of the arm never met a row without one.
+
+    Raises:
+        MissingEmbeddingError: one has none.
+    """
+    texts = data.arms.get(arm)
+    if texts is None or texts.gaps:
+        return
+    histories = data.splits[split]["history"]
+    missing = histories[texts.rows[histories] < 0].unique().tolist()
+    if missing:
+        first = [data.history_ids[row] for row in missing[:3]]
+        raise MissingEmbeddingError(f"arm {arm!r}: {len(missing)} histories have no text, first {first}.")
+
+
+def features_file(ctr_dir: Path) -> Path:
+    """Where sizes, vocabularies and the arms' gaps lie."""
+    return ctr_dir / "nets" / "features.json"
+
+
+def saved_net(ctr_dir: Path, arm: str, seed: int) -> Path:
+    """Where the weights of one training lie."""
+    return ctr_dir / "nets" / f"{arm}-{seed}.safetensors"
+
+
+def saved_seeds(ctr_dir: Path, arm: str) -> list[int]:
+    """Seeds of the saved nets of an arm, sorted by name.
+
+    Raises:
+        ValueError: the stage has no nets of this arm.
+    """
+    names = [path.stem.rpartition("-") for path in sorted((ctr_dir / "nets").glob("*.safetensors"))]
+    seeds = [int(seed) for own, _, seed in names if own == arm]
+    if not seeds:
+        raise ValueError(f"--arm must be among {', '.join(sorted({own for own, _, _ in names}))}, got {arm!r}.")
+    return seeds
+
+
+def saved_features(inputs: CTRInputs, plan: CTRPlan, ctr_dir: Path, arm: str, seed: int) -> CTRData:
+    """Features of the samples in the form that the saved nets of an arm were trained on."""
+    saved = json.loads(features_file(ctr_dir).read_text())
+    data = _builder(inputs, plan, saved)(sample_rows(inputs, plan.text))
+    return _with_gaps(attach_arms(data, inputs, [arm], seed, plan.text), arm, saved["gaps"][arm])
+
+
+def _builder(inputs: CTRInputs, plan: CTRPlan, saved: Mapping[str, Any], now: int | None = None) -> FeatureBuilder:
+    vocabularies = Vocabularies(**saved["vocabularies"])
+    return feature_builder(inputs, plan.text, vocabularies, int(saved["spec"]["recent_len"]), now)
+
+
+def _with_gaps(data: CTRData, arm: str, gaps: bool) -> CTRData:
+    """A net has a vector for rows without a text if its train rows had such, whatever the rows to come are."""
+    if arm not in data.arms:
+        return data
+    return replace(data, arms={**data.arms, arm: replace(data.arms[arm], gaps=gaps)})
+
+
+def load_net(plan: CTRPlan, spec: FeatureSpec, path: Path) -> nn.Module:
+    """A saved net, in eval mode.
+
+    Raises:
+        TableError: its file is damaged.
+        ValueError: the configuration describes another net than the one that was trained.
+    """
+    from safetensors.torch import load_file
+
+    check_weights(path)
+    connector = plan.connector(spec.text_dim) if spec.text_dim and plan.connector else None
+    net = plan.net(spec, connector)
+    try:
+        net.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        raise ValueError(
+            f"ctr.net: {type(net).__name__} as configured isn't the net in {path}. Give the config of the run, or run "
+            "`trackrec fit` with this one."
+        ) from error
+    return net.eval()
