@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_WIDTHS = 8  # rows are padded to a multiple of it
 _COMPARED = 4  # paths of a tree; all forty of a large one as plain rows might not fit into memory
 
 
@@ -97,6 +98,8 @@ class LanguageModel:
         import torch
         from peft import get_peft_model
 
+        from trackrec.llm.lora import fuse
+
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             config = lora_config(self.settings.lora, self._linear_names, self._depth)
@@ -104,6 +107,7 @@ class LanguageModel:
                 self._peft = get_peft_model(self.base, config, adapter_name=name)
             else:
                 self._peft.add_adapter(name, config)
+        fuse(self.base)
         if hasattr(self.base.get_output_embeddings(), "lora_A"):
             raise ValueError(
                 f"backbone.lora.target_modules {self.settings.lora.target_modules!r} reaches lm_head, which is refused."
@@ -118,6 +122,7 @@ class LanguageModel:
         """
         from peft import PeftModel
 
+        from trackrec.llm.lora import fuse
         from trackrec.tables import check_weights
 
         if not (directory / "adapter_model.safetensors").exists():
@@ -134,6 +139,7 @@ class LanguageModel:
                 f"the adapter in {directory} can't be loaded ({error}). Delete {directory.parent} and run again: the "
                 "stage is then made anew."
             ) from error
+        fuse(self.base)
 
     def drop_adapter(self, name: str) -> None:
         """Forget an adapter; the last one leaves the plain base."""
@@ -330,9 +336,7 @@ class LanguageModel:
     def layout(self, trees: Sequence[Tree]) -> Layout:
         """Packed rows where a prefix is shared and the model can read them, plain rows otherwise."""
         shares = any(len({branch.parent for branch in tree}) < len(tree) for tree in trees)
-        # oneDNN compiles its kernels anew for every shape: few widths, few compilations.
-        multiple = 64 if self.device.type == "cpu" else 8
-        return pack(trees, multiple) if shares and self.can_pack() else unroll(trees, multiple)
+        return pack(trees, _WIDTHS) if shares and self.can_pack() else unroll(trees, _WIDTHS)
 
     def check_reach(self, trees: Iterable[Tree]) -> None:
         """Whether the model's positions reach to the end of every tree; asked before a stage starts its work.
