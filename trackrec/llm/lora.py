@@ -54,7 +54,7 @@ def fuse(model: nn.Module) -> None:
             continue
         base = layer.base_layer
         if type(base) is nn.Linear and base.weight.device.type == "cpu":
-            layer.forward = MethodType(_forward, layer)
+            layer.forward = MethodType(_forward, layer)  # type: ignore[method-assign]
 
 
 def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
