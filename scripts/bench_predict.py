@@ -49,7 +49,7 @@ def main() -> None:
         context = multiprocessing.get_context("spawn")
         for n_requests in given.requests:
             for way in given.ways:
-                at_once = n_requests if way == "at once" else 0
+                at_once = n_requests if way == "at once" else None
                 with ProcessPoolExecutor(1, context) as apart:
                     asked = apart.submit(measure, inputs, given.net, Path(folder) / "ctr", n_requests, at_once)
                     found = asked.result()
@@ -59,7 +59,7 @@ def main() -> None:
         given.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def measure(inputs: CTRInputs, net: str, ctr_dir: Path, n_requests: int, rows_at_once: int) -> dict[str, float]:
+def measure(inputs: CTRInputs, net: str, ctr_dir: Path, n_requests: int, rows_at_once: int | None) -> dict[str, float]:
     """Rows per second, and MB that the process's peak lies above what it held with the nets loaded."""
     rng = np.random.default_rng(0)
     users, items = inputs.samples["user_id"].unique().sort(), inputs.items["item_id"]

@@ -81,7 +81,7 @@ def answer(
     histories: pl.DataFrame,
     inputs: CTRInputs,
     log_odds: Callable[[pl.DataFrame], dict[str, dict[str, float]]] | None = None,
-    rows_at_once: int = 0,
+    rows_at_once: int | None = None,
 ) -> NDArray[np.float32]:
     """P(like) of each request, in their order: (N,).
 
@@ -92,7 +92,7 @@ def answer(
         inputs: the tables.
         log_odds: asks V about rows of the samples table, where the nets read its log-odds. V reads each history once
             for all of its requests, which then come together.
-        rows_at_once: features of so many requests are in memory at a time; 0: `ROWS_AT_ONCE`.
+        rows_at_once: features of so many requests are in memory at a time; None: `ROWS_AT_ONCE`.
     """
     width = int(inputs.samples["recent_items"].list.len().max() or 1)  # type: ignore[arg-type]
     published = inputs.samples if inputs.published_lists else None

@@ -71,8 +71,7 @@ class SavedNets:
         if self._arm in data.columns:
             given = {arm: {**self._inputs.log_odds.get(arm, {}), **own} for arm, own in (log_odds or {}).items()}
             inputs = self._inputs._replace(log_odds={**self._inputs.log_odds, **given})
-            columns = list(rows.columns)
-            data = self._attached(inputs, pl.concat([self._samples.select(columns), rows]))
+            data = self._attached(inputs, pl.concat([self._samples.select(rows.columns), rows]))
         features = {name: torch.from_numpy(value) for name, value in self._builder.columns(rows).items()}
         data = replace(data, splits={split: features})
         check_texts(data, self._arm, split)
