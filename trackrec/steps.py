@@ -84,7 +84,7 @@ class Steps:
     def sample(self, out: Path, round_: int, generator: str | None) -> dict[str, Any]:
         """N draws per history of the loop."""
         wanted = sorted(set(self.exp.cohort.reward["history_id"].to_list()))
-        return self._write(out, wanted, generator, round_, greedy=False)
+        return self.write(out, wanted, generator, round_, greedy=False)
 
     def greedy(self, out: Path, round_: int, generator: str | None) -> dict[str, Any]:
         """One greedy text per history that plays or is evaluated on validation rows."""
@@ -92,7 +92,7 @@ class Steps:
         # A V that warms up on the teacher's texts needs none of the distilled G.
         tuned = cohort.loop_histories if round_ or self.exp.loop.warmup_users is None else []
         wanted = sorted({*tuned, *cohort.valid["history_id"].to_list()})
-        return self._write(out, wanted, generator, round_, greedy=True)
+        return self.write(out, wanted, generator, round_, greedy=True)
 
     def final_texts(self, out: Path, last: str, generator: str | None) -> dict[str, Any]:
         """Greedy texts of the last G: those of the last round, and those of the histories that took no part."""
@@ -102,17 +102,18 @@ class Steps:
         rest = set(wanted["history_id"].to_list()) - set(have["history_id"].to_list())
         notes: dict[str, Any] = {}
         if rest:
-            notes = self._write(out, sorted(rest), generator, exp.loop.rounds, greedy=True)
+            notes = self.write(out, sorted(rest), generator, exp.loop.rounds, greedy=True)
         write_part(out, "reccots", have, part=99_999)
         return {**notes, "taken_over": len(have)}
 
     def untuned_texts(self, out: Path) -> dict[str, Any]:
         """Greedy texts of the plain base about every history that has a final text."""
-        return self._write(out, sorted(self.exp.texts("texts")), None, 0, greedy=True)
+        return self.write(out, sorted(self.exp.texts("texts")), None, 0, greedy=True)
 
-    def _write(
+    def write(
         self, out: Path, history_ids: list[str], generator: str | None, round_: int, greedy: bool
     ) -> dict[str, Any]:
+        """Texts of a G about some histories: the reccots table in ``out``, and counts for a manifest."""
         from trackrec.generate.reccot import write_reccots
 
         exp = self.exp

@@ -1,0 +1,101 @@
+"""V of a finished run on train users it never met: ``python scripts/judge_unseen.py --config configs/quickstart.yaml``.
+
+A run's own validation rows may be few (the quickstart's: 20 users), and its test rows are to be read once. Train users
+who neither play nor warm V up are many, and nothing was learned from them: settings of V are chosen here. Both V's of
+the run read the teacher's texts and the last G's about them; intervals resample users. Writes nothing into the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from trackrec.build import build_experiment
+from trackrec.cli import parse_objects, parse_values
+from trackrec.distill.texts import write_teacher_texts
+from trackrec.experiment import Experiment
+from trackrec.loop import Loop
+from trackrec.steps import Steps
+from trackrec.tables import read_table, stable_hash
+
+Texts = Mapping[str, str | None]
+
+
+def main() -> None:
+    """Print a line for each V and kind of texts."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--config", nargs="+", type=Path, required=True, help="as the run was made with")
+    parser.add_argument("--run_dir", type=Path, help="where it lies, if not where the config says")
+    parser.add_argument("--users", type=int, default=200)
+    parser.add_argument("--rows", type=int, default=10, help="most rows of a user")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    config = parse_values(given.config)
+    arguments = [word for path in given.config for word in ("--config", str(path))]
+    if given.run_dir:
+        config["run_dir"] = str(given.run_dir)
+        arguments += ["--run_dir", str(given.run_dir)]
+    exp = build_experiment(config, lambda _=None: parse_objects(["fit", *arguments]), print)
+    found = judge(exp, given.users, given.rows)
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def judge(exp: Experiment, users: int, rows: int) -> list[dict[str, Any]]:
+    """AUC of the warmed-up, the last and the text-free V, on the texts that each may read."""
+    steps = Steps(exp)
+    loop = Loop(exp, steps)
+    loop.add_stages()
+    asked = unseen_rows(exp, users, rows)
+    histories = sorted(set(asked["history_id"].to_list()))
+    found: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        teacher, own = Path(folder) / "teacher", Path(folder) / "own"
+        write_teacher_texts(exp.teacher, exp.book, histories, teacher, exp.seed, False)
+        steps.write(own, histories, loop.generator, exp.loop.rounds, greedy=True)
+        texts: dict[str, Texts] = {"teacher": _texts(teacher), "own": _texts(own), "none": dict.fromkeys(histories)}
+        first = "warmup/rec_tune" if exp.loop.warmup else None
+        pairs = [(first, "teacher"), (first, "own"), (loop.validator, "own"), (loop.validator, "none")]
+        for place, (validator, kind) in enumerate([*pairs, (loop.plain, "none"), (None, "none")]):
+            known = {key: text for key, text in texts[kind].items() if text is not None or kind == "none"}
+            which = asked.filter(pl.col("history_id").is_in(list(known)))
+            _, values = steps.judge_and_measure(
+                Path(folder) / str(place), which, known, validator, kind, exp.loop.rounds, 0
+            )
+            auc = values["auc"]
+            found.append({"V": validator or "base", "texts": kind, "auc": auc.value, "low": auc.low, "high": auc.high})
+            print(f"{validator or 'base':20} {kind:8} AUC {auc.value:.4f} [{auc.low:.4f}, {auc.high:.4f}]", flush=True)
+    print(f"{len(asked):,} rows of {len(histories)} histories")
+    return found
+
+
+def unseen_rows(exp: Experiment, users: int, rows: int) -> pl.DataFrame:
+    """Rows of train users of whom no row plays, tunes or warms up.
+
+    Raises:
+        SystemExit: there are none.
+    """
+    cohort = exp.cohort
+    met = pl.concat([part["user_id"] for part in (cohort.reward, cohort.tune, cohort.warmup)]).unique()
+    train = exp.sample_rows.filter(pl.col("split") == "train")
+    left = sorted(set(train["user_id"].to_list()) - set(met.to_list()), key=lambda user: stable_hash("unseen", user))
+    if not left:
+        raise SystemExit("every train user plays or warms V up: lower loop.users or loop.warmup_users.")
+    own = train.filter(pl.col("user_id").is_in(left[:users]))
+    order = pl.Series("order", [stable_hash("unseen", key) for key in own["sample_id"]], dtype=pl.String)
+    place = pl.int_range(pl.len()).over("user_id")
+    return own.with_columns(order).sort("order").filter(place < rows).drop("order")
+
+
+def _texts(directory: Path) -> dict[str, str | None]:
+    return dict(read_table(directory, "reccots").select("history_id", "text").iter_rows())
+
+
+if __name__ == "__main__":
+    main()
