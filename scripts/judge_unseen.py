@@ -19,10 +19,10 @@ import polars as pl
 from trackrec.build import build_experiment
 from trackrec.cli import parse_objects, parse_values
 from trackrec.distill.texts import write_teacher_texts
-from trackrec.experiment import Experiment
+from trackrec.experiment import Experiment, texts_in
 from trackrec.loop import Loop
 from trackrec.steps import Steps
-from trackrec.tables import read_table, stable_hash
+from trackrec.tables import stable_hash
 
 Texts = Mapping[str, str | None]
 
@@ -36,12 +36,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10, help="most rows of a user")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    config = parse_values(given.config)
     arguments = [word for path in given.config for word in ("--config", str(path))]
     if given.run_dir:
-        config["run_dir"] = str(given.run_dir)
         arguments += ["--run_dir", str(given.run_dir)]
-    exp = build_experiment(config, lambda _=None: parse_objects(["fit", *arguments]), print)
+    exp = build_experiment(parse_values(given.config), lambda _=None: parse_objects(["fit", *arguments]), print)
     found = judge(exp, given.users, given.rows)
     if given.json:
         given.json.write_text(json.dumps(found, indent=1) + "\n")
@@ -59,15 +57,23 @@ def judge(exp: Experiment, users: int, rows: int) -> list[dict[str, Any]]:
         teacher, own = Path(folder) / "teacher", Path(folder) / "own"
         write_teacher_texts(exp.teacher, exp.book, histories, teacher, exp.seed, False)
         steps.write(own, histories, loop.generator, exp.loop.rounds, greedy=True)
-        texts: dict[str, Texts] = {"teacher": _texts(teacher), "own": _texts(own), "none": dict.fromkeys(histories)}
+        texts: dict[str, Texts] = {"teacher": texts_in(teacher), "own": texts_in(own), "none": dict.fromkeys(histories)}
         first = "warmup/rec_tune" if exp.loop.warmup else None
-        pairs = [(first, "teacher"), (first, "own"), (loop.validator, "own"), (loop.validator, "none")]
-        for place, (validator, kind) in enumerate([*pairs, (loop.plain, "none"), (None, "none")]):
-            known = {key: text for key, text in texts[kind].items() if text is not None or kind == "none"}
-            which = asked.filter(pl.col("history_id").is_in(list(known)))
-            _, values = steps.judge_and_measure(
-                Path(folder) / str(place), which, known, validator, kind, exp.loop.rounds, 0
-            )
+        last = loop.validator
+        pairs = [
+            (first, "teacher"),
+            (first, "own"),
+            (last, "own"),
+            (last, "none"),
+            (loop.plain, "none"),
+            (None, "none"),
+        ]
+        for place, (validator, kind) in enumerate(
+            dict.fromkeys(pairs)
+        ):  # without a warm-up or tuning some are the same
+            which = asked.filter(pl.col("history_id").is_in(list(texts[kind])))
+            out = Path(folder) / str(place)
+            _, values = steps.judge_and_measure(out, which, texts[kind], validator, kind, exp.loop.rounds, 0)
             auc = values["auc"]
             found.append({"V": validator or "base", "texts": kind, "auc": auc.value, "low": auc.low, "high": auc.high})
             print(f"{validator or 'base':20} {kind:8} AUC {auc.value:.4f} [{auc.low:.4f}, {auc.high:.4f}]", flush=True)
@@ -91,10 +97,6 @@ def unseen_rows(exp: Experiment, users: int, rows: int) -> pl.DataFrame:
     order = pl.Series("order", [stable_hash("unseen", key) for key in own["sample_id"]], dtype=pl.String)
     place = pl.int_range(pl.len()).over("user_id")
     return own.with_columns(order).sort("order").filter(place < rows).drop("order")
-
-
-def _texts(directory: Path) -> dict[str, str | None]:
-    return dict(read_table(directory, "reccots").select("history_id", "text").iter_rows())
 
 
 if __name__ == "__main__":

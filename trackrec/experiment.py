@@ -109,7 +109,7 @@ class Experiment:
 
     def texts(self, stage: str) -> dict[str, str]:
         """The one text per history that a greedy stage wrote."""
-        return dict(self.table(stage, "reccots").select("history_id", "text").iter_rows())
+        return texts_in(self.directory(stage))
 
     @property
     def text_sources(self) -> set[str]:
@@ -298,6 +298,11 @@ def tuning_turns(loop: LoopSettings) -> list[int]:
         turns = turns[-1:]
     began = loop.warmup and (loop.validator_start == "previous" or not loop.rec_tune)
     return [0, *turns] if began else turns
+
+
+def texts_in(directory: Path) -> dict[str, str]:
+    """The one text per history of a directory's reccots table."""
+    return dict(read_table(directory, "reccots").select("history_id", "text").iter_rows())
 
 
 def targets_by_history(rows: pl.DataFrame) -> dict[str, list[Target]]:
