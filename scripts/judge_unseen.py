@@ -1,8 +1,9 @@
-"""V of a finished run on train users it never met: ``python scripts/judge_unseen.py --config configs/quickstart.yaml``.
+"""V of a finished run on train users it never met: ``python scripts/judge_unseen.py runs/quickstart``.
 
 A run's own validation rows may be few (the quickstart's: 20 users), and its test rows are to be read once. Train users
 who neither play nor warm V up are many, and nothing was learned from them: settings of V are chosen here. Both V's of
-the run read the teacher's texts and the last G's about them; intervals resample users. Writes nothing into the run.
+the run read the teacher's texts and the last G's about them; intervals resample users. Writes nothing into the run,
+and reads its configuration from it: another seed than the run's would choose users that its models know.
 """
 
 from __future__ import annotations
@@ -30,19 +31,28 @@ Texts = Mapping[str, str | None]
 def main() -> None:
     """Print a line for each V and kind of texts."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--config", nargs="+", type=Path, required=True, help="as the run was made with")
-    parser.add_argument("--run_dir", type=Path, help="where it lies, if not where the config says")
+    parser.add_argument("run_dir", type=Path)
     parser.add_argument("--users", type=int, default=200)
     parser.add_argument("--rows", type=int, default=10, help="most rows of a user")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    arguments = [word for path in given.config for word in ("--config", str(path))]
-    if given.run_dir:
-        arguments += ["--run_dir", str(given.run_dir)]
-    exp = build_experiment(parse_values(given.config), lambda _=None: parse_objects(["fit", *arguments]), print)
-    found = judge(exp, given.users, given.rows)
+    found = judge(experiment_of(given.run_dir), given.users, given.rows)
     if given.json:
         given.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def experiment_of(run_dir: Path) -> Experiment:
+    """The experiment of a run, as the stage that ran last was configured.
+
+    Raises:
+        SystemExit: no stage ran there.
+    """
+    configs = list(run_dir.glob("**/config.yaml"))
+    if not configs:
+        raise SystemExit(f"{str(run_dir)!r} is no run directory: no stage left its config.yaml there.")
+    newest = max(configs, key=lambda path: path.stat().st_mtime_ns)
+    arguments = ["fit", "--config", str(newest), "--run_dir", str(run_dir)]
+    return build_experiment(parse_values([newest]), lambda _=None: parse_objects(arguments), print)
 
 
 def judge(exp: Experiment, users: int, rows: int) -> list[dict[str, Any]]:
@@ -68,9 +78,8 @@ def judge(exp: Experiment, users: int, rows: int) -> list[dict[str, Any]]:
             (loop.plain, "none"),
             (None, "none"),
         ]
-        for place, (validator, kind) in enumerate(
-            dict.fromkeys(pairs)
-        ):  # without a warm-up or tuning some are the same
+        # Without a warm-up or tuning some are the same.
+        for place, (validator, kind) in enumerate(dict.fromkeys(pairs)):
             which = asked.filter(pl.col("history_id").is_in(list(texts[kind])))
             out = Path(folder) / str(place)
             _, values = steps.judge_and_measure(out, which, texts[kind], validator, kind, exp.loop.rounds, 0)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import polars as pl
 import pytest
+import yaml
 
+from trackrec.cli import parse_values
 from trackrec.interactions import LoopSettings, select_cohort
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "judge_unseen.py"
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "scripts" / "judge_unseen.py"
+CONFIG = ROOT / "configs" / "quickstart.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +55,20 @@ def test_nobody_who_plays_warms_up_or_is_held_out_is_asked_about(script):
 def test_a_run_of_all_users_leaves_nobody(script):
     with pytest.raises(SystemExit, match=r"lower loop\.users or loop\.warmup_users"):
         script.unseen_rows(experiment(users=1.0), users=10, rows=5)
+
+
+def test_the_run_tells_how_it_was_configured(script, tmp_path):
+    values = parse_values([CONFIG])
+    for stage, seed in (("data", 5), ("round-1/align", 7)):
+        (tmp_path / stage).mkdir(parents=True)
+        config = tmp_path / stage / "config.yaml"
+        config.write_text(yaml.safe_dump({**values, "seed_everything": seed}))
+        os.utime(config, (seed, seed))
+    exp = script.experiment_of(tmp_path)
+    assert exp.seed == 7
+    assert exp.directory("data") == tmp_path / "data"
+
+
+def test_a_folder_without_stages_is_no_run(script, tmp_path):
+    with pytest.raises(SystemExit, match="is no run directory"):
+        script.experiment_of(tmp_path)
