@@ -83,9 +83,9 @@ def test_the_reccot_prompt_ends_with_the_request():
     assert "Use only the list above." in ask
 
 
-@pytest.mark.parametrize("order", ["shared", "release"])
+@pytest.mark.parametrize("order", ["shared", "release", "prefill"])
 def test_the_judge_prompt_literal(order):
-    """shared: history, RecCoT, question, target. release: history, target, RecCoT, question."""
+    """shared: history, RecCoT, question, target. release: history, target, RecCoT, question. prefill: target last."""
     target = Item("Night Garden", ["Comedy"], 1987)
     segments = judge_segments(SHOWN, "Likes\nWar.", target, PromptSettings(order=order))
     notes = "\n\nNotes on this viewer: <summary>Likes War.</summary>"
@@ -94,6 +94,7 @@ def test_the_judge_prompt_literal(order):
     due = {
         "shared": [SHOWN, notes, ask, name],
         "release": [SHOWN, name, notes, ask],
+        "prefill": [SHOWN, notes, ask, "Night Garden (1987) [Comedy]:"],
     }
     assert segments == due[order]
     without = judge_segments(SHOWN, None, target, PromptSettings(order=order))

@@ -42,8 +42,10 @@ class PromptSettings:
         history_years: show the years of history items. Four digits are six tokens for many a tokenizer.
         target_attributes: show the attributes of the target item, whose year is always shown.
         user_attributes: show what the users table says of the user.
-        order: ``shared`` puts the RecCoT before the target, so that all targets of a user share a prefix; ``release``
-            puts it after the target, as TrackRec's public release does.
+        order: of V's prompt. ``shared`` puts the RecCoT before the target, so that all targets of a user share a
+            prefix; ``release`` puts it after the target, as TrackRec's public release does; ``prefill`` is ``shared``
+            with the target at the head of V's own turn, right before the answer: a small language model then reads it
+            with care, and no turn is closed and opened for each target.
     """
 
     item: str = "film"
@@ -62,7 +64,7 @@ class PromptSettings:
     history_kinds: int = 0
     target_attributes: bool = True
     user_attributes: bool = False
-    order: Literal["shared", "release"] = "shared"
+    order: Literal["shared", "release", "prefill"] = "shared"
 
     def __post_init__(self) -> None:
         for key in ("max_words", "max_history", "max_title_chars"):
@@ -70,6 +72,11 @@ class PromptSettings:
                 raise ValueError(f"prompts.{key} must be at least 1, got {getattr(self, key)}.")
         if self.history_kinds < 0:
             raise ValueError(f"prompts.history_kinds must not be negative, got {self.history_kinds}.")
+
+    @property
+    def prefilled(self) -> int:
+        """How many of the last segments of V's prompt stand in V's own turn."""
+        return int(self.order == "prefill")
 
 
 class Item(NamedTuple):
@@ -236,11 +243,15 @@ def judge_segments(history: str, reccot: str | None, target: Item, settings: Pro
     """V's prompt: the history, the RecCoT (left out when None) and the question about the target.
 
     With ``order: shared`` the segments are history, RecCoT, question, target, so that what every target needs is read
-    once; with ``release`` history, target, RecCoT, question.
+    once; with ``release`` history, target, RecCoT, question; with ``prefill`` those of ``shared``, of which the target
+    opens the answer (`PromptSettings.prefilled`).
     """
     notes = [] if reccot is None else [f"\n\nNotes on this {settings.user}: <summary>{fold(reccot)}</summary>"]
     ask = f"\n\nWill this {settings.user} {settings.like} the next {settings.item}? Answer Yes or No."
-    name = f"\n\nNext {settings.item}: {describe(target, settings, settings.target_attributes)}."
+    name = describe(target, settings, settings.target_attributes)
+    if settings.order == "prefill":
+        return [history, *notes, ask, f"{name}:"]
+    name = f"\n\nNext {settings.item}: {name}."
     if settings.order == "release":
         return [history, name, *notes, ask]
     return [history, *notes, ask, name]

@@ -89,6 +89,12 @@ def test_segments_are_tokenized_one_by_one(chat):
     assert chat.encode_prompt(["Yes", "terday"]) == one[0] + one[1]
 
 
+def test_prefilled_segments_stand_in_the_assistants_turn(chat):
+    asked, begun = chat.encode_segments(["Will they?", "The Film:"], prefilled=1)
+    assert asked == chat.encode_prompt(["Will they?"])
+    assert begun == chat.encode_data("The Film:")
+
+
 def test_a_response_ends_with_the_end_of_text_and_decodes_to_itself(chat):
     text = "Enjoys Drama (3 of 4); avoids Horror."
     ids = chat.encode_response(text)

@@ -40,16 +40,18 @@ def opinions(table) -> dict[tuple[str, int, str], tuple[float, float, float]]:
     return {row[:3]: row[3:] for row in columns.iter_rows()}
 
 
-def by_hand(lm, segments: list[str]) -> tuple[float, float]:
+def by_hand(lm, segments: list[str], prefilled: int = 0) -> tuple[float, float]:
     """P(Yes) and the answers' mass from the softmax over the whole vocabulary after the prompt."""
-    logits = lm.base(input_ids=torch.tensor([lm.chat.encode_prompt(segments)])).logits[0, -1]
+    asked, begun = segments[: len(segments) - prefilled], segments[len(segments) - prefilled :]
+    ids = [*lm.chat.encode_prompt(asked), *(token for part in begun for token in lm.chat.encode_data(part))]
+    logits = lm.base(input_ids=torch.tensor([ids])).logits[0, -1]
     p = logits.double().softmax(-1)
     labels = lm.chat.label_tokens()
     yes, no = p[labels.yes].sum().item(), p[labels.no].sum().item()
     return yes / (yes + no), yes + no
 
 
-@pytest.mark.parametrize("order", ["shared", "release"])
+@pytest.mark.parametrize("order", ["shared", "release", "prefill"])
 def test_fault_06_probabilities_are_not_softmaxed_twice(tiny_lm, tmp_path, order):
     """exp(a) / (exp(a) + exp(b)) of *probabilities* a, b lies in [.27, .73]; this is the softmax of logits."""
     lm = tiny_lm(config={"initializer_range": 0.6})  # a V with opinions
@@ -60,7 +62,8 @@ def test_fault_06_probabilities_are_not_softmaxed_twice(tiny_lm, tmp_path, order
         for job in jobs():
             for draw, text in job.reccots:
                 for sample_id, item_id, label in job.targets:
-                    p_yes, mass = by_hand(lm, book.judge_prompt(job.history_id, text, item_id))
+                    prompt = book.judge_prompt(job.history_id, text, item_id)
+                    p_yes, mass = by_hand(lm, prompt, prefilled=int(order == "prefill"))
                     row = found.pop((job.history_id, draw, sample_id))
                     due = (p_yes, mass, p_yes if label else 1 - p_yes)
                     assert row == pytest.approx(due, abs=1e-5)
@@ -76,7 +79,7 @@ def test_yes_probability_by_hand():
     assert mass.tolist() == pytest.approx([0.20, 8e-9])
 
 
-@pytest.mark.parametrize("order", ["shared", "release"])
+@pytest.mark.parametrize("order", ["shared", "release", "prefill"])
 def test_fault_08_scoring_prompt_equals_training_prompt(tiny_lm, tmp_path, monkeypatch, order):
     """From root to leaf the tokens that V is asked with are those it was tuned on, and end with the same question."""
     lm, book = tiny_lm(), build_book(PromptSettings(order=order))

@@ -91,12 +91,15 @@ class ChatEncoder:
         """Token ids of untrusted text: ``<|im_end|>`` in a title becomes the characters, not the token."""
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
 
-    def encode_segments(self, segments: Sequence[str], known: dict[str, list[int]] | None = None) -> list[list[int]]:
-        """One list of ids per segment; the frame is joined to the first and the last.
+    def encode_segments(
+        self, segments: Sequence[str], known: dict[str, list[int]] | None = None, prefilled: int = 0
+    ) -> list[list[int]]:
+        """One list of ids per segment; the frame is joined to the first and to the last of the user's turn.
 
         Args:
             segments: the prompt's text, in order.
             known: ids of segments that earlier calls met; those of this one are added.
+            prefilled: so many of the last segments stand in the assistant's turn, fewer than there are.
         """
         known = {} if known is None else known
         for segment in segments:
@@ -104,7 +107,8 @@ class ChatEncoder:
                 known[segment] = self.encode_data(segment)
         ids = [known[segment] for segment in segments]
         ids[0] = [*self.opening, *ids[0]]
-        ids[-1] = [*ids[-1], *self.closing]
+        last = len(ids) - 1 - prefilled
+        ids[last] = [*ids[last], *self.closing]
         return ids
 
     def encode_prompt(self, segments: Sequence[str]) -> list[int]:

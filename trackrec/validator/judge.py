@@ -73,7 +73,8 @@ def judge_tree(
     for draw, text in reccots:
         for sample_id, item_id, label in targets:
             parent = -1
-            for ids in chat.encode_segments(book.judge_prompt(history_id, text, item_id), coded):
+            prompt = book.judge_prompt(history_id, text, item_id)
+            for ids in chat.encode_segments(prompt, coded, book.settings.prefilled):
                 key = (parent, tuple(ids))
                 if key not in known:
                     known[key] = len(tree)
