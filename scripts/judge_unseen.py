@@ -1,6 +1,6 @@
 """V of a finished run on train users it never met: ``python scripts/judge_unseen.py runs/quickstart``.
 
-A run's own validation rows may be few (the quickstart's: 20 users), and its test rows are to be read once. Train users
+A run's own validation rows may be few (the quickstart's: 13 users), and its test rows are to be read once. Train users
 who neither play nor warm V up are many, and nothing was learned from them: settings of V are chosen here. Both V's of
 the run read the teacher's texts and the last G's about them; intervals resample users. Writes nothing into the run,
 and reads its configuration from it: another seed than the run's would choose users that its models know.
@@ -22,6 +22,7 @@ from trackrec.cli import parse_objects, parse_values
 from trackrec.distill.texts import write_teacher_texts
 from trackrec.experiment import Experiment, texts_in
 from trackrec.loop import Loop
+from trackrec.run_files import newest_of
 from trackrec.steps import Steps
 from trackrec.tables import stable_hash
 
@@ -47,10 +48,9 @@ def experiment_of(run_dir: Path) -> Experiment:
     Raises:
         SystemExit: no stage ran there.
     """
-    configs = list(run_dir.glob("**/config.yaml"))
-    if not configs:
+    newest = newest_of(run_dir.glob("**/config.yaml"))
+    if newest is None:
         raise SystemExit(f"{str(run_dir)!r} is no run directory: no stage left its config.yaml there.")
-    newest = max(configs, key=lambda path: path.stat().st_mtime_ns)
     arguments = ["fit", "--config", str(newest), "--run_dir", str(run_dir)]
     return build_experiment(parse_values([newest]), lambda _=None: parse_objects(arguments), print)
 

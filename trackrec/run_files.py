@@ -33,6 +33,11 @@ _KINDS = ("sample", "score", "preferences", "align", "greedy", "rec_tune", "eval
 LOGS = "logs"
 
 
+def newest_of(paths: Iterable[Path]) -> Path | None:
+    """Of the files that exist the one written last; None where there is none."""
+    return max(filter(Path.exists, paths), key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
 class RunFiles:
     """Reads the done stages of a run.
 
@@ -74,7 +79,7 @@ class RunFiles:
         """The configuration of the stage that ran last, which a config file may differ from by now."""
         # By time: while a changed configuration makes stages anew, those behind them stand with the old one.
         paths = [self.run_dir / stage / "config.yaml" for stage in reversed(self.manifests)]
-        newest = max(filter(Path.exists, paths), key=lambda path: path.stat().st_mtime_ns, default=None)
+        newest = newest_of(paths)
         return self.config if newest is None else dict(yaml.safe_load(newest.read_text()))
 
     @cached_property
