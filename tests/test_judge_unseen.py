@@ -57,8 +57,9 @@ def test_a_run_of_all_users_leaves_nobody(script):
         script.unseen_rows(experiment(users=1.0), users=10, rows=5)
 
 
-def test_the_run_tells_how_it_was_configured(script, tmp_path):
+def test_the_run_tells_how_it_was_configured(script, tmp_path, tiny_model_dir):
     values = parse_values([CONFIG])
+    values["backbone"]["model"] = str(tiny_model_dir)
     for stage, seed in (("data", 5), ("round-1/align", 7)):
         (tmp_path / stage).mkdir(parents=True)
         config = tmp_path / stage / "config.yaml"
