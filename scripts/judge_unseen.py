@@ -24,7 +24,7 @@ from trackrec.experiment import Experiment, texts_in
 from trackrec.loop import Loop
 from trackrec.run_files import newest_of
 from trackrec.steps import Steps
-from trackrec.tables import stable_hash
+from trackrec.tables import MANIFEST, stable_hash
 
 Texts = Mapping[str, str | None]
 
@@ -43,14 +43,14 @@ def main() -> None:
 
 
 def experiment_of(run_dir: Path) -> Experiment:
-    """The experiment of a run, as the stage that ran last was configured.
+    """The experiment of a run, as the stage that ended last was configured.
 
     Raises:
-        SystemExit: no stage ran there.
+        SystemExit: no stage ended there.
     """
-    newest = newest_of(run_dir.glob("**/config.yaml"))
+    newest = newest_of(path for path in run_dir.glob("**/config.yaml") if (path.parent / MANIFEST).exists())
     if newest is None:
-        raise SystemExit(f"{str(run_dir)!r} is no run directory: no stage left its config.yaml there.")
+        raise SystemExit(f"{str(run_dir)!r} is no run directory: no stage ended there.")
     arguments = ["fit", "--config", str(newest), "--run_dir", str(run_dir)]
     return build_experiment(parse_values([newest]), lambda _=None: parse_objects(arguments), print)
 

@@ -60,8 +60,10 @@ def test_a_run_of_all_users_leaves_nobody(script):
 def test_the_run_tells_how_it_was_configured(script, tmp_path, tiny_model_dir):
     values = parse_values([CONFIG])
     values["backbone"]["model"] = str(tiny_model_dir)
-    for stage, seed in (("data", 5), ("round-1/align", 7)):
+    for stage, seed in (("data", 5), ("round-1/align", 7), ("round-1/greedy", 9)):
         (tmp_path / stage).mkdir(parents=True)
+        if stage != "round-1/greedy":  # which was broken off
+            (tmp_path / stage / "manifest.json").write_text("{}")
         config = tmp_path / stage / "config.yaml"
         config.write_text(yaml.safe_dump({**values, "seed_everything": seed}))
         os.utime(config, (seed, seed))

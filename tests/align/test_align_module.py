@@ -177,6 +177,15 @@ def test_one_stale_set_is_enough(lm, tiny_book, stage):
         fit_adapter(module, data, QUIET | {"max_epochs": 1}, stage / "out")
 
 
+@pytest.mark.parametrize(("copies", "random_sets"), [(1, 6), (9, 8), (30, 22), (80, 32)])
+def test_the_start_is_checked_on_the_first_batch_and_an_eighth_of_the_sets(lm, tiny_book, stage, copies, random_sets):
+    data = with_references(SoftmaxDPOModule(lm, "g"), align_data(lm, tiny_book, stage), stage)
+    data.examples *= copies
+    first, *picked = data.check_batches()
+    assert first.ids == next(iter(data.train_dataloader())).ids
+    assert sum(len(batch.ids) for batch in picked) == random_sets
+
+
 def test_without_references_there_is_no_loss(lm, tiny_book, stage):
     module, data = SoftmaxDPOModule(lm, "g"), align_data(lm, tiny_book, stage)
     with pytest.raises(StaleReferenceError, match="no reference log-probabilities"):

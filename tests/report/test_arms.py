@@ -8,6 +8,7 @@ from pathlib import Path
 from made_run import MadeRun, made_config, metric_row
 from reading import section, tables
 
+from trackrec.report.arm_names import arm_name, arm_order, text_name
 from trackrec.report.document import Figure, Num
 from trackrec.report.facts import gather
 from trackrec.report.figures import forest
@@ -52,3 +53,18 @@ def test_a_loss_that_rises_is_bad() -> None:
     rises = [("a", Num(0.2, 0.1, 0.3))]
     assert "bad" in forest("LogLoss", rises, lower_is_better=True)
     assert "bad" not in forest("AUC", rises)
+
+
+def test_every_arm_has_a_name_and_a_place():
+    arms = ["validator/reccot", "lightgbm", "logistic+random", "logistic", "reccot+prompt", "random", "none", "item_user"]
+    assert [arm_name(arm, "DIN") for arm in sorted(arms, key=arm_order)] == [
+        "item mean + user mean",
+        "DIN, no text",
+        "DIN + random vectors",
+        "DIN + RecCoT + the history itself",
+        "logistic regression, no text",
+        "logistic regression + random vectors",
+        "LightGBM, no text",
+        "V tuned, RecCoT",
+    ]
+    assert text_name("reccot@0.25") == "RecCoT for 25% of the users"

@@ -6,27 +6,16 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from trackrec.metrics import LEAST_USERS, accuracy, auc, log_loss
+from trackrec.report.arm_names import VALIDATOR_NAMES, arm_name, arm_order, text_name
 from trackrec.report.document import Badge, Block, Cell, Figure, Folded, Missing, Num, Section, Table, Verdict, sentence
 from trackrec.report.figures import forest
 from trackrec.report.judgements import paired_difference
 from trackrec.report.numbers import RunNumbers
-from trackrec.report.terminal import ARM_NAMES, VALIDATOR_NAMES
 
 MEASURES = {"auc": "AUC", "acc": "ACC", "log_loss": "LogLoss"}
 _COLUMNS = {**MEASURES, "uauc": "UAUC"}
 _LOWER_IS_BETTER = {"log_loss"}
 _PLACEBOS = ("shuffled", "random", "prompt", "plain")
-_CLASSICS = {"logistic": "logistic regression", "lightgbm": "LightGBM"}
-_PLAIN_NAMES = {
-    "none": "no text",
-    "shuffled": "another user's RecCoT",
-    "random": "random vectors",
-    "prompt": "the history's own text",
-    "plain": "V without a text",
-    "untuned": "an untuned model's text",
-    "teacher": "the teacher's text",
-    **_CLASSICS,
-}
 _SLICES = {
     "cold_items": "items with at most 5 train ratings",
     "warm_items": "items with more",
@@ -102,7 +91,7 @@ def _differences(run: RunNumbers, stage: str) -> list[Difference]:
                 num = run.measured(stage, split, arm, name, unit="signed")
                 assert num is not None
                 seen = run.measured(stage, split, arm, f"{name}_mde")
-                found.append(Difference(f"{sentence(_short(arm))} minus {_short(other)}", measure, num, seen))
+                found.append(Difference(f"{sentence(text_name(arm))} minus {text_name(other)}", measure, num, seen))
     return found
 
 
@@ -189,7 +178,7 @@ def _verdict(run: RunNumbers, stage: str, net: str) -> Verdict | None:
     else:
         answer = Badge("No evidence that it helped", "open")
     grounds = [
-        f"{net} with the RecCoT minus {_PLAIN_NAMES[other]}: AUC {num.text} {num.interval}, {split} split, "
+        f"{net} with the RecCoT minus {text_name(other)}: AUC {num.text} {num.interval}, {split} split, "
         f"{num.n:,} rows: {verdict(num).text}."
         for other, num in nums.items()
         if num is not None
@@ -213,14 +202,12 @@ def _best_placebo(run: RunNumbers) -> str | None:
 
 def _arms_table(run: RunNumbers, stage: str, net: str) -> Table:
     split = _SPLITS[stage]
-    arms = [arm for arm in run.arms(stage, split) if not arm.startswith("validator/")]
-    order = list(ARM_NAMES)
-    arms.sort(key=lambda arm: (order.index(arm) if arm in order else len(order), arm))
+    arms = sorted((arm for arm in run.arms(stage, split) if arm not in VALIDATOR_NAMES), key=arm_order)
     rows: list[list[Cell]] = []
     for arm in arms:
         nums = [run.measured(stage, split, arm, name) for name in _COLUMNS]
         if nums[0] is not None:
-            rows.append([_arm_name(arm, net), *(num or "–" for num in nums), Num(nums[0].n or 0, unit="count")])
+            rows.append([arm_name(arm, net), *(num or "–" for num in nums), Num(nums[0].n or 0, unit="count")])
     if ceiling := run.ceiling(split, "auc"):
         others = [run.ceiling(split, name) or "–" for name in list(_COLUMNS)[1:]]
         rows.append(["the most anyone could reach", ceiling, *others, Num(ceiling.n or 0, unit="count")])
@@ -229,21 +216,6 @@ def _arms_table(run: RunNumbers, stage: str, net: str) -> Table:
     if one_class is not None:
         caption += f" UAUC leaves out {one_class.value:,.0f} of {one_class.n:,} users, whose rows have one class."
     return Table(caption, ("arm", *_COLUMNS.values(), "rows"), rows)
-
-
-def _short(arm: str) -> str:
-    if arm.startswith("reccot@"):
-        return f"RecCoT for {float(arm.split('@')[1]):.0%} of the users"
-    return "RecCoT" if arm == "reccot" else _PLAIN_NAMES.get(arm, arm)
-
-
-def _arm_name(arm: str, net: str) -> str:
-    model, plus, text = arm.partition("+")
-    if plus and model in _CLASSICS:
-        return f"{_CLASSICS[model]} + {_short(text)}"
-    named = arm in _PLAIN_NAMES or arm.startswith("reccot@")
-    known = f"{{net}} + {_short(arm)}" if named else arm
-    return ARM_NAMES.get(arm, known).format(net=net)
 
 
 # -- V as the recommender -----------------------------------------------------------------------------------------

@@ -8,29 +8,8 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-VALIDATOR_NAMES = {
-    "validator/untuned": "V untuned, no RecCoT",
-    "validator/plain": "V tuned, no RecCoT",
-    "validator/reccot": "V tuned, RecCoT",
-}
-ARM_NAMES = {
-    "item_mean": "item mean",
-    "user_mean": "user mean",
-    "item_user": "item mean + user mean",
-    "none": "{net}, no text",
-    "reccot": "{net} + RecCoT",
-    "shuffled": "{net} + another user's RecCoT",
-    "random": "{net} + random vectors",
-    "prompt": "{net} + the history itself",
-    "plain": "{net} + V without RecCoT",
-    "untuned": "{net} + RecCoT of the untuned model",
-    "teacher": "{net} + the teacher's RecCoT",
-    "logistic": "logistic regression, no text",
-    "logistic+reccot": "logistic regression + RecCoT",
-    "lightgbm": "LightGBM, no text",
-    "lightgbm+reccot": "LightGBM + RecCoT",
-    **VALIDATOR_NAMES,
-}
+from trackrec.report.arm_names import VALIDATOR_NAMES, arm_name, arm_order
+
 _COLUMNS = {"auc": "AUC", "acc": "ACC", "log_loss": "LogLoss", "uauc": "UAUC"}
 
 
@@ -114,14 +93,13 @@ def arms_table(metrics: pl.DataFrame, split: str, net: str, rounds: int) -> Tabl
     for name in (*_COLUMNS.values(), "rows"):
         table.add_column(name, justify="right", no_wrap=True)
     others = metrics.filter((pl.col("stage") == ("test" if split == "test" else "ctr")) & (pl.col("split") == split))
-    # Arms made of several texts have no name of their own; those of coverage have a table of their own.
-    unnamed = sorted({arm for arm in others["arm"] if "@" not in arm} - set(ARM_NAMES))
-    for arm, label in {**ARM_NAMES, **{arm: arm for arm in unnamed}}.items():
+    # Shares of the users have a table of their own.
+    for arm in sorted({*(arm for arm in others["arm"] if "@" not in arm), *VALIDATOR_NAMES}, key=arm_order):
         key = _where(arm, split, rounds)
         if cells.value(*key, "auc") is None:
             continue
         values = [cells.text(*key, name, interval=name == "auc") for name in _COLUMNS]
-        table.add_row(label.format(net=net), *values, cells.count(*key, "auc"))
+        table.add_row(arm_name(arm, net), *values, cells.count(*key, "auc"))
     return table
 
 
