@@ -55,6 +55,13 @@ def test_where_the_validator_starts(start: Any, wanted: bool, tmp_path: Path) ->
     assert ("round-1/rec_tune" in made["round-2/rec_tune"].inputs) is wanted
 
 
+def test_the_rounds_rate_of_v_is_none_of_the_warm_ups(tmp_path: Path) -> None:
+    made = stages(tmp_path, rounds=1)
+    assert [name for name, stage in made.items() if "loop.validator_lr" in stage.keys] == ["round-1/rec_tune"]
+    with pytest.raises(ValueError, match=r"loop\.validator_lr must be above 0, or null for rec_tune\.model\.lr, got 0"):
+        LoopSettings(validator_lr=0)
+
+
 def test_a_wide_warm_up_reads_the_teachers_texts(tmp_path: Path) -> None:
     assert "warmup/greedy" in stages(tmp_path, rounds=1)["warmup/rec_tune"].inputs
     wide = stages(tmp_path, rounds=1, warmup_users=0.5)["warmup/rec_tune"]

@@ -132,7 +132,8 @@ class Loop:
     def _add_rec_tune(self, rounds: Sequence[int]) -> None:
         steps, name = self.steps, f"round-{rounds[-1]}"
         start = self.validator if self.exp.loop.validator_start == "previous" else None
-        keys: Names = (*_VALIDATOR, "rec_tune", "loop.validator_start", "loop.alternate", *_PLAYERS)
+        turns: Names = ("loop.validator_start", "loop.validator_lr", "loop.alternate")
+        keys: Names = (*_VALIDATOR, "rec_tune", *turns, *_PLAYERS)
         run: Run = lambda out: steps.rec_tune(out, rounds, start)  # noqa: E731
         inputs, count = _there("data", f"{name}/greedy", start), self.exp.rec_tune.processes
         self.validator = self._add_training(f"{name}/rec_tune", keys, inputs, _JUDGE, run, count)

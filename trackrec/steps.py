@@ -263,7 +263,8 @@ class Steps:
     def rec_tune(self, out: Path, rounds: Sequence[int], start: str | None) -> dict[str, Any]:
         """Rec-Tuning of V on the rows of one round or several, with the greedy texts of the last."""
         name = f"round-{rounds[-1]}"
-        return self._tune(out, name, self.exp.tuning_rows(rounds), self.exp.texts(f"{name}/greedy"), start, rounds)
+        texts = self.exp.texts(f"{name}/greedy")
+        return self._tune(out, name, self.exp.tuning_rows(rounds), texts, start, rounds, self.exp.loop.validator_lr)
 
     def rec_tune_plain(self, out: Path, turns: Sequence[int]) -> dict[str, Any]:
         """Rec-Tuning of V on the rows of some turns without any text."""
@@ -278,6 +279,7 @@ class Steps:
         texts: Mapping[str, str | None],
         start: str | None,
         turns: Sequence[int],
+        lr: float | None = None,
     ) -> dict[str, Any]:
         from trackrec.validator.data import RecTuneData
         from trackrec.validator.module import RecTuningModule
@@ -291,7 +293,8 @@ class Steps:
         data.setup("fit")
         lm.check_packing(max((entry.tree for entry in data.examples), key=len), adapter)
         tokens = sum(tree_tokens(entry.tree) for entry in data.examples)
-        notes = self._fit(out, RecTuningModule(lm, adapter, **section.model), data, section, len(data.examples), tokens)
+        module = RecTuningModule(lm, adapter, **section.model | ({} if lr is None else {"lr": lr}))
+        notes = self._fit(out, module, data, section, len(data.examples), tokens)
         return {**notes, "tuning_rows": len(rows)}
 
     def _fit(self, out: Path, module: Any, data: Any, section: Training, examples: int, tokens: int) -> dict[str, Any]:

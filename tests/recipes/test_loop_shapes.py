@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
+from safetensors.torch import load_file
 
 from trackrec.cli import run_cli
 from trackrec.run_files import RunFiles
@@ -88,8 +89,17 @@ def test_without_distillation(folder: Path) -> None:
     assert foreign["verdict"].to_list() == ["ok"]
 
 
-def test_without_alignment(folder: Path) -> None:
-    run_dir = fit(folder, "no_alignment")
+def moved(run_dir: Path, stage: str) -> float:
+    """How far an adapter is from a fresh one, whose B matrices are zero."""
+    weights = load_file(run_dir / stage / "adapter/adapter_model.safetensors")
+    return max(float(value.abs().max()) for name, value in weights.items() if "lora_B" in name)
+
+
+def test_without_alignment_and_at_a_rate_of_its_own_for_the_rounds(folder: Path) -> None:
+    run_dir = fit(folder, "no_alignment", "--loop.validator_lr", "1e-9")
+    still, trained = (moved(run_dir, stage) for stage in ("round-2/rec_tune", "warmup/rec_tune"))
+    assert still < 1e-6 < 1e-4 < trained
+    assert moved(run_dir, "plain/rec_tune") > 1e-4
     texts = [read_table(run_dir / f"round-{number}/greedy", "reccots") for number in (1, 2)]
     assert texts[0]["text"].to_list() == texts[1]["text"].to_list()
     assert not list(run_dir.glob("round-*/align"))

@@ -128,7 +128,7 @@ class AlignData(LightningDataModule):
     def check_batches(self) -> list[PreferenceBatch]:
         """The first training batch and random sets, on which the start of the training is checked.
 
-        An eighth of the sets, at least 8 and at most 32: reading 32 of a small run's 50 again took a tenth of its stage.
+        An eighth of the sets, at least 8 and at most 32: of 50 sets 32 took a tenth of the stage.
         """
         rng = random.Random(self.seed)
         wanted = min(max(8, len(self.examples) // 8), 32)

@@ -23,6 +23,9 @@ class LoopSettings:
         warmup_users: share of the users whose rows warm V up, with the teacher's texts instead of greedy ones, so
             that V sees more users than play; null keeps to those who play and to the distilled G's texts.
         validator_start: each round's V starts from the plain ``base`` (paper) or from the ``previous`` V.
+        validator_lr: peak learning rate of V in the rounds; null is ``rec_tune.model.lr``, that of the warm-up and of
+            the V without texts. A V that goes on from the ``previous`` one loses at the warm-up's rate what it learnt
+            there (docs/benchmarks.md).
         texts: in the end ``all`` histories get a greedy RecCoT, or only the ``played`` and evaluated ones.
         eval_samples: most validation rows on which V is evaluated each round.
         test_samples: most test rows on which V is evaluated in the end; null is as many as ``eval_samples``.
@@ -43,6 +46,7 @@ class LoopSettings:
     warmup: bool = True
     warmup_users: float | None = None
     validator_start: Literal["base", "previous"] = "base"
+    validator_lr: float | None = None
     texts: Literal["all", "played"] = "all"
     eval_samples: int = 2000
     test_samples: int | None = None
@@ -59,6 +63,10 @@ class LoopSettings:
             share = getattr(self, key)
             if share is not None and not 0 < share <= 1:
                 raise ValueError(f"loop.{key} must be in (0, 1], a share of the train users, got {share}.")
+        if self.validator_lr is not None and self.validator_lr <= 0:
+            raise ValueError(
+                f"loop.validator_lr must be above 0, or null for rec_tune.model.lr, got {self.validator_lr}."
+            )
         for key in ("rounds", "targets", "eval_samples", "test_samples", "eval_per_history", "shard_histories"):
             value = getattr(self, key)
             if value is not None and value < 1:
