@@ -48,7 +48,7 @@ def experiment_of(run_dir: Path) -> Experiment:
     Raises:
         SystemExit: no stage ended there.
     """
-    newest = newest_of(path for path in run_dir.glob("**/config.yaml") if (path.parent / MANIFEST).exists())
+    newest = newest_of(path.with_name("config.yaml") for path in run_dir.glob(f"**/{MANIFEST}"))
     if newest is None:
         raise SystemExit(f"{str(run_dir)!r} is no run directory: no stage ended there.")
     arguments = ["fit", "--config", str(newest), "--run_dir", str(run_dir)]

@@ -131,8 +131,8 @@ class AlignData(LightningDataModule):
         An eighth of the sets, at least 8 and at most 32: of 50 sets 32 took a tenth of the stage.
         """
         rng = random.Random(self.seed)
-        wanted = min(max(8, len(self.examples) // 8), 32)
-        picked = rng.sample(self.examples, min(wanted, len(self.examples)))
+        sets = len(self.examples)
+        picked = rng.sample(self.examples, min(max(8, sets // 8), 32, sets))
         return [next(iter(self._loader(self.examples, shuffle=True))), *self._loader(picked, shuffle=False)]
 
     def transfer_batch_to_device(self, batch: PreferenceBatch, device: Any, dataloader_idx: int) -> PreferenceBatch:

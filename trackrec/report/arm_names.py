@@ -19,6 +19,7 @@ _TEXTS = {
     "untuned": "the untuned model's text",
     "teacher": "the teacher's RecCoT",
 }
+_WHOLE, _PARTS = {**_MEANS, **VALIDATOR_NAMES}, {**_TEXTS, **_CLASSIC_NAMES}
 
 
 def text_name(arm: str) -> str:
@@ -28,13 +29,13 @@ def text_name(arm: str) -> str:
     """
     if arm.startswith("reccot@"):
         return f"RecCoT for {float(arm.split('@')[1]):.0%} of the users"
-    return " + ".join({**_TEXTS, **_CLASSIC_NAMES}.get(part, part) for part in arm.split("+"))
+    return " + ".join(_PARTS.get(part, part) for part in arm.split("+"))
 
 
 def arm_name(arm: str, net: str) -> str:
     """The arm in full: ``DIN + RecCoT`` of ``reccot``, ``logistic regression, no text`` of ``logistic``."""
-    if arm in _MEANS or arm in VALIDATOR_NAMES:
-        return {**_MEANS, **VALIDATOR_NAMES}[arm]
+    if arm in _WHOLE:
+        return _WHOLE[arm]
     if arm in _CLASSIC_NAMES:
         return f"{_CLASSIC_NAMES[arm]}, no text"
     if arm.partition("+")[0] in _CLASSIC_NAMES:

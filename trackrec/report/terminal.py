@@ -8,7 +8,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from trackrec.report.arm_names import VALIDATOR_NAMES, arm_name, arm_order
+from trackrec.report.arm_names import VALIDATOR_NAMES, arm_name, arm_order, text_name
 
 _COLUMNS = {"auc": "AUC", "acc": "ACC", "log_loss": "LogLoss", "uauc": "UAUC"}
 
@@ -135,10 +135,10 @@ def differences(metrics: pl.DataFrame, split: str, net: str) -> list[str]:
     """One line per comparison of RecCoT with its controls: the paired difference in AUC, with its interval."""
     cells, stage = Cells(metrics), "test" if split == "test" else "ctr"
     lines = []
-    for other, label in (("none", "no text"), ("shuffled", "another user's RecCoT")):
+    for other in ("none", "shuffled"):
         text = cells.text(stage, -1, split, "reccot", f"auc_minus_{other}")
         if text != "-":
-            lines.append(f"{net} + RecCoT minus {label}: AUC {text} ({split}, paired)")
+            lines.append(f"{arm_name('reccot', net)} minus {text_name(other)}: AUC {text} ({split}, paired)")
     one_class = cells.value(stage, -1, split, "reccot", "users_one_class")
     if one_class:
         users = cells.count(stage, -1, split, "reccot", "users_one_class")
