@@ -1,0 +1,66 @@
+"""The README's commands for one's own ratings, as they are printed, on a file of the form that it describes."""
+
+from __future__ import annotations
+
+import random
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny import save_tiny_encoder
+
+pytestmark = pytest.mark.recipe
+ROOT = Path(__file__).parents[2]
+GENRES = ["Comedy", "Drama", "Action", "Horror"]
+# What a random model of two layers needs in the place of SmolLM2: more teaching, smaller prompts, no thresholds.
+SMALL = {
+    "sampler": {"init_args": {"n": 3, "max_new_tokens": 8}},
+    "loop": {"rounds": 1, "users": 0.5, "warmup_users": 0.8, "eval_samples": 20},
+    "prompts": {"max_words": 20},
+    "distill": {"model": {"lr": 2e-2}, "trainer": {"max_epochs": 15}},
+    "align": {"sets": {"min_spread": 0.0, "min_best": 0.0}},
+    "ctr": {"seeds": [0], "trainer": {"max_epochs": 2}},
+}
+
+
+def commands() -> list[list[str]]:
+    """The command lines of the section, without their comments."""
+    text = (ROOT / "README.md").read_text().partition("## Use your own ratings")[2].partition("\n## ")[0]
+    return [shlex.split(line, comments=True) for line in re.findall(r"^    (trackrec .*)$", text, re.MULTILINE)]
+
+
+def write_ratings(path: Path) -> None:
+    """Users who like one genre; a header and columns as the README names them."""
+    rng = random.Random(0)
+    lines = ["user_id,item_id,rating,timestamp,title,genres"]
+    for user in range(24):
+        for place, item in enumerate(rng.sample(range(40), 20)):
+            stars = 5 if (item % 4 == user % 4) != (rng.random() < 0.2) else 2
+            lines.append(f"u{user},i{item},{stars},{900_000_000 + 1000 * place + user},Film {item},{GENRES[item % 4]}")
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_the_commands_for_own_ratings(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trackrec: Callable[..., str],
+    tiny_models: Callable[..., Path],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "configs", "configs")
+    shutil.copytree(tiny_models("llama"), "data/smollm2-135m-instruct")
+    save_tiny_encoder(Path("data/all-minilm-l6-v2"))
+    write_ratings(Path("ratings.csv"))
+    Path("small.yaml").write_text(yaml.safe_dump(SMALL))
+    found = commands()
+    assert [command[1] for command in found] == ["fit", "fit", "test"]
+    printed = [trackrec(*command[1:], "--config", "small.yaml") for command in found]
+    assert "ctr/none" in printed[0] or "DIN, no text" in printed[0]
+    assert "up to date" in printed[1]
+    assert "DIN" in printed[1]
+    assert Path("runs/own_ratings/report/index.html").exists()
+    assert Path("runs/own_ratings/test/manifest.json").exists()
