@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import polars as pl
 
 from trackrec.hooks import DoneStage
-from trackrec.metrics import calibration_error
+from trackrec.metrics.scores import calibration_error
 
 from .monitor import Gauge, Limits, Monitor
 

@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 
 from trackrec.hooks import DoneStage
-from trackrec.metrics import auc, balanced_mean, paired_bootstrap
+from trackrec.metrics.intervals import paired_bootstrap
+from trackrec.metrics.scores import auc, balanced_mean
 
 from .monitor import Gauge, Limits, Monitor
 from .texts import Compared, compared_texts

@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 
 from trackrec.hooks import DoneStage
-from trackrec.metrics import distinct_n, mean_words
-from trackrec.tables import stable_hash
+from trackrec.metrics.texts import distinct_n, mean_words
+from trackrec.storage.atomic import stable_hash
 
 from .monitor import Gauge, Limits, Monitor
 

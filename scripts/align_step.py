@@ -17,8 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trackrec.__main__ import import_lightning
 from trackrec.llm.shapes import SHAPES
+from trackrec.runtime.lightning_import import import_lightning
 
 TINY: dict[str, Any] = {
     "hidden_size": 64,
@@ -63,7 +63,8 @@ def write_sets(root: Path, items: int, draws: int, new_tokens: int, vocabulary: 
     """Preference sets of random tokens about histories of ``items`` films; returns the tables for the prompts."""
     import polars as pl
 
-    from trackrec.tables import to_arrow, write_part
+    from trackrec.storage.parts import write_part
+    from trackrec.storage.schemas import to_arrow
 
     rng = random.Random(0)
     films = [
@@ -123,8 +124,8 @@ def main() -> None:
     from trackrec.cli import parse_objects
     from trackrec.llm.backbone import LanguageModel
     from trackrec.llm.training import fit_adapter
-    from trackrec.peak_memory import peak_memory, reset_peak_memory
-    from trackrec.prompts import PromptBook
+    from trackrec.prompts.book import PromptBook
+    from trackrec.runtime.peak_memory import peak_memory, reset_peak_memory
 
     objects = parse_objects(["fit", "--config", str(given.config)])
     shape = SHAPES[objects.backbone.model]

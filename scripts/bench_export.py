@@ -30,7 +30,7 @@ from trackrec.ctr.stage import CTRPlan, run_ctr
 from trackrec.export import NET, export_net
 from trackrec.interactions import MovieLens, SampleRules, build_samples
 from trackrec.requests import RequestEncoder
-from trackrec.tables import read_table, write_part
+from trackrec.storage.parts import read_table, write_part
 
 TEXT_DIM = 384
 

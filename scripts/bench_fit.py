@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trackrec.tables import read_manifest
+from trackrec.storage.manifest import read_manifest
 
 SMALL = ["--loop.users", "0.016", "--loop.warmup_users", "0.032", "--loop.rounds", "1", "--loop.eval_samples", "60"]
 # The stages of a language model; the others are the same either way.

@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from align_step import TINY, save_random_model
 
-from trackrec.__main__ import import_lightning
 from trackrec.llm.shapes import SHAPES
+from trackrec.runtime.lightning_import import import_lightning
 
 MAX_PEAK_SIZE = 8192
 
@@ -183,7 +183,7 @@ def linear_weights(lm: Any) -> int:
 
 def measure(bench: StageBench, repeats: int, weights: int, peak: float) -> dict[str, dict[str, float]]:
     """Median seconds, tokens/s, share of the peak and peak memory of every stage."""
-    from trackrec.peak_memory import peak_memory, reset_peak_memory
+    from trackrec.runtime.peak_memory import peak_memory, reset_peak_memory
 
     found = {}
     for name, (tokens, flops, work) in bench.works().items():

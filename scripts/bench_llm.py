@@ -30,7 +30,7 @@ from trackrec.llm.loading import BackboneSettings, LoRASettings
 from trackrec.llm.logprobs import branch_logprobs, next_token_logprobs
 from trackrec.llm.nucleus import SeededTopP
 from trackrec.llm.packing import Branch, Layout, Tree, pack, unroll
-from trackrec.peak_memory import peak_memory, reset_peak_memory
+from trackrec.runtime.peak_memory import peak_memory, reset_peak_memory
 
 Work = Callable[[], Tensor]
 TEXT = "The viewer liked quiet dramas of the nineties, old comedies and a few westerns, and disliked loud thrillers. "

@@ -26,9 +26,9 @@ from bench_export import bench_plan, write_tables
 from trackrec.ctr.assemble import CTRInputs
 from trackrec.ctr.saved import SavedNets
 from trackrec.ctr.stage import run_ctr
-from trackrec.peak_memory import peak_memory, reset_peak_memory
 from trackrec.predict import answer
 from trackrec.requests import after_all, newest_histories
+from trackrec.runtime.peak_memory import peak_memory, reset_peak_memory
 
 
 def main() -> None:

@@ -32,8 +32,9 @@ from trackrec.ctr.features import CTRData, FeatureBuilder
 from trackrec.ctr.train import fit_arm
 from trackrec.ctr.verdict import ArmScores, arm_scores
 from trackrec.interactions import MovieLens, SampleRules, build_samples
-from trackrec.metrics import Draws, auc, log_loss, seed_draws
-from trackrec.tables import to_arrow
+from trackrec.metrics.intervals import Draws, seed_draws
+from trackrec.metrics.scores import auc, log_loss
+from trackrec.storage.schemas import to_arrow
 
 
 def main() -> None:

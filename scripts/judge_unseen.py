@@ -24,7 +24,8 @@ from trackrec.experiment import Experiment, texts_in
 from trackrec.loop import Loop
 from trackrec.run_files import newest_of
 from trackrec.steps import Steps
-from trackrec.tables import MANIFEST, stable_hash
+from trackrec.storage.atomic import stable_hash
+from trackrec.storage.manifest import MANIFEST
 
 Texts = Mapping[str, str | None]
 

@@ -28,7 +28,8 @@ from trackrec.llm.chat import ChatEncoder
 from trackrec.llm.loading import BackboneSettings
 from trackrec.llm.logprobs import branch_logprobs
 from trackrec.llm.packing import Branch, Tree, tree_tokens
-from trackrec.prompts import Item, PromptSettings, Rated, history_segment, judge_segments, reccot_segments
+from trackrec.prompts.settings import PromptSettings
+from trackrec.prompts.templates import Item, Rated, history_segment, judge_segments, reccot_segments
 
 _KINDS = ("text", "answered", "noted", "told")
 # Share of the steps after which answers by notes count: until notes are read at all, they are noise.

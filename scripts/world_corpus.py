@@ -21,10 +21,10 @@ import numpy as np
 from trackrec.interactions.simulated_claims import Claim, read_claims
 from trackrec.interactions.simulated_words import GENRES, Genre
 from trackrec.interactions.simulated_world import World, WorldRules, draw_world
-from trackrec.prompts import (
+from trackrec.prompts.settings import PromptSettings
+from trackrec.prompts.templates import (
     Item,
     Leanings,
-    PromptSettings,
     Rated,
     counted,
     history_segment,

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from trackrec.interactions.simulated import Simulated, Truth, expected_auc
 from trackrec.interactions.simulated_world import WorldRules
-from trackrec.metrics import auc, balanced_mean, user_bootstrap
+from trackrec.metrics.intervals import user_bootstrap
+from trackrec.metrics.scores import auc, balanced_mean
 from trackrec.run_files import RunFiles
 
 RESAMPLES = 500

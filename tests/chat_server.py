@@ -14,7 +14,8 @@ from typing import Any
 from trackrec.distill.answers import ANSWERS
 from trackrec.distill.openai_teacher import OpenAITeacher
 from trackrec.distill.teacher import TeacherRequest
-from trackrec.prompts import Item, PromptSettings, Rated
+from trackrec.prompts.settings import PromptSettings
+from trackrec.prompts.templates import Item, Rated
 
 WORDS = PromptSettings()
 KEY = "sk-test-7f3a9c51e0"

@@ -12,7 +12,7 @@ import pytest
 
 if TYPE_CHECKING:
     from trackrec.llm.backbone import LanguageModel
-    from trackrec.prompts import PromptBook
+    from trackrec.prompts.book import PromptBook
 
 
 BESIDE_OTHERS = "PYTEST_XDIST_WORKER" in os.environ

@@ -10,8 +10,9 @@ import numpy as np
 import polars as pl
 from tiny import frame, reccot_row
 
-from trackrec.metrics import metric_rows
-from trackrec.tables import Manifest, content_hash, read_manifest, write_manifest, write_part
+from trackrec.metrics.intervals import metric_rows
+from trackrec.storage.manifest import Manifest, content_hash, read_manifest, write_manifest
+from trackrec.storage.parts import write_part
 from trackrec.validator.evaluate import judged_rows, validator_metrics
 
 USERS = 30

@@ -1,7 +1,7 @@
 """What a `trackrec` command imports until it is done. The fork server of `forks` imports it, and runs none of it."""
 
 # ruff: noqa: E402, F401
-from trackrec.__main__ import import_lightning
+from trackrec.runtime.lightning_import import import_lightning
 
 import_lightning()
 

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trackrec.claims import ClaimChecker, normal_form, unsupported_claims
 from trackrec.distill.teacher import ProfileTeacher, TeacherRequest, TeacherTexts
 from trackrec.distill.texts import write_teacher_texts
-from trackrec.prompts import Item, PromptSettings, Rated
+from trackrec.prompts.grounding import ClaimChecker, normal_form, unsupported_claims
+from trackrec.prompts.settings import PromptSettings
+from trackrec.prompts.templates import Item, Rated
 
 TITLES = [
     "The Silver River",

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from trackrec.cli import TrackRecCLI, run_cli
-from trackrec.extras import MissingPackageError
 from trackrec.interactions import LoopSettings
 from trackrec.llm.training import OptimizerSettings
+from trackrec.runtime.packages import MissingPackageError
 
 CONFIG = str(Path(__file__).parent.parent / "configs" / "quickstart.yaml")
 

@@ -11,7 +11,9 @@ import pytest
 from trackrec.hooks import DoneStage, Reading, StageHook
 from trackrec.pipeline import Pipeline, Stage, StageError, StoppedByMonitorError
 from trackrec.run_lock import ForeignFilesError, RunLockedError
-from trackrec.tables import TableError, read_manifest, read_table
+from trackrec.storage.manifest import read_manifest
+from trackrec.storage.parts import read_table
+from trackrec.storage.schemas import TableError
 
 
 def pipeline(
@@ -30,9 +32,9 @@ def pipeline(
 
         return run
 
-    made.add(Stage("a", ("a",), (), ("metrics.py",), body("a", "a" * config["a"])))
-    made.add(Stage("one/b", ("x.y",), ("a",), ("metrics.py",), body("one/b", f"b{config['x']['y']}", "a")))
-    made.add(Stage("c", ("z",), ("one/b",), ("prompts.py",), body("c", "c", "one/b")))
+    made.add(Stage("a", ("a",), (), ("metrics",), body("a", "a" * config["a"])))
+    made.add(Stage("one/b", ("x.y",), ("a",), ("metrics",), body("one/b", f"b{config['x']['y']}", "a")))
+    made.add(Stage("c", ("z",), ("one/b",), ("prompts",), body("c", "c", "one/b")))
     return made
 
 
@@ -97,7 +99,7 @@ def test_parts_of_another_size_are_not_taken_for_ones_own(tmp_path: Path) -> Non
                     path.write_text(" ".join(map(str, range(start, start + size))))
             return {}
 
-        made.add(Stage("a", (), (), ("metrics.py",), run, part_size=size))
+        made.add(Stage("a", (), (), ("metrics",), run, part_size=size))
         return made
 
     with pytest.raises(OSError, match="killed"):
@@ -116,7 +118,7 @@ def test_what_lightning_makes_of_ctrl_c_is_an_interruption(tmp_path: Path) -> No
         (out / "half").write_text("half")
         raise SystemExit(1)
 
-    made.add(Stage("d", (), ("c",), ("metrics.py",), run))
+    made.add(Stage("d", (), ("c",), ("metrics",), run))
     with pytest.raises(KeyboardInterrupt):
         made.run()
     assert not (tmp_path / "d").exists()
@@ -125,7 +127,7 @@ def test_what_lightning_makes_of_ctrl_c_is_an_interruption(tmp_path: Path) -> No
 
 def test_a_run_holds_its_directory(tmp_path: Path) -> None:
     made = pipeline(tmp_path, CONFIG)
-    made.add(Stage("d", (), ("c",), ("metrics.py",), lambda out: {"again": pipeline(tmp_path, CONFIG).run()}))
+    made.add(Stage("d", (), ("c",), ("metrics",), lambda out: {"again": pipeline(tmp_path, CONFIG).run()}))
     with pytest.raises(RunLockedError, match="is in use by process"):
         made.run()
 
@@ -198,7 +200,7 @@ def test_an_input_that_was_edited_is_named_before_it_is_read(tmp_path: Path) -> 
 
 def test_stages_that_a_named_one_does_not_read_may_be_missing(tmp_path: Path) -> None:
     made = pipeline(tmp_path, CONFIG)
-    made.add(Stage("d", (), ("a",), ("metrics.py",), lambda out: {}))
+    made.add(Stage("d", (), ("a",), ("metrics",), lambda out: {}))
     with pytest.raises(StageError, match="leaves out a"):
         made.run(["d"])
     assert made.run(["a", "d"]) == ["a", "d"]

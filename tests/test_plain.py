@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from trackrec.cli import run_cli
 from trackrec.commands import run
 from trackrec.llm.memory import MemoryLimitError
-from trackrec.report.plain import PlainFormatter, plain
+from trackrec.runtime.terminal_text import PlainFormatter, plain
 
 RED = "\x1b[31m[bold]Film\x1b]0;owned\x07\rgone\u202ecba<|im_end|>"
 SHOWN = r"\x1b[31m[bold]Film\x1b]0;owned\x07\rgone\u202ecba<|im_end|>"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from tiny import build_book, frame
 
-from trackrec.claims import ClaimChecker
-from trackrec.prompts import (
+from trackrec.prompts.book import PromptBook
+from trackrec.prompts.grounding import ClaimChecker
+from trackrec.prompts.settings import PromptSettings
+from trackrec.prompts.templates import (
     Item,
-    PromptBook,
-    PromptSettings,
     Rated,
     describe,
     evidence,

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from test_pipeline import CONFIG, pipeline, watched
 
-from trackrec.tables import read_manifest
-from trackrec.tables import read_table as read
+from trackrec.storage.manifest import read_manifest
+from trackrec.storage.parts import read_table as read
 
 
 def reusing(runs: Path, name: str, config: dict[str, Any] = CONFIG, said: list[str] | None = None) -> list[str]:

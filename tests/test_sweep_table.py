@@ -14,7 +14,8 @@ import yaml
 from made_run import MadeRun, made_config
 from rich.console import Console
 
-from trackrec.metrics import Interval, auc, paired_bootstrap
+from trackrec.metrics.intervals import Interval, paired_bootstrap
+from trackrec.metrics.scores import auc
 from trackrec.report.markdown import to_markdown
 from trackrec.report.numbers import RunNumbers
 from trackrec.sweep import chosen_seeds, resolve, run_all, variant_files

@@ -14,24 +14,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tiny import reccot_row
 
-from trackrec.tables import (
-    FORMAT_VERSION,
-    KEYS,
-    MANIFEST,
-    SCHEMAS,
-    Manifest,
-    TableError,
-    content_hash,
-    part_path,
-    read_dataset,
-    read_manifest,
-    read_table,
-    stable_hash,
-    standing_part,
-    to_arrow,
-    write_manifest,
-    write_part,
-)
+from trackrec.storage.atomic import stable_hash
+from trackrec.storage.manifest import FORMAT_VERSION, MANIFEST, Manifest, content_hash, read_manifest, write_manifest
+from trackrec.storage.parts import part_path, read_dataset, read_table, standing_part, write_part
+from trackrec.storage.schemas import KEYS, SCHEMAS, TableError, to_arrow
 
 ITEM = {"item_id": "i0", "title": "T", "attributes": ["Drama"], "year": 1999}
 
@@ -263,7 +249,7 @@ def test_equal_rows_are_equal_bytes(tmp_path):
 
 
 def test_stable_hash_is_the_same_in_another_process():
-    code = "from trackrec.tables import stable_hash; print(stable_hash('a', 1, 'é'))"
+    code = "from trackrec.storage.atomic import stable_hash; print(stable_hash('a', 1, 'é'))"
     seen = {
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed}

@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerFast
 from trackrec.interactions.simulated_claims import read_claims
 from trackrec.llm.chat import ChatEncoder
 from trackrec.llm.packing import path_ids
-from trackrec.prompts import Item, PromptSettings, Rated, history_segment, judge_segments, reccot_segments
+from trackrec.prompts.settings import PromptSettings
+from trackrec.prompts.templates import Item, Rated, history_segment, judge_segments, reccot_segments
 
 ROOT = Path(__file__).parent.parent
 

@@ -21,8 +21,9 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from trackrec.prompts import PromptBook, PromptSettings
-from trackrec.tables import to_arrow
+from trackrec.prompts.book import PromptBook
+from trackrec.prompts.settings import PromptSettings
+from trackrec.storage.schemas import to_arrow
 
 START, END = "<|im_start|>", "<|im_end|>"
 CHATML = (

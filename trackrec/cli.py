@@ -37,8 +37,8 @@ from trackrec.llm.loading import BackboneSettings
 from trackrec.llm.sampler import Sampler
 from trackrec.llm.vllm_sampler import VLLMSampler  # noqa: F401 - likewise
 from trackrec.pipeline import StageResult
-from trackrec.prompts import PromptSettings
-from trackrec.report.plain import PlainFormatter, plain
+from trackrec.prompts.settings import PromptSettings
+from trackrec.runtime.terminal_text import PlainFormatter, plain
 from trackrec.search_space import TuneSettings, at, changed
 from trackrec.validator.data import RecTuneData
 from trackrec.validator.module import RecTuningModule

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from trackrec.error_text import reason
-from trackrec.report.plain import plain
+from trackrec.runtime.errors import reason
+from trackrec.runtime.terminal_text import plain
 
 _LINES = 5
 _WIDTH = 300

@@ -14,22 +14,22 @@ from trackrec.build import Objects, build_experiment, ctr_plan
 from trackrec.ctr.arms import MissingEmbeddingError
 from trackrec.ctr.stage import check_plan
 from trackrec.experiment import Experiment
-from trackrec.extras import MissingPackageError
 from trackrec.interactions import DataError
 from trackrec.llm.devices import choose_gpu
 from trackrec.llm.memory import MemoryLimitError
 from trackrec.llm.vllm_process import VLLMError
 from trackrec.loop import Loop
 from trackrec.model_files import check_model_path
-from trackrec.peak_memory import peak_memory, reset_peak_memory
 from trackrec.pipeline import Stage, StageError, StageResult, StoppedByMonitorError
 from trackrec.processes import run_in_processes
 from trackrec.recommend import Recommend, all_metrics, test_reads
-from trackrec.report.plain import plain
 from trackrec.report.terminal import print_report
 from trackrec.run_lock import ForeignFilesError, RunLockedError
+from trackrec.runtime.packages import MissingPackageError
+from trackrec.runtime.peak_memory import peak_memory, reset_peak_memory
+from trackrec.runtime.terminal_text import plain
 from trackrec.steps import Steps
-from trackrec.tables import TableError
+from trackrec.storage.schemas import TableError
 
 Parse = Callable[[Sequence[Path]], dict[str, Any]]
 

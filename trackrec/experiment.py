@@ -14,8 +14,9 @@ import polars as pl
 
 from trackrec.interactions import Cohort, LoopSettings, RatingSource, SampleRules, select_cohort, tuning_rows
 from trackrec.pipeline import Pipeline, StageError
-from trackrec.prompts import PromptBook, PromptSettings
-from trackrec.tables import read_table
+from trackrec.prompts.book import PromptBook
+from trackrec.prompts.settings import PromptSettings
+from trackrec.storage.parts import read_table
 
 if TYPE_CHECKING:
     from trackrec.align.preferences import PreferenceSettings

@@ -33,10 +33,10 @@ from trackrec.ctr.features import MAX_ATTRIBUTES, RATING_SCALE, CTRData
 from trackrec.ctr.priors import FIRST, PADDING, UNKNOWN, source_rows
 from trackrec.ctr.saved import load_net, saved_features, saved_net, saved_seeds
 from trackrec.ctr.stage import CTRPlan
-from trackrec.error_text import reason
 from trackrec.experiment import Experiment
-from trackrec.extras import need
 from trackrec.requests import FEATURES, FORMAT, NET, RATINGS, USERS, after_all, net_inputs, newest_histories
+from trackrec.runtime.errors import reason
+from trackrec.runtime.packages import need
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-5

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import polars as pl
 
 from trackrec.run_files import LOGS, RunFiles, round_of
-from trackrec.tables import write_part
+from trackrec.storage.parts import write_part
 
 Verdict = Literal["ok", "few", "warn", "stop"]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from trackrec.tables import stable_hash
+from trackrec.storage.atomic import stable_hash
 
 
 def rows_to_score(samples: pl.DataFrame, most: int | None, seed: int) -> pl.DataFrame:

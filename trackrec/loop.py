@@ -23,7 +23,7 @@ _TURNS = ("validator_start", "rounds", "warmup", "warmup_users", "rec_tune", "al
 TUNED: Names = (*(f"loop.{key}" for key in _TURNS), *_PLAYERS)
 TESTED: Names = ("loop.eval_samples", "loop.test_samples", "loop.eval_per_history")
 # Code behind the stages.
-_LLM: Names = ("prompts.py", "llm", "interactions/cohort.py")
+_LLM: Names = ("prompts", "llm", "interactions/cohort.py")
 GENERATE: Names = (*_LLM, "generate")
 _JUDGE: Names = (*_LLM, "validator")
 
@@ -50,7 +50,7 @@ class Loop:
             Stage("data", ("dataset", "samples"), (), ("interactions",), steps.data, exp.dataset.content_key)
         )
         keys: Names = ("teacher", "prompts", "loop.warmup_users", "loop.wrong_teacher", *_PLAYERS)
-        rooms: Names = ("prompts.py", "claims.py", "distill", "interactions/cohort.py")
+        rooms: Names = ("prompts", "prompts/grounding.py", "distill", "interactions/cohort.py")
         exp.pipeline.add(Stage("teacher", keys, ("data",), rooms, steps.teacher, exp.teacher.content_key))
         if exp.loop.distill:
             keys = (*_MODEL, "distill", *_PLAYERS)
@@ -118,7 +118,7 @@ class Loop:
         keys = (*_VALIDATOR, "scoring", *_PLAYERS)
         run = lambda out: steps.score(out, name, validator)  # noqa: E731
         score = self._add(f"{name}/score", keys, _there("data", sample, validator), _JUDGE, run)
-        rooms: Names = ("align/preferences.py", "metrics.py")
+        rooms: Names = ("align/preferences.py", "metrics")
         run = lambda out: steps.preferences(out, round_)  # noqa: E731
         return sample, self._add(f"{name}/preferences", ("align.sets",), ("data", sample, score), rooms, run)
 
@@ -149,7 +149,7 @@ class Loop:
         keys: Names = (*_VALIDATOR, "scoring", *_EVALUATED)
         tuned = self.validator
         inputs = _there("data", f"{name}/greedy", *dict.fromkeys((judge, tuned)))
-        rooms: Names = (*_JUDGE, "metrics.py")
+        rooms: Names = (*_JUDGE, "metrics")
         run = self.steps.evaluate
         self._add(f"{name}/evaluate", keys, inputs, rooms, lambda out: run(out, name, round_, judge, tuned))
 
@@ -161,7 +161,7 @@ class Loop:
             run: Run = lambda out: steps.rec_tune_plain(out, turns)  # noqa: E731
             inputs = ("data", "teacher") if 0 in turns and self.exp.loop.warmup_users is not None else ("data",)
             self.plain = self._add_training("plain/rec_tune", keys, inputs, _JUDGE, run, self.exp.rec_tune.processes)
-        plain, rooms = self.plain, (*_JUDGE, "metrics.py")
+        plain, rooms = self.plain, (*_JUDGE, "metrics")
         keys = (*_VALIDATOR, "scoring", *_EVALUATED)
         run = lambda out: steps.evaluate_plain(out, plain)  # noqa: E731
         self._add("plain/evaluate", keys, _there("data", plain), rooms, run)

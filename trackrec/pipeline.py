@@ -20,11 +20,13 @@ from typing import Any, NamedTuple
 import yaml
 
 from trackrec.hooks import DoneStage, StageHook, write_readings
-from trackrec.peak_memory import peak_memory, reset_peak_memory
 from trackrec.reuse import take_over
 from trackrec.run_files import RunFiles
 from trackrec.run_lock import check_owned, locked
-from trackrec.tables import (
+from trackrec.runtime.peak_memory import peak_memory, reset_peak_memory
+from trackrec.runtime.versions import threads, versions
+from trackrec.storage.atomic import stable_hash, write_whole
+from trackrec.storage.manifest import (
     BrokenManifestError,
     Manifest,
     content_files,
@@ -32,11 +34,8 @@ from trackrec.tables import (
     damage,
     file_sizes,
     read_manifest,
-    stable_hash,
     write_manifest,
-    write_whole,
 )
-from trackrec.versions import threads, versions
 
 log = logging.getLogger(__name__)
 
@@ -179,7 +178,7 @@ class Pipeline:
             "seed": self.seed,
             "config": {key: self.value(key) for key in stage.keys},
             "inputs": {name: self.manifest(name).content_hash for name in stage.inputs},
-            "code": {room: _code_hash(room) for room in ("tables.py", *stage.rooms)},
+            "code": {room: _code_hash(room) for room in ("storage", *stage.rooms)},
             "outside": {**stage.outside(), **self.contents(stage.keys)},
         }
         return stable_hash(json.dumps(facts, sort_keys=True, default=str), digits=32)

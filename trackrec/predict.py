@@ -12,12 +12,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from trackrec.error_text import reason
 from trackrec.experiment import Experiment
 from trackrec.interactions import DataError
 from trackrec.recommend import Recommend
 from trackrec.requests import after_all, check_items, check_users, newest_histories, request_rows
-from trackrec.tables import write_whole
+from trackrec.runtime.errors import reason
+from trackrec.storage.atomic import write_whole
 
 if TYPE_CHECKING:
     from trackrec.ctr.assemble import CTRInputs

@@ -12,10 +12,11 @@ import polars as pl
 
 from trackrec.experiment import LOG_ODDS, UNTUNED, Experiment
 from trackrec.loop import GENERATE, TESTED, TUNED, Loop
-from trackrec.metrics import metric_rows
+from trackrec.metrics.intervals import metric_rows
 from trackrec.pipeline import Stage
 from trackrec.steps import Steps, add_counts
-from trackrec.tables import read_table, to_arrow, write_part
+from trackrec.storage.parts import read_table, write_part
+from trackrec.storage.schemas import to_arrow
 
 TEST_READS = "test_reads.jsonl"
 
@@ -42,11 +43,11 @@ class Recommend:
             texts.append(add(Stage(UNTUNED, keys, ("data", "texts"), GENERATE, run, part_size=size)))
         keys = ("embed", "ctr.arms", "prompts")  # the arm "prompt" reads the history as the prompts show it
         if "embed" in self.exp.ctr_stages():
-            add(Stage("embed", keys, tuple(texts), ("embed", "prompts.py"), self._embed))
+            add(Stage("embed", keys, tuple(texts), ("embed", "prompts"), self._embed))
         if LOG_ODDS in self.exp.ctr_stages():
             self._add_log_odds()
         ctr = ("ctr", "loop.users", "loop.warmup_users", "loop.disjoint")  # the loop's users are a slice
-        rooms = ("ctr", "metrics.py", "interactions/cohort.py")
+        rooms = ("ctr", "metrics", "interactions/cohort.py")
         add(Stage("ctr", ctr, self.exp.ctr_stages(), rooms, self._ctr, self.exp.threshold_of_data))
 
     def _add_log_odds(self) -> None:
@@ -55,7 +56,7 @@ class Recommend:
 
         arms = {arm: self._judge_of(arm) for arm in scored_arms(self.exp.ctr.arms)}
         keys = ("backbone", "validator_backbone", "prompts", "scoring", "rec_tune.data", "ctr.text.score_rows", *TUNED)
-        rooms = ("llm", "validator", "prompts.py", "log_odds.py", "interactions/cohort.py")
+        rooms = ("llm", "validator", "prompts", "log_odds.py", "interactions/cohort.py")
         self.exp.pipeline.add(
             Stage(
                 LOG_ODDS,
@@ -103,11 +104,11 @@ class Recommend:
         """The stage that reads the test split."""
         keys = ("backbone", "validator_backbone", "prompts", "scoring", *TESTED)
         if self._without_loop():
-            self.exp.pipeline.add(Stage("test", (), ("data", "ctr"), ("metrics.py", "ctr"), self._test))
+            self.exp.pipeline.add(Stage("test", (), ("data", "ctr"), ("metrics", "ctr"), self._test))
             return
         inputs = ("data", "texts", "ctr", *(stage for stage in (self.loop.validator, self.loop.plain) if stage))
         ctr = ("ctr/verdict.py", "ctr/slices.py")
-        rooms = ("llm", "validator", "prompts.py", "metrics.py", *ctr, "interactions/cohort.py")
+        rooms = ("llm", "validator", "prompts", "metrics", *ctr, "interactions/cohort.py")
         size = self.exp.loop.shard_histories
         self.exp.pipeline.add(Stage("test", keys, inputs, rooms, self._test, part_size=size))
 

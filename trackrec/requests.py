@@ -27,7 +27,7 @@ from trackrec.ctr.dense import DENSE_NAMES
 from trackrec.ctr.features import CTRData, FeatureSpec, TextArm, Vocabularies
 from trackrec.ctr.priors import flatten
 from trackrec.interactions import DataError
-from trackrec.tables import read_table
+from trackrec.storage.parts import read_table
 
 FORMAT = 2
 NET, FEATURES, USERS, RATINGS = "net.onnx", "features.json", "users.parquet", "ratings.parquet"

@@ -6,7 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-from trackrec.tables import MANIFEST, TableError, content_files, content_hash, damage, read_manifest
+from trackrec.storage.manifest import MANIFEST, content_files, content_hash, damage, read_manifest
+from trackrec.storage.schemas import TableError
 
 _LOGS = "logs"
 

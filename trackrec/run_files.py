@@ -11,9 +11,12 @@ from typing import Any
 import polars as pl
 import yaml
 
-from trackrec.claims import ClaimChecker, name_words
-from trackrec.prompts import PromptBook, PromptSettings
-from trackrec.tables import MANIFEST, SCHEMAS, BrokenManifestError, Manifest, read_manifest, read_table
+from trackrec.prompts.book import PromptBook
+from trackrec.prompts.grounding import ClaimChecker, name_words
+from trackrec.prompts.settings import PromptSettings
+from trackrec.storage.manifest import MANIFEST, BrokenManifestError, Manifest, read_manifest
+from trackrec.storage.parts import read_table
+from trackrec.storage.schemas import SCHEMAS
 
 _ORDER = (
     "data",

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from trackrec.tables import MANIFEST
+from trackrec.storage.manifest import MANIFEST
 
 LOCK, OWNER = ".lock", ".owner.json"
 

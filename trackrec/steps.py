@@ -14,8 +14,9 @@ from trackrec.experiment import UNTUNED, Experiment, Training, single_texts, tar
 from trackrec.interactions import SampleTables, build_samples, check_labels, check_splits
 from trackrec.llm.packing import tree_tokens
 from trackrec.log_odds import rows_to_score, texts_of_arm
-from trackrec.metrics import Interval, distinct_n, mean_words, metric_rows
-from trackrec.tables import read_table, write_part
+from trackrec.metrics.intervals import Interval, metric_rows
+from trackrec.metrics.texts import distinct_n, mean_words
+from trackrec.storage.parts import read_table, write_part
 
 # Lists of a part together must stay below 2**31 bytes.
 _SAMPLES_PER_PART = 1_000_000

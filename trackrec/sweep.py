@@ -17,8 +17,8 @@ from typing import Any
 
 import yaml
 
-from trackrec.orphan import PARENT
-from trackrec.tables import write_whole
+from trackrec.runtime.parent import PARENT
+from trackrec.storage.atomic import write_whole
 
 BASE = "base"
 Values = Mapping[str, Any]

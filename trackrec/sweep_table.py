@@ -19,11 +19,12 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from trackrec.ctr.verdict import arm_scores
-from trackrec.metrics import Draws, Interval, accuracy, auc, balanced_mean, seed_draws
+from trackrec.metrics.intervals import Draws, Interval, seed_draws
+from trackrec.metrics.scores import accuracy, auc, balanced_mean
 from trackrec.report.document import Num, Report, Section, Table, Unit
 from trackrec.report.markdown import to_markdown
 from trackrec.report.numbers import RunNumbers
-from trackrec.tables import write_whole
+from trackrec.storage.atomic import write_whole
 
 _LEVEL = 0.975  # two-sided 95 %
 _NAN = float("nan")

@@ -21,12 +21,14 @@ import yaml
 from numpy.typing import NDArray
 
 from trackrec.experiment import Experiment
-from trackrec.extras import need
-from trackrec.metrics import Draws, Interval, auc, seed_draws
+from trackrec.metrics.intervals import Draws, Interval, seed_draws
+from trackrec.metrics.scores import auc
 from trackrec.pipeline import Stage
 from trackrec.run_lock import locked
+from trackrec.runtime.packages import need
 from trackrec.search_space import Dimension, TuneSettings, at, changed, read_space
-from trackrec.tables import stable_hash, standing_part, write_part, write_whole
+from trackrec.storage.atomic import stable_hash, write_whole
+from trackrec.storage.parts import standing_part, write_part
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -14,10 +14,10 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from trackrec.__main__ import import_lightning
 from trackrec.llm.devices import LOCAL_RANK
-from trackrec.orphan import end_with
 from trackrec.processes import RESULT
+from trackrec.runtime.lightning_import import import_lightning
+from trackrec.runtime.parent import end_with
 
 
 def main(stage: str, work: Path, folder: Path, parent: int) -> int:

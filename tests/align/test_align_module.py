@@ -20,7 +20,7 @@ from trackrec.llm.logprobs import branch_logprobs
 from trackrec.llm.packing import unroll
 from trackrec.llm.sampler import draw_seed
 from trackrec.llm.training import fit_adapter
-from trackrec.tables import read_table, write_part
+from trackrec.storage.parts import read_table, write_part
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "logger": False, "enable_checkpointing": False}
 HISTORIES = [f"h{i}" for i in range(6)]

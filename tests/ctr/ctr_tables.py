@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from trackrec.ctr.features import CTRData, FeatureBuilder
-from trackrec.tables import to_arrow
+from trackrec.storage.schemas import to_arrow
 
 HISTORY, RECENT = 3, 4
 

@@ -32,10 +32,10 @@ from trackrec.ctr.dense import DENSE_NAMES
 from trackrec.ctr.saved import SavedNets
 from trackrec.ctr.stage import CTRPlan, run_ctr
 from trackrec.export import export_net, largest_difference, write_onnx
-from trackrec.extras import MissingPackageError
 from trackrec.interactions import DataError
 from trackrec.requests import RequestEncoder, net_inputs, newest_histories, request_rows
-from trackrec.tables import write_part
+from trackrec.runtime.packages import MissingPackageError
+from trackrec.storage.parts import write_part
 
 try:
     room.check_packages()

@@ -15,7 +15,8 @@ from trackrec.ctr.saved import saved_features
 from trackrec.ctr.stage import CTRPlan, run_ctr
 from trackrec.interactions import DataError
 from trackrec.requests import RequestEncoder, net_inputs, newest_histories, request_rows
-from trackrec.tables import to_arrow, write_part
+from trackrec.storage.parts import write_part
+from trackrec.storage.schemas import to_arrow
 
 # https://github.com/Lightning-AI/pytorch-lightning/issues/21326
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")

@@ -12,8 +12,8 @@ from trackrec.ctr.assemble import CTRInputs, prepare
 from trackrec.ctr.classic import check_classics, classic_predictions
 from trackrec.ctr.saved import SavedNets
 from trackrec.ctr.stage import CTRPlan, check_plan, run_ctr
-from trackrec.metrics import auc
-from trackrec.tables import read_table
+from trackrec.metrics.scores import auc
+from trackrec.storage.parts import read_table
 
 # https://github.com/Lightning-AI/pytorch-lightning/issues/21326
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")]

@@ -16,7 +16,7 @@ from trackrec.ctr.blocks import Dropout
 from trackrec.ctr.data import TensorLoader
 from trackrec.ctr.module import CTRModule
 from trackrec.ctr.train import check_trainer, fit_arm
-from trackrec.metrics import auc, log_loss
+from trackrec.metrics.scores import auc, log_loss
 
 # https://github.com/Lightning-AI/pytorch-lightning/issues/21326
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")

@@ -12,10 +12,10 @@ import trackrec.tune as room
 from trackrec.ctr import BST, DIN, MLPConnector
 from trackrec.ctr.assemble import CTRInputs
 from trackrec.ctr.stage import CTRPlan
-from trackrec.extras import MissingPackageError
-from trackrec.metrics import auc
+from trackrec.metrics.scores import auc
+from trackrec.runtime.packages import MissingPackageError
 from trackrec.search_space import TuneSettings, changed, read_space
-from trackrec.tables import read_table
+from trackrec.storage.parts import read_table
 
 try:
     room.check_optuna()

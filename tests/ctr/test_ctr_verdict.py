@@ -6,10 +6,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from trackrec import metrics
 from trackrec.ctr.assemble import CTRInputs
 from trackrec.ctr.slices import COLD_ITEM, sample_slices
 from trackrec.ctr.verdict import HELPS, HURTS, NO_EVIDENCE, arm_metrics, arm_scores, best_placebo
+from trackrec.metrics.intervals import LEAST_USERS, paired_bootstrap, seed_draws
+from trackrec.metrics.scores import accuracy, auc, log_loss
 
 N_USERS, ROWS = 60, 20
 
@@ -44,14 +45,12 @@ def test_differences_are_those_of_the_paired_bootstrap():
     predictions, samples = make(signal)
     found = table(signal)
     a, b = (arm_scores(predictions, samples, "test", arm) for arm in ("reccot", "none"))
-    for name, metric in (("auc", metrics.auc), ("acc", metrics.accuracy), ("log_loss", metrics.log_loss)):
-        expected = metrics.paired_bootstrap(metric, a.users, a.labels, a.p, b.p, seed=0)
+    for name, metric in (("auc", auc), ("acc", accuracy), ("log_loss", log_loss)):
+        expected = paired_bootstrap(metric, a.users, a.labels, a.p, b.p, seed=0)
         row = found["reccot", "all", f"{name}_minus_none"]
         assert (row["value"], row["ci_low"], row["ci_high"], row["n"]) == expected
-    assert found["reccot", "all", "auc"]["value"] == pytest.approx(
-        np.mean([metrics.auc(p, a.labels) for p in a.p]), abs=1e-6
-    )
-    drawn = [metrics.seed_draws(metrics.auc, s.users, s.labels, s.p, seed=0) for s in (a, b)]
+    assert found["reccot", "all", "auc"]["value"] == pytest.approx(np.mean([auc(p, a.labels) for p in a.p]), abs=1e-6)
+    drawn = [seed_draws(auc, s.users, s.labels, s.p, seed=0) for s in (a, b)]
     se = float(np.std(drawn[0].resampled - drawn[1].resampled, ddof=1))
     assert found["reccot", "all", "auc_minus_none_mde"]["value"] == pytest.approx(2.8 * se)
 
@@ -115,7 +114,7 @@ def test_slices_are_the_arms_on_their_rows():
     few = predictions.join(slices, on="sample_id")
     alone = arm_scores(few, samples, "test", "reccot")
     row = found["reccot", "few", "auc"]
-    assert row["value"] == pytest.approx(np.mean([metrics.auc(p, alone.labels) for p in alone.p]), abs=1e-6)
+    assert row["value"] == pytest.approx(np.mean([auc(p, alone.labels) for p in alone.p]), abs=1e-6)
     assert row["n"] == 12 * ROWS
     assert {"auc_minus_none", "auc_minus_best_placebo"} <= {key[2] for key in found if key[:2] == ("reccot", "few")}
     assert not [key for key in found if key[1] == "liked"]
@@ -155,7 +154,7 @@ def test_cold_items_have_few_ratings_that_statistics_may_count(tables):
 def test_a_slice_of_few_users_gets_no_interval():
     predictions, _ = make({"none": 0.2})
     ids = predictions.filter((pl.col("split") == "test") & (pl.col("seed") == 0))["sample_id"]
-    for users, shown in ((metrics.LEAST_USERS - 1, False), (metrics.LEAST_USERS, True)):
+    for users, shown in ((LEAST_USERS - 1, False), (LEAST_USERS, True)):
         some = ids.filter(ids.str.split("-").list.get(1).cast(pl.Int64) < users)
         found = table({"none": 0.2}, slices=pl.DataFrame({"sample_id": some, "slice": "few"}))
         assert (("none", "few", "auc") in found) == shown

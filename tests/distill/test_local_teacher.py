@@ -15,7 +15,7 @@ from trackrec.distill.teacher import TeacherRequest
 from trackrec.llm import backbone
 from trackrec.llm.hf_sampler import HFSampler
 from trackrec.llm.loading import BackboneSettings
-from trackrec.prompts import PromptSettings
+from trackrec.prompts.settings import PromptSettings
 
 pytestmark = pytest.mark.slow
 WORDS = PromptSettings()

@@ -28,7 +28,8 @@ from trackrec.distill import chat_client
 from trackrec.distill.answers import ANSWERS
 from trackrec.distill.openai_teacher import OpenAITeacher
 from trackrec.distill.teacher import TeacherError, TeacherRequest
-from trackrec.prompts import PromptSettings, history_segment, reccot_segments
+from trackrec.prompts.settings import PromptSettings
+from trackrec.prompts.templates import history_segment, reccot_segments
 
 pytest.importorskip("openai", reason="OpenAITeacher needs the teacher extra")
 pytestmark = pytest.mark.usefixtures("quick")

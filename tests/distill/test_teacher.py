@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from trackrec.distill.teacher import ProfileTeacher, TableTeacher, TeacherRequest, TeacherTexts
 from trackrec.distill.texts import swap_users, write_teacher_texts
-from trackrec.prompts import Item, PromptSettings, Rated
-from trackrec.tables import read_table
+from trackrec.prompts.settings import PromptSettings
+from trackrec.prompts.templates import Item, Rated
+from trackrec.storage.parts import read_table
 
 WORDS = PromptSettings()
 NOWHERE = Path("/nonexistent")  # these teachers keep nothing

@@ -9,7 +9,7 @@ import pytest
 from tiny import save_tiny_encoder
 
 from trackrec.embed.encode import EmbedSettings, embed_texts, vectors_of
-from trackrec.tables import TableError
+from trackrec.storage.schemas import TableError
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import pytest
 from trackrec.generate.reccot import shards, write_reccots
 from trackrec.llm.hf_sampler import HFSampler
 from trackrec.llm.sampler import draw_seed
-from trackrec.prompts import RECCOT_TEMPLATE, prompt_hash
-from trackrec.tables import part_path, read_table
+from trackrec.prompts.templates import RECCOT_TEMPLATE, prompt_hash
+from trackrec.storage.parts import part_path, read_table
 
 HISTORIES = ["h4", "h0", "h2", "h1", "h5"]
 

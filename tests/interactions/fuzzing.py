@@ -24,7 +24,7 @@ from trackrec.interactions import (
     Table,
     build_samples,
 )
-from trackrec.tables import to_arrow
+from trackrec.storage.schemas import to_arrow
 
 LOSSES = (
     "ratings_of_unknown_items", "ratings_of_untitled_items", "duplicate_ratings", "ratings_outside_core",

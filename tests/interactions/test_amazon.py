@@ -13,7 +13,7 @@ from amazon_files import DUMP, REVIEWS, amazon, catalogue, lines, meta, review, 
 from trackrec.interactions import AmazonBook, DataError, RatingSource, SampleRules, build_samples
 from trackrec.interactions import lines as room
 from trackrec.interactions.amazon_items import clean_author, clean_title
-from trackrec.tables import SCHEMAS, to_arrow
+from trackrec.storage.schemas import SCHEMAS, to_arrow
 
 releases = pytest.mark.parametrize("release", ["2018", "2023"])
 ROWS = [(user, item, stars, second, row) for row, (user, item, stars, second) in enumerate(REVIEWS)]

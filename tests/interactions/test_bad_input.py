@@ -12,7 +12,8 @@ from tiny import END, START, build_tokenizer
 
 from trackrec.interactions import DataError, MovieLens, RatingSource, Table, check_labels
 from trackrec.llm.chat import ChatEncoder
-from trackrec.prompts import PromptBook, PromptSettings
+from trackrec.prompts.book import PromptBook
+from trackrec.prompts.settings import PromptSettings
 
 Rating = tuple[str, str, object, int]
 Make = Callable[[Path, list[Rating], list[tuple[str, str]]], RatingSource]

@@ -9,7 +9,7 @@ import pytest
 from trackrec.interactions import DataError, MovieLens
 from trackrec.interactions import movielens as room
 from trackrec.interactions.movielens import clean_title
-from trackrec.tables import SCHEMAS, to_arrow
+from trackrec.storage.schemas import SCHEMAS, to_arrow
 
 
 def put(root: Path, **files: str) -> Path:

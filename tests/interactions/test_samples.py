@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trackrec.interactions import DataError, Ratings, SampleRules, SampleTables, build_samples
-from trackrec.tables import SCHEMAS, read_table, write_part
+from trackrec.storage.parts import read_table, write_part
+from trackrec.storage.schemas import SCHEMAS
 
 quick = settings(max_examples=25, deadline=None, database=None)
 

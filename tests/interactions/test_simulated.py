@@ -14,9 +14,10 @@ from trackrec.interactions import DataError, MovieLens, SampleRules, Simulated, 
 from trackrec.interactions.simulated import expected_auc
 from trackrec.interactions.simulated_words import GENRES, draw_titles
 from trackrec.interactions.simulated_world import World, WorldRules, draw_world
-from trackrec.metrics import auc
-from trackrec.prompts import PromptBook, PromptSettings
-from trackrec.tables import to_arrow
+from trackrec.metrics.scores import auc
+from trackrec.prompts.book import PromptBook
+from trackrec.prompts.settings import PromptSettings
+from trackrec.storage.schemas import to_arrow
 
 
 @pytest.fixture(scope="module")

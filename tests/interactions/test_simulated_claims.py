@@ -14,7 +14,8 @@ from trackrec.interactions.simulated import TextCheck, Truth
 from trackrec.interactions.simulated_claims import Claim, read_claims
 from trackrec.interactions.simulated_words import GENRES
 from trackrec.interactions.simulated_world import World, WorldRules
-from trackrec.prompts import Item, PromptSettings, Rated
+from trackrec.prompts.settings import PromptSettings
+from trackrec.prompts.templates import Item, Rated
 
 
 def truth(era: float = -1.0, generosity: float = 0.5) -> Truth:

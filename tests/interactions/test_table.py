@@ -34,8 +34,8 @@ from table_files import (
 
 from trackrec.interactions import DataError, RatingSource, SampleRules
 from trackrec.interactions.table import Table
-from trackrec.prompts import PromptSettings
-from trackrec.tables import SCHEMAS, to_arrow
+from trackrec.prompts.settings import PromptSettings
+from trackrec.storage.schemas import SCHEMAS, to_arrow
 
 # Plain logs
 

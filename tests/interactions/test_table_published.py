@@ -12,7 +12,8 @@ from table_files import build, put, quick, seen, triples
 
 from trackrec.interactions import DataError, Ratings, check_splits
 from trackrec.interactions.table import Table
-from trackrec.prompts import PromptBook, PromptSettings
+from trackrec.prompts.book import PromptBook
+from trackrec.prompts.settings import PromptSettings
 
 
 def test_given_splits_are_replayed(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from adapter_stages import TEXTS
 from tiny import reccot_row
 
-from trackrec.tables import write_part
+from trackrec.storage.parts import write_part
 
 
 @pytest.fixture

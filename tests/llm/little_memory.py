@@ -19,7 +19,7 @@ from trackrec.distill.data import DistillData
 from trackrec.distill.module import DistillModule
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.loading import BackboneSettings, LoRASettings
-from trackrec.tables import read_table, write_part
+from trackrec.storage.parts import read_table, write_part
 from trackrec.validator.judge import judge_tree
 from trackrec.validator.score import ScoreSettings, score_reccots
 

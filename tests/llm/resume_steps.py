@@ -27,7 +27,7 @@ from trackrec.distill.module import DistillModule
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.loading import BackboneSettings, LoRASettings
 from trackrec.llm.training import fit_adapter
-from trackrec.tables import write_part
+from trackrec.storage.parts import write_part
 
 # Five texts in batches of 2, two batches a step: steps after the 2nd and the 3rd batch of an epoch.
 TEXTS = [f"Enjoys Drama{' and War' * i}." for i in range(5)]

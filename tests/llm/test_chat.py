@@ -13,8 +13,9 @@ from trackrec.distill.data import DistillData
 from trackrec.generate.reccot import write_reccots
 from trackrec.llm.chat import ChatEncoder
 from trackrec.llm.hf_sampler import HFSampler
-from trackrec.prompts import PromptBook, PromptSettings
-from trackrec.tables import write_part
+from trackrec.prompts.book import PromptBook
+from trackrec.prompts.settings import PromptSettings
+from trackrec.storage.parts import write_part
 from trackrec.validator.score import yes_probability
 
 FORMS = ("Yes", "yes", "YES", "No", "no", "NO")

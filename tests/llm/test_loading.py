@@ -19,8 +19,8 @@ def test_a_model_that_is_nowhere_is_named(tmp_path, key):
 
 
 def test_a_package_that_quantize_needs_is_named(tiny_model_dir, monkeypatch):
-    from trackrec.extras import MissingPackageError
     from trackrec.llm import loading
+    from trackrec.runtime.packages import MissingPackageError
 
     def load(*_):
         raise ImportError("Using `bitsandbytes` requires bitsandbytes: `pip install -U bitsandbytes`")

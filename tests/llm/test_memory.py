@@ -23,7 +23,7 @@ from trackrec.llm.memory import FittingBatches, MemoryLimitError, halve_list, ra
 from trackrec.llm.packing import Branch, first_paths
 from trackrec.llm.sampler import draw_seed
 from trackrec.llm.training import fit_adapter
-from trackrec.tables import read_table
+from trackrec.storage.parts import read_table
 from trackrec.validator.judge import judge_tree
 from trackrec.validator.score import ScoreSettings, score_reccots
 

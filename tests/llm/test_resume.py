@@ -17,7 +17,7 @@ from trackrec.distill.module import DistillModule
 from trackrec.llm.checkpoints import CheckpointError, WholeFiles, merge_curves
 from trackrec.llm.loading import LoRASettings
 from trackrec.llm.training import fit_adapter
-from trackrec.tables import write_part
+from trackrec.storage.parts import write_part
 
 
 @pytest.mark.slow

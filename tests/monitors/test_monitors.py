@@ -29,7 +29,7 @@ from trackrec.callbacks import (
 from trackrec.cli import parse_objects
 from trackrec.hooks import DoneStage, Reading, StageHook
 from trackrec.run_files import RunFiles
-from trackrec.tables import read_table, write_part
+from trackrec.storage.parts import read_table, write_part
 
 Planted = Callable[[], MadeRun]
 SHIPPED: list[type[Monitor]] = [

@@ -20,7 +20,8 @@ import yaml
 from forks import trackrec_fork
 
 from trackrec.cli import run_cli
-from trackrec.tables import read_manifest, read_table
+from trackrec.storage.manifest import read_manifest
+from trackrec.storage.parts import read_table
 
 pytestmark = pytest.mark.recipe
 

@@ -13,7 +13,7 @@ from forks import Fork, trackrec_fork
 from watching import processes, wait_for
 
 from trackrec.cli import run_cli
-from trackrec.tables import read_manifest
+from trackrec.storage.manifest import read_manifest
 
 pytestmark = pytest.mark.recipe
 SMALL = ["--loop.rounds", "1", "--loop.warmup", "false"]

@@ -10,7 +10,7 @@ import yaml
 
 from trackrec.cli import parse_objects, run_cli
 from trackrec.llm.auto_sampler import AutoSampler
-from trackrec.tables import read_manifest
+from trackrec.storage.manifest import read_manifest
 
 pytestmark = pytest.mark.recipe
 

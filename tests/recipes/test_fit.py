@@ -16,7 +16,8 @@ import yaml
 from tiny import save_tiny_encoder
 
 from trackrec.cli import run_cli
-from trackrec.tables import read_manifest, read_table
+from trackrec.storage.manifest import read_manifest
+from trackrec.storage.parts import read_table
 
 pytestmark = pytest.mark.recipe
 

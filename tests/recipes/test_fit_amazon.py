@@ -11,8 +11,9 @@ import polars as pl
 import pytest
 
 from trackrec.cli import parse_objects, run_cli
-from trackrec.prompts import PromptBook
-from trackrec.tables import read_manifest, read_table
+from trackrec.prompts.book import PromptBook
+from trackrec.storage.manifest import read_manifest
+from trackrec.storage.parts import read_table
 
 pytestmark = pytest.mark.recipe
 CONFIG = Path(__file__).parent.parent.parent / "configs" / "amazon_books.yaml"

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from trackrec.cli import run_cli
-from trackrec.tables import read_manifest, read_table
+from trackrec.storage.manifest import read_manifest
+from trackrec.storage.parts import read_table
 
 pytestmark = [pytest.mark.recipe, pytest.mark.gpu]
 

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from trackrec.cli import run_cli
-from trackrec.tables import read_table
+from trackrec.storage.parts import read_table
 
 pytestmark = [pytest.mark.recipe, pytest.mark.slow]
 

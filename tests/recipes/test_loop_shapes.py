@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from trackrec.cli import run_cli
 from trackrec.run_files import RunFiles
-from trackrec.tables import read_manifest, read_table
+from trackrec.storage.manifest import read_manifest
+from trackrec.storage.parts import read_table
 
 pytestmark = [pytest.mark.recipe, pytest.mark.slow]
 OVERLAYS = Path(__file__).parent.parent.parent / "configs/experiments"

@@ -14,7 +14,7 @@ from forks import trackrec_fork
 from watching import processes, wait_for
 
 from trackrec.cli import run_cli
-from trackrec.tables import read_manifest
+from trackrec.storage.manifest import read_manifest
 
 pytestmark = [pytest.mark.recipe, pytest.mark.slow]
 BEFORE = ("data", "teacher", "distill", "round-1/sample", "round-1/score", "round-1/align", "round-1/greedy")

@@ -12,7 +12,7 @@ import pytest
 from made_run import USERS, MadeRun, made_config, metric_row
 from reading import answer_of, missing, row, section, tables
 
-from trackrec.metrics import balanced_mean
+from trackrec.metrics.scores import balanced_mean
 from trackrec.report.arms import verdict
 from trackrec.report.calibration import reliability_bins, wilson
 from trackrec.report.document import (
@@ -26,7 +26,7 @@ from trackrec.report.facts import gather
 from trackrec.report.judgements import draw_rewards
 from trackrec.report.numbers import RunNumbers
 from trackrec.report.writing import Writing, distinct_interval, spans
-from trackrec.tables import read_table, write_part
+from trackrec.storage.parts import read_table, write_part
 
 
 @pytest.mark.parametrize(

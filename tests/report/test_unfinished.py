@@ -21,7 +21,8 @@ from trackrec.report.document import (
 )
 from trackrec.report.facts import gather
 from trackrec.report.numbers import RunNumbers
-from trackrec.tables import TableError, write_part
+from trackrec.storage.parts import write_part
+from trackrec.storage.schemas import TableError
 
 # -- what is missing ----------------------------------------------------------------------------------------------
 

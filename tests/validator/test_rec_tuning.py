@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from trackrec.llm.chat import ChatEncoder
 from trackrec.llm.training import fit_adapter
-from trackrec.tables import read_table
+from trackrec.storage.parts import read_table
 from trackrec.validator.data import RecTuneData
 from trackrec.validator.judge import judge_tree, label_logps
 from trackrec.validator.module import RecTuningModule

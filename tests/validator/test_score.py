@@ -7,8 +7,8 @@ import torch
 from tiny import build_book
 
 from trackrec.llm.chat import LabelTokens
-from trackrec.prompts import PromptSettings
-from trackrec.tables import part_path, read_table
+from trackrec.prompts.settings import PromptSettings
+from trackrec.storage.parts import part_path, read_table
 from trackrec.validator.data import RecTuneData
 from trackrec.validator.score import ScoreJob, ScoreSettings, encode_jobs, score_jobs, score_reccots, yes_probability
 

@@ -8,7 +8,7 @@ from tiny import build_book
 
 from trackrec.llm.loading import BackboneSettings, LoRASettings
 from trackrec.llm.vllm_host import VLLMHost
-from trackrec.tables import read_table
+from trackrec.storage.parts import read_table
 from trackrec.validator.score import ScoreSettings, encode_jobs, score_jobs, score_reccots
 
 TEXTS = {0: "Enjoys Drama (3 of 4).", 1: "Avoids Horror; likes War.", 2: None}

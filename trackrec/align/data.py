@@ -15,8 +15,8 @@ from trackrec.llm.across import world
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.batches import BatchLoader
 from trackrec.llm.packing import Branch, Layout, Tree, tree_tokens
-from trackrec.prompts import PromptBook
-from trackrec.tables import read_dataset
+from trackrec.prompts.book import PromptBook
+from trackrec.storage.parts import read_dataset
 
 
 class PreferenceExample(NamedTuple):

@@ -19,7 +19,8 @@ from trackrec.llm.loading import BackboneSettings
 from trackrec.llm.logprobs import branch_logprobs
 from trackrec.llm.pieces import StepSums
 from trackrec.llm.training import AdapterModule, OptimizerSettings, stage_trainer
-from trackrec.tables import TableError, read_table, write_part
+from trackrec.storage.parts import read_table, write_part
+from trackrec.storage.schemas import TableError
 
 # Logged values that are means over rejected texts; the others are means over sets.
 _PER_NEGATIVE = ("rejected_reward", "margin", "accuracy", "rejected_tokens")

@@ -11,8 +11,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from trackrec.metrics import balanced_mean
-from trackrec.tables import stable_hash
+from trackrec.metrics.scores import balanced_mean
+from trackrec.storage.atomic import stable_hash
 
 
 @dataclass(frozen=True)

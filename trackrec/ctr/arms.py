@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trackrec.ctr.features import CTRData, TextArm
-from trackrec.tables import stable_hash
+from trackrec.storage.atomic import stable_hash
 
 # plain: V's log-odds without any text, where texts are used through V's log-odds.
 PLACEBOS = ("shuffled", "random", "prompt", "plain")

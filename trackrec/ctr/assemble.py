@@ -39,7 +39,7 @@ class CTRInputs(NamedTuple):
     """What the stage reads.
 
     Attributes:
-        samples, histories, items, interactions: the tables of :mod:`trackrec.tables`.
+        samples, histories, items, interactions: the tables of :mod:`trackrec.storage.schemas`.
         threshold: a rating above it is a like.
         vectors: field of texts (``reccot``, ``prompt``, ``untuned``, ``teacher``) -> history -> text vector; empty
             where no arm reads one.

@@ -24,7 +24,7 @@ def baseline_predictions(
     logit = logit(item) + logit(user) - logit(base), the base being the like-rate of all earlier rows.
 
     Args:
-        samples, histories, interactions: the tables of :mod:`trackrec.tables`.
+        samples, histories, interactions: the tables of :mod:`trackrec.storage.schemas`.
         threshold: a rating above it is a like.
         item_smoothing: rows of the base rate that an item starts with.
         user_smoothing: the same for a user.

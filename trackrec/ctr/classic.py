@@ -146,6 +146,6 @@ def _predicted(data: CTRData) -> list[str]:
 
 
 def _valid_auc(data: CTRData, p: Float) -> float:
-    from trackrec.metrics import auc
+    from trackrec.metrics.scores import auc
 
     return auc(p, _labels(data, "valid"))

@@ -132,7 +132,7 @@ class FeatureBuilder:
     """From rows of the samples table to tensors. What rows share is worked out once, for any number of calls.
 
     Args:
-        samples, histories, items, interactions: the tables of :mod:`trackrec.tables`.
+        samples, histories, items, interactions: the tables of :mod:`trackrec.storage.schemas`.
         users: the users table for user attributes, or None to leave them out.
         threshold: a rating above it is a like.
         recent_len: H; longer recent lists keep their last H. None: the longest list.

@@ -21,7 +21,7 @@ from trackrec.ctr.arms import MissingEmbeddingError
 from trackrec.ctr.assemble import CTRInputs, attach_arms, feature_builder, sample_rows
 from trackrec.ctr.data import TensorLoader
 from trackrec.ctr.features import CTRData, FeatureBuilder, FeatureSpec, Vocabularies
-from trackrec.tables import check_weights
+from trackrec.storage.parts import check_weights
 
 if TYPE_CHECKING:
     from trackrec.ctr.stage import CTRPlan

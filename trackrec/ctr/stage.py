@@ -21,8 +21,9 @@ from trackrec.ctr.saved import features_file, saved_net
 from trackrec.ctr.slices import sample_slices
 from trackrec.ctr.train import ArmResult, check_trainer, fit_arm
 from trackrec.ctr.verdict import arm_metrics
-from trackrec.metrics import Interval, metric_rows
-from trackrec.tables import read_table, standing_part, write_part, write_whole
+from trackrec.metrics.intervals import Interval, metric_rows
+from trackrec.storage.atomic import write_whole
+from trackrec.storage.parts import read_table, standing_part, write_part
 
 DEFAULT_ARMS = ("none", "reccot", "shuffled", "random")
 BASELINES = ("item_mean", "user_mean", "item_user")

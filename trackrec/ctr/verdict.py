@@ -13,7 +13,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from trackrec.ctr.arms import ARMS, PLACEBOS, coverage_of
-from trackrec.metrics import LEAST_USERS, Draws, Interval, accuracy, auc, log_loss, metric_rows, seed_draws, uauc
+from trackrec.metrics.intervals import LEAST_USERS, Draws, Interval, metric_rows, seed_draws
+from trackrec.metrics.scores import accuracy, auc, log_loss, uauc
 
 _METRICS: dict[str, Callable[..., Any]] = {"auc": auc, "acc": accuracy, "log_loss": log_loss, "uauc": uauc}
 _DIFFERENCES = ("auc", "acc", "log_loss")

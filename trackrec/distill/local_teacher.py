@@ -13,8 +13,9 @@ from trackrec.llm.hf_sampler import HFSampler
 from trackrec.llm.loading import BackboneSettings
 from trackrec.llm.sampler import Sampler
 from trackrec.model_files import model_digest
-from trackrec.prompts import RECCOT_TEMPLATE, PromptSettings, prompt_hash
-from trackrec.tables import stable_hash
+from trackrec.prompts.settings import PromptSettings
+from trackrec.prompts.templates import RECCOT_TEMPLATE, prompt_hash
+from trackrec.storage.atomic import stable_hash
 
 _CHUNK = 64  # texts that a crash can cost
 

@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 from trackrec.distill.answers import Answer, AnswerStore
 from trackrec.distill.chat_client import Budget, ChatClient
 from trackrec.distill.teacher import Teacher, TeacherError, TeacherRequest, TeacherTexts
-from trackrec.extras import MissingPackageError
-from trackrec.prompts import RECCOT_TEMPLATE, PromptSettings, prompt_hash
-from trackrec.tables import stable_hash
+from trackrec.prompts.settings import PromptSettings
+from trackrec.prompts.templates import RECCOT_TEMPLATE, prompt_hash
+from trackrec.runtime.packages import MissingPackageError
+from trackrec.storage.atomic import stable_hash
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from trackrec.error_text import reason
-from trackrec.prompts import PromptSettings, Rated, counted, fold, history_segment, leanings, reccot_segments
-from trackrec.tables import stable_hash
+from trackrec.prompts.settings import PromptSettings
+from trackrec.prompts.templates import Rated, counted, fold, history_segment, leanings, reccot_segments
+from trackrec.runtime.errors import reason
+from trackrec.storage.atomic import stable_hash
 
 
 class TeacherError(ValueError):

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trackrec.claims import ClaimChecker
 from trackrec.distill.teacher import Teacher, TeacherRequest, TeacherTexts
-from trackrec.metrics import mean_words
-from trackrec.prompts import RECCOT_TEMPLATE, PromptBook, prompt_hash
-from trackrec.tables import stable_hash, write_part
+from trackrec.metrics.texts import mean_words
+from trackrec.prompts.book import PromptBook
+from trackrec.prompts.grounding import ClaimChecker
+from trackrec.prompts.templates import RECCOT_TEMPLATE, prompt_hash
+from trackrec.storage.atomic import stable_hash
+from trackrec.storage.parts import write_part
 
 
 def write_teacher_texts(
@@ -30,7 +32,7 @@ def write_teacher_texts(
     Returns:
         Counts for the manifest, the teacher's own among them; histories without a text are counted, not filed.
         ``claims`` are the titles and attributes that the texts name, ``unsupported_share`` those of them that the
-        history doesn't hold (None without claims); see `trackrec.claims`.
+        history doesn't hold (None without claims); see `trackrec.prompts.grounding`.
 
     Raises:
         ValueError: the teacher has no text at all, or they can't be swapped between users.

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from trackrec.error_text import reason
 from trackrec.model_files import model_digest
-from trackrec.tables import TableError, read_table, stable_hash, write_part
+from trackrec.runtime.errors import reason
+from trackrec.storage.atomic import stable_hash
+from trackrec.storage.parts import read_table, write_part
+from trackrec.storage.schemas import TableError
 
 
 @dataclass(frozen=True)

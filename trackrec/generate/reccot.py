@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.sampler import Draw, Sampler, draw_seed
-from trackrec.prompts import RECCOT_TEMPLATE, PromptBook, prompt_hash
-from trackrec.tables import standing_part, write_part
+from trackrec.prompts.book import PromptBook
+from trackrec.prompts.templates import RECCOT_TEMPLATE, prompt_hash
+from trackrec.storage.parts import standing_part, write_part
 
 
 def shards(keys: Sequence[str], size: int) -> list[list[str]]:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import polars as pl
 
-from trackrec.tables import stable_hash
+from trackrec.storage.atomic import stable_hash
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import polars as pl
 
-from trackrec.error_text import reason
 from trackrec.interactions.source import LAST_SECOND, DataError, shown
+from trackrec.runtime.errors import reason
 
 ARGS = "dataset.init_args"
 LIST_SEPARATOR = "\x1f"

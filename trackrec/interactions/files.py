@@ -16,9 +16,9 @@ from typing import Literal, NamedTuple
 
 import polars as pl
 
-from trackrec.error_text import reason
 from trackrec.interactions.columns import ARGS, Columns
 from trackrec.interactions.source import DataError, bad_lines_error, refuse_utf16
+from trackrec.runtime.errors import reason
 
 _PARQUET = (".parquet", ".pq")
 _PACKED = (".gz", ".zip", ".zst", ".bz2", ".xz")

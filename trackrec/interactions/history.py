@@ -18,7 +18,7 @@ import pyarrow as pa
 from trackrec.interactions.own_lists import pool_lists
 from trackrec.interactions.source import DataError, Ratings, choice_error
 from trackrec.interactions.split import Protocol, assign_use, split_samples
-from trackrec.tables import stable_hash
+from trackrec.storage.atomic import stable_hash
 
 Per = Literal["user", "sample"]
 _CHUNK = 500_000

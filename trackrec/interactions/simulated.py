@@ -25,7 +25,7 @@ from trackrec.interactions.simulated_world import (
     genre_shares,
 )
 from trackrec.interactions.source import DataError, Ratings, RatingSource
-from trackrec.metrics import accuracy, auc
+from trackrec.metrics.scores import accuracy, auc
 
 _START = 1_100_000_000  # seconds UTC
 _SPAN = 4 * 365 * 86_400

@@ -28,7 +28,7 @@ class DataError(ValueError):
 
 
 class Ratings(NamedTuple):
-    """The first three tables of a run, in the schemas of `trackrec.tables`, and what was lost on the way.
+    """The first three tables of a run, in the schemas of `trackrec.storage.schemas`, and what was lost on the way.
 
     ``interactions`` is in file order and holds each (user, item) once; ``timestamp`` is in seconds, UTC. Every item_id
     and user_id of it has its row in ``items`` and ``users``. ``counts`` says how many rows were read and left out. A

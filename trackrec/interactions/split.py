@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from trackrec.interactions.source import DataError
-from trackrec.tables import stable_hash
+from trackrec.storage.atomic import stable_hash
 
 Protocol = Literal["temporal", "user", "given"]
 # Hashes are made in Python by so many at a time, so that millions of them never lie there as objects.

@@ -6,11 +6,11 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trackrec.extras import MissingPackageError
 from trackrec.llm.hf_sampler import HFSampler
 from trackrec.llm.sampler import Draw, Sampler
 from trackrec.llm.vllm_process import check_vllm
 from trackrec.llm.vllm_sampler import VLLMSampler
+from trackrec.runtime.packages import MissingPackageError
 
 if TYPE_CHECKING:
     from trackrec.llm.backbone import LanguageModel

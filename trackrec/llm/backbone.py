@@ -123,7 +123,7 @@ class LanguageModel:
         from peft import PeftModel
 
         from trackrec.llm.lora import fuse
-        from trackrec.tables import check_weights
+        from trackrec.storage.parts import check_weights
 
         if not (directory / "adapter_model.safetensors").exists():
             raise FileNotFoundError(f"no adapter_model.safetensors in {directory}")
@@ -162,7 +162,7 @@ class LanguageModel:
         from peft import get_peft_model_state_dict
         from safetensors.torch import save
 
-        from trackrec.tables import write_whole
+        from trackrec.storage.atomic import write_whole
 
         weights = get_peft_model_state_dict(self._peft, adapter_name=name)
         content = save({key: value.detach().cpu().contiguous() for key, value in weights.items()})

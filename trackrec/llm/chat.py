@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import date
 from typing import Any, NamedTuple
 
-from trackrec.error_text import reason
+from trackrec.runtime.errors import reason
 
 _CONTENT = "@@content@@"
 _NO_SYSTEM = "system_prompt: the model's chat template takes no system turn"

@@ -17,8 +17,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from trackrec.error_text import reason
-from trackrec.tables import write_whole
+from trackrec.runtime.errors import reason
+from trackrec.storage.atomic import write_whole
 
 log = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from trackrec.error_text import reason
-from trackrec.extras import MissingPackageError
 from trackrec.llm.attention import register
 from trackrec.llm.memory import MemoryLimitError, ran_out
 from trackrec.model_files import check_model_path
+from trackrec.runtime.errors import reason
+from trackrec.runtime.packages import MissingPackageError
 
 if TYPE_CHECKING:
     import torch

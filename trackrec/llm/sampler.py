@@ -6,7 +6,7 @@ import abc
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from trackrec.tables import stable_hash
+from trackrec.storage.atomic import stable_hash
 
 if TYPE_CHECKING:
     from trackrec.llm.backbone import LanguageModel

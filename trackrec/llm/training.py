@@ -27,7 +27,7 @@ from trackrec.llm.devices import placed, process_count
 from trackrec.llm.memory import FittingBatches, MemoryLimitError, halve_list, ran_out
 from trackrec.llm.pieces import GivenGradients, StepGradients, StepSums, add_up, differentiate, nothing_of
 from trackrec.llm.tips import without_tips
-from trackrec.tables import stable_hash
+from trackrec.storage.atomic import stable_hash
 
 if TYPE_CHECKING:
     from trackrec.llm.backbone import LanguageModel

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
-from trackrec.orphan import end_with
+from trackrec.runtime.parent import end_with
 
 Adapter = tuple[str, int, str]
 Report = Callable[[int], None]

@@ -14,7 +14,7 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trackrec.extras import MissingPackageError
+from trackrec.runtime.packages import MissingPackageError
 
 if TYPE_CHECKING:
     import torch

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from trackrec.metrics import LEAST_USERS, accuracy, auc, log_loss
+from trackrec.metrics.intervals import LEAST_USERS
+from trackrec.metrics.scores import accuracy, auc, log_loss
 from trackrec.report.arm_names import VALIDATOR_NAMES, arm_name, arm_order, text_name
 from trackrec.report.document import Badge, Block, Cell, Figure, Folded, Missing, Num, Section, Table, Verdict, sentence
 from trackrec.report.figures import forest

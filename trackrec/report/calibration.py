@@ -7,7 +7,8 @@ import math
 import numpy as np
 import polars as pl
 
-from trackrec.metrics import Interval, calibration_error, user_bootstrap
+from trackrec.metrics.intervals import Interval, user_bootstrap
+from trackrec.metrics.scores import calibration_error
 from trackrec.report.document import Cell, Figure, Missing, Num, Section, Table, sentence
 from trackrec.report.figures import Bin, reliability
 from trackrec.report.numbers import RunNumbers, as_num

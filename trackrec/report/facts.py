@@ -17,7 +17,7 @@ from trackrec.report.overview import about, class_name, cost_section, missing_bl
 from trackrec.report.page import to_html
 from trackrec.report.rounds import rewards_section, rounds_section
 from trackrec.report.writing import Writing, examples_section, writing_section
-from trackrec.tables import TableError
+from trackrec.storage.schemas import TableError
 
 FOLDER = "report"
 

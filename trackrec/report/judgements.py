@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from trackrec.metrics import balanced_mean, paired_bootstrap, user_bootstrap
+from trackrec.metrics.intervals import paired_bootstrap, user_bootstrap
+from trackrec.metrics.scores import balanced_mean
 from trackrec.report.document import Num
 from trackrec.report.numbers import RunNumbers, as_num
 

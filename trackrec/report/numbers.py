@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from trackrec.metrics import Interval
+from trackrec.metrics.intervals import Interval
 from trackrec.report.document import Num, Unit
 from trackrec.run_files import RunFiles
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from trackrec.metrics import auc, user_bootstrap
+from trackrec.metrics.intervals import user_bootstrap
+from trackrec.metrics.scores import auc
 from trackrec.report.document import Cell, Figure, Missing, Num, Section, Table, Unit
 from trackrec.report.figures import Reference, by_round, histogram
 from trackrec.report.judgements import draw_rewards, paired_difference, reward_difference

@@ -10,9 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trackrec.claims import ClaimChecker, Mention, normal_form
-from trackrec.metrics import distinct_n, user_bootstrap
-from trackrec.prompts import PromptBook, PromptSettings, Rated, describe, history_facts
+from trackrec.metrics.intervals import user_bootstrap
+from trackrec.metrics.texts import distinct_n
+from trackrec.prompts.book import PromptBook
+from trackrec.prompts.grounding import ClaimChecker, Mention, normal_form
+from trackrec.prompts.settings import PromptSettings
+from trackrec.prompts.templates import Rated, describe, history_facts
 from trackrec.report.document import (
     Block,
     Cell,
@@ -30,7 +33,7 @@ from trackrec.report.document import (
 from trackrec.report.figures import by_round
 from trackrec.report.numbers import RunNumbers, as_num
 from trackrec.report.rounds import round_name
-from trackrec.tables import stable_hash
+from trackrec.storage.atomic import stable_hash
 
 EXAMPLES = 20
 _MOST_TEXTS = 500  # per round, chosen by hash: the report is written at the end of every fit

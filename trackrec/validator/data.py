@@ -11,7 +11,7 @@ from trackrec.llm.across import world
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.batches import BatchLoader
 from trackrec.llm.packing import Layout, Spot, tree_tokens
-from trackrec.prompts import PromptBook
+from trackrec.prompts.book import PromptBook
 from trackrec.validator.judge import JudgeTree, judge_tree
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from trackrec.metrics import Interval, balanced_mean, evaluate, user_bootstrap
+from trackrec.metrics.intervals import Interval, evaluate, user_bootstrap
+from trackrec.metrics.scores import balanced_mean
 
 
 def judged_rows(scores: pl.DataFrame, samples: pl.DataFrame, validator: str, source: str) -> pl.DataFrame:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from trackrec.llm.chat import ChatEncoder, LabelTokens
 from trackrec.llm.packing import Branch, Tree
-from trackrec.prompts import PromptBook
+from trackrec.prompts.book import PromptBook
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from trackrec.prompts import Rated
+from trackrec.prompts.templates import Rated
 
 Words = tuple[str, ...]
 _MIN_TITLE_CHARS = 8

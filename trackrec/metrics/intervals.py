@@ -1,38 +1,41 @@
-"""AUC, UAUC, accuracy, log loss, calibration, text diversity, and intervals that resample users.
+"""Bootstrap intervals over users and training seeds, and the rows of the metrics table.
 
-Letters: N rows, U users, S training seeds, R resamples. Every function takes NumPy arrays or torch tensors, computes in
-float64 and returns plain floats. torch and torchmetrics are imported by the functions that need them.
+Letters: N rows, U users, S training seeds, R resamples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from trackrec.metrics.scores import (
+    Float,
+    accuracy,
+    as_array,
+    auc,
+    checked_scores,
+    divide_or_nan,
+    log_loss,
+    row_losses,
+    uauc,
+    user_aucs,
+    user_codes,
+)
 
 if TYPE_CHECKING:
     import torch
 
     Vector = NDArray[Any] | torch.Tensor
 
-Float = NDArray[np.float64]
+
 # A metric of weighted rows: (R, N) weights -> (R,) values.
 Weighted = Callable[[Float], Float]
-
 # Resampling fewer users than this gives intervals that miss the truth far more often than they say.
 LEAST_USERS = 10
-_LOG_EPS = 1e-7  # a float32 sigmoid reaches exactly 0 and 1: the loss of such a row stays finite, at most 16.1 nats
 _CHUNK = 4_000_000  # weights held at once while resampling, in numbers
-
-
-class UAUC(NamedTuple):
-    """Mean AUC over users with both classes; ``n_one_class`` users had one class only and are left out."""
-
-    value: float
-    n_users: int
-    n_one_class: int
 
 
 class Interval(NamedTuple):
@@ -44,63 +47,13 @@ class Interval(NamedTuple):
     n: int
 
 
-def auc(p: Vector, y: Vector) -> float:
-    """Area under the ROC curve of scores in [0, 1]; ties count half. NaN where ``y`` has one class only."""
-    scores, labels = _scored(p, y)
-    if labels.size == 0 or labels.min() == labels.max():
-        return float("nan")
-    import torch
-    from torchmetrics.functional.classification import binary_auroc
-
-    # Ranks instead of scores: exact for any monotone scale, and torchmetrics squashes numbers outside [0, 1].
-    ranks = np.unique(scores, return_inverse=True)[1] / scores.size
-    return float(binary_auroc(torch.from_numpy(ranks), torch.from_numpy(labels.astype(np.int64))))
-
-
-def accuracy(p: Vector, y: Vector, threshold: float = 0.5) -> float:
-    """Share of rows where ``p > threshold`` equals the label."""
-    scores, labels = _scored(p, y)
-    return _mean((scores > threshold) == (labels > 0))
-
-
-def log_loss(p: Vector, y: Vector) -> float:
-    """Mean negative log-likelihood in nats; ``p`` is clipped to [1e-7, 1 - 1e-7]."""
-    return _mean(_row_losses(*_scored(p, y)))
-
-
-def uauc(p: Vector, y: Vector, users: Vector) -> UAUC:
-    """Mean over users of the AUC of that user's rows, users weighing the same (CoLLM, arXiv 2310.19488)."""
-    scores, labels = _scored(p, y)
-    values = _user_aucs(scores, labels, _user_codes(users, scores.size))
-    kept = values[~np.isnan(values)]
-    return UAUC(_mean(kept), len(kept), len(values) - len(kept))
-
-
-def balanced_mean(values: Vector, y: Vector) -> float:
-    """Mean of ``values`` per class of ``y`` first, then over the classes, so that no class outweighs another."""
-    numbers, labels = _array(values).astype(np.float64), _array(y)
-    return float(np.mean([numbers[labels == label].mean() for label in np.unique(labels)]))
-
-
-def calibration_error(p: Vector, y: Vector, n_bins: int = 15) -> float:
-    """Expected calibration error: mean |confidence - frequency| over ``n_bins`` equal-width bins, weighted by rows.
-
-    Σ_b |Σ_{i in b} (p_i - y_i)| / N over bins b. torchmetrics has it too; its import takes seconds.
-    """
-    scores, labels = _scored(p, y)
-    if not scores.size:
-        return float("nan")
-    places = np.minimum((scores * n_bins).astype(int), n_bins - 1)
-    return float(np.abs(np.bincount(places, scores - labels)).sum() / scores.size)
-
-
 def weighted_auc(p: Vector, y: Vector, weights: Vector) -> Float:
     """AUC of rows repeated ``weights`` times, by one sort: (R, N) or (N,) weights -> (R,) or scalar array.
 
     Σ_g w⁺_g (Σ_{h<g} w⁻_h + ½ w⁻_g) / (W⁺ W⁻) over groups g of equal score. NaN where a class has no weight.
     """
-    scores, labels = _scored(p, y)
-    matrix = np.asarray(_array(weights), dtype=np.float64)
+    scores, labels = checked_scores(p, y)
+    matrix = np.asarray(as_array(weights), dtype=np.float64)
     values = _weighted_auc(scores, labels)(np.atleast_2d(matrix))
     return values if matrix.ndim == 2 else values[0]
 
@@ -118,8 +71,8 @@ def user_bootstrap(
     from user weights without copying rows; any other function gets arrays of repeated rows. Resamples in which the
     metric is NaN (one class drawn) are left out.
     """
-    data = [_array(array) for array in arrays]
-    codes = _user_codes(users, len(data[0]))
+    data = [as_array(array) for array in arrays]
+    codes = user_codes(users, len(data[0]))
     weighted = _weighted_form(metric_fn, data, codes)
     value = float(weighted(np.ones((1, len(codes))))[0])
     draws = np.concatenate([weighted(w[:, codes]) for w in _user_weights(codes, n_resamples, seed)])
@@ -165,9 +118,9 @@ def seed_draws(
         n_resamples: R.
         seed: of the resampling.
     """
-    labels = _array(y)
-    codes = _user_codes(users, len(labels))
-    forms = [_weighted_form(metric_fn, [row, labels], codes) for row in np.atleast_2d(_array(p))]
+    labels = as_array(y)
+    codes = user_codes(users, len(labels))
+    forms = [_weighted_form(metric_fn, [row, labels], codes) for row in np.atleast_2d(as_array(p))]
     ones = np.ones((1, len(codes)))
     mean = float(np.mean([float(form(ones)[0]) for form in forms]))
     rng = np.random.default_rng([seed, 1])
@@ -224,74 +177,6 @@ def metric_rows(values: Mapping[str, Interval], **key: Any) -> list[dict[str, An
     ]
 
 
-def distinct_n(texts: Sequence[str], n: int = 2) -> float:
-    """Distinct word n-grams over all n-grams of all texts (Li et al. 2016); words are split at blanks, lower case."""
-    grams = [gram for text in texts for gram in _ngrams(text.lower().split(), n)]
-    return len(set(grams)) / len(grams) if grams else float("nan")
-
-
-def mean_words(texts: Sequence[str]) -> float:
-    """Mean number of blank-separated words of a text."""
-    return _mean(np.array([len(text.split()) for text in texts], dtype=np.float64))
-
-
-def _ngrams(words: list[str], n: int) -> list[tuple[str, ...]]:
-    return [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
-
-
-def _array(values: Vector) -> NDArray[Any]:
-    detach = getattr(values, "detach", None)
-    return np.asarray(values if detach is None else detach().cpu().numpy())
-
-
-def _mean(values: NDArray[Any]) -> float:
-    return float(np.mean(values, dtype=np.float64)) if values.size else float("nan")
-
-
-def _scored(p: Vector, y: Vector) -> tuple[Float, Float]:
-    scores, labels = _array(p).astype(np.float64), _array(y).astype(np.float64)
-    if scores.ndim != 1 or scores.shape != labels.shape:
-        raise ValueError(f"p and y must be vectors of one length, got shapes {scores.shape} and {labels.shape}.")
-    if not np.isfinite(scores).all():
-        raise ValueError(f"p must be finite, got {int((~np.isfinite(scores)).sum())} NaN or infinite of {scores.size}.")
-    if not np.isin(labels, (0.0, 1.0)).all():
-        raise ValueError("y must hold 0 and 1 only.")
-    return scores, labels
-
-
-def _user_codes(users: Vector, n_rows: int) -> NDArray[np.int64]:
-    names = _array(users)
-    if names.shape != (n_rows,):
-        raise ValueError(f"users must have one entry per row: {n_rows}, got shape {names.shape}.")
-    return np.unique(names, return_inverse=True)[1].astype(np.int64)
-
-
-def _row_losses(scores: Float, labels: Float) -> Float:
-    likelihood = np.where(labels > 0, scores, 1.0 - scores)
-    return -np.log(np.clip(likelihood, _LOG_EPS, 1.0 - _LOG_EPS))
-
-
-def _divide(a: Float, b: Float) -> Float:
-    return np.divide(a, b, out=np.full_like(a, np.nan), where=b > 0)
-
-
-def _user_aucs(scores: Float, labels: Float, codes: NDArray[np.int64]) -> Float:
-    """(U,) AUC of each user from mid-ranks (Mann-Whitney U / n⁺n⁻), NaN for one class."""
-    if not scores.size:
-        return np.zeros(0)
-    order = np.lexsort((scores, codes))
-    s, u = scores[order], codes[order]
-    new = np.r_[True, (np.diff(u) != 0) | (np.diff(s) != 0)]
-    starts = np.flatnonzero(new)
-    sizes = np.diff(np.r_[starts, len(s)])
-    midranks = (starts + (sizes - 1) / 2)[np.cumsum(new) - 1]
-    pos = np.bincount(u, weights=labels[order])
-    total = np.bincount(u).astype(np.float64)
-    ranks = midranks - np.r_[0.0, np.cumsum(total)[:-1]][u] + 1.0
-    sums = np.bincount(u, weights=ranks * labels[order])
-    return _divide(sums - pos * (pos + 1) / 2, pos * (total - pos))
-
-
 def _weighted_auc(scores: Float, labels: Float) -> Weighted:
     order = np.argsort(scores, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])
@@ -303,26 +188,26 @@ def _weighted_auc(scores: Float, labels: Float) -> Weighted:
         pos = np.add.reduceat(w_pos, starts, axis=1)  # (R, groups)
         neg = np.add.reduceat(w - w_pos, starts, axis=1)
         below = np.cumsum(neg, axis=1) - 0.5 * neg
-        return _divide((pos * below).sum(axis=1), pos.sum(axis=1) * neg.sum(axis=1))
+        return divide_or_nan((pos * below).sum(axis=1), pos.sum(axis=1) * neg.sum(axis=1))
 
     return value
 
 
 def _weighted_mean(values: Float) -> Weighted:
-    return lambda weights: _divide(weights @ values, weights.sum(axis=1))
+    return lambda weights: divide_or_nan(weights @ values, weights.sum(axis=1))
 
 
 def _weighted_form(metric_fn: Callable[..., Any], arrays: list[NDArray[Any]], codes: NDArray[np.int64]) -> Weighted:
     """``metric_fn`` as a function of integer row weights, without repeated rows where the metric is known."""
     if metric_fn in (auc, accuracy, log_loss, uauc):
-        scores, labels = _scored(arrays[0], arrays[1])
+        scores, labels = checked_scores(arrays[0], arrays[1])
         if metric_fn is auc:
             return _weighted_auc(scores, labels)
         if metric_fn is accuracy:
             return _weighted_mean(((scores > 0.5) == (labels > 0)).astype(np.float64))
         if metric_fn is log_loss:
-            return _weighted_mean(_row_losses(scores, labels))
-        aucs = _user_aucs(scores, labels, codes)
+            return _weighted_mean(row_losses(scores, labels))
+        aucs = user_aucs(scores, labels, codes)
         first = np.unique(codes, return_index=True)[1]
         kept = ~np.isnan(aucs)
         over_users = _weighted_mean(aucs[kept])

@@ -9,74 +9,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-import polars as pl
-
-from trackrec.tables import stable_hash
+from trackrec.prompts.settings import PromptSettings
+from trackrec.storage.atomic import stable_hash
 
 RECCOT_TEMPLATE = "reccot.v1"
 JUDGE_TEMPLATE = "judge.v1"
-
-
-@dataclass(frozen=True)
-class PromptSettings:
-    """Words of the domain and what a prompt shows.
-
-    Attributes:
-        item: what one item is called.
-        items: its plural.
-        user: what a user is called.
-        rated: what users do with the items of a history ("saw", "read").
-        like: what V is asked about the next item ("click", "play").
-        liked: the word after an item whose rating is above the threshold.
-        disliked: the word after any other item.
-        max_words: the length that G is asked to keep to.
-        max_history: the newest items of a history that are shown.
-        max_title_chars: longer titles are cut here.
-        history_attributes: show the attributes (genres) of history items.
-        history_counts: say above the list how many items of the whole history were liked, of how many.
-        history_kinds: name above the list at most so many attributes that the whole history mostly likes, and as many
-            that it mostly dislikes, with counts. A small language model reads such a line where it can't count.
-        history_years: show the years of history items. Four digits are six tokens for many a tokenizer.
-        target_attributes: show the attributes of the target item, whose year is always shown.
-        user_attributes: show what the users table says of the user.
-        order: of V's prompt. ``shared`` puts the RecCoT before the target, so that all targets of a user share a
-            prefix; ``release`` puts it after the target, as TrackRec's public release does; ``prefill`` is ``shared``
-            with the target at the head of V's own turn, right before the answer: a small language model then reads it
-            with care, and no turn is closed and opened for each target.
-    """
-
-    item: str = "film"
-    items: str = "films"
-    user: str = "viewer"
-    rated: str = "rated"
-    like: str = "like"
-    liked: str = "liked"
-    disliked: str = "disliked"
-    max_words: int = 200
-    max_history: int = 30
-    max_title_chars: int = 120
-    history_attributes: bool = True
-    history_years: bool = True
-    history_counts: bool = False
-    history_kinds: int = 0
-    target_attributes: bool = True
-    user_attributes: bool = False
-    order: Literal["shared", "release", "prefill"] = "shared"
-
-    def __post_init__(self) -> None:
-        for key in ("max_words", "max_history", "max_title_chars"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"prompts.{key} must be at least 1, got {getattr(self, key)}.")
-        if self.history_kinds < 0:
-            raise ValueError(f"prompts.history_kinds must not be negative, got {self.history_kinds}.")
-
-    @property
-    def prefilled(self) -> int:
-        """How many of the last segments of V's prompt stand in V's own turn."""
-        return int(self.order == "prefill")
 
 
 class Item(NamedTuple):
@@ -99,62 +38,6 @@ class Leanings(NamedTuple):
 
     liked: list[tuple[str, int]]
     disliked: list[tuple[str, int]]
-
-
-class PromptBook:
-    """Looks up what prompts need: histories, items and users by id.
-
-    Args:
-        histories: the histories table.
-        items: the items table.
-        users: the users table.
-        threshold: a rating above it is liked.
-        settings: words and limits.
-    """
-
-    def __init__(
-        self,
-        histories: pl.DataFrame,
-        items: pl.DataFrame,
-        users: pl.DataFrame,
-        threshold: float,
-        settings: PromptSettings,
-    ) -> None:
-        self.settings, self._threshold = settings, threshold
-        self._items = {row[0]: Item(row[1], row[2] or (), row[3]) for row in items.iter_rows()}
-        self._users = dict(users.select("user_id", "attributes").iter_rows())
-        self._histories = {row[0]: row[1:] for row in histories.iter_rows()}
-
-    def item(self, item_id: str) -> Item:
-        """Title, attributes and year of an item."""
-        return self._items[item_id]
-
-    def history(self, history_id: str) -> list[Rated]:
-        """The rated items of a history, oldest first."""
-        _, item_ids, ratings = self._histories[history_id]
-        pairs = zip(item_ids, ratings, strict=True)
-        return [Rated(self._items[item_id], rating > self._threshold) for item_id, rating in pairs]
-
-    def user_of(self, history_id: str) -> str:
-        """The user whose history it is."""
-        return self._histories[history_id][0]
-
-    def evidence(self, history_id: str) -> list[Rated]:
-        """What a prompt holds of a history; see `evidence`."""
-        return evidence(self.history(history_id), self.settings)
-
-    def history_text(self, history_id: str) -> str:
-        """The segment with which every prompt about this history begins."""
-        about = self._users.get(self.user_of(history_id)) or ()
-        return history_segment(self.history(history_id), self.settings, about)
-
-    def reccot_prompt(self, history_id: str) -> list[str]:
-        """Segments of G's prompt."""
-        return reccot_segments(self.history_text(history_id), self.settings)
-
-    def judge_prompt(self, history_id: str, reccot: str | None, item_id: str) -> list[str]:
-        """Segments of V's prompt."""
-        return judge_segments(self.history_text(history_id), reccot, self.item(item_id), self.settings)
 
 
 def fold(text: str) -> str:

@@ -1,0 +1,64 @@
+"""Fills the prompt templates with the histories, items and users of a run."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from trackrec.prompts.settings import PromptSettings
+from trackrec.prompts.templates import Item, Rated, evidence, history_segment, judge_segments, reccot_segments
+
+
+class PromptBook:
+    """Looks up what prompts need: histories, items and users by id.
+
+    Args:
+        histories: the histories table.
+        items: the items table.
+        users: the users table.
+        threshold: a rating above it is liked.
+        settings: words and limits.
+    """
+
+    def __init__(
+        self,
+        histories: pl.DataFrame,
+        items: pl.DataFrame,
+        users: pl.DataFrame,
+        threshold: float,
+        settings: PromptSettings,
+    ) -> None:
+        self.settings, self._threshold = settings, threshold
+        self._items = {row[0]: Item(row[1], row[2] or (), row[3]) for row in items.iter_rows()}
+        self._users = dict(users.select("user_id", "attributes").iter_rows())
+        self._histories = {row[0]: row[1:] for row in histories.iter_rows()}
+
+    def item(self, item_id: str) -> Item:
+        """Title, attributes and year of an item."""
+        return self._items[item_id]
+
+    def history(self, history_id: str) -> list[Rated]:
+        """The rated items of a history, oldest first."""
+        _, item_ids, ratings = self._histories[history_id]
+        pairs = zip(item_ids, ratings, strict=True)
+        return [Rated(self._items[item_id], rating > self._threshold) for item_id, rating in pairs]
+
+    def user_of(self, history_id: str) -> str:
+        """The user whose history it is."""
+        return self._histories[history_id][0]
+
+    def evidence(self, history_id: str) -> list[Rated]:
+        """What a prompt holds of a history; see `evidence`."""
+        return evidence(self.history(history_id), self.settings)
+
+    def history_text(self, history_id: str) -> str:
+        """The segment with which every prompt about this history begins."""
+        about = self._users.get(self.user_of(history_id)) or ()
+        return history_segment(self.history(history_id), self.settings, about)
+
+    def reccot_prompt(self, history_id: str) -> list[str]:
+        """Segments of G's prompt."""
+        return reccot_segments(self.history_text(history_id), self.settings)
+
+    def judge_prompt(self, history_id: str, reccot: str | None, item_id: str) -> list[str]:
+        """Segments of V's prompt."""
+        return judge_segments(self.history_text(history_id), reccot, self.item(item_id), self.settings)

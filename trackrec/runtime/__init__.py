@@ -1,0 +1,1 @@
+"""What any program needs, and what knows no recommender: errors, versions, memory, terminal text."""

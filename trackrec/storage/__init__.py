@@ -1,0 +1,1 @@
+"""Tables and manifests on disk: schemas, atomic writes, parts."""

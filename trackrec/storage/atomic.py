@@ -1,0 +1,31 @@
+"""Atomic file writes, and a hash that is equal across processes and machines."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+
+def stable_hash(*parts: object, digits: int = 16) -> str:
+    """Hex digest of the parts' text, equal across processes and platforms (unlike ``hash``)."""
+    joined = "\x1f".join(str(part) for part in parts)
+    return hashlib.blake2b(joined.encode(), digest_size=32).hexdigest()[:digits]
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file under a temporary name, then rename it: whole or absent, after a crash of the machine too.
+
+    Raises:
+        OSError: the disk is full, say; what stood there before still does, and no temporary file is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
