@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trackrec.llm.shapes import SHAPES
+from trackrec.llm.memory_plan.shapes import SHAPES
 from trackrec.runtime.lightning_import import import_lightning
 
 TINY: dict[str, Any] = {
@@ -123,7 +123,7 @@ def main() -> None:
     from trackrec.align.module import SoftmaxDPOModule, write_references
     from trackrec.cli import parse_objects
     from trackrec.llm.backbone import LanguageModel
-    from trackrec.llm.training import fit_adapter
+    from trackrec.llm.training.training import fit_adapter
     from trackrec.prompts.book import PromptBook
     from trackrec.runtime.peak_memory import peak_memory, reset_peak_memory
 

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from trackrec.llm.attention import sdpa_or_grouped
+from trackrec.llm.kernels.attention import sdpa_or_grouped
 
 
 def main() -> None:

@@ -2,10 +2,10 @@
 
 Made-up rows of ML-100K's shape, equal batches and widths, no validation; the ways take turns, an epoch each, every way
 in a process of its own, as its users run it: this package tells the C library to keep freed memory
-(`trackrec.ctr.heap`), and in one process its peers would train on that, too. Peers run their own training loop, only
-where they are installed: deepctr-torch on arrays, FuxiCTR from its npz loader, and once more from a list of ready
-batches, without the cost of making them, which every other way pays. FuxiCTR's package ships no DeepFM, so its is put
-together from its own layers. Prints medians; ``--json`` writes them.
+(`trackrec.ctr.training.malloc`), and in one process its peers would train on that, too. Peers run their own training
+loop, only where they are installed: deepctr-torch on arrays, FuxiCTR from its npz loader, and once more from a list of
+ready batches, without the cost of making them, which every other way pays. FuxiCTR's package ships no DeepFM, so its is
+put together from its own layers. Prints medians; ``--json`` writes them.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ import torch
 from torch.nn import functional as F
 
 from trackrec.ctr import DIN, DeepFM
-from trackrec.ctr.data import CTRDataModule, TensorLoader
-from trackrec.ctr.features import CTRData, FeatureSpec, Vocabularies
-from trackrec.ctr.heap import kept_heap
-from trackrec.ctr.module import CTRModule
-from trackrec.ctr.train import trainer_of
+from trackrec.ctr.features.features import CTRData, FeatureSpec, Vocabularies
+from trackrec.ctr.training.data import CTRDataModule, TensorLoader
+from trackrec.ctr.training.malloc import kept_heap
+from trackrec.ctr.training.module import CTRModule
+from trackrec.ctr.training.train import trainer_of
 
 NETS = {"DIN": DIN, "DeepFM": DeepFM}
 N_ITEMS, N_USERS, N_GENRES, H, A, N_DENSE = 1684, 945, 21, 10, 6, 21

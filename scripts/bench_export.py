@@ -24,9 +24,10 @@ import onnxruntime
 import torch
 
 import trackrec.ctr
-from trackrec.ctr.assemble import CTRInputs
+from trackrec.ctr.arms.assemble import CTRInputs
+from trackrec.ctr.plan import CTRPlan
 from trackrec.ctr.saved import load_net, saved_features, saved_net
-from trackrec.ctr.stage import CTRPlan, run_ctr
+from trackrec.ctr.stage import run_ctr
 from trackrec.export import NET, export_net
 from trackrec.interactions import MovieLens, SampleRules, build_samples
 from trackrec.requests import RequestEncoder

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from align_step import TINY, save_random_model
 
-from trackrec.llm.shapes import SHAPES
+from trackrec.llm.memory_plan.shapes import SHAPES
 from trackrec.runtime.lightning_import import import_lightning
 
 MAX_PEAK_SIZE = 8192
@@ -58,7 +58,7 @@ class StageBench:
     """
 
     def __init__(self, lm: Any, objects: Any, given: argparse.Namespace) -> None:
-        from trackrec.llm.training import OptimizerSettings
+        from trackrec.llm.training.training import OptimizerSettings
 
         self.lm, self.objects, self.given = lm, objects, given
         self.parameters = lm.train_only("bench")
@@ -159,8 +159,8 @@ class StageBench:
 
     def sample(self, prompts: int) -> Any:
         """The first ``--decode`` tokens of a full batch of draws."""
-        from trackrec.llm.decode import write_texts
-        from trackrec.llm.nucleus import SeededTopP
+        from trackrec.llm.sampling.decode import write_texts
+        from trackrec.llm.sampling.nucleus import SeededTopP
 
         given, rows = self.given, [self.ids(self.given.prompt) for _ in range(prompts)]
         self.lm.chat.eos_id, eos = -1, self.lm.chat.eos_id

@@ -25,11 +25,11 @@ from torch import Tensor
 
 from trackrec.align.softmax_dpo import softmax_dpo
 from trackrec.llm.backbone import LanguageModel
-from trackrec.llm.decode import write_texts
 from trackrec.llm.loading import BackboneSettings, LoRASettings
 from trackrec.llm.logprobs import branch_logprobs, next_token_logprobs
-from trackrec.llm.nucleus import SeededTopP
 from trackrec.llm.packing import Branch, Layout, Tree, pack, unroll
+from trackrec.llm.sampling.decode import write_texts
+from trackrec.llm.sampling.nucleus import SeededTopP
 from trackrec.runtime.peak_memory import peak_memory, reset_peak_memory
 
 Work = Callable[[], Tensor]

@@ -23,7 +23,7 @@ import polars as pl
 import torch
 from bench_export import bench_plan, write_tables
 
-from trackrec.ctr.assemble import CTRInputs
+from trackrec.ctr.arms.assemble import CTRInputs
 from trackrec.ctr.saved import SavedNets
 from trackrec.ctr.stage import run_ctr
 from trackrec.predict import answer

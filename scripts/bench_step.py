@@ -20,9 +20,9 @@ import torch
 from peft.tuners.lora import Linear
 
 from trackrec.llm.backbone import LanguageModel
+from trackrec.llm.kernels.fused_lora import fuse
 from trackrec.llm.loading import BackboneSettings, LoRASettings
 from trackrec.llm.logprobs import next_token_logprobs
-from trackrec.llm.lora import fuse
 from trackrec.llm.packing import Branch, Layout, Tree, pack
 
 N_TARGETS = 6

@@ -23,10 +23,10 @@ import vllm
 from bench_llm import TEXT
 
 from trackrec.llm.backbone import LanguageModel
-from trackrec.llm.hf_sampler import HFSampler
 from trackrec.llm.loading import BackboneSettings, LoRASettings
-from trackrec.llm.vllm_process import VLLMSettings, engine_arguments
-from trackrec.llm.vllm_sampler import VLLMSampler
+from trackrec.llm.sampling.hf_sampler import HFSampler
+from trackrec.llm.vllm.process import VLLMSettings, engine_arguments
+from trackrec.llm.vllm.sampler import VLLMSampler
 
 
 def main() -> None:

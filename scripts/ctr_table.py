@@ -25,12 +25,12 @@ import numpy as np
 import polars as pl
 
 import trackrec.ctr
-from trackrec.ctr.baselines import baseline_predictions
-from trackrec.ctr.classic import classic_predictions
-from trackrec.ctr.dense import DENSE_NAMES
-from trackrec.ctr.features import CTRData, FeatureBuilder
-from trackrec.ctr.train import fit_arm
-from trackrec.ctr.verdict import ArmScores, arm_scores
+from trackrec.ctr.arms.baselines import baseline_predictions
+from trackrec.ctr.arms.classic import classic_predictions
+from trackrec.ctr.arms.verdict import ArmScores, arm_scores
+from trackrec.ctr.features.dense_statistics import DENSE_NAMES
+from trackrec.ctr.features.features import CTRData, FeatureBuilder
+from trackrec.ctr.training.train import fit_arm
 from trackrec.interactions import MovieLens, SampleRules, build_samples
 from trackrec.metrics.intervals import Draws, seed_draws
 from trackrec.metrics.scores import auc, log_loss

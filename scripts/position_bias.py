@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trackrec.interactions.simulated import Simulated
-from trackrec.interactions.simulated_policy import (
+from trackrec.interactions.simulated.policy import (
     LoggingPolicy,
     click_auc,
     draw_pools,
@@ -24,6 +23,7 @@ from trackrec.interactions.simulated_policy import (
     weighted_click_auc,
     weighted_ctr,
 )
+from trackrec.interactions.simulated.source import Simulated
 
 COLUMNS = ("AUC on clicks", "AUC, weighted", "AUC on likes", "CTR, weighted", "CTR online")
 

@@ -18,9 +18,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from trackrec.interactions.simulated_claims import Claim, read_claims
-from trackrec.interactions.simulated_words import GENRES, Genre
-from trackrec.interactions.simulated_world import World, WorldRules, draw_world
+from trackrec.interactions.simulated.claims import Claim, read_claims
+from trackrec.interactions.simulated.words import GENRES, Genre
+from trackrec.interactions.simulated.world import World, WorldRules, draw_world
 from trackrec.prompts.settings import PromptSettings
 from trackrec.prompts.templates import (
     Item,

@@ -17,8 +17,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from trackrec.interactions.simulated import Simulated, Truth, expected_auc
-from trackrec.interactions.simulated_world import WorldRules
+from trackrec.interactions.simulated.source import Simulated, Truth, expected_auc
+from trackrec.interactions.simulated.world import WorldRules
 from trackrec.metrics.intervals import user_bootstrap
 from trackrec.metrics.scores import auc, balanced_mean
 from trackrec.run_files import RunFiles

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from trackrec.cli import TrackRecCLI, run_cli
-from trackrec.interactions import LoopSettings
-from trackrec.llm.training import OptimizerSettings
+from trackrec.llm.training.training import OptimizerSettings
+from trackrec.recipe.settings import LoopSettings
 from trackrec.runtime.packages import MissingPackageError
 
 CONFIG = str(Path(__file__).parent.parent / "configs" / "quickstart.yaml")

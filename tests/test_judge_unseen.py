@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from trackrec.cli import parse_values
-from trackrec.interactions import LoopSettings, select_cohort
+from trackrec.recipe.cohort import select_cohort
+from trackrec.recipe.settings import LoopSettings
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "scripts" / "judge_unseen.py"

@@ -9,9 +9,10 @@ import polars as pl
 import pytest
 from tiny import frame
 
+from trackrec.ctr.arms.log_odds import rows_to_score, texts_of_arm
 from trackrec.experiment import LOG_ODDS, Experiment, tuning_turns
-from trackrec.interactions import LoopSettings, select_cohort, tuning_rows
-from trackrec.log_odds import rows_to_score, texts_of_arm
+from trackrec.recipe.cohort import select_cohort, tuning_rows
+from trackrec.recipe.settings import LoopSettings
 
 
 def samples(users: int = 8, each: int = 12) -> pl.DataFrame:

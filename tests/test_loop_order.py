@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from trackrec.experiment import tuning_turns
-from trackrec.interactions import LoopSettings
 from trackrec.loop import Loop
 from trackrec.pipeline import Pipeline, Stage
+from trackrec.recipe.settings import LoopSettings
 from trackrec.run_files import stages_of
 
 

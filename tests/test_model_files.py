@@ -1,6 +1,6 @@
 """Replaced weights at the same path are other weights."""
 
-from trackrec.model_files import model_digest
+from trackrec.llm.model_files import model_digest
 
 
 def test_a_digest_follows_the_files_and_not_their_place(tmp_path):

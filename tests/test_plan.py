@@ -9,9 +9,9 @@ import torch
 from transformers import DynamicCache
 
 from trackrec.cli import run_cli
-from trackrec.llm.footprint import ModelShape, Work, adapter_weights, stage_bytes, weight_bytes
 from trackrec.llm.loading import BackboneSettings, LoRASettings
 from trackrec.llm.logprobs import branch_logprobs
+from trackrec.llm.memory_plan.footprint import ModelShape, Work, adapter_weights, stage_bytes, weight_bytes
 from trackrec.llm.packing import Branch
 from trackrec.plan import parse_memory
 

@@ -16,8 +16,8 @@ from rich.console import Console
 
 from trackrec.metrics.intervals import Interval, paired_bootstrap
 from trackrec.metrics.scores import auc
-from trackrec.report.markdown import to_markdown
 from trackrec.report.numbers import RunNumbers
+from trackrec.report.render.markdown import to_markdown
 from trackrec.sweep import chosen_seeds, resolve, run_all, variant_files
 from trackrec.sweep_table import OUTCOMES, print_lines, seed_interval, sweep_lines, sweep_report, write_sweep
 

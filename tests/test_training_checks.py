@@ -3,8 +3,8 @@
 import pytest
 
 from trackrec.build import check_training
-from trackrec.interactions import LoopSettings
 from trackrec.llm.loading import BackboneSettings, LoRASettings
+from trackrec.recipe.settings import LoopSettings
 
 BACKBONE = BackboneSettings("model")
 

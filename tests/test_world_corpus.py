@@ -15,7 +15,7 @@ import pytest
 from safetensors import safe_open
 from transformers import PreTrainedTokenizerFast
 
-from trackrec.interactions.simulated_claims import read_claims
+from trackrec.interactions.simulated.claims import read_claims
 from trackrec.llm.chat import ChatEncoder
 from trackrec.llm.packing import path_ids
 from trackrec.prompts.settings import PromptSettings

@@ -8,14 +8,14 @@ from typing import Any, Protocol
 
 from jsonargparse import Namespace
 
-from trackrec.ctr.stage import CTRPlan
+from trackrec.ctr.plan import CTRPlan
 from trackrec.experiment import Experiment, Training
-from trackrec.interactions import LoopSettings
-from trackrec.llm.auto_sampler import AutoSampler
-from trackrec.llm.devices import process_count
 from trackrec.llm.loading import BackboneSettings
-from trackrec.model_files import model_digest
+from trackrec.llm.model_files import model_digest
+from trackrec.llm.sampling.auto_sampler import AutoSampler
+from trackrec.llm.training.devices import process_count
 from trackrec.pipeline import Pipeline
+from trackrec.recipe.settings import LoopSettings
 
 
 class Objects(Protocol):
@@ -101,7 +101,7 @@ def check_training(
     """
     from trackrec.align.module import SoftmaxDPOModule
     from trackrec.distill.module import DistillModule
-    from trackrec.llm.training import AdapterModule
+    from trackrec.llm.training.training import AdapterModule
     from trackrec.validator.module import RecTuningModule
 
     for key, value in data.items():

@@ -21,23 +21,24 @@ from trackrec.align.module import SoftmaxDPOModule
 from trackrec.align.preferences import PreferenceSettings
 from trackrec.cli_errors import broken_file, explain
 from trackrec.ctr import FeatureSpec
-from trackrec.ctr.arms import ARMS, TextSettings
-from trackrec.ctr.data import CTRDataModule
-from trackrec.ctr.module import CTRModule
-from trackrec.ctr.stage import DEFAULT_ARMS
+from trackrec.ctr.arms.arms import ARMS, TextSettings
+from trackrec.ctr.plan import DEFAULT_ARMS
+from trackrec.ctr.training.data import CTRDataModule
+from trackrec.ctr.training.module import CTRModule
 from trackrec.distill import Teacher
 from trackrec.distill.data import DistillData
 from trackrec.distill.module import DistillModule
 from trackrec.embed.encode import EmbedSettings
 from trackrec.hooks import StageHook
-from trackrec.interactions import LoopSettings, RatingSource, SampleRules
-from trackrec.llm.auto_sampler import AutoSampler  # noqa: F401 - a sampler of the config is found by its short name
-from trackrec.llm.hf_sampler import HFSampler  # noqa: F401 - likewise
+from trackrec.interactions import RatingSource, SampleRules
 from trackrec.llm.loading import BackboneSettings
-from trackrec.llm.sampler import Sampler
-from trackrec.llm.vllm_sampler import VLLMSampler  # noqa: F401 - likewise
+from trackrec.llm.sampling.auto_sampler import AutoSampler  # noqa: F401 - a sampler of the config is found by its short name
+from trackrec.llm.sampling.hf_sampler import HFSampler  # noqa: F401 - likewise
+from trackrec.llm.sampling.sampler import Sampler
+from trackrec.llm.vllm.sampler import VLLMSampler  # noqa: F401 - likewise
 from trackrec.pipeline import StageResult
 from trackrec.prompts.settings import PromptSettings
+from trackrec.recipe.settings import LoopSettings
 from trackrec.runtime.terminal_text import PlainFormatter, plain
 from trackrec.search_space import TuneSettings, at, changed
 from trackrec.validator.data import RecTuneData

@@ -11,19 +11,19 @@ from rich.console import Console
 
 from trackrec.align.module import StaleReferenceError
 from trackrec.build import Objects, build_experiment, ctr_plan
-from trackrec.ctr.arms import MissingEmbeddingError
-from trackrec.ctr.stage import check_plan
+from trackrec.ctr.arms.arms import MissingEmbeddingError
+from trackrec.ctr.plan import check_plan
 from trackrec.experiment import Experiment
 from trackrec.interactions import DataError
-from trackrec.llm.devices import choose_gpu
 from trackrec.llm.memory import MemoryLimitError
-from trackrec.llm.vllm_process import VLLMError
+from trackrec.llm.model_files import check_model_path
+from trackrec.llm.training.devices import choose_gpu
+from trackrec.llm.vllm.process import VLLMError
 from trackrec.loop import Loop
-from trackrec.model_files import check_model_path
 from trackrec.pipeline import Stage, StageError, StageResult, StoppedByMonitorError
 from trackrec.processes import run_in_processes
 from trackrec.recommend import Recommend, all_metrics, test_reads
-from trackrec.report.terminal import print_report
+from trackrec.report.render.terminal import print_report
 from trackrec.run_lock import ForeignFilesError, RunLockedError
 from trackrec.runtime.packages import MissingPackageError
 from trackrec.runtime.peak_memory import peak_memory, reset_peak_memory
@@ -164,7 +164,7 @@ def _sweep(config: dict[str, Any], own: dict[str, Any], parse: Parse, console: C
 
 
 def _report(run_dir: Path, config: dict[str, Any], console: Console) -> None:
-    from trackrec.report.facts import write_report
+    from trackrec.report.report import write_report
 
     page = write_report(run_dir, config)
     console.print(f"The report is {page}; the same as Markdown is {page.with_name('report.md')}.", markup=False)

@@ -12,21 +12,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from trackrec.interactions import Cohort, LoopSettings, RatingSource, SampleRules, select_cohort, tuning_rows
+from trackrec.interactions import RatingSource, SampleRules
 from trackrec.pipeline import Pipeline, StageError
 from trackrec.prompts.book import PromptBook
 from trackrec.prompts.settings import PromptSettings
+from trackrec.recipe.cohort import Cohort, select_cohort, tuning_rows
+from trackrec.recipe.settings import LoopSettings
 from trackrec.storage.parts import read_table
 
 if TYPE_CHECKING:
     from trackrec.align.preferences import PreferenceSettings
-    from trackrec.ctr.assemble import CTRInputs
-    from trackrec.ctr.stage import CTRPlan
+    from trackrec.ctr.arms.assemble import CTRInputs
+    from trackrec.ctr.plan import CTRPlan
     from trackrec.distill.teacher import Teacher
     from trackrec.embed.encode import EmbedSettings
     from trackrec.llm.backbone import LanguageModel
     from trackrec.llm.loading import BackboneSettings
-    from trackrec.llm.sampler import Sampler
+    from trackrec.llm.sampling.sampler import Sampler
     from trackrec.validator.score import ScoreSettings
 
 log = logging.getLogger(__name__)
@@ -144,7 +146,7 @@ class Experiment:
 
     def ctr_inputs(self) -> CTRInputs:
         """What the CTR stage reads."""
-        from trackrec.ctr.assemble import CTRInputs
+        from trackrec.ctr.arms.assemble import CTRInputs
         from trackrec.embed.encode import vectors_of
 
         vectors = {}
@@ -171,7 +173,7 @@ class Experiment:
 
     def _log_odds(self) -> dict[str, dict[str, float]]:
         """V's log-odds of the samples by arm, where the CTR stage reads them."""
-        from trackrec.ctr.arms import log_odds_of
+        from trackrec.ctr.arms.arms import log_odds_of
 
         if LOG_ODDS not in self.ctr_stages():
             return {}

@@ -27,12 +27,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trackrec.ctr.assemble import CTRInputs, sample_rows
-from trackrec.ctr.dense import DENSE_NAMES, EarlierItemRatings, item_years
-from trackrec.ctr.features import MAX_ATTRIBUTES, RATING_SCALE, CTRData
-from trackrec.ctr.priors import FIRST, PADDING, UNKNOWN, source_rows
+from trackrec.ctr.arms.assemble import CTRInputs, sample_rows
+from trackrec.ctr.features.dense_statistics import DENSE_NAMES, EarlierItemRatings, item_years
+from trackrec.ctr.features.features import MAX_ATTRIBUTES, RATING_SCALE, CTRData
+from trackrec.ctr.features.past import FIRST, PADDING, UNKNOWN, source_rows
+from trackrec.ctr.plan import CTRPlan
 from trackrec.ctr.saved import load_net, saved_features, saved_net, saved_seeds
-from trackrec.ctr.stage import CTRPlan
 from trackrec.experiment import Experiment
 from trackrec.requests import FEATURES, FORMAT, NET, RATINGS, USERS, after_all, net_inputs, newest_histories
 from trackrec.runtime.errors import reason

@@ -23,7 +23,7 @@ _TURNS = ("validator_start", "rounds", "warmup", "warmup_users", "rec_tune", "al
 TUNED: Names = (*(f"loop.{key}" for key in _TURNS), *_PLAYERS)
 TESTED: Names = ("loop.eval_samples", "loop.test_samples", "loop.eval_per_history")
 # Code behind the stages.
-_LLM: Names = ("prompts", "llm", "interactions/cohort.py")
+_LLM: Names = ("prompts", "llm", "recipe/cohort.py")
 GENERATE: Names = (*_LLM, "generate")
 _JUDGE: Names = (*_LLM, "validator")
 
@@ -50,7 +50,7 @@ class Loop:
             Stage("data", ("dataset", "samples"), (), ("interactions",), steps.data, exp.dataset.content_key)
         )
         keys: Names = ("teacher", "prompts", "loop.warmup_users", "loop.wrong_teacher", *_PLAYERS)
-        rooms: Names = ("prompts", "prompts/grounding.py", "distill", "interactions/cohort.py")
+        rooms: Names = ("prompts", "prompts/grounding.py", "distill", "recipe/cohort.py")
         exp.pipeline.add(Stage("teacher", keys, ("data",), rooms, steps.teacher, exp.teacher.content_key))
         if exp.loop.distill:
             keys = (*_MODEL, "distill", *_PLAYERS)

@@ -388,7 +388,7 @@ def _without_cosmetics(value: Any) -> Any:
 def _code_hash(room: str) -> str:
     """Hash of a file or of the Python files of a folder of the package."""
     path = _PACKAGE / room
-    files = [path] if path.is_file() else sorted(path.glob("*.py"))
+    files = [path] if path.is_file() else sorted(path.rglob("*.py"))
     if not files:
         raise StageError(f"no code under {path}")
     return stable_hash(*(hashlib.sha256(file.read_bytes()).hexdigest() for file in files))

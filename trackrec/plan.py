@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from jsonargparse import Namespace
 
-from trackrec.llm.footprint import ModelShape, Work, stage_bytes
 from trackrec.llm.loading import BackboneSettings
-from trackrec.llm.shapes import SHAPES
+from trackrec.llm.memory_plan.footprint import ModelShape, Work, stage_bytes
+from trackrec.llm.memory_plan.shapes import SHAPES
 from trackrec.steps import TARGETS_PER_TREE
 
 _UNITS = {"GIB": 2**30, "GB": 10**9, "MIB": 2**20, "MB": 10**6}

@@ -20,7 +20,7 @@ from trackrec.runtime.errors import reason
 from trackrec.storage.atomic import write_whole
 
 if TYPE_CHECKING:
-    from trackrec.ctr.assemble import CTRInputs
+    from trackrec.ctr.arms.assemble import CTRInputs
     from trackrec.ctr.saved import SavedNets
 
 ROWS_AT_ONCE = 65_536
@@ -45,7 +45,7 @@ def predict(exp: Experiment, recommend: Recommend, requests: Path, output: Path,
             ``output`` is no Parquet file.
         StageError: a stage that it reads isn't done, or is damaged.
     """
-    from trackrec.ctr.assemble import sample_rows
+    from trackrec.ctr.arms.assemble import sample_rows
     from trackrec.ctr.saved import SavedNets, saved_seeds
 
     if output.suffix != ".parquet":

@@ -47,16 +47,16 @@ class Recommend:
         if LOG_ODDS in self.exp.ctr_stages():
             self._add_log_odds()
         ctr = ("ctr", "loop.users", "loop.warmup_users", "loop.disjoint")  # the loop's users are a slice
-        rooms = ("ctr", "metrics", "interactions/cohort.py")
+        rooms = ("ctr", "metrics", "recipe/cohort.py")
         add(Stage("ctr", ctr, self.exp.ctr_stages(), rooms, self._ctr, self.exp.threshold_of_data))
 
     def _add_log_odds(self) -> None:
         """The stage in which the last V, or the one without texts, scores the rows of the CTR nets."""
-        from trackrec.ctr.arms import scored_arms
+        from trackrec.ctr.arms.arms import scored_arms
 
         arms = {arm: self._judge_of(arm) for arm in scored_arms(self.exp.ctr.arms)}
         keys = ("backbone", "validator_backbone", "prompts", "scoring", "rec_tune.data", "ctr.text.score_rows", *TUNED)
-        rooms = ("llm", "validator", "prompts", "log_odds.py", "interactions/cohort.py")
+        rooms = ("llm", "validator", "prompts", "ctr/arms/log_odds.py", "recipe/cohort.py")
         self.exp.pipeline.add(
             Stage(
                 LOG_ODDS,
@@ -83,7 +83,7 @@ class Recommend:
             rows: `trackrec.requests.request_rows`.
             arm: any but ``none``.
         """
-        from trackrec.ctr.arms import log_odds_of, source_of
+        from trackrec.ctr.arms.arms import log_odds_of, source_of
 
         exp, asked = self.exp, arm if arm == "shuffled" else source_of(arm)
         told = rows.filter(pl.col("history_id").is_in(list(exp.texts("texts"))))
@@ -107,8 +107,8 @@ class Recommend:
             self.exp.pipeline.add(Stage("test", (), ("data", "ctr"), ("metrics", "ctr"), self._test))
             return
         inputs = ("data", "texts", "ctr", *(stage for stage in (self.loop.validator, self.loop.plain) if stage))
-        ctr = ("ctr/verdict.py", "ctr/slices.py")
-        rooms = ("llm", "validator", "prompts", "metrics", *ctr, "interactions/cohort.py")
+        ctr = ("ctr/arms/verdict.py", "ctr/arms/slices.py")
+        rooms = ("llm", "validator", "prompts", "metrics", *ctr, "recipe/cohort.py")
         size = self.exp.loop.shard_histories
         self.exp.pipeline.add(Stage("test", keys, inputs, rooms, self._test, part_size=size))
 
@@ -130,8 +130,8 @@ class Recommend:
 
     def _test(self, out: Path) -> dict[str, Any]:
         """V with and without RecCoT, and every CTR arm, on test rows."""
-        from trackrec.ctr.slices import sample_slices
-        from trackrec.ctr.verdict import arm_metrics
+        from trackrec.ctr.arms.slices import sample_slices
+        from trackrec.ctr.arms.verdict import arm_metrics
 
         exp = self.exp
         if not (exp.sample_rows["split"] == "test").any():

@@ -20,12 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trackrec.ctr.arms import log_odds_columns
-from trackrec.ctr.columns import Catalogue, Rows, Statistics, columns_of, indices
-from trackrec.ctr.data import TensorLoader
-from trackrec.ctr.dense import DENSE_NAMES
-from trackrec.ctr.features import CTRData, FeatureSpec, TextArm, Vocabularies
-from trackrec.ctr.priors import flatten
+from trackrec.ctr.arms.arms import log_odds_columns
+from trackrec.ctr.features.columns import Catalogue, Rows, Statistics, columns_of, indices
+from trackrec.ctr.features.dense_statistics import DENSE_NAMES
+from trackrec.ctr.features.features import CTRData, FeatureSpec, TextArm, Vocabularies
+from trackrec.ctr.features.past import flatten
+from trackrec.ctr.training.data import TensorLoader
 from trackrec.interactions import DataError
 from trackrec.storage.parts import read_table
 

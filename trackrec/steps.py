@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from trackrec.ctr.arms.log_odds import rows_to_score, texts_of_arm
 from trackrec.experiment import UNTUNED, Experiment, Training, single_texts, targets_by_history
 from trackrec.interactions import SampleTables, build_samples, check_labels, check_splits
 from trackrec.llm.packing import tree_tokens
-from trackrec.log_odds import rows_to_score, texts_of_arm
 from trackrec.metrics.intervals import Interval, metric_rows
 from trackrec.metrics.texts import distinct_n, mean_words
 from trackrec.storage.parts import read_table, write_part
@@ -299,7 +299,7 @@ class Steps:
         return {**notes, "tuning_rows": len(rows)}
 
     def _fit(self, out: Path, module: Any, data: Any, section: Training, examples: int, tokens: int) -> dict[str, Any]:
-        from trackrec.llm.training import fit_adapter
+        from trackrec.llm.training.training import fit_adapter
 
         trainer_args = section.trainer()
         epochs = trainer_args.get("max_epochs") or 1

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table as Grid
 
-from trackrec.ctr.verdict import arm_scores
+from trackrec.ctr.arms.verdict import arm_scores
 from trackrec.metrics.intervals import Draws, Interval, seed_draws
 from trackrec.metrics.scores import accuracy, auc, balanced_mean
-from trackrec.report.document import Num, Report, Section, Table, Unit
-from trackrec.report.markdown import to_markdown
 from trackrec.report.numbers import RunNumbers
+from trackrec.report.render.document import Num, Report, Section, Table, Unit
+from trackrec.report.render.markdown import to_markdown
 from trackrec.storage.atomic import write_whole
 
 _LEVEL = 0.975  # two-sided 95 %

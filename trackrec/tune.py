@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial, Trial
 
-    from trackrec.ctr.features import CTRData
-    from trackrec.ctr.stage import CTRPlan
+    from trackrec.ctr.features.features import CTRData
+    from trackrec.ctr.plan import CTRPlan
 
 DIRECTORY, CHOSEN = "tune", "chosen.yaml"
 _SHOWN = 10
@@ -165,7 +165,7 @@ class Search:
 
     def _fit(self, values: dict[str, Any], part: int) -> float:
         """Train every seed; returns the mean AUC. The predictions are kept, for the intervals."""
-        from trackrec.ctr.train import fit_arm
+        from trackrec.ctr.training.train import fit_arm
 
         plan, arm = self.plan_of(values), self.settings.arm
         frames, found = [], []
@@ -223,7 +223,7 @@ def validation_data(exp: Experiment, arm: str) -> CTRData:
     Raises:
         ValueError: the arm can't run.
     """
-    from trackrec.ctr.assemble import prepare, runnable_arms
+    from trackrec.ctr.arms.assemble import prepare, runnable_arms
 
     inputs = exp.ctr_inputs()
     kept, left_out = runnable_arms(inputs, [arm], exp.ctr.text, "tune.arm")

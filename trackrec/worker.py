@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from trackrec.llm.devices import LOCAL_RANK
+from trackrec.llm.training.devices import LOCAL_RANK
 from trackrec.processes import RESULT
 from trackrec.runtime.lightning_import import import_lightning
 from trackrec.runtime.parent import end_with

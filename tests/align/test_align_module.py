@@ -14,12 +14,12 @@ from tiny import reccot_row
 
 from trackrec.align.data import AlignData
 from trackrec.align.module import SoftmaxDPOModule, StaleReferenceError, write_references
-from trackrec.llm.hf_sampler import HFSampler
 from trackrec.llm.loading import LoRASettings
 from trackrec.llm.logprobs import branch_logprobs
 from trackrec.llm.packing import unroll
-from trackrec.llm.sampler import draw_seed
-from trackrec.llm.training import fit_adapter
+from trackrec.llm.sampling.hf_sampler import HFSampler
+from trackrec.llm.sampling.sampler import draw_seed
+from trackrec.llm.training.training import fit_adapter
 from trackrec.storage.parts import read_table, write_part
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "logger": False, "enable_checkpointing": False}

@@ -7,8 +7,8 @@ import pytest
 import torch
 from ctr_tables import Tables, make_tables
 
-from trackrec.ctr.arms import attach_shuffled, attach_text
-from trackrec.ctr.features import CTRData
+from trackrec.ctr.arms.arms import attach_shuffled, attach_text
+from trackrec.ctr.features.features import CTRData
 
 
 @pytest.fixture(autouse=True)

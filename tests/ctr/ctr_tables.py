@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from trackrec.ctr.features import CTRData, FeatureBuilder
+from trackrec.ctr.features.features import CTRData, FeatureBuilder
 from trackrec.storage.schemas import to_arrow
 
 HISTORY, RECENT = 3, 4

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import frame
 
-from trackrec.ctr.arms import (
+from trackrec.ctr.arms.arms import (
     MissingEmbeddingError,
     TextSettings,
     attach_log_odds,
@@ -21,8 +21,8 @@ from trackrec.ctr.arms import (
     reduce_texts,
     scored_arms,
 )
-from trackrec.ctr.assemble import CTRInputs, prepare, runnable_arms
-from trackrec.ctr.data import TensorLoader
+from trackrec.ctr.arms.assemble import CTRInputs, prepare, runnable_arms
+from trackrec.ctr.training.data import TensorLoader
 
 HISTORIES = [f"h{u}" for u in range(12)]
 

@@ -26,11 +26,12 @@ from trackrec.ctr import (
     MLPConnector,
     xDeepFM,
 )
-from trackrec.ctr.arms import TextSettings
-from trackrec.ctr.assemble import CTRInputs
-from trackrec.ctr.dense import DENSE_NAMES
+from trackrec.ctr.arms.arms import TextSettings
+from trackrec.ctr.arms.assemble import CTRInputs
+from trackrec.ctr.features.dense_statistics import DENSE_NAMES
+from trackrec.ctr.plan import CTRPlan
 from trackrec.ctr.saved import SavedNets
-from trackrec.ctr.stage import CTRPlan, run_ctr
+from trackrec.ctr.stage import run_ctr
 from trackrec.export import export_net, largest_difference, write_onnx
 from trackrec.interactions import DataError
 from trackrec.requests import RequestEncoder, net_inputs, newest_histories, request_rows

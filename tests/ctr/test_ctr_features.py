@@ -8,9 +8,9 @@ import pytest
 import torch
 from ctr_tables import make_tables
 
-from trackrec.ctr.baselines import baseline_predictions
-from trackrec.ctr.dense import DENSE_NAMES
-from trackrec.ctr.priors import PADDING, UNKNOWN, Earlier, source_rows
+from trackrec.ctr.arms.baselines import baseline_predictions
+from trackrec.ctr.features.dense_statistics import DENSE_NAMES
+from trackrec.ctr.features.past import PADDING, UNKNOWN, Earlier, source_rows
 
 INPUTS = [
     "user",
@@ -266,7 +266,7 @@ def test_only_the_most_rated_items_have_neighbours(tables, monkeypatch):
     fewer = tables.interactions.with_columns(place=pl.int_range(pl.len()).over("item_id"))
     rare = ~pl.col("item_id").is_in(["i1", "i2", "i3"])
     fewer = fewer.filter(~(rare & (pl.col("place") >= 6))).drop("place")
-    monkeypatch.setattr("trackrec.ctr.neighbours.MAX_ITEMS", 3)
+    monkeypatch.setattr("trackrec.ctr.features.neighbours.MAX_ITEMS", 3)
     data = tables.features(interactions=fewer)
     scores = data.splits["train"]["dense"][:, DENSE_NAMES.index("neighbour_score")]
     items = dict(tables.samples.select("sample_id", "item_id").iter_rows())

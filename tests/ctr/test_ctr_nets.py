@@ -23,15 +23,15 @@ from trackrec.ctr import (
     FiBiNET,
     LightFM,
     MLPConnector,
-    embedding,
     xDeepFM,
 )
-from trackrec.ctr.blocks import MLP, DINAttention, fm_pooling
-from trackrec.ctr.data import TensorLoader
-from trackrec.ctr.dien import AUGRU
-from trackrec.ctr.embedding import index_embedding, masked_mean, mean_embedding
-from trackrec.ctr.module import CTRModule
-from trackrec.ctr.priors import UNKNOWN
+from trackrec.ctr.features.past import UNKNOWN
+from trackrec.ctr.nets import embedding
+from trackrec.ctr.nets.blocks import MLP, DINAttention, fm_pooling
+from trackrec.ctr.nets.dien import AUGRU
+from trackrec.ctr.nets.embedding import index_embedding, masked_mean, mean_embedding
+from trackrec.ctr.training.data import TensorLoader
+from trackrec.ctr.training.module import CTRModule
 
 FORMULAS = {
     DIN: formula.din,

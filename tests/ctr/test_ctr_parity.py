@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from trackrec.ctr import DeepFM, FeatureSpec, MLPConnector
-from trackrec.ctr.blocks import MLP, DINAttention
-from trackrec.ctr.dcnv2 import CrossNetwork
-from trackrec.ctr.inputs import flatten_fields
-from trackrec.ctr.xdeepfm import CIN
+from trackrec.ctr.nets.blocks import MLP, DINAttention
+from trackrec.ctr.nets.dcnv2 import CrossNetwork
+from trackrec.ctr.nets.inputs import flatten_fields
+from trackrec.ctr.nets.xdeepfm import CIN
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,11 @@ import pytest
 
 import trackrec.export as room
 from trackrec.ctr import DIN, MLPConnector
-from trackrec.ctr.arms import TextSettings
-from trackrec.ctr.assemble import CTRInputs
+from trackrec.ctr.arms.arms import TextSettings
+from trackrec.ctr.arms.assemble import CTRInputs
+from trackrec.ctr.plan import CTRPlan
 from trackrec.ctr.saved import saved_features
-from trackrec.ctr.stage import CTRPlan, run_ctr
+from trackrec.ctr.stage import run_ctr
 from trackrec.interactions import DataError
 from trackrec.requests import RequestEncoder, net_inputs, newest_histories, request_rows
 from trackrec.storage.parts import write_part
@@ -125,7 +126,7 @@ def test_one_request_reads_no_table(inputs, tmp_path, monkeypatch):
 
     for name in ("DataFrame", "Series", "read_parquet", "concat"):
         monkeypatch.setattr(pl, name, refused)
-    monkeypatch.setattr("trackrec.ctr.neighbours._similarities", refused)
+    monkeypatch.setattr("trackrec.ctr.features.neighbours._similarities", refused)
     found = encoder(["u1"] * 3, ["i1", "i2", "x0"])
     assert all(np.array_equal(found[name], value) for name, value in expected.items())
 

@@ -7,11 +7,12 @@ import polars as pl
 import pytest
 
 from trackrec.ctr import DIN, GatedConnector, MLPConnector
-from trackrec.ctr.arms import MissingEmbeddingError, TextSettings
-from trackrec.ctr.assemble import CTRInputs, prepare
-from trackrec.ctr.classic import check_classics, classic_predictions
+from trackrec.ctr.arms.arms import MissingEmbeddingError, TextSettings
+from trackrec.ctr.arms.assemble import CTRInputs, prepare
+from trackrec.ctr.arms.classic import check_classics, classic_predictions
+from trackrec.ctr.plan import CTRPlan, check_plan
 from trackrec.ctr.saved import SavedNets
-from trackrec.ctr.stage import CTRPlan, check_plan, run_ctr
+from trackrec.ctr.stage import run_ctr
 from trackrec.metrics.scores import auc
 from trackrec.storage.parts import read_table
 

@@ -8,11 +8,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from trackrec.ctr import DIEN, DIN, DeepFM
-from trackrec.ctr.data import TensorLoader
-from trackrec.ctr.embedding import IndexEmbedding, index_embedding
-from trackrec.ctr.lazy_adam import LazyAdam
-from trackrec.ctr.module import CTRModule
-from trackrec.ctr.train import fit_arm
+from trackrec.ctr.nets.embedding import IndexEmbedding, index_embedding
+from trackrec.ctr.training.data import TensorLoader
+from trackrec.ctr.training.lazy_adam import LazyAdam
+from trackrec.ctr.training.module import CTRModule
+from trackrec.ctr.training.train import fit_arm
 
 # https://github.com/Lightning-AI/pytorch-lightning/issues/21326
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")

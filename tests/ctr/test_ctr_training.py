@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from trackrec.ctr import BST, DIEN, DIN, DNN, AutoInt, DCNv2, DeepFM, FiBiNET, LightFM, MLPConnector, heap, xDeepFM
-from trackrec.ctr.blocks import Dropout
-from trackrec.ctr.data import TensorLoader
-from trackrec.ctr.module import CTRModule
-from trackrec.ctr.train import check_trainer, fit_arm
+from trackrec.ctr import BST, DIEN, DIN, DNN, AutoInt, DCNv2, DeepFM, FiBiNET, LightFM, MLPConnector, xDeepFM
+from trackrec.ctr.nets.blocks import Dropout
+from trackrec.ctr.training import malloc as heap
+from trackrec.ctr.training.data import TensorLoader
+from trackrec.ctr.training.module import CTRModule
+from trackrec.ctr.training.train import check_trainer, fit_arm
 from trackrec.metrics.scores import auc, log_loss
 
 # https://github.com/Lightning-AI/pytorch-lightning/issues/21326

@@ -10,8 +10,8 @@ import yaml
 
 import trackrec.tune as room
 from trackrec.ctr import BST, DIN, MLPConnector
-from trackrec.ctr.assemble import CTRInputs
-from trackrec.ctr.stage import CTRPlan
+from trackrec.ctr.arms.assemble import CTRInputs
+from trackrec.ctr.plan import CTRPlan
 from trackrec.metrics.scores import auc
 from trackrec.runtime.packages import MissingPackageError
 from trackrec.search_space import TuneSettings, changed, read_space
@@ -97,7 +97,7 @@ def auc_of_part(folder, one, part):
 
 
 def test_a_search_that_was_cut_off_ends_as_an_undisturbed_one(tables, tmp_path, monkeypatch):
-    import trackrec.ctr.train as train
+    from trackrec.ctr.training import train
 
     whole = search(tables, tmp_path / "whole")
     whole.run(5)

@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from trackrec.ctr.assemble import CTRInputs
-from trackrec.ctr.slices import COLD_ITEM, sample_slices
-from trackrec.ctr.verdict import HELPS, HURTS, NO_EVIDENCE, arm_metrics, arm_scores, best_placebo
+from trackrec.ctr.arms.assemble import CTRInputs
+from trackrec.ctr.arms.slices import COLD_ITEM, sample_slices
+from trackrec.ctr.arms.verdict import HELPS, HURTS, NO_EVIDENCE, arm_metrics, arm_scores, best_placebo
 from trackrec.metrics.intervals import LEAST_USERS, paired_bootstrap, seed_draws
 from trackrec.metrics.scores import accuracy, auc, log_loss
 

@@ -13,8 +13,8 @@ from trackrec.distill.answers import ANSWERS
 from trackrec.distill.local_teacher import LocalTeacher
 from trackrec.distill.teacher import TeacherRequest
 from trackrec.llm import backbone
-from trackrec.llm.hf_sampler import HFSampler
 from trackrec.llm.loading import BackboneSettings
+from trackrec.llm.sampling.hf_sampler import HFSampler
 from trackrec.prompts.settings import PromptSettings
 
 pytestmark = pytest.mark.slow

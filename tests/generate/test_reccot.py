@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from trackrec.generate.reccot import shards, write_reccots
-from trackrec.llm.hf_sampler import HFSampler
-from trackrec.llm.sampler import draw_seed
+from trackrec.llm.sampling.hf_sampler import HFSampler
+from trackrec.llm.sampling.sampler import draw_seed
 from trackrec.prompts.templates import RECCOT_TEMPLATE, prompt_hash
 from trackrec.storage.parts import part_path, read_table
 

@@ -11,8 +11,8 @@ import pytest
 from amazon_files import DUMP, REVIEWS, amazon, catalogue, lines, meta, review, shelf, write
 
 from trackrec.interactions import AmazonBook, DataError, RatingSource, SampleRules, build_samples
-from trackrec.interactions import lines as room
-from trackrec.interactions.amazon_items import clean_author, clean_title
+from trackrec.interactions.sources import lines as room
+from trackrec.interactions.sources.amazon_items import clean_author, clean_title
 from trackrec.storage.schemas import SCHEMAS, to_arrow
 
 releases = pytest.mark.parametrize("release", ["2018", "2023"])

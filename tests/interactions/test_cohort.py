@@ -6,8 +6,9 @@ import polars as pl
 import pytest
 from tiny import frame
 
-from trackrec.interactions.cohort import LoopSettings, select_cohort, tuning_rows
-from trackrec.interactions.split import assign_use
+from trackrec.interactions.samples.split import assign_use
+from trackrec.recipe.cohort import select_cohort, tuning_rows
+from trackrec.recipe.settings import LoopSettings
 
 
 def make_samples(users: int = 12, rows: int = 20) -> pl.DataFrame:

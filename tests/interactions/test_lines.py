@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from table_files import quick
 
-from trackrec.interactions import lines as room
-from trackrec.interactions.lines import CsvFormat, JsonFormat, LineFormat, LinePlan, read_lines
+from trackrec.interactions.sources import lines as room
+from trackrec.interactions.sources.lines import CsvFormat, JsonFormat, LineFormat, LinePlan, read_lines
 
 JSON = JsonFormat(
     {"id": pl.String(), "n": pl.Float64(), "tags": pl.List(pl.String()), "by": pl.Struct({"name": pl.String})}

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from trackrec.interactions import DataError, MovieLens
-from trackrec.interactions import movielens as room
-from trackrec.interactions.movielens import clean_title
+from trackrec.interactions.sources import movielens as room
+from trackrec.interactions.sources.movielens import clean_title
 from trackrec.storage.schemas import SCHEMAS, to_arrow
 
 

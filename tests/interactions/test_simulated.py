@@ -11,9 +11,9 @@ import polars as pl
 import pytest
 
 from trackrec.interactions import DataError, MovieLens, SampleRules, Simulated, build_samples
-from trackrec.interactions.simulated import expected_auc
-from trackrec.interactions.simulated_words import GENRES, draw_titles
-from trackrec.interactions.simulated_world import World, WorldRules, draw_world
+from trackrec.interactions.simulated.source import expected_auc
+from trackrec.interactions.simulated.words import GENRES, draw_titles
+from trackrec.interactions.simulated.world import World, WorldRules, draw_world
 from trackrec.metrics.scores import auc
 from trackrec.prompts.book import PromptBook
 from trackrec.prompts.settings import PromptSettings

@@ -10,10 +10,10 @@ import pytest
 from trackrec.distill import ProfileTeacher
 from trackrec.distill.teacher import TeacherRequest
 from trackrec.interactions import Simulated
-from trackrec.interactions.simulated import TextCheck, Truth
-from trackrec.interactions.simulated_claims import Claim, read_claims
-from trackrec.interactions.simulated_words import GENRES
-from trackrec.interactions.simulated_world import World, WorldRules
+from trackrec.interactions.simulated.claims import Claim, read_claims
+from trackrec.interactions.simulated.source import TextCheck, Truth
+from trackrec.interactions.simulated.words import GENRES
+from trackrec.interactions.simulated.world import World, WorldRules
 from trackrec.prompts.settings import PromptSettings
 from trackrec.prompts.templates import Item, Rated
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trackrec.interactions import DataError
-from trackrec.interactions.simulated_policy import (
+from trackrec.interactions.simulated.policy import (
     LoggingPolicy,
     click_auc,
     draw_pools,
@@ -18,7 +18,7 @@ from trackrec.interactions.simulated_policy import (
     weighted_click_auc,
     weighted_ctr,
 )
-from trackrec.interactions.simulated_world import WorldRules, draw_world
+from trackrec.interactions.simulated.world import WorldRules, draw_world
 
 POLICY = LoggingPolicy()
 SEEDS = range(8)

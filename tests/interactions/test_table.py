@@ -33,7 +33,7 @@ from table_files import (
 )
 
 from trackrec.interactions import DataError, RatingSource, SampleRules
-from trackrec.interactions.table import Table
+from trackrec.interactions.sources.table import Table
 from trackrec.prompts.settings import PromptSettings
 from trackrec.storage.schemas import SCHEMAS, to_arrow
 
@@ -246,7 +246,7 @@ def test_every_argument_is_a_config_key(tmp_path: Path) -> None:
     parser.add_argument("--dataset", type=RatingSource)
     config = f"""
       dataset:
-        class_path: trackrec.interactions.table.Table
+        class_path: trackrec.interactions.sources.table.Table
         init_args:
           ratings: {{train: {train}, test: {test}}}
           separator: "\\t"

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from table_files import BOOK_COLUMNS, HEAD, LOG, books, put, quick, triples, valid_rows, written
 
 from trackrec.interactions import DataError
-from trackrec.interactions import files as room
-from trackrec.interactions.table import Table
+from trackrec.interactions.sources import files as room
+from trackrec.interactions.sources.table import Table
 
 # What is missing
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from table_files import build, put, quick, seen, triples
 
 from trackrec.interactions import DataError, Ratings, check_splits
-from trackrec.interactions.table import Table
+from trackrec.interactions.sources.table import Table
 from trackrec.prompts.book import PromptBook
 from trackrec.prompts.settings import PromptSettings
 

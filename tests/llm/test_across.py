@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from trackrec.llm.across import add_across, gather, world
-from trackrec.llm.batches import BatchLoader, Blank
-from trackrec.llm.devices import device_list, process_count
-from trackrec.llm.pieces import StepGradients, StepSums, add_up, nothing_of
+from trackrec.llm.training.batches import BatchLoader, Blank
+from trackrec.llm.training.devices import device_list, process_count
+from trackrec.llm.training.distributed import add_across, gather, world
+from trackrec.llm.training.microbatch import StepGradients, StepSums, add_up, nothing_of
 
 # -- shares of batches --------------------------------------------------------------------------------------------
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from trackrec.llm import attention
-from trackrec.llm.attention import GroupedAttention, sdpa_or_grouped
+from trackrec.llm.kernels import attention
+from trackrec.llm.kernels.attention import GroupedAttention, sdpa_or_grouped
 
 B, H, G, D = 2, 6, 2, 8
 

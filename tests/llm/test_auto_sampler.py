@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from trackrec.llm.auto_sampler import AutoSampler, choose
-from trackrec.llm.hf_sampler import HFSampler
 from trackrec.llm.loading import BackboneSettings
-from trackrec.llm.vllm_sampler import VLLMSampler
+from trackrec.llm.sampling.auto_sampler import AutoSampler, choose
+from trackrec.llm.sampling.hf_sampler import HFSampler
+from trackrec.llm.vllm.sampler import VLLMSampler
 
 Machine = Callable[..., None]
 

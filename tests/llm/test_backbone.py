@@ -234,7 +234,7 @@ def test_using_leaves_what_trains_as_it_was(tiny_lm, name):
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_autocast_makes_no_float32_copy_of_what_lora_reads_and_changes_no_bit(tiny_lm, monkeypatch, checkpointing):
     """bfloat16 base, float32 adapter: the gradients of PEFT's casts without them, where PEFT computes the layers."""
-    monkeypatch.setattr("trackrec.llm.lora.fuse", lambda model: None)
+    monkeypatch.setattr("trackrec.llm.kernels.fused_lora.fuse", lambda model: None)
     lm = tiny_lm(dtype="bfloat16", adapters=["g"], lora=SMALL, gradient_checkpointing=checkpointing)
     shake(lm, "g", seed=3)
     parameters = lm.train_only("g")

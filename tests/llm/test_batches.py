@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from trackrec.llm.batches import BatchLoader
+from trackrec.llm.training.batches import BatchLoader
 
 
 def loader(

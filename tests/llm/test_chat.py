@@ -12,7 +12,7 @@ from trackrec.align.data import AlignData
 from trackrec.distill.data import DistillData
 from trackrec.generate.reccot import write_reccots
 from trackrec.llm.chat import ChatEncoder
-from trackrec.llm.hf_sampler import HFSampler
+from trackrec.llm.sampling.hf_sampler import HFSampler
 from trackrec.prompts.book import PromptBook
 from trackrec.prompts.settings import PromptSettings
 from trackrec.storage.parts import write_part

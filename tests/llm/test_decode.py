@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from trackrec.llm import decode
-from trackrec.llm.decode import SharedCache, write_texts
-from trackrec.llm.nucleus import SeededTopP, greedy
+from trackrec.llm.sampling import decode
+from trackrec.llm.sampling.decode import SharedCache, write_texts
+from trackrec.llm.sampling.nucleus import SeededTopP, greedy
 
 PROMPTS = [[0, 402, 31, 77], [9, 402, 290, 12, 13, 14, 15, 90, 3, 200], [402], [0, 402, 61]]
 STEPS = 14

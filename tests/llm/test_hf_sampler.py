@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from trackrec.llm.backbone import LanguageModel
-from trackrec.llm.decode import write_texts
-from trackrec.llm.hf_sampler import HFSampler
 from trackrec.llm.loading import BackboneSettings
-from trackrec.llm.nucleus import SeededTopP, top_p_choice
-from trackrec.llm.sampler import Draw, draw_seed
+from trackrec.llm.sampling.decode import write_texts
+from trackrec.llm.sampling.hf_sampler import HFSampler
+from trackrec.llm.sampling.nucleus import SeededTopP, top_p_choice
+from trackrec.llm.sampling.sampler import Draw, draw_seed
 
 PROMPTS = [[0, 402, 31, 77], [0, 402, 290, 12, 13, 14, 15, 90, 3, 200], [0, 402, 5, 6, 7, 8, 9], [0, 402, 61]]
 SEEDS = [[draw_seed(7, 1, f"h{row}", draw) for draw in range(3)] for row in range(4)]

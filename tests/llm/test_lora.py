@@ -5,8 +5,8 @@ import torch
 from peft.tuners.lora import Linear
 from torch import nn
 
+from trackrec.llm.kernels.fused_lora import LoRAProduct, fuse
 from trackrec.llm.loading import LoRASettings
-from trackrec.llm.lora import LoRAProduct, fuse
 from trackrec.llm.packing import Branch
 
 SMALL = LoRASettings(r=2)

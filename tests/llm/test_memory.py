@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from narrow import CPU, GPU, narrow
 
 from trackrec.llm.backbone import LanguageModel
-from trackrec.llm.hf_sampler import HFSampler
 from trackrec.llm.loading import BackboneSettings, LoRASettings
 from trackrec.llm.memory import FittingBatches, MemoryLimitError, halve_list, ran_out
 from trackrec.llm.packing import Branch, first_paths
-from trackrec.llm.sampler import draw_seed
-from trackrec.llm.training import fit_adapter
+from trackrec.llm.sampling.hf_sampler import HFSampler
+from trackrec.llm.sampling.sampler import draw_seed
+from trackrec.llm.training.training import fit_adapter
 from trackrec.storage.parts import read_table
 from trackrec.validator.judge import judge_tree
 from trackrec.validator.score import ScoreSettings, score_reccots

@@ -14,9 +14,9 @@ from tiny import reccot_row
 
 from trackrec.distill.data import DistillData
 from trackrec.distill.module import DistillModule
-from trackrec.llm.checkpoints import CheckpointError, WholeFiles, merge_curves
 from trackrec.llm.loading import LoRASettings
-from trackrec.llm.training import fit_adapter
+from trackrec.llm.training.checkpoints import CheckpointError, WholeFiles, merge_curves
+from trackrec.llm.training.training import fit_adapter
 from trackrec.storage.parts import write_part
 
 

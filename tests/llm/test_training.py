@@ -13,9 +13,9 @@ from lightning.pytorch import Callback, Trainer
 
 from trackrec.distill.data import DistillData
 from trackrec.distill.module import DistillModule
-from trackrec.llm.devices import placed
 from trackrec.llm.loading import LoRASettings
-from trackrec.llm.training import OptimizerSettings, fit_adapter, stage_trainer
+from trackrec.llm.training.devices import placed
+from trackrec.llm.training.training import OptimizerSettings, fit_adapter, stage_trainer
 from trackrec.validator.data import RecTuneData
 
 pytestmark = pytest.mark.usefixtures("quiet_lightning")

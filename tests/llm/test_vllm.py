@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from trackrec.llm.backbone import LanguageModel
-from trackrec.llm.hf_sampler import HFSampler
 from trackrec.llm.loading import BackboneSettings, LoRASettings
-from trackrec.llm.sampler import Draw, draw_seed
-from trackrec.llm.vllm_process import VLLMError
-from trackrec.llm.vllm_sampler import VLLMSampler
+from trackrec.llm.sampling.hf_sampler import HFSampler
+from trackrec.llm.sampling.sampler import Draw, draw_seed
+from trackrec.llm.vllm.process import VLLMError
+from trackrec.llm.vllm.sampler import VLLMSampler
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from trackrec.llm.loading import BackboneSettings, LoRASettings
-from trackrec.llm.vllm_process import VLLMError, VLLMSettings, check_vllm, engine_arguments
-from trackrec.llm.vllm_sampler import VLLMSampler
+from trackrec.llm.vllm.process import VLLMError, VLLMSettings, check_vllm, engine_arguments
+from trackrec.llm.vllm.sampler import VLLMSampler
 
 PROMPTS = [[5, 1], [5, 2], [5, 3]]
 FAKE = Path(__file__).parent / "fake_vllm"
@@ -111,7 +111,7 @@ def test_the_process_is_set_up_before_torch(tiny_lm, sampler, asked):
 
 
 def test_the_child_imports_nothing_heavy_before_the_engine():
-    code = "import sys, trackrec.llm.vllm_child; print([name for name in ('torch', 'vllm') if name in sys.modules])"
+    code = "import sys, trackrec.llm.vllm.child; print([name for name in ('torch', 'vllm') if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
@@ -266,7 +266,7 @@ def test_settings_out_of_range_are_refused(setting):
 
 
 def test_one_gpu_of_several_is_handed_on(monkeypatch):
-    from trackrec.llm.vllm_process import _environment
+    from trackrec.llm.vllm.process import _environment
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert _environment(torch.device("cuda", 1), offline=False)["CUDA_VISIBLE_DEVICES"] == "1"
@@ -278,7 +278,7 @@ def test_one_gpu_of_several_is_handed_on(monkeypatch):
 @pytest.mark.slow
 def test_the_child_ends_with_a_parent_that_is_killed(asked, tmp_path):
     code = (
-        "import os, torch\nfrom trackrec.llm.vllm_process import VLLMProcess\n"
+        "import os, torch\nfrom trackrec.llm.vllm.process import VLLMProcess\n"
         "process = VLLMProcess({'model': 'm'}, torch.device('cpu'))\nprint(process.pid, flush=True)\nos._exit(9)\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

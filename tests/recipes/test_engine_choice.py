@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from trackrec.cli import parse_objects, run_cli
-from trackrec.llm.auto_sampler import AutoSampler
+from trackrec.llm.sampling.auto_sampler import AutoSampler
 from trackrec.storage.manifest import read_manifest
 
 pytestmark = pytest.mark.recipe

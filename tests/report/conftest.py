@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from made_run import MadeRun, made_config
 
-from trackrec.report.document import Report
-from trackrec.report.facts import gather
+from trackrec.report.render.document import Report
+from trackrec.report.report import gather
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from trackrec.report.arms import arms_section
-from trackrec.report.document import Figure, Missing, Report, Section, Table, Verdict
 from trackrec.report.numbers import RunNumbers
+from trackrec.report.render.document import Figure, Missing, Report, Section, Table, Verdict
+from trackrec.report.sections.arms import arms_section
 
 
 def section(report: Report, key: str) -> Section:

@@ -8,10 +8,10 @@ from pathlib import Path
 from made_run import MadeRun, made_config, metric_row
 from reading import section, tables
 
-from trackrec.report.arm_names import arm_name, arm_order, text_name
-from trackrec.report.document import Figure, Num
-from trackrec.report.facts import gather
-from trackrec.report.figures import forest
+from trackrec.report.render.arm_names import arm_name, arm_order, text_name
+from trackrec.report.render.document import Figure, Num
+from trackrec.report.render.figures import forest
+from trackrec.report.report import gather
 
 
 def of_slice(part: str, arm: str, name: str, value: float, half: float = 0.02) -> dict[str, object]:

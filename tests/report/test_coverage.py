@@ -10,8 +10,8 @@ from reading import tables
 from rich.console import Console
 from tiny import frame
 
-from trackrec.report.facts import gather
-from trackrec.report.terminal import coverage_table
+from trackrec.report.render.terminal import coverage_table
+from trackrec.report.report import gather
 
 
 def metrics(*arms: str) -> pl.DataFrame:

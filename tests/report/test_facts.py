@@ -13,19 +13,13 @@ from made_run import USERS, MadeRun, made_config, metric_row
 from reading import answer_of, missing, row, section, tables
 
 from trackrec.metrics.scores import balanced_mean
-from trackrec.report.arms import verdict
-from trackrec.report.calibration import reliability_bins, wilson
-from trackrec.report.document import (
-    Badge,
-    Figure,
-    Num,
-    Report,
-    write_number,
-)
-from trackrec.report.facts import gather
-from trackrec.report.judgements import draw_rewards
 from trackrec.report.numbers import RunNumbers
-from trackrec.report.writing import Writing, distinct_interval, spans
+from trackrec.report.render.document import Badge, Figure, Num, Report, write_number
+from trackrec.report.report import gather
+from trackrec.report.sections.arms import verdict
+from trackrec.report.sections.calibration import reliability_bins, wilson
+from trackrec.report.sections.judgements import draw_rewards
+from trackrec.report.sections.writing import Writing, distinct_interval, spans
 from trackrec.storage.parts import read_table, write_part
 
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trackrec.report.document import Num
-from trackrec.report.figures import Bin, Reference, bars, by_round, curves, forest, histogram, reliability
-from trackrec.report.svg import WIDTH, Scale, element, room, tick_text, ticks
+from trackrec.report.render.document import Num
+from trackrec.report.render.figures import Bin, Reference, bars, by_round, curves, forest, histogram, reliability
+from trackrec.report.render.svg import WIDTH, Scale, element, room, tick_text, ticks
 
 numbers = st.floats(-1e6, 1e6)
 

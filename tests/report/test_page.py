@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from made_run import EVIL, USERS
 
-from trackrec.report.document import (
+from trackrec.report.render.document import (
     Badge,
     Code,
     Example,
@@ -25,9 +25,9 @@ from trackrec.report.document import (
     Table,
     Verdict,
 )
-from trackrec.report.facts import write_report
-from trackrec.report.markdown import plain, to_markdown
-from trackrec.report.page import to_html
+from trackrec.report.render.markdown import plain, to_markdown
+from trackrec.report.render.page import to_html
+from trackrec.report.report import write_report
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 

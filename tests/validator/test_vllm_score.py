@@ -7,7 +7,7 @@ import torch
 from tiny import build_book
 
 from trackrec.llm.loading import BackboneSettings, LoRASettings
-from trackrec.llm.vllm_host import VLLMHost
+from trackrec.llm.vllm.host import VLLMHost
 from trackrec.storage.parts import read_table
 from trackrec.validator.score import ScoreSettings, encode_jobs, score_jobs, score_reccots
 

@@ -11,10 +11,10 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from trackrec.llm.across import world
 from trackrec.llm.backbone import LanguageModel
-from trackrec.llm.batches import BatchLoader
 from trackrec.llm.packing import Branch, Layout, Tree, tree_tokens
+from trackrec.llm.training.batches import BatchLoader
+from trackrec.llm.training.distributed import world
 from trackrec.prompts.book import PromptBook
 from trackrec.storage.parts import read_dataset
 

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from trackrec.align.data import AlignData, PreferenceBatch
 from trackrec.align.softmax_dpo import reward_margins, softmax_dpo
-from trackrec.llm.across import gather, world
 from trackrec.llm.backbone import LanguageModel
-from trackrec.llm.batches import Blank
 from trackrec.llm.loading import BackboneSettings
 from trackrec.llm.logprobs import branch_logprobs
-from trackrec.llm.pieces import StepSums
-from trackrec.llm.training import AdapterModule, OptimizerSettings, stage_trainer
+from trackrec.llm.training.batches import Blank
+from trackrec.llm.training.distributed import gather, world
+from trackrec.llm.training.microbatch import StepSums
+from trackrec.llm.training.training import AdapterModule, OptimizerSettings, stage_trainer
 from trackrec.storage.parts import read_table, write_part
 from trackrec.storage.schemas import TableError
 

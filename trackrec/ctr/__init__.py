@@ -4,20 +4,20 @@ The nets are exported here, so that a configuration can name them. Lightning is 
 ``train`` only.
 """
 
-from trackrec.ctr.autoint import AutoInt
-from trackrec.ctr.bst import BST
-from trackrec.ctr.connector import MLPConnector
-from trackrec.ctr.dcnv2 import DCNv2
-from trackrec.ctr.deepfm import DeepFM
-from trackrec.ctr.dien import DIEN
-from trackrec.ctr.din import DIN
-from trackrec.ctr.dnn import DNN
-from trackrec.ctr.features import FeatureSpec
-from trackrec.ctr.fibinet import FiBiNET
-from trackrec.ctr.gated import GatedConnector
-from trackrec.ctr.hea import HEAConnector
-from trackrec.ctr.lightfm import LightFM
-from trackrec.ctr.xdeepfm import xDeepFM
+from trackrec.ctr.connectors.gated import GatedConnector
+from trackrec.ctr.connectors.hea import HEAConnector
+from trackrec.ctr.connectors.mlp import MLPConnector
+from trackrec.ctr.features.features import FeatureSpec
+from trackrec.ctr.nets.autoint import AutoInt
+from trackrec.ctr.nets.bst import BST
+from trackrec.ctr.nets.dcnv2 import DCNv2
+from trackrec.ctr.nets.deepfm import DeepFM
+from trackrec.ctr.nets.dien import DIEN
+from trackrec.ctr.nets.din import DIN
+from trackrec.ctr.nets.dnn import DNN
+from trackrec.ctr.nets.fibinet import FiBiNET
+from trackrec.ctr.nets.lightfm import LightFM
+from trackrec.ctr.nets.xdeepfm import xDeepFM
 
 __all__ = [
     "BST",

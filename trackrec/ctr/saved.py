@@ -17,14 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from trackrec.ctr.arms import MissingEmbeddingError
-from trackrec.ctr.assemble import CTRInputs, attach_arms, feature_builder, sample_rows
-from trackrec.ctr.data import TensorLoader
-from trackrec.ctr.features import CTRData, FeatureBuilder, FeatureSpec, Vocabularies
+from trackrec.ctr.arms.arms import MissingEmbeddingError
+from trackrec.ctr.arms.assemble import CTRInputs, attach_arms, feature_builder, sample_rows
+from trackrec.ctr.features.features import CTRData, FeatureBuilder, FeatureSpec, Vocabularies
+from trackrec.ctr.training.data import TensorLoader
 from trackrec.storage.parts import check_weights
 
 if TYPE_CHECKING:
-    from trackrec.ctr.stage import CTRPlan
+    from trackrec.ctr.plan import CTRPlan
 
 BATCH = 8192
 

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from lightning.pytorch import LightningDataModule
 
-from trackrec.llm.across import world
 from trackrec.llm.backbone import LanguageModel
-from trackrec.llm.batches import BatchLoader
 from trackrec.llm.packing import Branch, Layout, Tree, tree_tokens
+from trackrec.llm.training.batches import BatchLoader
+from trackrec.llm.training.distributed import world
 from trackrec.prompts.book import PromptBook
 from trackrec.storage.parts import read_dataset
 

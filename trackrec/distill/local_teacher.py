@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from trackrec.distill.answers import Answer, AnswerStore
 from trackrec.distill.teacher import Teacher, TeacherRequest, TeacherTexts
-from trackrec.llm.hf_sampler import HFSampler
 from trackrec.llm.loading import BackboneSettings
-from trackrec.llm.sampler import Sampler
-from trackrec.model_files import model_digest
+from trackrec.llm.model_files import model_digest
+from trackrec.llm.sampling.hf_sampler import HFSampler
+from trackrec.llm.sampling.sampler import Sampler
 from trackrec.prompts.settings import PromptSettings
 from trackrec.prompts.templates import RECCOT_TEMPLATE, prompt_hash
 from trackrec.storage.atomic import stable_hash

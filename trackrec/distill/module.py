@@ -5,8 +5,8 @@ from __future__ import annotations
 from trackrec.distill.data import ResponseBatch
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.logprobs import branch_logprobs
-from trackrec.llm.pieces import StepSums
-from trackrec.llm.training import AdapterModule, OptimizerSettings
+from trackrec.llm.training.microbatch import StepSums
+from trackrec.llm.training.training import AdapterModule, OptimizerSettings
 
 
 class DistillModule(AdapterModule):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from trackrec.model_files import model_digest
+from trackrec.llm.model_files import model_digest
 from trackrec.runtime.errors import reason
 from trackrec.storage.atomic import stable_hash
 from trackrec.storage.parts import read_table, write_part

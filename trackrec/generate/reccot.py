@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from trackrec.llm.backbone import LanguageModel
-from trackrec.llm.sampler import Draw, Sampler, draw_seed
+from trackrec.llm.sampling.sampler import Draw, Sampler, draw_seed
 from trackrec.prompts.book import PromptBook
 from trackrec.prompts.templates import RECCOT_TEMPLATE, prompt_hash
 from trackrec.storage.parts import standing_part, write_part

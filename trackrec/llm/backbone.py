@@ -98,7 +98,7 @@ class LanguageModel:
         import torch
         from peft import get_peft_model
 
-        from trackrec.llm.lora import fuse
+        from trackrec.llm.kernels.fused_lora import fuse
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -122,7 +122,7 @@ class LanguageModel:
         """
         from peft import PeftModel
 
-        from trackrec.llm.lora import fuse
+        from trackrec.llm.kernels.fused_lora import fuse
         from trackrec.storage.parts import check_weights
 
         if not (directory / "adapter_model.safetensors").exists():

@@ -8,9 +8,9 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from trackrec.llm.attention import register
+from trackrec.llm.kernels.attention import register
 from trackrec.llm.memory import MemoryLimitError, ran_out
-from trackrec.model_files import check_model_path
+from trackrec.llm.model_files import check_model_path
 from trackrec.runtime.errors import reason
 from trackrec.runtime.packages import MissingPackageError
 
@@ -72,7 +72,8 @@ class BackboneSettings:
         gguf_file: name of a GGUF file inside ``model``; it is dequantized to ``dtype``.
         revision: of a hub model.
         attention: of packed rows. ``flex`` is FlexAttention, compiled at its first use, on a GPU; ``sdpa`` reads a
-            dense mask, and on a CPU means the grouped products of `trackrec.llm.attention`; ``eager`` is transformers'.
+            dense mask, and on a CPU means the grouped products of `trackrec.llm.kernels.attention`; ``eager`` is
+            transformers'.
         device: ``auto`` is the GPU where there is one.
         gradient_checkpointing: trade time for memory in training.
         system_prompt: what the system turn says, of G and V alike. null leaves it to the model's chat template (Qwen2.5

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from trackrec.metrics.intervals import Interval
-from trackrec.report.document import Num, Unit
+from trackrec.report.render.document import Num, Unit
 from trackrec.run_files import RunFiles
 
 _KEY = ("stage", "round", "split", "arm", "name", "slice")

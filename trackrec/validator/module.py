@@ -8,8 +8,8 @@ import torch
 
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.logprobs import next_token_logprobs
-from trackrec.llm.pieces import StepSums
-from trackrec.llm.training import AdapterModule, OptimizerSettings
+from trackrec.llm.training.microbatch import StepSums
+from trackrec.llm.training.training import AdapterModule, OptimizerSettings
 from trackrec.validator.data import JudgeBatch
 from trackrec.validator.judge import label_logps
 

@@ -17,8 +17,8 @@ from trackrec.llm.chat import LabelTokens
 from trackrec.llm.logprobs import next_token_logprobs
 from trackrec.llm.memory import FittingBatches, halve_list
 from trackrec.llm.packing import path_ids, tree_tokens
-from trackrec.llm.vllm_host import VLLMHost
-from trackrec.llm.vllm_process import VLLMSettings, check_vllm
+from trackrec.llm.vllm.host import VLLMHost
+from trackrec.llm.vllm.process import VLLMSettings, check_vllm
 from trackrec.prompts.book import PromptBook
 from trackrec.storage.parts import standing_part, write_part
 from trackrec.validator.judge import JudgeTree, judge_tree, label_logps

@@ -1,0 +1,207 @@
+"""What the arms say: metrics, paired differences, and whether the text helps.
+
+Letters: N rows, S training seeds. Everything is resampled over users and training seeds together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from trackrec.ctr.arms.arms import ARMS, PLACEBOS, coverage_of
+from trackrec.metrics.intervals import LEAST_USERS, Draws, Interval, metric_rows, seed_draws
+from trackrec.metrics.scores import accuracy, auc, log_loss, uauc
+
+_METRICS: dict[str, Callable[..., Any]] = {"auc": auc, "acc": accuracy, "log_loss": log_loss, "uauc": uauc}
+_DIFFERENCES = ("auc", "acc", "log_loss")
+CLASSICS = ("logistic", "lightgbm")  # models on the same dense features, beside which the nets are put
+HELPS, NO_EVIDENCE, HURTS = 1.0, 0.0, -1.0
+# Two-sided 5 % and 80 % power: (1.96 + 0.84) standard errors.
+MDE_FACTOR = 2.8
+_SLICE_RESAMPLES = 500
+
+AllDraws = dict[str, dict[str, Draws]]
+
+
+class ArmScores(NamedTuple):
+    """Predictions of one arm on N rows by S seeds, with the rows' ids, labels and users."""
+
+    p: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    users: NDArray[Any]
+    sample_ids: NDArray[Any]
+
+
+def arm_scores(predictions: pl.DataFrame, samples: pl.DataFrame, split: str, arm: str) -> ArmScores:
+    """(S, N) predictions of an arm on a split, rows in the order of their ids.
+
+    Raises:
+        ValueError: the seeds of an arm were not run on the same rows.
+    """
+    own = predictions.filter((pl.col("split") == split) & (pl.col("arm") == arm))
+    wide = own.pivot("seed", index="sample_id", values="p").sort("sample_id")
+    if any(wide[column].null_count() for column in wide.columns):
+        raise ValueError(f"predictions of arm {arm} on {split}: the seeds differ in their rows")
+    rows = wide.select("sample_id").join(
+        samples.select("sample_id", "label", "user_id"), on="sample_id", maintain_order="left"
+    )
+    p = wide.drop("sample_id").to_numpy().T.astype(np.float64)
+    return ArmScores(
+        p, rows["label"].to_numpy().astype(np.int64), rows["user_id"].to_numpy(), wide["sample_id"].to_numpy()
+    )
+
+
+def best_placebo(predictions: pl.DataFrame, samples: pl.DataFrame) -> str | None:
+    """The placebo with the highest mean AUC over seeds on validation rows; None where none ran."""
+    ran = set(predictions["arm"].unique().to_list())
+    values = {}
+    for arm in PLACEBOS:
+        if arm in ran:
+            scores = arm_scores(predictions, samples, "valid", arm)
+            values[arm] = float(np.mean([auc(p, scores.labels) for p in scores.p]))
+    return max(values, key=lambda arm: values[arm]) if values else None
+
+
+def arm_metrics(
+    predictions: pl.DataFrame,
+    samples: pl.DataFrame,
+    split: str,
+    stage: str,
+    seed: int,
+    slices: pl.DataFrame | None = None,
+) -> list[dict[str, Any]]:
+    """Rows of the metrics table: every arm on a split, differences between arms, verdicts, and slices.
+
+    ``auc``, ``acc``, ``log_loss`` and ``uauc`` belong to an arm. ``auc_minus_none`` and so on are paired differences on
+    the same rows: to no text, to each placebo, to ``best_placebo`` (chosen on validation rows, so ``predictions`` must
+    hold them) and to the classic models. ``auc_minus_none_mde`` is the smallest true difference that a run of this size
+    shows with 80 % power. An arm of partial coverage (``reccot@0.5``) has no placebo and no
+    verdict. ``verdict`` of a text arm: 1 (helps) where AUC is above no text and above the best placebo,
+    each with its whole interval; -1 (hurts) where it is below no text with its whole interval; 0 (no evidence)
+    otherwise.
+
+    Args:
+        predictions: of valid rows and of ``split``.
+        samples: the samples table.
+        split: which rows.
+        stage: under which the rows are filed.
+        seed: of the resampling.
+        slices: `trackrec.ctr.arms.slices.sample_slices`; None leaves slices out.
+    """
+    found = {arm: arm_scores(predictions, samples, split, arm) for arm in predictions["arm"].unique().sort()}
+    placebo = best_placebo(predictions, samples)
+    draws = {
+        arm: {name: _draws(metric, scores, seed) for name, metric in _METRICS.items()} for arm, scores in found.items()
+    }
+    rows: list[dict[str, Any]] = []
+    for arm, scores in found.items():
+        values = {name: drawn.interval() for name, drawn in draws[arm].items()}
+        one_class = uauc(scores.p[0], scores.labels, scores.users).n_one_class
+        values["users_one_class"] = _plain(one_class, len(set(scores.users)))
+        values |= _differences(arm, draws, placebo, _DIFFERENCES)
+        values |= _verdict(arm, draws, placebo)
+        if arm == placebo:
+            values["chosen_placebo"] = _plain(1.0, len(scores.labels))
+        rows.extend(metric_rows(values, stage=stage, split=split, arm=arm))
+    for name, ids in _by_slice(slices):
+        cut = {arm: _rows_of(scores, ids) for arm, scores in found.items()}
+        rows.extend(_slice_metrics(cut, placebo, seed, {"stage": stage, "split": split, "slice": name}))
+    return rows
+
+
+def _draws(metric: Callable[..., Any], scores: ArmScores, seed: int, n_resamples: int = 1000) -> Draws:
+    return seed_draws(metric, scores.users, scores.labels, scores.p, n_resamples, seed)
+
+
+def _others(arm: str, ran: Iterable[str], placebo: str | None) -> dict[str, str]:
+    """Name of a comparison -> the arm on its other side."""
+    ran, base = set(ran), base_of(arm)
+    if base in CLASSICS:
+        control = f"{base}+{placebo}"
+        others = {} if arm == base else {base: base}
+        return others | ({"best_placebo": control} if control in ran and others and not _is_placebo(arm) else {})
+    if arm.split("@")[0] not in {"none", *text_arms(ran)}:
+        return {}
+    # A text for some users alone has no placebo: those that run are about everybody.
+    controls = () if coverage_of(arm) < 1 else PLACEBOS
+    others = {name: name for name in ("none", *controls, *CLASSICS) if name in ran and name != arm}
+    if coverage_of(arm) < 1:
+        return others
+    if placebo is not None and arm != "none" and not _is_placebo(arm):
+        others["best_placebo"] = placebo
+    return others
+
+
+def _is_placebo(arm: str) -> bool:
+    return arm in PLACEBOS or (base_of(arm) in CLASSICS and arm.partition("+")[2] in PLACEBOS)
+
+
+def base_of(arm: str) -> str:
+    """The classic model of ``logistic+reccot``: ``logistic``; any other arm is its own."""
+    head = arm.split("+")[0]
+    return head if head in CLASSICS else arm
+
+
+def text_arms(arms: Iterable[str]) -> set[str]:
+    """The arms that a net was trained on with some text, coverage cut off: ``reccot``, ``reccot+prompt``."""
+    names = {arm.split("@")[0] for arm in arms}
+    return {name for name in names if name != "none" and all(part in ARMS for part in name.split("+"))}
+
+
+def _differences(arm: str, draws: AllDraws, placebo: str | None, metrics: Iterable[str]) -> dict[str, Interval]:
+    values: dict[str, Interval] = {}
+    for label, other in _others(arm, draws, placebo).items():
+        for name in metrics:
+            values[f"{name}_minus_{label}"] = (draws[arm][name] - draws[other][name]).interval()
+        difference = draws[arm]["auc"] - draws[other]["auc"]
+        values[f"auc_minus_{label}_mde"] = _plain(MDE_FACTOR * difference.standard_error(), difference.n)
+    return values
+
+
+def _verdict(arm: str, draws: AllDraws, placebo: str | None) -> dict[str, Interval]:
+    """Only where both controls ran: without a placebo nothing shows that it is the text that helps."""
+    others = _others(arm, draws, placebo)
+    if "none" not in others or "best_placebo" not in others:
+        return {}
+    against_none = (draws[arm]["auc"] - draws["none"]["auc"]).interval()
+    against_placebo = (draws[arm]["auc"] - draws[others["best_placebo"]]["auc"]).interval()
+    value = NO_EVIDENCE
+    if against_none.low > 0 and against_placebo.low > 0:
+        value = HELPS
+    elif against_none.high < 0:
+        value = HURTS
+    return {"verdict": _plain(value, against_none.n)}
+
+
+def _by_slice(slices: pl.DataFrame | None) -> list[tuple[str, set[str]]]:
+    if slices is None:
+        return []
+    grouped = slices.group_by("slice").agg("sample_id").sort("slice")
+    return [(name, set(ids)) for name, ids in grouped.iter_rows()]
+
+
+def _rows_of(scores: ArmScores, ids: set[str]) -> ArmScores:
+    index = np.array([row for row, key in enumerate(scores.sample_ids) if key in ids], dtype=np.int64)
+    return ArmScores(scores.p[:, index], scores.labels[index], scores.users[index], scores.sample_ids[index])
+
+
+def _slice_metrics(
+    cut: dict[str, ArmScores], placebo: str | None, seed: int, key: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """AUC of every arm and its differences on a slice; nothing where it has one class, no row or too few users."""
+    if any(len(np.unique(one.labels)) < 2 or len(np.unique(one.users)) < LEAST_USERS for one in cut.values()):
+        return []
+    draws = {arm: {"auc": _draws(auc, scores, seed, _SLICE_RESAMPLES)} for arm, scores in cut.items()}
+    rows: list[dict[str, Any]] = []
+    for arm in cut:
+        values = {"auc": draws[arm]["auc"].interval(), **_differences(arm, draws, placebo, ("auc",))}
+        rows.extend(metric_rows(values, arm=arm, **key))
+    return rows
+
+
+def _plain(value: float, n: int) -> Interval:
+    return Interval(value, float("nan"), float("nan"), n)

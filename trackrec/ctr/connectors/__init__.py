@@ -1,0 +1,1 @@
+"""From a text vector to what a net reads of it."""

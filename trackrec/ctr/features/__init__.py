@@ -1,0 +1,1 @@
+"""From tables to the tensors that nets read."""

@@ -1,0 +1,148 @@
+"""From numbered rows to the columns that a CTR net reads: one way for training, `predict` and a server.
+
+Letters: N rows, L lists, H list of rated items, A attributes of an item, F dense features, I items.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from trackrec.ctr.features.dense_statistics import (
+    EarlierItemRatings,
+    ItemRatings,
+    ItemRatingsAt,
+    item_years,
+    list_statistics,
+)
+from trackrec.ctr.features.neighbours import Neighbours, joined
+from trackrec.ctr.features.past import FIRST, UNKNOWN, RaggedLists, RatedLists, encode, flatten, pad
+
+Int = NDArray[np.int64]
+
+
+class Catalogue(NamedTuple):
+    """The items table as arrays. Row r is the table's row r - 1; row 0 is padding.
+
+    Attributes:
+        ids: (I,) the items.
+        item_index: (1 + I,) index in the vocabulary.
+        attributes: (1 + I, A) attribute indices.
+        years: (1 + I,) of :func:`trackrec.ctr.features.dense_statistics.item_years`.
+    """
+
+    ids: pl.Series
+    item_index: NDArray[np.int32]
+    attributes: NDArray[np.int32]
+    years: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, items: pl.DataFrame, vocabulary: list[str], attributes: list[str], max_attributes: int) -> Catalogue:
+        """Of the items table and the vocabularies of items and attributes."""
+        index = np.concatenate([np.zeros(1, np.int32), indices(items["item_id"], vocabulary)])
+        table = attribute_table(items["attributes"], attributes, max_attributes)
+        return cls(items["item_id"], index, table, item_years(items))
+
+    def lists(self, items: pl.Series, ratings: pl.Series, threshold: float, scale: float) -> RaggedLists:
+        """Lists of rated items as numbers; no list is an empty one.
+
+        Raises:
+            ValueError: an item isn't in the table.
+        """
+        rows = 1 + encode(flatten(items).alias(f"items of {items.name}"), self.ids)
+        scaled = (flatten(ratings).to_numpy().astype(np.float64) - threshold) / scale
+        lengths = items.list.len().fill_null(0).to_numpy().astype(np.int64)
+        return RaggedLists(rows.astype(np.int32), scaled.astype(np.float32), np.append(0, np.cumsum(lengths)))
+
+
+class Statistics(NamedTuple):
+    """What the ratings that statistics may count say of items, and of pairs of them."""
+
+    items: ItemRatings
+    neighbours: Neighbours
+
+    @classmethod
+    def of(cls, source: pl.DataFrame, items: pl.DataFrame, threshold: float, rating_scale: float) -> Statistics:
+        """Of rows of `trackrec.ctr.features.past.source_rows`, up to any moment."""
+        ratings = EarlierItemRatings(source, items, threshold, rating_scale)
+        return cls(ratings, Neighbours(source, ratings, threshold, rating_scale))
+
+    def at(self, time: int) -> Statistics:
+        """The same for rows of one moment, worked out beforehand."""
+        self.neighbours.prepare(time)
+        return self._replace(items=ItemRatingsAt(self.items, len(self.neighbours.kept) - 1, time))
+
+
+class Rows(NamedTuple):
+    """N rows as numbers.
+
+    Attributes:
+        users: (N,) index in the vocabulary.
+        items: (N,) row of the target in the catalogue.
+        histories: (N,) which of ``rated`` is the row's history.
+        times: (N,) seconds.
+        recent: (N, H) recent lists.
+        rated: (L, H') histories.
+    """
+
+    users: NDArray[np.int32]
+    items: Int
+    histories: Int
+    times: Int
+    recent: RatedLists
+    rated: RatedLists
+
+
+def columns_of(rows: Rows, catalogue: Catalogue, statistics: Statistics) -> dict[str, NDArray[Any]]:
+    """The columns of `trackrec.ctr.features.features.CTRData` that no label enters."""
+    return {
+        "user": rows.users,
+        "item": catalogue.item_index[rows.items],
+        "item_row": rows.items.astype(np.int32),
+        "history": rows.histories.astype(np.int32),
+        "recent_items": catalogue.item_index[rows.recent.rows],
+        "recent_rows": rows.recent.rows,
+        "recent_ratings": rows.recent.ratings,
+        "recent_mask": rows.recent.mask,
+        "dense": _dense(rows, catalogue, statistics),
+    }
+
+
+def _dense(rows: Rows, catalogue: Catalogue, statistics: Statistics) -> NDArray[np.float32]:
+    """(N, F) in the order of ``DENSE_NAMES``."""
+    table, years, ratings = catalogue.attributes, catalogue.years, statistics.items
+    target, times = rows.items, rows.times
+
+    def rated_before(index: Int) -> RatedLists:
+        return joined(rows.rated.take(rows.histories[index]), rows.recent.take(index))
+
+    scores = statistics.neighbours.scores(times, target, rated_before, ratings)
+    return np.concatenate(
+        [
+            ratings.statistics(target, times),
+            np.nan_to_num(years[target])[:, None],
+            list_statistics(table, target, times, rows.recent, ratings, years, None),
+            list_statistics(table, target, times, rows.rated, ratings, years, rows.histories),
+            scores[:, None],
+        ],
+        axis=1,
+    )
+
+
+def indices(values: pl.Series, vocabulary: list[str]) -> NDArray[np.int32]:
+    """The index of each value; `UNKNOWN` of one that the vocabulary doesn't hold."""
+    known = pl.Series(vocabulary, dtype=pl.String)
+    return encode(values, known, first=FIRST, default=UNKNOWN).astype(np.int32)
+
+
+def attribute_table(lists: pl.Series, vocabulary: list[str], max_attributes: int) -> NDArray[np.int32]:
+    """(1 + rows, A) attribute indices; row 0 is padding."""
+    lists = lists.fill_null(pl.Series([[]], dtype=pl.List(pl.String))).list.unique(maintain_order=True)
+    lists = lists.list.drop_nulls().list.head(max_attributes)
+    lengths = lists.list.len().to_numpy().astype(np.int64)
+    width = max(1, int(lengths.max(initial=0)))
+    table = pad(indices(flatten(lists), vocabulary), lengths, width).values
+    return np.concatenate([np.zeros((1, width), np.int32), table])

@@ -1,0 +1,172 @@
+"""Dense user × item statistics of what came strictly before a row.
+
+Letters: N rows, H list of rated items, A attributes of an item, n rows of a chunk.
+
+Ratings are scaled: (rating - threshold) / scale. The rest is scaled by constants too, not by moments of the data,
+through which a row's label would reach every row.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from trackrec.ctr.features.past import PADDING, UNKNOWN, Prior, Priors, RatedLists, encode, like_rate, logit
+
+ITEM_SMOOTHING = 10.0  # rows of the base rate that an item starts with
+USER_SMOOTHING = 2.0
+_CHUNK = 8192
+_YEARS = 5.0  # films so many years apart tell e⁻¹ as much of each other as films of one year
+_LIST_STATS = (
+    *("mean_rating", "like_share", "log_count", "affinity", "rating_affinity", "overlap", "residual"),
+    "year_affinity",
+)
+DENSE_NAMES = (
+    "item_like_logit",
+    "item_mean_rating",
+    "item_log_count",
+    "item_year",
+    *(f"{source}_{name}" for source in ("recent", "history") for name in _LIST_STATS),
+    "neighbour_score",
+)
+
+Float32 = NDArray[np.float32]
+Int = NDArray[np.int64]
+
+
+def item_years(items: pl.DataFrame) -> Float32:
+    """(1 + items,) decades since 2000; NaN where the year is unknown, and for row 0, padding."""
+    years = items["year"].cast(pl.Float32).to_numpy().astype(np.float32)
+    return np.concatenate([[np.nan], (years - 2000.0) / 10.0]).astype(np.float32)
+
+
+class ItemRatings(Protocol):
+    """What items got before a moment."""
+
+    def statistics(self, rows: Int, times: Int) -> Float32:
+        """Item rows (N,), times (N,) -> (N, 3): smoothed like-rate as a logit, smoothed mean rating, log count / 5."""
+
+    def expected(self, rows: NDArray[np.int32], times: Int) -> Float32:
+        """Lists of item rows (n, H), times (n,) -> (n, H): smoothed mean ratings, in scaled units."""
+
+
+class EarlierItemRatings:
+    """`ItemRatings` of source rows strictly earlier than any moment.
+
+    Args:
+        source: rows of :func:`trackrec.ctr.features.past.source_rows`.
+        items: the items table, to which item rows point (from 1).
+        threshold, scale: of the ratings.
+    """
+
+    def __init__(self, source: pl.DataFrame, items: pl.DataFrame, threshold: float, scale: float) -> None:
+        self.item_rows = 1 + encode(source["item_id"].alias("item_id of interactions"), items["item_id"])
+        self.n_items, self.scale = len(items), scale
+        self.by_item, self.overall = Priors(source, self.item_rows, threshold), Priors(source, None, threshold)
+
+    def statistics(self, rows: Int, times: Int) -> Float32:
+        """See `ItemRatings`."""
+        everything, item = self.overall(np.zeros_like(times), times), self.by_item(rows, times)
+        base = (everything.likes + 1.0) / (everything.n + 2.0)
+        liked = logit(like_rate(item, base, ITEM_SMOOTHING))
+        columns = [liked, _mean_rating(item, everything) / self.scale, np.log1p(item.n) / 5.0]
+        return np.stack(columns, axis=1).astype(np.float32)
+
+    def expected(self, rows: NDArray[np.int32], times: Int) -> Float32:
+        """See `ItemRatings`."""
+        everything = self.overall(np.zeros_like(times), times)
+        repeated = Prior(*(np.repeat(value, rows.shape[1]) for value in everything))
+        item = self.by_item(rows.astype(np.int64).ravel(), np.repeat(times, rows.shape[1]))
+        return (_mean_rating(item, repeated) / self.scale).reshape(rows.shape).astype(np.float32)
+
+
+class ItemRatingsAt:
+    """`ItemRatings` of one moment, worked out once for every item; the times of a call are not looked at."""
+
+    def __init__(self, ratings: ItemRatings, n_items: int, time: int) -> None:
+        rows = np.arange(1 + n_items)
+        times = np.full(len(rows), time, np.int64)
+        self._statistics = ratings.statistics(rows, times)
+        self._expected = ratings.expected(rows[:, None].astype(np.int32), times)[:, 0]
+
+    def statistics(self, rows: Int, times: Int) -> Float32:
+        """See `ItemRatings`."""
+        return self._statistics[rows]
+
+    def expected(self, rows: NDArray[np.int32], times: Int) -> Float32:
+        """See `ItemRatings`."""
+        return self._expected[rows]
+
+
+def _mean_rating(item: Prior, everything: Prior) -> NDArray[np.float64]:
+    """Mean of ``rating - threshold`` of an item's rows, pulled to that of all rows where they are few."""
+    base = everything.ratings / (everything.n + 2.0)
+    return (item.ratings + ITEM_SMOOTHING * base) / (item.n + ITEM_SMOOTHING)
+
+
+def list_statistics(
+    attributes: NDArray[np.int32],
+    item_row: Int,
+    times: Int,
+    lists: RatedLists,
+    ratings: ItemRatings,
+    years: Float32,
+    of_sample: Int | None,
+) -> Float32:
+    """(N, 8) statistics of a list of rated items against the target, in the order of ``_LIST_STATS``.
+
+    Affinity of target attribute a is Σ_{j has a} s_j / (n_a + 1), s_j = ±1 for liked and disliked (``affinity``) or the
+    rating minus what its item usually gets (``rating_affinity``); then the mean over the target's attributes.
+    ``residual`` is the mean of the latter over the whole list: how kind the user is. ``year_affinity`` is its mean
+    weighted by exp(-|years apart| / 5), 0 where a year is unknown.
+
+    Args:
+        attributes: (n_item_rows, A).
+        item_row: (N,) of the target.
+        times: (N,) of the sample.
+        lists: (L, H) rated items.
+        ratings: what items usually get.
+        years: (n_item_rows,) of :func:`item_years`.
+        of_sample: (N,) the list of each sample, None where list i is sample i's.
+    """
+    result = np.zeros((len(item_row), len(_LIST_STATS)), np.float32)
+    for start in range(0, len(item_row), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        index = np.arange(len(item_row))[part] if of_sample is None else of_sample[part]
+        rows, value, mask = lists.rows[index], lists.ratings[index], lists.mask[index]
+        count = mask.sum(axis=1).astype(np.float32)
+        likes = ((value > 0) & mask).sum(axis=1)
+        signs = np.where(mask, np.where(value > 0, 1.0, -1.0), 0.0).astype(np.float32)
+        residuals = np.where(mask, value - ratings.expected(rows, times[part]), 0.0).astype(np.float32)
+        apart = np.abs(years[item_row[part]][:, None] - years[rows]) * (10.0 / _YEARS)
+        near = np.where(mask, np.nan_to_num(np.exp(-apart)), 0.0)
+        target = attributes[item_row[part]]  # (n, A)
+        shared = _shared_attributes(target, attributes[rows])  # (n, A, H)
+        with_attribute = shared.sum(axis=2)  # (n, A)
+        n_target = np.maximum((target > PADDING).sum(axis=1), 1)
+        affinities = [
+            (np.einsum("nah,nh->na", shared, s) / (with_attribute + 1)).sum(axis=1) / n_target
+            for s in (signs, residuals)
+        ]
+        columns = [
+            value.sum(axis=1) / np.maximum(count, 1),
+            2 * (likes + 0.5 * USER_SMOOTHING) / (count + USER_SMOOTHING) - 1,
+            np.log1p(count) / 5,
+            *affinities,
+            with_attribute.sum(axis=1) / n_target / np.maximum(count, 1),
+            residuals.sum(axis=1) / (count + USER_SMOOTHING),
+            (near * residuals).sum(axis=1) / (near.sum(axis=1) + 1),
+        ]
+        result[part] = np.stack(columns, axis=1)
+    return result
+
+
+def _shared_attributes(target: NDArray[np.int32], listed: NDArray[np.int32]) -> Float32:
+    """(n, A), (n, H, A) -> (n, A, H): 1 where a listed item has the target's attribute; "unknown" is never shared."""
+    shared = np.zeros((len(target), target.shape[1], listed.shape[1]), np.float32)
+    for column in range(listed.shape[2]):
+        shared += (listed[:, None, :, column] == target[:, :, None]) & (target > UNKNOWN)[:, :, None]
+    return shared

@@ -1,0 +1,249 @@
+"""From the tables to tensors: ids, attributes, the recent list and dense user × item statistics.
+
+Letters: N rows, H recent list, A attributes of an item, F dense features. One padding convention holds everywhere:
+lists are left aligned, oldest first, index 0 and mask False fill the right. Index 1 is "unknown".
+
+No feature of a row depends on the row's own label, and no statistic over users counts a valid or test row. The user's
+own recent list holds all their earlier ratings, as a server would know them, those of valid and test rows included.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trackrec.ctr.features.columns import Catalogue, Rows, Statistics, attribute_table, columns_of, indices
+from trackrec.ctr.features.dense_statistics import DENSE_NAMES
+from trackrec.ctr.features.past import FIRST, encode, flatten, source_rows
+
+RATING_SCALE = 2.0  # distance from the threshold that becomes 1
+MAX_ATTRIBUTES = 8
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """Sizes a net is built from.
+
+    Attributes:
+        n_items: item indices, padding and unknown included.
+        n_users: user indices, likewise.
+        n_attributes: item attribute indices, likewise.
+        recent_len: H, width of the recent list.
+        n_dense: F, number of dense features.
+        text_dim: width of the text vector; 0 means there is no text.
+        n_user_attributes: user attribute indices, padding and unknown included; 0 means there are none.
+        text_use: how the text enters: ``dense``, its connector's output beside the dense features (the paper's way), or
+            ``query``, as the query of an attention over history and target.
+        text_gaps: rows may lack a text; the batch then says which (``text_mask``).
+    """
+
+    n_items: int
+    n_users: int
+    n_attributes: int
+    recent_len: int
+    n_dense: int
+    text_dim: int = 0
+    n_user_attributes: int = 0
+    text_use: Literal["dense", "query"] = "dense"
+    text_gaps: bool = False
+
+
+@dataclass(frozen=True)
+class Vocabularies:
+    """What the indices mean: entry i of a list has index i + 2. Built from train rows, sorted."""
+
+    items: list[str]
+    users: list[str]
+    attributes: list[str]
+    user_attributes: list[str]
+
+
+@dataclass(frozen=True)
+class TextArm:
+    """Text vectors of one arm.
+
+    Attributes:
+        matrix: (n_texts, D) float32.
+        rows: (n_histories,) the text of each history; -1 where there is none.
+        gaps: samples may refer to a history without a text.
+    """
+
+    matrix: Tensor
+    rows: Tensor
+    gaps: bool = False
+
+
+@dataclass(frozen=True)
+class CTRData:
+    """Everything a CTR net reads, in memory.
+
+    Attributes:
+        spec: sizes, without text.
+        splits: split -> tensors with one row per sample, in the samples' order: ``user``, ``item``, ``item_row``,
+            ``history`` (N,) int; ``recent_items``, ``recent_rows`` (N, H) int; ``recent_ratings`` (N, H) float, 0 at
+            the threshold; ``recent_mask`` (N, H) bool; ``dense`` (N, F) float; ``user_attributes`` (N, A) int where
+            there are any; ``label`` (N,) float.
+        item_attributes: (n_item_rows, A) attribute indices, padded with 0; read through ``item_row``/``recent_rows``.
+        sample_ids: split -> ids in row order.
+        user_ids: split -> user of each row.
+        history_ids: what ``history`` points to.
+        history_users: whose history it is.
+        vocabularies: what the indices mean.
+        arms: text vectors by arm; see :mod:`trackrec.ctr.arms.arms`.
+        columns: dense columns that belong to one arm: arm -> split -> (N, columns).
+    """
+
+    spec: FeatureSpec
+    splits: dict[str, dict[str, Tensor]]
+    item_attributes: Tensor
+    sample_ids: dict[str, list[str]]
+    user_ids: dict[str, list[str]]
+    history_ids: list[str]
+    history_users: list[str]
+    vocabularies: Vocabularies
+    arms: dict[str, TextArm] = field(default_factory=dict)
+    columns: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+    def spec_for(self, arm: str) -> FeatureSpec:
+        """The spec with the text width of ``arm`` (0 for ``none``) and with its own dense columns.
+
+        Raises:
+            KeyError: no such arm was attached.
+        """
+        if arm == "none":
+            return self.spec
+        if arm in self.columns:
+            width = next(iter(self.columns[arm].values())).shape[1]
+            return replace(self.spec, n_dense=self.spec.n_dense + width)
+        if arm not in self.arms:
+            known = ["none", *self.arms, *self.columns]
+            raise KeyError(f"arm must be one of {known}, got {arm!r}. Attach its texts first.")
+        texts = self.arms[arm]
+        return replace(self.spec, text_dim=int(texts.matrix.shape[1]), text_gaps=texts.gaps)
+
+
+class FeatureBuilder:
+    """From rows of the samples table to tensors. What rows share is worked out once, for any number of calls.
+
+    Args:
+        samples, histories, items, interactions: the tables of :mod:`trackrec.storage.schemas`.
+        users: the users table for user attributes, or None to leave them out.
+        threshold: a rating above it is a like.
+        recent_len: H; longer recent lists keep their last H. None: the longest list.
+        rating_scale: rating distance from the threshold that becomes 1.
+        max_attributes: A at most; further attributes of an item are left out.
+        vocabularies: indices of an earlier builder, for rows to predict beside the same train rows. None: from train
+            rows.
+        whole: the whole samples table where ``samples`` are a part of it: statistics count the train rows of all
+            users, and no held-out row. None: ``samples``.
+        now: the moment of every row to come, which makes statistics of items a table; None: rows are of any moment.
+
+    Raises:
+        ValueError: no train rows, or an item, history or user that its table doesn't hold.
+    """
+
+    def __init__(
+        self,
+        samples: pl.DataFrame,
+        histories: pl.DataFrame,
+        items: pl.DataFrame,
+        users: pl.DataFrame | None,
+        interactions: pl.DataFrame,
+        threshold: float = 3.0,
+        recent_len: int | None = None,
+        rating_scale: float = RATING_SCALE,
+        max_attributes: int = MAX_ATTRIBUTES,
+        vocabularies: Vocabularies | None = None,
+        whole: pl.DataFrame | None = None,
+        now: int | None = None,
+    ) -> None:
+        train = samples.filter(pl.col("split") == "train")
+        if not len(train):
+            raise ValueError(f"samples hold no train rows, only {samples['split'].unique().to_list()}.")
+        self.vocabularies = vocab = vocabularies or _vocabularies(train, items, users)
+        width = max(1, int(recent_len or samples["recent_items"].list.len().max() or 1))  # type: ignore[arg-type]
+        self._scales = (threshold, rating_scale)
+        self._histories = histories
+        self._catalogue = Catalogue.of(items, vocab.items, vocab.attributes, max_attributes)
+        self._rated = self._catalogue.lists(histories["item_ids"], histories["ratings"], *self._scales).padded()
+        source = source_rows(samples if whole is None else whole, histories, interactions)
+        every_moment = Statistics.of(source, items, *self._scales)
+        self._statistics = every_moment if now is None else every_moment.at(now)
+        self._users, self._traits = users, None
+        if users is not None and vocab.user_attributes:
+            self._traits = attribute_table(users["attributes"], vocab.user_attributes, max_attributes)
+        self.spec = FeatureSpec(
+            n_items=FIRST + len(vocab.items),
+            n_users=FIRST + len(vocab.users),
+            n_attributes=FIRST + len(vocab.attributes),
+            recent_len=width,
+            n_dense=len(DENSE_NAMES),
+            n_user_attributes=FIRST + len(vocab.user_attributes) if self._traits is not None else 0,
+        )
+
+    def __call__(self, samples: pl.DataFrame) -> CTRData:
+        """Every feature of rows of the samples table, per split."""
+        return self._data(samples, self.columns(samples))
+
+    def whose(self, samples: pl.DataFrame) -> CTRData:
+        """The rows with no column but ``history``: all that arms are attached by."""
+        return self._data(samples, {"history": self._history(samples)})
+
+    def columns(self, samples: pl.DataFrame) -> dict[str, NDArray[Any]]:
+        """The columns of `CTRData.splits` for rows of any split, in their order."""
+        recent = samples.select(pl.col("recent_items", "recent_ratings").list.tail(self.spec.recent_len))
+        rated = self._catalogue.lists(recent["recent_items"], recent["recent_ratings"], *self._scales)
+        rows = Rows(
+            users=indices(samples["user_id"], self.vocabularies.users),
+            items=1 + encode(samples["item_id"].alias("item_id of samples"), self._catalogue.ids),
+            histories=self._history(samples),
+            times=samples["timestamp"].to_numpy(),
+            recent=rated.padded(self.spec.recent_len),
+            rated=self._rated,
+        )
+        columns = columns_of(rows, self._catalogue, self._statistics)
+        columns["label"] = samples["label"].to_numpy().astype(np.float32)
+        if self._users is not None and self._traits is not None:
+            user = encode(samples["user_id"].alias("user_id of samples"), self._users["user_id"])
+            columns["user_attributes"] = self._traits[1 + user]
+        return columns
+
+    def _history(self, samples: pl.DataFrame) -> NDArray[np.int64]:
+        return encode(samples["history_id"].alias("history_id of samples"), self._histories["history_id"])
+
+    def _data(self, samples: pl.DataFrame, columns: dict[str, NDArray[Any]]) -> CTRData:
+        names = samples["split"].unique(maintain_order=True).to_list()
+        rows = {name: np.flatnonzero((samples["split"] == name).to_numpy()) for name in names}
+        return CTRData(
+            spec=self.spec,
+            splits={
+                name: {key: torch.from_numpy(value[index]) for key, value in columns.items()}
+                for name, index in rows.items()
+            },
+            item_attributes=torch.from_numpy(self._catalogue.attributes),
+            sample_ids={name: samples["sample_id"][index].to_list() for name, index in rows.items()},
+            user_ids={name: samples["user_id"][index].to_list() for name, index in rows.items()},
+            history_ids=self._histories["history_id"].to_list(),
+            history_users=self._histories["user_id"].to_list(),
+            vocabularies=self.vocabularies,
+        )
+
+
+def _vocabularies(train: pl.DataFrame, items: pl.DataFrame, users: pl.DataFrame | None) -> Vocabularies:
+    seen = pl.concat([train["item_id"], flatten(train["recent_items"])]).unique().sort()
+    attributes = flatten(items.filter(pl.col("item_id").is_in(seen.implode()))["attributes"])
+    people = train["user_id"].unique().sort()
+    traits: list[str] = []
+    if users is not None:
+        traits = _sorted(flatten(users.filter(pl.col("user_id").is_in(people.implode()))["attributes"]))
+    return Vocabularies(seen.to_list(), people.to_list(), _sorted(attributes), traits)
+
+
+def _sorted(values: pl.Series) -> list[str]:
+    return values.drop_nulls().unique().sort().to_list()

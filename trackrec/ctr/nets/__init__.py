@@ -1,0 +1,1 @@
+"""One file per net, and the blocks they share."""

@@ -1,0 +1,137 @@
+"""The training of a CTR net, whichever it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
+
+from trackrec.ctr.training.lazy_adam import LazyAdam
+
+
+def check_lazy_rows(lazy_rows: int | None, clips: float | None = None) -> None:
+    """Whether ``lazy_rows`` can be used, beside a trainer that clips gradients where ``clips`` is given.
+
+    Raises:
+        ValueError: it can't.
+    """
+    if lazy_rows is None:
+        return
+    if lazy_rows < 1:
+        raise ValueError(f"ctr.model.lazy_rows must be at least 1, or null, got {lazy_rows}.")
+    if clips:
+        raise ValueError(
+            f"ctr.model.lazy_rows ({lazy_rows}) makes sparse gradients, which ctr.trainer.gradient_clip_val ({clips}) "
+            "can't clip. Set one of them to null."
+        )
+
+
+class CTRModule(pl.LightningModule):
+    """Binary cross-entropy on logits with Adam at a constant rate.
+
+    A net with a loss of its own beside it (``with_auxiliary``, as DIEN) has it added in training.
+
+    Logs ``train/loss`` every ``log_every_n_steps`` and, once per validation, ``valid/auc`` (exact, over all rows),
+    ``valid/acc`` (threshold 0.5) and ``valid/log_loss`` (nats per row).
+
+    Args:
+        net: batch -> logits (B,).
+        lr: Adam's step.
+        weight_decay: L2 added to the gradient, as Adam does (not AdamW).
+        lazy_rows: embedding tables of at least so many rows move only in the rows that a batch reads
+            (`trackrec.ctr.training.lazy_adam`); null: every step moves every row, as Adam does. With a million items
+            a step over the whole table is nearly all of the work.
+        compile: train through ``torch.compile``, which takes a C++ compiler and most of a minute at the first step: for
+            long logs (docs/benchmarks.md). What is saved is the plain net.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        lr: float = 1e-3,
+        weight_decay: float = 1e-3,
+        lazy_rows: int | None = None,
+        compile: bool = False,  # noqa: A002 - torch's word
+    ) -> None:
+        super().__init__()
+        check_lazy_rows(lazy_rows)
+        self.save_hyperparameters({"lr": lr, "weight_decay": weight_decay, "lazy_rows": lazy_rows, "compile": compile})
+        self.net = net
+        self.lr, self.weight_decay, self.lazy_rows = lr, weight_decay, lazy_rows
+        # Of a net with a loss of its own, logits and that loss.
+        self._with_auxiliary: bool = hasattr(net, "with_auxiliary")
+        self._plain: Callable[..., Any] = net.with_auxiliary if self._with_auxiliary else net.__call__  # type: ignore
+        # Of the function, not of the module: the net would be registered twice.
+        self._trained = torch.compile(self._plain, dynamic=False) if compile else self._plain
+        self._full_batch: int | None = None
+        if lazy_rows is not None:
+            for table in net.modules():
+                if isinstance(table, nn.Embedding):
+                    table.sparse = table.num_embeddings >= lazy_rows
+        self.auc = BinaryAUROC()
+        self.accuracy = BinaryAccuracy()
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Logits (B,)."""
+        return self.net(batch)
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Mean cross-entropy of the batch, and the net's auxiliary loss where it has one."""
+        rows = len(batch["label"])
+        self._full_batch = self._full_batch or rows
+        # A last batch of another size isn't worth a compilation of its own.
+        out = (self._trained if rows == self._full_batch else self._plain)(batch)
+        logits, auxiliary = out if self._with_auxiliary else (out, 0.0)
+        return F.binary_cross_entropy_with_logits(logits, batch["label"]) + auxiliary
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """The loss of the batch.
+
+        Raises:
+            FloatingPointError: it is no finite number. No step is made of it.
+        """
+        loss = self.loss(batch)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"{type(self.net).__name__}: the loss is {loss.item()} at step {self.global_step} of epoch "
+                f"{self.current_epoch}. Lower ctr.model.lr (now {self.lr}) or set ctr.trainer.gradient_clip_val."
+            )
+        # A step takes ten milliseconds and logging one of them; a logger gets no more than this anyway.
+        every = getattr(self.trainer, "log_every_n_steps", 0)
+        if every and (batch_idx + 1) % every == 0:
+            self.log("train/loss", loss, on_step=True, on_epoch=False, batch_size=len(batch["label"]))
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Collect the batch; the metrics are of the whole split."""
+        logits, label = self(batch), batch["label"]
+        p = logits.sigmoid()
+        self.auc.update(p, label.long())
+        self.accuracy.update(p, label.long())
+        loss = F.binary_cross_entropy_with_logits(logits, label)
+        self.log("valid/log_loss", loss, on_step=False, on_epoch=True, batch_size=len(label))
+        self.log("valid/auc", self.auc, on_step=False, on_epoch=True, batch_size=len(label))
+        self.log("valid/acc", self.accuracy, on_step=False, on_epoch=True, batch_size=len(label))
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """P(label = 1), (B,)."""
+        return self(batch).sigmoid()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam over every parameter; on CPU its fused form, which takes half the time of the loop over parameters.
+
+        Lightning clips no gradients of a fused optimizer in mixed precision.
+
+        Raises:
+            ValueError: gradients are to be clipped, and those of large tables are sparse.
+        """
+        clips = self._trainer is not None and self._trainer.gradient_clip_val
+        check_lazy_rows(self.lazy_rows, clips)
+        fused = self.device.type == "cpu" and not clips
+        adam = torch.optim.Adam if self.lazy_rows is None else LazyAdam
+        return adam(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=fused)

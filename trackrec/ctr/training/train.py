@@ -1,0 +1,212 @@
+"""Fit one net on one arm and predict valid and test. Every choice is made on validation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.utilities.seed import isolate_rng
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trackrec.ctr.features.features import CTRData, FeatureSpec
+from trackrec.ctr.training.data import CTRDataModule
+from trackrec.ctr.training.malloc import kept_heap
+from trackrec.ctr.training.module import CTRModule
+from trackrec.llm.tips import without_tips
+
+NetFactory = Callable[[FeatureSpec, nn.Module | None], nn.Module]
+ConnectorFactory = Callable[[int], nn.Module]
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """One net, one arm, one seed.
+
+    Attributes:
+        arm, seed: which one.
+        predictions: split (``valid``, and ``test`` where there is one) -> P(label = 1), (N,) float32 in row order.
+        valid_auc: best AUC on validation, of the weights kept.
+        best_epoch: where it was reached, from 1.
+        epochs: epochs trained.
+        seconds: time of training and prediction.
+        state_dict: the net's best weights, on CPU.
+        facts: what the connector says of itself over the texts of validation rows, such as a mean gate.
+    """
+
+    arm: str
+    seed: int
+    predictions: dict[str, NDArray[np.float32]]
+    valid_auc: float
+    best_epoch: int
+    epochs: int
+    seconds: float
+    state_dict: dict[str, Tensor]
+    facts: dict[str, float]
+
+
+class BestWeights(pl.Callback):
+    """Keeps a copy in memory of the net's weights at the highest ``valid/auc``; the first of equals."""
+
+    def __init__(self) -> None:
+        self.auc = float("-inf")
+        self.epoch = 0
+        self.weights: dict[str, Tensor] = {}
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compare and copy."""
+        if trainer.sanity_checking:
+            return
+        auc = float(trainer.callback_metrics["valid/auc"])
+        if auc > self.auc:
+            net = pl_module.get_submodule("net")
+            self.auc, self.epoch = auc, trainer.current_epoch + 1
+            self.weights = {name: weight.detach().cpu().clone() for name, weight in net.state_dict().items()}
+
+    def put_back(self, trainer: pl.Trainer, net: nn.Module) -> None:
+        """Load the kept weights.
+
+        Raises:
+            ValueError: no validation ran, so there are none.
+        """
+        if not self.weights:
+            raise ValueError(
+                f"ctr.trainer: no validation ran in {trainer.current_epoch} epochs ({trainer.global_step} steps) to "
+                "choose weights. Look at max_epochs, max_steps, check_val_every_n_epoch and limit_val_batches."
+            )
+        net.load_state_dict(self.weights)
+
+
+def fit_arm(
+    net_factory: NetFactory,
+    connector_factory: ConnectorFactory | None,
+    data: CTRData,
+    arm: str,
+    seed: int,
+    model_args: dict[str, Any],
+    data_args: dict[str, Any],
+    trainer_args: dict[str, Any],
+    work_dir: Path,
+    patience: int = 3,
+) -> ArmResult:
+    """Train on train rows, stop and choose weights by AUC on valid rows, predict valid and test rows.
+
+    Test labels aren't read: prediction batches don't hold them. The global random state is left as it was.
+
+    Args:
+        net_factory: called with the arm's spec and its connector, None for arm ``none``.
+        connector_factory: called with the text width.
+        data: features, with the arm attached.
+        arm: ``none`` or an attached arm.
+        seed: of weights, dropout and batches.
+        model_args: further arguments of :class:`CTRModule`.
+        data_args: further arguments of :class:`CTRDataModule`.
+        trainer_args: arguments of Lightning's ``Trainer``; they go over the defaults here (20 epochs at most, no
+            logger, no progress bar, no checkpoints), ``callbacks`` beside the callbacks here.
+        work_dir: what the trainer writes, if anything.
+        patience: validations without a better AUC before training stops.
+
+    Raises:
+        ValueError: train or valid rows have one class only, the arm has texts and there is no connector, or the
+            trainer's arguments leave no validation.
+    """
+    _check_classes(data)
+    spec = data.spec_for(arm)
+    if spec.text_dim and connector_factory is None:
+        raise ValueError(f"ctr.connector must be set for arm {arm!r}, got null. Use MLPConnector, or arm none.")
+    started = time.perf_counter()
+    best = BestWeights()
+    with isolate_rng(), kept_heap():
+        torch.manual_seed(seed)
+        connector = connector_factory(spec.text_dim) if spec.text_dim and connector_factory else None
+        module = CTRModule(net_factory(spec, connector), **model_args)
+        loaders = CTRDataModule(data, **{"arm": arm, "seed": seed, **data_args})
+        # Not strict: an epoch without a validation, as the trainer may be told, decides nothing.
+        stopping = EarlyStopping("valid/auc", mode="max", patience=patience, strict=False)
+        trainer = trainer_of(trainer_args, work_dir, [best, stopping])
+        trainer.fit(module, datamodule=loaders)
+        epochs = trainer.current_epoch
+        best.put_back(trainer, module.net)
+        splits: list[str] = [name for name in ("valid", "test") if name in data.splits]
+        predictions = {name: _predict(trainer, module, loaders, name) for name in splits}
+        facts = connector_facts(module.net, connector, data, arm)
+    return ArmResult(
+        arm=arm,
+        seed=seed,
+        predictions=predictions,
+        valid_auc=best.auc,
+        best_epoch=best.epoch,
+        epochs=epochs,
+        seconds=time.perf_counter() - started,
+        state_dict=best.weights,
+        facts=facts,
+    )
+
+
+def connector_facts(net: nn.Module, connector: nn.Module | None, data: CTRData, arm: str) -> dict[str, float]:
+    """``connector.facts`` of the texts that validation rows refer to, each once; nothing where it has none to tell."""
+    tell = getattr(connector, "facts", None)
+    if tell is None:
+        return {}
+    net.eval()
+    texts = data.arms[arm]
+    rows = texts.rows[data.splits["valid"]["history"].unique().long()]
+    with torch.inference_mode():
+        return dict(tell(texts.matrix[rows[rows >= 0]].to(next(net.parameters()).device)))
+
+
+def check_trainer(trainer_args: dict[str, Any]) -> None:
+    """Whether every row would get its prediction.
+
+    Raises:
+        ValueError: an argument that cuts the predictions too.
+    """
+    for name, allowed in (("fast_dev_run", False), ("limit_predict_batches", 1.0)):
+        given = trainer_args.get(name)  # a 1 is one batch, a 1.0 is all
+        if given is not None and (type(given) is not type(allowed) or given != allowed):
+            raise ValueError(
+                f"ctr.trainer.{name} must be {allowed}, got {given}: rows would be left without a prediction. For a "
+                "short trial set ctr.trainer.limit_train_batches or max_epochs."
+            )
+
+
+def trainer_of(trainer_args: dict[str, Any], work_dir: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
+    """The trainer of a CTR net: the defaults of `fit_arm`, and what the configuration says over them."""
+    defaults: dict[str, Any] = {
+        "max_epochs": 20,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "num_sanity_val_steps": 0,
+        "default_root_dir": work_dir,
+    }
+    extra = trainer_args.get("callbacks") or []
+    extra = list(extra) if isinstance(extra, list | tuple) else [extra]
+    # A flag that the command line leaves unset arrives as None; it must not undo a default here.
+    given = {name: value for name, value in trainer_args.items() if value is not None}
+    if given.get("devices") == "auto":
+        given["devices"] = 1
+    with without_tips():
+        return pl.Trainer(**{**defaults, **given, "callbacks": [*callbacks, *extra]})
+
+
+def _predict(trainer: pl.Trainer, module: CTRModule, loaders: CTRDataModule, split: str) -> NDArray[np.float32]:
+    batches = trainer.predict(module, dataloaders=loaders.predict_loader(split)) or []
+    if not batches:
+        return np.zeros(0, np.float32)
+    return torch.cat([batch.float().cpu() for batch in batches]).numpy()  # type: ignore[union-attr]
+
+
+def _check_classes(data: CTRData) -> None:
+    for split in ("train", "valid"):
+        labels = data.splits.get(split, {}).get("label", torch.zeros(0))
+        if labels.unique().numel() < 2:
+            raise ValueError(f"split {split!r} needs rows of both classes, got {len(labels)} rows of one or none.")

@@ -1,0 +1,1 @@
+"""From ratings to histories and labelled samples."""

@@ -1,0 +1,1 @@
+"""A made-up world whose tastes and probabilities are known."""

@@ -1,0 +1,230 @@
+"""Files of one record a line that may be larger than memory: read a block of whole lines at a time, packed or not.
+
+A block is parsed by polars at once. Where that fails or finds a bad record, the block is read again line by line, so
+that every bad line has its number and costs no other one.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import json
+import math
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import polars as pl
+from polars.datatypes import DataTypeClass
+
+from trackrec.interactions.source import ROOT_KEY, DataError, bad_lines_error, refuse_utf16
+from trackrec.interactions.sources.columns import ARGS
+
+_BLOCK_BYTES = 1 << 25
+_LONGEST_LINE_BYTES = 1 << 28
+_GZIP = b"\x1f\x8b"
+_KEPT_BAD_LINES = 3
+FETCH_AGAIN = "Fetch the file again."
+
+
+class LineFormat(Protocol):
+    """What a line holds."""
+
+    def parse(self, block: bytes) -> pl.DataFrame:
+        """One row per line; null where a value is missing.
+
+        Raises:
+            pl.exceptions.PolarsError, OSError: a line can't be read.
+        """
+
+    def mend(self, line: bytes) -> bytes | None:
+        """The line as `parse` reads it without fail; None where it is none of this format."""
+
+
+@dataclass(frozen=True)
+class JsonFormat:
+    """A JSON object with the ``fields`` (String, Float64, List(String) or Struct); the rest of it is skipped."""
+
+    fields: Mapping[str, pl.DataType]
+
+    def parse(self, block: bytes) -> pl.DataFrame:
+        """See `LineFormat`."""
+        return pl.read_ndjson(io.BytesIO(block), schema=dict(self.fields))
+
+    def mend(self, line: bytes) -> bytes | None:
+        """See `LineFormat`."""
+        try:
+            record = json.loads(line.decode("utf-8"), parse_constant=_no_constant)
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(record, dict):
+            return None
+        return json.dumps({name: _fit(record.get(name), kind) for name, kind in self.fields.items()}).encode()
+
+
+@dataclass(frozen=True)
+class CsvFormat:
+    """Fields between commas, without quotation, all of them text."""
+
+    names: Sequence[str]
+
+    def parse(self, block: bytes) -> pl.DataFrame:
+        """See `LineFormat`."""
+        # Behind a header nothing that a block begins with is taken for the mark of a packed file.
+        header = ",".join(self.names).encode() + b"\n"
+        return pl.read_csv(io.BytesIO(header + block), schema=dict.fromkeys(self.names, pl.String()), quote_char=None)
+
+    def mend(self, line: bytes) -> bytes | None:
+        """See `LineFormat`."""
+        try:
+            text = line.decode("utf-8").strip("\r\n")
+        except UnicodeDecodeError:
+            return None
+        return text.encode() if text.count(",") == len(self.names) - 1 else None
+
+
+class LinePlan(NamedTuple):
+    """What is made of the parsed lines.
+
+    Attributes:
+        good: whether a parsed line can be used.
+        wants: what a good line holds, in words.
+        reduce: from a block's good lines to the rows that are kept.
+    """
+
+    good: pl.Expr
+    wants: str
+    reduce: Callable[[pl.DataFrame], pl.DataFrame]
+
+
+def read_lines(path: Path, form: LineFormat, plan: LinePlan, drop: bool, skip: int = 0) -> tuple[pl.DataFrame, int]:
+    """The rows of the good lines, and how many bad lines were dropped. Blank lines are neither.
+
+    Args:
+        path: A text file, or a text file packed by gzip, whatever its name.
+        form: What a line holds.
+        plan: What is made of it.
+        drop: Leave bad lines out.
+        skip: Lines before the first record.
+
+    Raises:
+        DataError: the file is empty or can't be unpacked, or there are bad lines and ``drop`` is false.
+    """
+    frames: list[pl.DataFrame] = [plan.reduce(form.parse(b"").filter(plan.good))]
+    shown: list[tuple[int, str]] = []
+    total = 0
+    empty = True
+    for first, block in _blocks(path, _BLOCK_BYTES):
+        empty = False
+        if first == 1:
+            first, block = 1 + skip, b"\n".join(block.split(b"\n", skip)[skip:])
+        frame, bad = _parse_block(block, first, form, plan.good)
+        shown = (shown + bad)[:_KEPT_BAD_LINES]
+        total += len(bad)
+        frames.append(plan.reduce(frame))
+    if empty:
+        raise DataError(f"{ROOT_KEY}: {path} is empty. {FETCH_AGAIN}")
+    if total and not drop:
+        listed = pl.DataFrame(shown, schema={"line": pl.Int64, "text": pl.String}, orient="row")
+        remedy = f"Fetch the file again, correct or delete them, or set {ARGS}.bad_rows to drop."
+        raise bad_lines_error(path, listed, plan.wants, total=total, remedy=remedy)
+    return pl.concat(frames), total
+
+
+def first_line(path: Path) -> str:
+    """The first line that isn't blank, as far as it is UTF-8.
+
+    Raises:
+        DataError: there is none, or the file can't be unpacked.
+    """
+    for _, block in _blocks(path, 1 << 16):
+        for line in block.split(b"\n"):
+            if line.strip():
+                return line.decode("utf-8", "replace").strip()
+    raise DataError(f"{ROOT_KEY}: {path} is empty. {FETCH_AGAIN}")
+
+
+def _parse_block(
+    block: bytes, first: int, form: LineFormat, good: pl.Expr
+) -> tuple[pl.DataFrame, list[tuple[int, str]]]:
+    """The good rows of a block that begins at line ``first``, and the number and text of its bad lines."""
+    try:
+        frame = form.parse(block)
+        lines = block.count(b"\n") + (not block.endswith(b"\n"))
+        if frame.height == lines and frame.select(good.fill_null(False).all()).item():
+            return frame, []
+    except (pl.exceptions.PolarsError, OSError):  # the latter for bytes that look like a packed file
+        pass
+    numbered = [(number, line) for number, line in enumerate(block.split(b"\n"), first) if line.strip()]
+    mended = [(number, line, form.mend(line)) for number, line in numbered]
+    whole = [(number, line) for number, line, new in mended if new is not None]
+    frame = form.parse(b"\n".join(new for _, _, new in mended if new is not None))
+    if frame.height != len(whole):
+        raise RuntimeError(f"{len(whole)} mended lines became {frame.height} rows")
+    mask = frame.select(good.fill_null(False).alias("good"))["good"]
+    bad = [(number, line) for number, line, new in mended if new is None]
+    bad += [whole[at] for at in (~mask).arg_true()]
+    return frame.filter(mask), [(number, line[:200].decode("utf-8", "replace")) for number, line in sorted(bad)]
+
+
+def _blocks(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
+    """Whole lines of about ``size`` bytes together, and the number of the first of them.
+
+    Raises:
+        DataError: the file is UTF-16 text, can't be unpacked, or a line doesn't end.
+    """
+    number, rest = 1, b""
+    try:
+        with _open(path) as file:
+            start = file.read(3)
+            refuse_utf16(path, start)
+            rest = b"" if start == codecs.BOM_UTF8 else start
+            while chunk := file.read(size):
+                cut = chunk.rfind(b"\n") + 1
+                if not cut:
+                    rest += chunk
+                    if len(rest) > _LONGEST_LINE_BYTES:
+                        raise DataError(
+                            f"{ROOT_KEY}: {path} line {number} is longer than {_LONGEST_LINE_BYTES >> 20} MiB. Is that "
+                            "a file of one record a line?"
+                        )
+                    continue
+                block, rest = rest + chunk[:cut], chunk[cut:]
+                yield number, block
+                number += block.count(b"\n")
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{ROOT_KEY}: {path} can't be read ({error}). Is it cut off? {FETCH_AGAIN}") from error
+    if rest:
+        yield number, rest
+
+
+def _open(path: Path) -> io.BufferedIOBase:
+    with path.open("rb") as file:
+        packed = file.read(2) == _GZIP
+    return gzip.open(path) if packed else path.open("rb")
+
+
+def _no_constant(word: str) -> float:
+    raise ValueError(f"{word} is no JSON")
+
+
+def _fit(value: Any, kind: pl.DataType | DataTypeClass) -> Any:
+    """A value of a JSON record as polars reads it from a field of that type, null where it can't."""
+    if isinstance(kind, pl.Struct):
+        known = value if isinstance(value, dict) else {}
+        return {field.name: _fit(known.get(field.name), field.dtype) for field in kind.fields}
+    if isinstance(kind, pl.List):
+        return [_fit(entry, kind.inner) for entry in value] if isinstance(value, list) else []
+    if kind == pl.Float64:
+        try:
+            number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+        except OverflowError:
+            number = math.inf
+        return number if math.isfinite(number) else None
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text.encode("utf-8", "replace").decode()  # half a surrogate pair is no text

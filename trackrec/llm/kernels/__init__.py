@@ -1,0 +1,1 @@
+"""Faster forms of attention and LoRA."""

@@ -1,0 +1,1 @@
+"""What a language-model stage holds in memory."""

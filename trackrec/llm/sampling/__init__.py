@@ -1,0 +1,1 @@
+"""Writes texts with a language model."""

@@ -1,0 +1,104 @@
+"""The sampler that picks an engine: vLLM where it can be had and pays, else transformers."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from trackrec.llm.sampling.hf_sampler import HFSampler
+from trackrec.llm.sampling.sampler import Draw, Sampler
+from trackrec.llm.vllm.process import check_vllm
+from trackrec.llm.vllm.sampler import VLLMSampler
+from trackrec.runtime.packages import MissingPackageError
+
+if TYPE_CHECKING:
+    from trackrec.llm.backbone import LanguageModel
+    from trackrec.llm.loading import BackboneSettings
+
+# vLLM keeps a second copy of the base in half of the GPU, beside the model that trains.
+LEAST_GPU_BYTES = 16 << 30
+
+
+class Choice(NamedTuple):
+    """An engine, and the reason in words."""
+
+    engine: type[Sampler]
+    why: str
+
+
+def choose(backbone: BackboneSettings) -> Choice:
+    """VLLMSampler on a GPU of 16 GiB or more where vLLM is installed and loads the weights; else HFSampler."""
+    import torch
+
+    if backbone.device == "cpu" or not torch.cuda.is_available():
+        return Choice(HFSampler, "no GPU is used")
+    try:
+        check_vllm(backbone, "VLLMSampler", "HFSampler")
+    except (MissingPackageError, ValueError) as error:
+        return Choice(HFSampler, str(error).split(". ")[0].split(": ")[0])
+    memory = torch.cuda.get_device_properties(0).total_memory
+    if memory < LEAST_GPU_BYTES:
+        return Choice(
+            HFSampler, f"the GPU's {memory / 2**30:.0f} GiB are few for a second copy of the model (16 are enough)"
+        )
+    return Choice(VLLMSampler, f"vLLM is installed and the GPU has {memory / 2**30:.0f} GiB")
+
+
+class AutoSampler(Sampler):
+    """`VLLMSampler` where it can be had and pays, else `HFSampler`.
+
+    A run resolves it before anything else and keeps the name of what was picked: texts of the two engines differ, so a
+    run that goes on where the other would be picked makes them anew.
+
+    Args:
+        n: draws per history in the loop (N of the paper).
+        temperature: 1.0 leaves the model's distribution as it is.
+        top_p: the smallest set of tokens whose probability reaches this is sampled from.
+        max_new_tokens: length limit of a draw.
+        batch_tokens: see the engines; null is the engine's own value.
+    """
+
+    def __init__(
+        self,
+        n: int = 10,
+        temperature: float = 1.0,
+        top_p: float = 0.9,
+        max_new_tokens: int = 320,
+        batch_tokens: int | None = None,
+    ) -> None:
+        super().__init__(n, temperature, top_p, max_new_tokens, 1 if batch_tokens is None else batch_tokens)
+        given = {"n": n, "temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens}
+        self._given: dict[str, Any] = given if batch_tokens is None else {**given, "batch_tokens": batch_tokens}
+        # What `trackrec plan` counts with: it must not depend on the machine that asks.
+        self.batch_tokens = batch_tokens or HFSampler().batch_tokens
+        self._engines: dict[type[Sampler], Sampler] = {}
+
+    def resolve(self, backbone: BackboneSettings) -> tuple[Sampler, dict[str, Any], str]:
+        """The engine for a backbone, its part of the configuration, and why it was picked."""
+        engine, why = choose(backbone)
+        defaults = {name: entry.default for name, entry in inspect.signature(engine).parameters.items()}
+        config = {"class_path": f"{engine.__module__}.{engine.__qualname__}", "init_args": {**defaults, **self._given}}
+        if engine not in self._engines:
+            self._engines[engine] = engine(**self._given)
+        return self._engines[engine], config, why
+
+    def check(self, backbone: BackboneSettings) -> None:
+        """See `Sampler.check`; there is always an engine."""
+        self.resolve(backbone)[0].check(backbone)
+
+    def release(self) -> None:
+        """See `Sampler.release`."""
+        for engine in self._engines.values():
+            engine.release()
+
+    def draw(
+        self,
+        lm: LanguageModel,
+        adapter: str | None,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[Sequence[int]] | None,
+        on_progress: Callable[[int], object],
+    ) -> list[list[Draw]]:
+        """See `Sampler.draw`."""
+        return self.resolve(lm.settings)[0].draw(lm, adapter, prompts, seeds, on_progress)

@@ -1,0 +1,1 @@
+"""Trains one adapter: batches, micro-batches, checkpoints, several processes."""

@@ -1,0 +1,1 @@
+"""Writes and scores texts with vLLM in a process of its own."""

@@ -1,0 +1,1 @@
+"""The order of the stages, and who takes part in them."""

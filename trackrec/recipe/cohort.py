@@ -1,0 +1,105 @@
+"""Who plays in the loop, which of their rows score G and which tune V, and on which rows V is evaluated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from trackrec.recipe.settings import LoopSettings
+from trackrec.storage.atomic import stable_hash
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The rows of the samples table by the part they play.
+
+    Attributes:
+        loop_histories: history ids of the users that play, sorted.
+        reward: rows that score draws.
+        tune: rows from which a round's tuning rows are taken, in the order in which rounds take them.
+        warmup: rows from which the warm-up's are taken: ``tune``, or those of ``warmup_users``.
+        valid: validation rows on which V is evaluated each round.
+        test: test rows on which V is evaluated by the test command.
+    """
+
+    loop_histories: list[str]
+    reward: pl.DataFrame
+    tune: pl.DataFrame
+    warmup: pl.DataFrame
+    valid: pl.DataFrame
+    test: pl.DataFrame
+
+
+def select_cohort(samples: pl.DataFrame, settings: LoopSettings, seed: int) -> Cohort:
+    """Pick the cohort.
+
+    Args:
+        samples: the samples table.
+        settings: how many of each.
+        seed: of the hashes.
+
+    Raises:
+        ValueError: no train user has a row for both uses.
+    """
+    ranked = samples.with_columns(rank=_hashes(samples["sample_id"], "row", seed)).sort("rank")
+    train = ranked.filter(pl.col("split") == "train")
+    able = train.filter(pl.col("use") == "reward")["user_id"].unique().to_list()
+    if not able:
+        raise ValueError(
+            "no train user has both a reward and a tune row: every history has a single train row. "
+            "Use samples.per: user, or more ratings."
+        )
+    by_hash = sorted(able, key=lambda user: stable_hash("user", seed, user))
+
+    def first(share: float) -> pl.DataFrame:
+        chosen = by_hash[: max(1, round(share * len(by_hash)))]
+        return train.filter(pl.col("user_id").is_in(set(chosen)))
+
+    own = first(settings.users)
+    warmup = own if settings.warmup_users is None else first(settings.warmup_users)
+    reward, tune = own, own
+    if settings.disjoint:
+        reward = own.filter(pl.col("use") == "reward")
+        tune, warmup = (rows.filter(pl.col("use") == "tune") for rows in (tune, warmup))
+    return Cohort(
+        loop_histories=sorted(own["history_id"].unique().to_list()),
+        reward=_first_per_history(reward, settings.targets),
+        tune=tune.drop("rank"),
+        warmup=warmup.drop("rank"),
+        valid=_evaluation_rows(ranked, "valid", settings.eval_samples, settings.eval_per_history, seed),
+        test=_evaluation_rows(
+            ranked, "test", settings.test_samples or settings.eval_samples, settings.eval_per_history, seed
+        ),
+    )
+
+
+def tuning_rows(tune: pl.DataFrame, per_history: int, turn: int) -> pl.DataFrame:
+    """The rows of one tuning: each turn takes the next ``per_history`` rows of a history, round and round.
+
+    Args:
+        tune: `Cohort.tune`, or `Cohort.warmup` for turn 0.
+        per_history: most rows per history.
+        turn: 0 for the warm-up, then the round.
+    """
+    numbered = tune.with_columns(
+        place=pl.int_range(pl.len()).over("history_id"), count=pl.len().over("history_id").cast(pl.Int64)
+    )
+    offset = (pl.col("place") - turn * per_history) % pl.col("count")
+    return numbered.filter(offset < per_history).drop("place", "count").sort("sample_id")
+
+
+def _first_per_history(rows: pl.DataFrame, limit: int) -> pl.DataFrame:
+    place = pl.int_range(pl.len()).over("history_id")
+    return rows.filter(place < limit).drop("rank").sort("sample_id")
+
+
+def _evaluation_rows(ranked: pl.DataFrame, split: str, most: int, per_history: int, seed: int) -> pl.DataFrame:
+    """Up to ``per_history`` rows of histories in hash order, until there are ``most``."""
+    rows = _first_per_history(ranked.filter(pl.col("split") == split), per_history)
+    rows = rows.with_columns(rank=_hashes(rows["history_id"], "evaluate", seed)).sort("rank", "sample_id")
+    return rows.head(most).drop("rank").sort("sample_id")
+
+
+def _hashes(values: pl.Series, salt: str, seed: int) -> pl.Series:
+    return pl.Series("rank", [stable_hash(salt, seed, value) for value in values.to_list()], dtype=pl.String)

@@ -1,0 +1,73 @@
+"""The ``loop`` section of a configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """The loop: how many rounds, who plays, which rows score and tune. Every choice of rows is by hash.
+
+    Attributes:
+        rounds: T of the paper.
+        users: share of the users with train rows whose histories take part.
+        targets: most reward rows per history that score a draw (the paper uses 1).
+        disjoint: V never tunes on a row that it later scores; false mixes them, as the public release does.
+        warmup: tune V once on the distilled G's greedy texts before it scores round 1.
+        warmup_users: share of the users whose rows warm V up, with the teacher's texts instead of greedy ones, so
+            that V sees more users than play; null keeps to those who play and to the distilled G's texts.
+        validator_start: each round's V starts from the plain ``base`` (paper) or from the ``previous`` V.
+        validator_lr: peak learning rate of V in the rounds; null is ``rec_tune.model.lr``, that of the warm-up and of
+            the V without texts. A V that goes on from the ``previous`` one loses at the warm-up's rate what it learnt
+            there (docs/benchmarks.md).
+        texts: in the end ``all`` histories get a greedy RecCoT, or only the ``played`` and evaluated ones.
+        eval_samples: most validation rows on which V is evaluated each round.
+        test_samples: most test rows on which V is evaluated in the end; null is as many as ``eval_samples``.
+        eval_per_history: most of those rows per history.
+        shard_histories: histories per part of an inference stage; a cut-off run loses at most one part.
+        distill: G starts from SFT on the teacher's texts; false lets the plain base write round 1's.
+        wrong_teacher: every history gets what the teacher wrote about another user.
+        align: S-DPO moves G each round; false keeps the G that starts.
+        rec_tune: Rec-Tuning moves V each round; false keeps the V that warmed up, or the base without a warm-up.
+        alternate: the rounds take turns; false lets the first G write and the first V score the draws of all rounds,
+            then aligns G once on all their sets and tunes V once on all their rows.
+    """
+
+    rounds: int = 3
+    users: float = 1.0
+    targets: int = 4
+    disjoint: bool = True
+    warmup: bool = True
+    warmup_users: float | None = None
+    validator_start: Literal["base", "previous"] = "base"
+    validator_lr: float | None = None
+    texts: Literal["all", "played"] = "all"
+    eval_samples: int = 2000
+    test_samples: int | None = None
+    eval_per_history: int = 8
+    shard_histories: int = 64
+    distill: bool = True
+    wrong_teacher: bool = False
+    align: bool = True
+    rec_tune: bool = True
+    alternate: bool = True
+
+    def __post_init__(self) -> None:
+        for key in ("users", "warmup_users"):
+            share = getattr(self, key)
+            if share is not None and not 0 < share <= 1:
+                raise ValueError(f"loop.{key} must be in (0, 1], a share of the train users, got {share}.")
+        if self.validator_lr is not None and self.validator_lr <= 0:
+            raise ValueError(
+                f"loop.validator_lr must be above 0, or null for rec_tune.model.lr, got {self.validator_lr}."
+            )
+        for key in ("rounds", "targets", "eval_samples", "test_samples", "eval_per_history", "shard_histories"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"loop.{key} must be at least 1, got {value}.")
+        if not (self.align or self.rec_tune):
+            raise ValueError(
+                "loop.align and loop.rec_tune are both false: the rounds would change nothing. Leave one of them true."
+            )

@@ -1,0 +1,1 @@
+"""From a document to HTML, Markdown, SVG and the terminal."""

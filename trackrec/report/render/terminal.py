@@ -1,0 +1,166 @@
+"""What a person reads in the terminal: rounds, then arms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from trackrec.report.render.arm_names import VALIDATOR_NAMES, arm_name, arm_order, text_name
+
+_COLUMNS = {"auc": "AUC", "acc": "ACC", "log_loss": "LogLoss", "uauc": "UAUC"}
+
+
+class Cells:
+    """Looks up metrics by their key.
+
+    Args:
+        metrics: the metrics table.
+    """
+
+    def __init__(self, metrics: pl.DataFrame) -> None:
+        key = ("stage", "round", "split", "arm", "name")
+        names = (*key, "value", "ci_low", "ci_high", "n")
+        self._rows: dict[tuple[object, ...], tuple[float, float, float, int]] = {
+            row[:5]: row[5:] for row in metrics.filter(pl.col("slice") == "all").select(names).iter_rows()
+        }
+
+    def value(self, stage: str, round_: int, split: str, arm: str, name: str) -> float | None:
+        """The number alone, None where it wasn't measured."""
+        found = self._rows.get((stage, round_, split, arm, name))
+        return found[0] if found else None
+
+    def text(self, stage: str, round_: int, split: str, arm: str, name: str, interval: bool = True) -> str:
+        """``.1234 [.1111, .1357]``, or a dash."""
+        found = self._rows.get((stage, round_, split, arm, name))
+        if not found:
+            return "-"
+        value, low, high, _ = found
+        if not interval or low != low:
+            return number(value)
+        return f"{number(value)} [{number(low)}, {number(high)}]"
+
+    def count(self, stage: str, round_: int, split: str, arm: str, name: str) -> str:
+        """Rows behind a number."""
+        found = self._rows.get((stage, round_, split, arm, name))
+        return f"{found[3]:,}" if found else "-"
+
+
+def number(value: float) -> str:
+    """Four decimals without the leading zero: ``.7314``, ``-.0021``, ``1.0312``."""
+    text = f"{value:.4f}"
+    return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
+
+
+def rounds_table(metrics: pl.DataFrame, rounds: int) -> Table:
+    """Rounds × G's held-out reward, V's AUC and ACC, and what the greedy texts look like; all on validation rows.
+
+    G's reward is judged by the V that scored the round; "before" is the same V's reward of the G it replaced.
+    """
+    cells = Cells(metrics)
+    table = Table(title="Rounds (validation)", title_justify="left")
+    for name in ("round", "G reward before", "G reward after", "V AUC", "V ACC", "distinct-2", "words", "cut"):
+        table.add_column(name, justify="left" if name == "round" else "right", no_wrap=True)
+    for round_ in range(rounds + 1):
+        stage = "warmup/evaluate" if round_ == 0 else f"round-{round_}/evaluate"
+        if cells.value(stage, round_, "valid", "judge", "auc") is None:
+            continue
+        earlier = "warmup/evaluate" if round_ <= 1 else f"round-{round_ - 1}/evaluate"
+        tuned = "tuned" if cells.value(stage, round_, "valid", "tuned", "auc") is not None else "judge"
+        before_arm = "tuned" if cells.value(earlier, round_ - 1, "valid", "tuned", "auc") is not None else "judge"
+        before = "-" if round_ == 0 else cells.text(earlier, round_ - 1, "valid", before_arm, "reward", interval=False)
+        words = cells.value(stage, round_, "all", "texts", "mean_words")
+        table.add_row(
+            f"{round_}" if round_ else "0 (start)",
+            before,
+            cells.text(stage, round_, "valid", "judge", "reward"),
+            cells.text(stage, round_, "valid", tuned, "auc"),
+            cells.text(stage, round_, "valid", tuned, "acc", interval=False),
+            cells.text(stage, round_, "all", "texts", "distinct_2", interval=False),
+            "-" if words is None else f"{words:.1f}",
+            cells.text(stage, round_, "all", "texts", "cut_share", interval=False),
+        )
+    return table
+
+
+def arms_table(metrics: pl.DataFrame, split: str, net: str, rounds: int) -> Table:
+    """Arms × AUC, ACC, LogLoss and UAUC on one split, with 95 % intervals over users and the seeds, if several."""
+    cells = Cells(metrics)
+    table = Table(title=f"Arms ({split})", title_justify="left")
+    table.add_column("arm", no_wrap=True)
+    for name in (*_COLUMNS.values(), "rows"):
+        table.add_column(name, justify="right", no_wrap=True)
+    others = metrics.filter((pl.col("stage") == ("test" if split == "test" else "ctr")) & (pl.col("split") == split))
+    # Shares of the users have a table of their own.
+    for arm in sorted({*(arm for arm in others["arm"] if "@" not in arm), *VALIDATOR_NAMES}, key=arm_order):
+        key = _where(arm, split, rounds)
+        if cells.value(*key, "auc") is None:
+            continue
+        values = [cells.text(*key, name, interval=name == "auc") for name in _COLUMNS]
+        table.add_row(arm_name(arm, net), *values, cells.count(*key, "auc"))
+    return table
+
+
+def coverage_table(metrics: pl.DataFrame, split: str, net: str) -> Table | None:
+    """AUC against the share of the users that keep their texts, from none to all; None where no share was asked for."""
+    cells, stage = Cells(metrics), "test" if split == "test" else "ctr"
+    shares = {float(arm.split("@")[1]): arm for arm in metrics["arm"].unique().to_list() if arm.startswith("reccot@")}
+    if not shares:
+        return None
+    table = Table(title=f"{net} by the share of users with a RecCoT ({split})", title_justify="left")
+    for name in ("users with a text", "AUC", "minus no text", "rows"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for share, arm in [(0.0, "none"), *sorted(shares.items()), (1.0, "reccot")]:
+        key = (stage, -1, split, arm)
+        if cells.value(*key, "auc") is not None:
+            values = (cells.text(*key, name) for name in ("auc", "auc_minus_none"))
+            table.add_row(f"{share:.0%}", *values, cells.count(*key, "auc"))
+    return table
+
+
+def _where(arm: str, split: str, rounds: int) -> tuple[str, int, str, str]:
+    """Stage, round, split and arm under which a row of the arms table is filed."""
+    if split == "test":
+        return "test", -1, split, arm
+    if arm == "validator/reccot":
+        return f"round-{rounds}/evaluate", rounds, split, "tuned"
+    if arm.startswith("validator/"):
+        return "plain/evaluate", -1, split, arm.removeprefix("validator/")
+    return "ctr", -1, split, arm
+
+
+def differences(metrics: pl.DataFrame, split: str, net: str) -> list[str]:
+    """One line per comparison of RecCoT with its controls: the paired difference in AUC, with its interval."""
+    cells, stage = Cells(metrics), "test" if split == "test" else "ctr"
+    lines = []
+    for other in ("none", "shuffled"):
+        text = cells.text(stage, -1, split, "reccot", f"auc_minus_{other}")
+        if text != "-":
+            lines.append(f"{arm_name('reccot', net)} minus {text_name(other)}: AUC {text} ({split}, paired)")
+    one_class = cells.value(stage, -1, split, "reccot", "users_one_class")
+    if one_class:
+        users = cells.count(stage, -1, split, "reccot", "users_one_class")
+        lines.append(f"UAUC leaves out {one_class:,.0f} of {users} users, whose rows have one class.")
+    return lines
+
+
+def print_report(metrics: pl.DataFrame, facts: Mapping[str, object], console: Console) -> None:
+    """Print the tables that have a row.
+
+    Args:
+        metrics: all metrics of the run.
+        facts: ``rounds``, ``split``, ``net``, and ``test_reads`` where the test split was read.
+        console: where to.
+    """
+    split, net = str(facts["split"]), str(facts["net"])
+    rounds = int(str(facts["rounds"]))
+    tables = (rounds_table(metrics, rounds), arms_table(metrics, split, net, rounds))
+    for table in (*tables, coverage_table(metrics, split, net)):
+        if table is not None and table.row_count:
+            console.print(table)
+    for line in differences(metrics, split, net):
+        console.print(line, highlight=False, soft_wrap=True)
+    if split == "test":
+        console.print(f"The test split was read {facts['test_reads']} time(s) in this run directory.", highlight=False)

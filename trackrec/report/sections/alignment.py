@@ -1,0 +1,128 @@
+"""S-DPO as its logs tell it: how many sets there were, and the course of loss, margin, accuracy and likelihood."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from trackrec.report.numbers import RunNumbers
+from trackrec.report.render.document import Block, Cell, Figure, Missing, Num, Section, Table, Unit
+from trackrec.report.render.figures import curves
+from trackrec.report.sections.judgements import reward_label_correlation
+
+_CURVES: dict[str, tuple[str, Unit]] = {
+    "loss": ("Loss", "score"),
+    "margin": ("Margin", "signed"),
+    "accuracy": ("Accuracy", "share"),
+    "chosen_log_ratio": ("Chosen log-ratio, nats", "signed"),
+    "saturated": ("Saturated sets", "share"),
+}
+_DROPPED = {
+    "dropped_one_draw": "one draw only",
+    "dropped_all_cut": "all cut",
+    "dropped_all_wrong": "all wrong",
+    "dropped_small_spread": "small spread",
+}
+_END = 0.2
+
+
+def alignment_section(run: RunNumbers) -> Section:
+    """The sets of every round, and the curves of every alignment."""
+    blocks: list[Block] = []
+    rounds = [number for number in range(1, run.rounds + 1) if run.has(f"round-{number}/preferences")]
+    if not rounds:
+        text = "No preference set was made yet: run `trackrec fit`."
+        return Section("alignment", "Alignment (S-DPO)", [Missing(text)])
+    blocks.append(_sets_table(run, rounds))
+    logs = {number: log for number in rounds if (log := run.step_logs(f"round-{number}/align")) is not None}
+    kept = {number: log for number, log in logs.items() if "loss" in log.columns}
+    if kept:
+        blocks.append(_curves(kept, rounds))
+    without = [number for number in rounds if number not in kept and run.has(f"round-{number}/align")]
+    if without:
+        blocks.extend(_last_steps(run, without))
+    return Section("alignment", "Alignment (S-DPO)", blocks)
+
+
+def _sets_table(run: RunNumbers, rounds: Sequence[int]) -> Table:
+    notes = {number: run.notes(f"round-{number}/preferences") for number in rounds}
+    reasons = [reason for reason in _DROPPED if any(own.get(reason) for own in notes.values())]
+    rows: list[list[Cell]] = []
+    for number, own in notes.items():
+        counts = [
+            own.get(key, 0) for key in ("histories", "draws", "equal_draws_merged", "cut_draws", *reasons, "sets")
+        ]
+        cells = [Num(float(count), unit="count") for count in counts]
+        each = Num(own["negatives"] / own["sets"] if own.get("sets") else float("nan"), unit="one")
+        rows.append([str(number), *cells, each, reward_label_correlation(run, number) or "–"])
+    columns = ("round", "histories", "draws", "equal, merged", "cut", *(_DROPPED[reason] for reason in reasons))
+    return Table(
+        "Preference sets, from train rows. One set per history: the draw that V likes best is chosen, the others are "
+        "rejected. Sets are dropped whose draws are all cut, all wrong, or all alike to V. The last column is the "
+        "correlation of a question's reward with its label, with a 95 % interval over users: near one, V says much the "
+        "same whatever it reads.",
+        (*columns, "sets", "negatives a set", "corr(reward, label)"),
+        rows,
+    )
+
+
+def _curves(logs: dict[int, pl.DataFrame], rounds: Sequence[int]) -> Figure:
+    names = [name for name in _CURVES if any(name in log.columns for log in logs.values())]
+    panels = []
+    for name in names:
+        series = [_points(logs[number], name) if number in logs else [] for number in rounds]
+        panels.append(
+            curves(
+                _CURVES[name][0], series, zero=name in ("margin", "chosen_log_ratio"), share=_CURVES[name][1] == "share"
+            )
+        )
+    rows: list[list[Cell]] = []
+    for number, log in logs.items():
+        for name in names:
+            values = [value for _, value in _points(log, name)]
+            size = max(1, round(_END * len(values)))
+            unit = _CURVES[name][1]
+            ends = [
+                Num(sum(part) / len(part), n=len(part), unit=unit) for part in (values[:size], values[-size:]) if part
+            ]
+            if len(ends) == 2:
+                rows.append([str(number), _CURVES[name][0], *ends, Num(len(values), unit="count")])
+    table = Table(
+        f"Means over the first and the last {100 * _END:.0f} % of the logged optimizer steps, on train sets. Steps of "
+        "one training depend on each other, so there is no interval.",
+        ("round", "measure", "first steps", "last steps", "steps"),
+        rows,
+    )
+    caption = (
+        "The loss starts at ln(1+K) and falls as the margin between chosen and rejected grows. A chosen log-ratio that "
+        "falls far below zero means that the chosen texts themselves become unlikely: the likelihood is displaced. "
+        "Saturated sets teach nothing any more."
+    )
+    return Figure(caption, panels, table, [f"round {number}" for number in rounds], folded=True)
+
+
+def _points(log: pl.DataFrame, name: str) -> list[tuple[float, float]]:
+    if name not in log.columns:
+        return []
+    return [(float(step), float(value)) for step, value in log.select("step", name).drop_nulls().iter_rows()]
+
+
+def _last_steps(run: RunNumbers, rounds: Sequence[int]) -> list[Block]:
+    rows: list[list[Cell]] = []
+    for number in rounds:
+        notes = run.notes(f"round-{number}/align")
+        nums = [Num(float(notes.get(name, "nan")), unit=unit) for name, (_, unit) in _CURVES.items()]
+        rows.append([str(number), *nums, Num(float(notes.get("optimizer_steps", "nan")), unit="count")])
+    names = ", ".join(map(str, rounds))
+    return [
+        Missing(
+            f"Curves of round {names}: no step was logged. `align.trainer.logger: false` does that, and a "
+            "`log_every_n_steps` beyond the number of steps."
+        ),
+        Table(
+            "What the last optimizer step measured, on the train sets of its batch: one step is noisy.",
+            ("round", *(title for title, _ in _CURVES.values()), "steps"),
+            rows,
+        ),
+    ]

@@ -1,0 +1,269 @@
+"""Whether the texts helped: arms, their differences with intervals, and what the intervals allow one to say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from trackrec.metrics.intervals import LEAST_USERS
+from trackrec.metrics.scores import accuracy, auc, log_loss
+from trackrec.report.numbers import RunNumbers
+from trackrec.report.render.arm_names import VALIDATOR_NAMES, arm_name, arm_order, text_name
+from trackrec.report.render.document import (
+    Badge,
+    Block,
+    Cell,
+    Figure,
+    Folded,
+    Missing,
+    Num,
+    Section,
+    Table,
+    Verdict,
+    sentence,
+)
+from trackrec.report.render.figures import forest
+from trackrec.report.sections.judgements import paired_difference
+
+MEASURES = {"auc": "AUC", "acc": "ACC", "log_loss": "LogLoss"}
+_COLUMNS = {**MEASURES, "uauc": "UAUC"}
+_LOWER_IS_BETTER = {"log_loss"}
+_PLACEBOS = ("shuffled", "random", "prompt", "plain")
+_SLICES = {
+    "cold_items": "items with at most 5 train ratings",
+    "warm_items": "items with more",
+    "short_history": "histories of at most 15 items",
+    "long_history": "longer histories",
+    **{f"activity_{fifth}": f"users, fifth {fifth} by activity" for fifth in range(1, 6)},
+    "seen_users": "users of the loop",
+    "unseen_users": "users that the loop has not seen",
+}
+_SPLITS = {"test": "test", "ctr": "valid"}
+_ROWS = {"test": "test", "valid": "validation"}
+_READ = {1: "once", 2: "twice"}
+
+
+class Difference(NamedTuple):
+    """A comparison in words, what is compared, by how much, and the smallest true difference that would show."""
+
+    name: str
+    measure: str
+    num: Num
+    seen: Num | None = None
+
+
+def verdict(difference: Num, name: str = "auc") -> Badge:
+    """``helps`` where the whole interval is on the good side of zero, ``hurts`` on the bad one, else no evidence."""
+    low, high = (
+        (difference.low, difference.high) if name not in _LOWER_IS_BETTER else (-difference.high, -difference.low)
+    )
+    if low > 0:
+        return Badge("helps", "good")
+    return Badge("hurts", "bad") if high < 0 else Badge("no evidence", "open")
+
+
+def arms_section(run: RunNumbers, net: str) -> Section:
+    """Verdict, differences and arms on the test split where it was read, on validation beside it."""
+    stages = [stage for stage in _SPLITS if run.arms(stage, _SPLITS[stage])]
+    blocks: list[Block] = []
+    if not stages:
+        blocks.append(Missing("No CTR net was trained yet: run `trackrec fit` to the end of stage ctr."))
+    for stage in stages[:1]:
+        blocks.extend(_stage_blocks(run, stage, net, with_verdict=True))
+    splits = [_SPLITS[stage] for stage in stages] or ["valid"]
+    blocks.extend(_validator_blocks(run, splits[0]))
+    for stage, split in zip(stages[1:], splits[1:], strict=True):
+        more = [*_stage_blocks(run, stage, net, with_verdict=False), *_validator_blocks(run, split)]
+        blocks.append(Folded(f"The same on {_ROWS[split]} rows", more))
+    return Section("arms", "Did the texts help?", blocks)
+
+
+def _stage_blocks(run: RunNumbers, stage: str, net: str, with_verdict: bool) -> list[Block]:
+    split = _SPLITS[stage]
+    found = _differences(run, stage)
+    blocks: list[Block] = []
+    if with_verdict and (answer := _verdict(run, stage, net)):
+        blocks.append(answer)
+    if found:
+        blocks.append(_forest(found, split, net, _intervals(run)))
+    blocks.append(_arms_table(run, stage, net))
+    if slices := _slices_table(run, stage, net):
+        blocks.append(Folded("By kind of item, history and user", [slices]))
+    return blocks
+
+
+def _differences(run: RunNumbers, stage: str) -> list[Difference]:
+    """Of every arm with text against every arm it is paired with; the best placebo is one of them."""
+    split, found = _SPLITS[stage], []
+    for arm in sorted(run.arms(stage, split), key=lambda name: (name != "reccot", name)):
+        for name in run.names(stage, split, arm):
+            measure, minus, other = name.partition("_minus_")
+            if not minus or measure not in MEASURES or other.endswith("_mde") or other == "best_placebo":
+                continue
+            if arm != "none" and (arm == "reccot" or other == "none"):
+                num = run.measured(stage, split, arm, name, unit="signed")
+                assert num is not None
+                seen = run.measured(stage, split, arm, f"{name}_mde")
+                found.append(Difference(f"{sentence(text_name(arm))} minus {text_name(other)}", measure, num, seen))
+    return found
+
+
+def _intervals(run: RunNumbers) -> str:
+    """What the intervals of the arms hold."""
+    seeds = len(run.config["ctr"]["seeds"])
+    if seeds > 1:
+        return f"Intervals are 95 %, over users and {seeds} training seeds together."
+    return "Intervals are 95 %, over users; one training seed shows nothing of the chance of training."
+
+
+def _forest(found: Sequence[Difference], split: str, net: str, intervals: str) -> Figure:
+    panels = [
+        forest(
+            f"{net}: difference in {MEASURES[measure]}",
+            [(one.name, one.num) for one in found if one.measure == measure],
+            measure in _LOWER_IS_BETTER,
+        )
+        for measure in MEASURES
+        if any(one.measure == measure for one in found)
+    ]
+    return Figure(
+        "An interval that crosses the line at zero is no evidence either way. A text that carries something about its "
+        "user stands right of zero against no text and against another user's text, in AUC and ACC; in LogLoss, left.",
+        panels,
+        _difference_table(found, f"Differences between arms on {_ROWS[split]} rows, paired. {intervals}"),
+        folded=True,
+    )
+
+
+def _difference_table(found: Sequence[Difference], caption: str) -> Table:
+    rows: list[list[Cell]] = [
+        [
+            f"{one.name}, {MEASURES[one.measure]}",
+            one.num,
+            verdict(one.num, one.measure),
+            one.seen or "–",
+            Num(one.num.n or 0, unit="count"),
+        ]
+        for one in found
+    ]
+    return Table(caption, ("comparison", "difference", "verdict", "smallest that would show", "rows"), rows)
+
+
+def _slices_table(run: RunNumbers, stage: str, net: str) -> Table | None:
+    """AUC without and with the RecCoT on parts of the rows, and what the differences allow one to say."""
+    split = _SPLITS[stage]
+    rows: list[list[Cell]] = []
+    for part in sorted(run.slices(stage, split, "reccot"), key=list(_SLICES).index):
+        plain = run.measured(stage, split, "none", "auc", part=part)
+        told = run.measured(stage, split, "reccot", "auc", part=part)
+        nums = [
+            run.measured(stage, split, "reccot", f"auc_minus_{other}", unit="signed", part=part)
+            for other in ("none", "best_placebo")
+        ]
+        if plain is None or told is None:
+            continue
+        judged: list[Cell] = []
+        for num in nums:
+            judged += ["–", "–"] if num is None else [num, verdict(num)]
+        rows.append([_SLICES[part], plain, told, *judged, Num(told.n or 0, unit="count")])
+    columns = ("rows of", f"{net}, no text", f"{net} + RecCoT", "minus no text", "verdict", "minus the best placebo")
+    caption = (
+        f"AUC on parts of the {_ROWS[split]} rows; parts with fewer than {LEAST_USERS} users are left out. "
+        f"{_intervals(run)} One in twenty misses zero by chance alone."
+    )
+    return Table(caption, (*columns, "verdict", "rows"), rows) if rows else None
+
+
+def _verdict(run: RunNumbers, stage: str, net: str) -> Verdict | None:
+    """Helps: better than no text and than the placebo that is best on validation."""
+    split = _SPLITS[stage]
+    placebo = _best_placebo(run)
+    others = [other for other in ("none", placebo) if other]
+    nums = {other: run.measured(stage, split, "reccot", f"auc_minus_{other}", unit="signed") for other in others}
+    plain = nums.get("none")
+    if plain is None:
+        return None
+    given = [num for num in nums.values() if num is not None]
+    if verdict(plain).tone == "bad":
+        answer = Badge("It hurt", "bad")
+    elif all(verdict(num).tone == "good" for num in given) and len(given) > 1:
+        answer = Badge("It helped", "good")
+    else:
+        answer = Badge("No evidence that it helped", "open")
+    grounds = [
+        f"{net} with the RecCoT minus {text_name(other)}: AUC {num.text} {num.interval}, {split} split, "
+        f"{num.n:,} rows: {verdict(num).text}."
+        for other, num in nums.items()
+        if num is not None
+    ]
+    if len(given) < 2:
+        grounds.append("There is no placebo arm to compare with: name shuffled in ctr.arms.")
+    if split == "valid":
+        grounds.append(
+            "These are validation rows, on which every choice was made: `trackrec test` reads the test split."
+        )
+    else:
+        reads = int(run.notes("test").get("test_reads", 1))
+        grounds.append(f"The test split was read {_READ.get(reads, f'{reads} times')} in this run directory.")
+    return Verdict(f"Does {net} recommend better with G's texts?", answer, grounds)
+
+
+def _best_placebo(run: RunNumbers) -> str | None:
+    found = {arm: num.value for arm in _PLACEBOS if (num := run.measured("ctr", "valid", arm, "auc"))}
+    return max(found, key=lambda arm: found[arm]) if found else None
+
+
+def _arms_table(run: RunNumbers, stage: str, net: str) -> Table:
+    split = _SPLITS[stage]
+    arms = sorted((arm for arm in run.arms(stage, split) if arm not in VALIDATOR_NAMES), key=arm_order)
+    rows: list[list[Cell]] = []
+    for arm in arms:
+        nums = [run.measured(stage, split, arm, name) for name in _COLUMNS]
+        if nums[0] is not None:
+            rows.append([arm_name(arm, net), *(num or "–" for num in nums), Num(nums[0].n or 0, unit="count")])
+    if ceiling := run.ceiling(split, "auc"):
+        others = [run.ceiling(split, name) or "–" for name in list(_COLUMNS)[1:]]
+        rows.append(["the most anyone could reach", ceiling, *others, Num(ceiling.n or 0, unit="count")])
+    one_class = run.measured(stage, split, "reccot", "users_one_class")
+    caption = f"Arms on {_ROWS[split]} rows. {_intervals(run)}"
+    if one_class is not None:
+        caption += f" UAUC leaves out {one_class.value:,.0f} of {one_class.n:,} users, whose rows have one class."
+    return Table(caption, ("arm", *_COLUMNS.values(), "rows"), rows)
+
+
+# -- V as the recommender -----------------------------------------------------------------------------------------
+
+
+def _validator_blocks(run: RunNumbers, split: str) -> list[Block]:
+    """V's own numbers with and without RecCoT, and their paired difference."""
+    last, blocks = f"round-{run.rounds}", list[Block]()
+    places = {
+        "test": {arm: ("test", -1, arm) for arm in VALIDATOR_NAMES},
+        "valid": {
+            "validator/untuned": ("plain/evaluate", -1, "untuned"),
+            "validator/plain": ("plain/evaluate", -1, "plain"),
+            "validator/reccot": (f"{last}/evaluate", run.rounds, "tuned"),
+        },
+    }
+    rows: list[list[Cell]] = []
+    for arm, (stage, round_, name) in places[split].items():
+        nums = [run.measured(stage, split, name, measure, round_) for measure in _COLUMNS]
+        if nums[0] is not None:
+            rows.append([VALIDATOR_NAMES[arm], *(num or "–" for num in nums), Num(nums[0].n or 0, unit="count")])
+    if rows:
+        caption = f"V as the recommender, on {_ROWS[split]} rows. Intervals are 95 %, over users."
+        blocks.append(Table(caption, ("V", *_COLUMNS.values(), "rows"), rows))
+    if found := _validator_differences(run, split, f"{last}/rec_tune"):
+        caption = f"What the RecCoT changes for V, on the same {_ROWS[split]} rows. Intervals are 95 %, over users."
+        blocks.append(_difference_table(found, caption))
+    return blocks
+
+
+def _validator_differences(run: RunNumbers, split: str, validator: str) -> list[Difference]:
+    stages = ("test", "test") if split == "test" else (validator.replace("rec_tune", "evaluate"), "plain/evaluate")
+    ours, other = run.answers(stages[0], validator), run.answers(stages[1], "plain/rec_tune")
+    if ours is None or other is None:
+        return []
+    metrics = {"auc": auc, "acc": accuracy, "log_loss": log_loss}
+    found = {name: paired_difference(metric, ours, other, "p_yes") for name, metric in metrics.items()}
+    return [Difference("V with RecCoT minus V without", name, num) for name, num in found.items() if num is not None]

@@ -1,0 +1,229 @@
+"""What was run and on what: data after each filter, who played, models, seeds, versions, time, memory, settings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from trackrec.report.numbers import RunNumbers
+from trackrec.report.render.document import Block, Cell, Code, Figure, Missing, Num, Section, Table
+from trackrec.report.render.figures import bars
+from trackrec.run_files import stages_of
+
+# The counts of the data stage in the order in which rows are lost; what isn't named here follows under its own name.
+_DATA = {
+    "ratings_read": "ratings read",
+    "duplicate_ratings": "left out: duplicates",
+    "ratings_of_unknown_items": "left out: ratings of unknown items",
+    "users_without_row": "users that the users file doesn't describe (kept)",
+    "ratings": "ratings kept",
+    "users": "users",
+    "items": "items",
+    "histories": "histories",
+    "ties_dropped": "left out: samples in one second with their history",
+    "users_without_samples": "users without a sample",
+    "samples": "labelled samples",
+    "likes": "likes among them",
+    "train": "train samples",
+    "valid": "validation samples",
+    "test": "test samples",
+    "reward": "train samples that may score G (use: reward)",
+    "tune": "train samples that may tune V (use: tune)",
+}
+_HIDDEN = {"threshold"}
+
+
+def run_section(run: RunNumbers) -> Section:
+    """Data, players, models and versions."""
+    blocks: list[Block] = []
+    if run.has("data"):
+        blocks.append(_data_table(run))
+    players = _players(run)
+    if players:
+        caption = "Who took part, and with how many rows."
+        blocks.append(Table(caption, ("stage", "what", "count"), players))
+    blocks.append(_models_table(run))
+    return Section("run", "What was run", blocks)
+
+
+def about(run: RunNumbers) -> list[str]:
+    """Short facts for the top of the page."""
+    config = run.saved_config
+    validator = config.get("validator_backbone")
+    model = short_model(config["backbone"])
+    models = f"G and V: {model}" if not validator else f"G: {model}, V: {short_model(validator)}"
+    return [
+        class_name(config["dataset"]),
+        models,
+        f"{run.rounds} rounds",
+        class_name(config["ctr"]["net"]),
+        f"seed {config['seed_everything']}",
+    ]
+
+
+def class_name(value: Any) -> str:
+    """The class that a config entry names, without its module."""
+    return str(value["class_path"] if isinstance(value, Mapping) else value).rsplit(".", 1)[-1]
+
+
+def short_model(backbone: Mapping[str, Any]) -> str:
+    """The last part of a model's path."""
+    return str(backbone["model"]).rstrip("/").rsplit("/", 1)[-1]
+
+
+def missing_blocks(run: RunNumbers) -> list[Block]:
+    """What the run hasn't done yet, in one line each."""
+    blocks: list[Block] = []
+    absent = [name for name in stages_of(run.config) if not run.has(name)]
+    if absent:
+        blocks.append(Missing(f"Not done yet: {', '.join(absent)}. `trackrec fit` with the same config goes on."))
+    if not run.has("test"):
+        blocks.append(Missing("The test split has not been read for this state of the run: `trackrec test` reads it."))
+    if run.outdated:
+        names = ", ".join(run.outdated)
+        blocks.append(
+            Missing(f"Left out, since what they read has been replaced: {names}. `trackrec fit` renews them.")
+        )
+    if run.foreign:
+        names = ", ".join(run.foreign)
+        blocks.append(Missing(f"Left out, since this configuration has no such stages: {names}."))
+    return blocks
+
+
+def _data_table(run: RunNumbers) -> Table:
+    notes = {key: value for key, value in run.notes("data").items() if key not in _HIDDEN}
+    keys = [*(key for key in _DATA if key in notes), *(key for key in notes if key not in _DATA)]
+    rows: list[list[Cell]] = [
+        [_DATA.get(key, key.replace("_", " ")), Num(float(notes[key]), unit="count")]
+        for key in keys
+        if isinstance(notes[key], int | float)
+    ]
+    threshold = run.notes("data").get("threshold")
+    caption = (
+        f"The data after each filter. A rating above {threshold:g} is a like." if threshold is not None else "The data."
+    )
+    return Table(caption, ("what", "count"), rows)
+
+
+def _players(run: RunNumbers) -> list[list[Cell]]:
+    """Rows of what the stages took in, as far as they are done."""
+    last = f"round-{run.rounds}"
+    wanted = [
+        ("teacher", "asked", "histories that the teacher was asked about"),
+        ("teacher", "without_text", "of them without a text"),
+        ("distill", "examples", "texts that G was distilled on"),
+        ("warmup/rec_tune", "tuning_rows", "rows that warmed V up"),
+        ("round-1/sample", "histories", "histories that play"),
+        ("round-1/sample", "texts", "draws in a round"),
+        ("round-1/score", "questions", "questions to V in a round"),
+        (f"{last}/rec_tune", "tuning_rows", "rows that tuned V in the last round"),
+        (f"{last}/evaluate", "questions", "validation rows of V"),
+        (f"{last}/evaluate", "histories", "histories of these"),
+        ("texts", "texts", "further histories that got a final text"),
+        ("ctr", "train", "train rows of the CTR nets"),
+        ("ctr", "valid", "validation rows of the CTR nets"),
+        ("ctr", "test", "test rows of the CTR nets"),
+        ("ctr", "left_out", "rows left out: no text about their history"),
+        ("test", "questions", "test rows of V"),
+    ]
+    return [
+        [stage, text, Num(float(run.notes(stage)[key]), unit="count")]
+        for stage, key, text in wanted
+        if isinstance(run.notes(stage).get(key), int | float)
+    ]
+
+
+def _models_table(run: RunNumbers) -> Table:
+    config = run.saved_config
+    rows: list[list[Cell]] = [["generator G", _describe(config["backbone"])]]
+    validator = config.get("validator_backbone")
+    rows.append(["validator V", _describe(validator) if validator else "another adapter on the same model"])
+    rows.append(["teacher", class_name(config["teacher"])])
+    rows.append(["text encoder", str(config["embed"]["model"])])
+    connector = config["ctr"].get("connector")
+    rows.append(["CTR net", class_name(config["ctr"]["net"]) + (f" + {class_name(connector)}" if connector else "")])
+    rows.append(["seeds", f"run {config['seed_everything']}, CTR {', '.join(map(str, config['ctr']['seeds']))}"])
+    rows.append(["split", f"{config['samples']['protocol']}, history per {config['samples']['per']}"])
+    for versions, stages in _versions(run).items():
+        rows.append(["versions" if len(stages) == len(run.manifests) else f"versions ({', '.join(stages)})", versions])
+    return Table("Models, seeds and versions.", ("what", "value"), rows)
+
+
+def _describe(backbone: Mapping[str, Any]) -> str:
+    lora = backbone.get("lora") or {}
+    parts = [str(backbone["model"]), str(backbone.get("dtype", ""))]
+    if backbone.get("quantize", "none") != "none":
+        parts.append(str(backbone["quantize"]))
+    return ", ".join([*filter(None, parts), f"LoRA r {lora.get('r')}, alpha {lora.get('alpha')}"])
+
+
+def _versions(run: RunNumbers) -> dict[str, list[str]]:
+    """Versions as one line, with the stages that ran on them."""
+    found: dict[str, list[str]] = {}
+    for stage, manifest in run.manifests.items():
+        line = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+        found.setdefault(line, []).append(stage)
+    return found
+
+
+# -- time and memory ----------------------------------------------------------------------------------------------
+
+
+def cost_section(run: RunNumbers) -> Section:
+    """Seconds and peak memory of every stage."""
+    title = "Where time and memory went"
+    if not run.manifests:
+        return Section("cost", title, [Missing("No stage is done.")])
+    rows: list[list[Cell]] = []
+    seconds: dict[str, float] = {}
+    memory: Counter[str] = Counter()
+    for stage, manifest in run.manifests.items():
+        kind = stage.rsplit("/", 1)[-1]
+        seconds[kind] = seconds.get(kind, 0.0) + manifest.seconds
+        memory[kind] = max(memory[kind], manifest.peak_memory_bytes)
+        count, unit = _amount(manifest.rows, manifest.notes)
+        rate = Num(count / manifest.seconds, unit="one") if count and manifest.seconds else "–"
+        cells: list[Cell] = [Num(manifest.seconds, unit="one"), Num(float(count), unit="count"), unit, rate]
+        rows.append([stage, *cells, Num(manifest.peak_memory_bytes / 2**30, unit="one")])
+    total = sum(seconds.values())
+    rows.append(["all", Num(total, unit="one"), "", "", "", Num(max(memory.values()) / 2**30, unit="one")])
+    top = sorted(seconds.items(), key=lambda entry: -entry[1])
+    panels = [
+        bars("Seconds", [(kind, value, f"{value:,.0f} s") for kind, value in top]),
+        bars("Peak memory", [(kind, memory[kind], f"{memory[kind] / 2**30:.1f} GiB") for kind, _ in top]),
+    ]
+    threads = sorted({manifest.threads for manifest in run.manifests.values()})
+    table = Table(
+        f"Every stage as it ran last, with {' or '.join(map(str, threads))} threads. Peak memory is the process's "
+        "(with a GPU, the GPU's) while the stage ran: what earlier stages left loaded counts too.",
+        ("stage", "seconds", "amount", "of", "per second", "peak GiB"),
+        rows,
+    )
+    caption = (
+        f"{total / 60:,.0f} minutes in all, by kind of stage over all rounds; the memory is the highest of a kind."
+    )
+    return Section("cost", title, [Figure(caption, panels, table, folded=True)])
+
+
+def _amount(rows: Mapping[str, int], notes: Mapping[str, Any]) -> tuple[int, str]:
+    """What a stage worked through: tokens where it read or wrote any, rows elsewhere."""
+    if "tokens" in notes:
+        return int(notes["tokens"]), "tokens"
+    return sum(rows.values()), "rows"
+
+
+def settings_section(run: RunNumbers) -> Section:
+    """The configuration as it ran."""
+    text = yaml.safe_dump(_given(run.saved_config), sort_keys=False, allow_unicode=True)
+    blocks: list[Block] = [Code("The resolved configuration (values that are null are left out)", text)]
+    return Section("settings", "Settings", blocks)
+
+
+def _given(value: Any) -> Any:
+    """A config without its null entries: of a trainer's sixty flags few are set."""
+    if isinstance(value, Mapping):
+        return {key: _given(entry) for key, entry in value.items() if entry is not None}
+    return value
