@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from trackrec.hooks import DoneStage
+from trackrec.runs.hooks import DoneStage
 
 from .monitor import Gauge, Limits, Monitor
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from trackrec.hooks import DoneStage
 from trackrec.metrics.scores import calibration_error
+from trackrec.runs.hooks import DoneStage
 
 from .monitor import Gauge, Limits, Monitor
 

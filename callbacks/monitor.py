@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from trackrec.hooks import DoneStage, Reading, Verdict
+from trackrec.runs.hooks import DoneStage, Reading, Verdict
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Monitor(abc.ABC):
         """The numbers to judge after this stage; none where the stage is none of the monitor's concern."""
 
     def on_stage_end(self, stage: DoneStage) -> Sequence[Reading]:
-        """See `trackrec.hooks.StageHook`."""
+        """See `trackrec.runs.hooks.StageHook`."""
         return [self._read(gauge) for gauge in self.measure(stage)]
 
     def _read(self, gauge: Gauge) -> Reading:

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import polars as pl
 
-from trackrec.hooks import DoneStage
 from trackrec.metrics.intervals import paired_bootstrap
 from trackrec.metrics.scores import auc, balanced_mean
+from trackrec.runs.hooks import DoneStage
 
 from .monitor import Gauge, Limits, Monitor
 from .texts import Compared, compared_texts

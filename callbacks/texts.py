@@ -8,8 +8,8 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import polars as pl
 
-from trackrec.hooks import DoneStage
 from trackrec.metrics.texts import distinct_n, mean_words
+from trackrec.runs.hooks import DoneStage
 from trackrec.storage.atomic import stable_hash
 
 from .monitor import Gauge, Limits, Monitor

@@ -121,7 +121,7 @@ def main() -> None:
     import_lightning()
     from trackrec.align.data import AlignData
     from trackrec.align.module import SoftmaxDPOModule, write_references
-    from trackrec.cli import parse_objects
+    from trackrec.cli.app import parse_objects
     from trackrec.llm.backbone import LanguageModel
     from trackrec.llm.training.training import fit_adapter
     from trackrec.prompts.book import PromptBook

@@ -28,9 +28,9 @@ from trackrec.ctr.arms.assemble import CTRInputs
 from trackrec.ctr.plan import CTRPlan
 from trackrec.ctr.saved import load_net, saved_features, saved_net
 from trackrec.ctr.stage import run_ctr
-from trackrec.export import NET, export_net
 from trackrec.interactions import MovieLens, SampleRules, build_samples
-from trackrec.requests import RequestEncoder
+from trackrec.serving.export import NET, export_net
+from trackrec.serving.requests import RequestEncoder
 from trackrec.storage.parts import read_table, write_part
 
 TEXT_DIM = 384

@@ -87,7 +87,7 @@ def _stages(arguments: Sequence[str], run_dir: Path) -> list[str]:
 
 
 def _name_stages(arguments: list[str], run_dir: str, send: Any) -> None:
-    from trackrec.pipeline import Pipeline
+    from trackrec.pipeline.pipeline import Pipeline
 
     def tell(pipeline: Pipeline, _: Sequence[str] | None = None) -> list[str]:
         send.send([stage.name for stage in pipeline.stages])
@@ -118,7 +118,7 @@ def _fit_here(arguments: list[str], run_dir: str, plain: bool) -> None:
 
 
 def _run(arguments: list[str], run_dir: str) -> None:
-    from trackrec.cli import run_cli
+    from trackrec.cli.app import run_cli
 
     sys.argv = ["trackrec"]  # what Lightning would warn of beside arguments given here
     run_cli(["fit", *arguments, "--run_dir", run_dir])

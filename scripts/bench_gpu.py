@@ -213,7 +213,7 @@ def main() -> None:
     given = options.parse_args()
     sys.argv = sys.argv[:1]  # LightningCLI warns when it is given arguments beside the command line's
     import_lightning()
-    from trackrec.cli import parse_objects
+    from trackrec.cli.app import parse_objects
     from trackrec.llm.backbone import LanguageModel
 
     objects = parse_objects(["fit", "--config", str(given.config)])

@@ -26,9 +26,9 @@ from bench_export import bench_plan, write_tables
 from trackrec.ctr.arms.assemble import CTRInputs
 from trackrec.ctr.saved import SavedNets
 from trackrec.ctr.stage import run_ctr
-from trackrec.predict import answer
-from trackrec.requests import after_all, newest_histories
 from trackrec.runtime.peak_memory import peak_memory, reset_peak_memory
+from trackrec.serving.predict import answer
+from trackrec.serving.requests import after_all, newest_histories
 
 
 def main() -> None:

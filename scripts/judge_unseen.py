@@ -17,13 +17,13 @@ from typing import Any
 
 import polars as pl
 
-from trackrec.build import build_experiment
-from trackrec.cli import parse_objects, parse_values
+from trackrec.cli.app import parse_objects, parse_values
 from trackrec.distill.texts import write_teacher_texts
-from trackrec.experiment import Experiment, texts_in
-from trackrec.loop import Loop
-from trackrec.run_files import newest_of
-from trackrec.steps import Steps
+from trackrec.recipe.build import build_experiment
+from trackrec.recipe.experiment import Experiment, texts_in
+from trackrec.recipe.loop import Loop
+from trackrec.recipe.steps import Steps
+from trackrec.runs.files import newest_of
 from trackrec.storage.atomic import stable_hash
 from trackrec.storage.manifest import MANIFEST
 

@@ -21,7 +21,7 @@ from trackrec.interactions.simulated.source import Simulated, Truth, expected_au
 from trackrec.interactions.simulated.world import WorldRules
 from trackrec.metrics.intervals import user_bootstrap
 from trackrec.metrics.scores import auc, balanced_mean
-from trackrec.run_files import RunFiles
+from trackrec.runs.files import RunFiles
 
 RESAMPLES = 500
 Float = NDArray[np.float64]

@@ -15,6 +15,6 @@ import sklearn.preprocessing
 import transformers.models.bert.modeling_bert
 import transformers.models.llama.modeling_llama
 
-import trackrec.cli
-import trackrec.commands
-import trackrec.steps
+import trackrec.cli.app
+import trackrec.commands.run
+import trackrec.recipe.steps

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from trackrec.cli import TrackRecCLI, run_cli
+from trackrec.cli.app import TrackRecCLI, run_cli
 from trackrec.llm.training.training import OptimizerSettings
 from trackrec.recipe.settings import LoopSettings
 from trackrec.runtime.packages import MissingPackageError
@@ -74,7 +74,7 @@ def test_a_bad_value_names_its_key(
 
 @pytest.mark.parametrize("error", [ImportError("cannot import name 'x'"), KeyError("x"), RuntimeError("shapes")])
 def test_a_fault_of_our_own_keeps_its_traceback(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    import trackrec.commands as commands
+    import trackrec.commands.run as commands
 
     def fail(*_: object) -> None:
         raise error
@@ -88,7 +88,7 @@ def test_a_fault_of_our_own_keeps_its_traceback(error: Exception, monkeypatch: p
 def test_a_package_that_a_setting_needs_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import trackrec.commands as commands
+    import trackrec.commands.run as commands
 
     def fail(*_: object) -> None:
         raise MissingPackageError("OpenAITeacher needs openai: pip install trackrec[teacher]")
@@ -130,7 +130,7 @@ def test_an_unknown_command_names_the_known_ones(
 
 
 def test_a_replaced_class_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from trackrec.cli import swapped_classes
+    from trackrec.cli.app import swapped_classes
 
     class Parsed(TrackRecCLI):
         def _run_subcommand(self, subcommand: str) -> None:

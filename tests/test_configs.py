@@ -10,7 +10,7 @@ import pytest
 import yaml
 from jsonargparse import Namespace
 
-from trackrec.cli import parse_objects, parse_values
+from trackrec.cli.app import parse_objects, parse_values
 
 pytestmark = pytest.mark.slow  # `make check` runs it too
 FOLDER = Path(__file__).parent.parent / "configs"

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import yaml
 
-from trackrec.cli import parse_values
+from trackrec.cli.app import parse_values
 from trackrec.recipe.cohort import select_cohort
 from trackrec.recipe.settings import LoopSettings
 

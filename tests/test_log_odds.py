@@ -10,8 +10,8 @@ import pytest
 from tiny import frame
 
 from trackrec.ctr.arms.log_odds import rows_to_score, texts_of_arm
-from trackrec.experiment import LOG_ODDS, Experiment, tuning_turns
 from trackrec.recipe.cohort import select_cohort, tuning_rows
+from trackrec.recipe.experiment import LOG_ODDS, Experiment, tuning_turns
 from trackrec.recipe.settings import LoopSettings
 
 

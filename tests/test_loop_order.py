@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
-from trackrec.experiment import tuning_turns
-from trackrec.loop import Loop
-from trackrec.pipeline import Pipeline, Stage
+from trackrec.pipeline.pipeline import Pipeline
+from trackrec.pipeline.stage import Stage
+from trackrec.recipe.experiment import tuning_turns
+from trackrec.recipe.loop import Loop
 from trackrec.recipe.settings import LoopSettings
-from trackrec.run_files import stages_of
+from trackrec.runs.files import stages_of
 
 
 def stages(tmp_path: Path, processes: int = 1, **loop: Any) -> dict[str, Stage]:
-    from trackrec.steps import Steps
+    from trackrec.recipe.steps import Steps
 
     pipeline = Pipeline(tmp_path, {}, seed=0, say=lambda text: None)
     source = SimpleNamespace(content_key=dict)

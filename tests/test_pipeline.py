@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from trackrec.hooks import DoneStage, Reading, StageHook
-from trackrec.pipeline import Pipeline, Stage, StageError, StoppedByMonitorError
-from trackrec.run_lock import ForeignFilesError, RunLockedError
+from trackrec.pipeline.lock import ForeignFilesError, RunLockedError
+from trackrec.pipeline.pipeline import Pipeline
+from trackrec.pipeline.stage import Stage, StageError, StoppedByMonitorError
+from trackrec.runs.hooks import DoneStage, Reading, StageHook
 from trackrec.storage.manifest import read_manifest
 from trackrec.storage.parts import read_table
 from trackrec.storage.schemas import TableError
@@ -300,7 +301,7 @@ def test_a_stage_killed_while_its_manifest_was_written_goes_on_whole(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("trackrec.pipeline.write_manifest", killed)
+        patch.setattr("trackrec.pipeline.pipeline.write_manifest", killed)
         with pytest.raises(KeyboardInterrupt):
             pipeline(tmp_path, CONFIG).run()
     said: list[str] = []

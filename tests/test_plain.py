@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trackrec.cli import run_cli
-from trackrec.commands import run
+from trackrec.cli.app import run_cli
+from trackrec.commands.run import run
 from trackrec.llm.memory import MemoryLimitError
 from trackrec.runtime.terminal_text import PlainFormatter, plain
 
@@ -73,7 +73,7 @@ def test_an_error_that_repeats_what_was_typed_is_plain(
 def test_a_known_error_and_a_full_disk_are_plain(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import trackrec.commands as commands
+    import trackrec.commands.run as commands
 
     for error, words in (
         (ValueError(f"teacher: {RED}\n\n\n\n\nFAKE"), f"teacher: {SHOWN}"),
@@ -101,7 +101,7 @@ def test_a_line_of_a_stage_is_plain_and_one_line(capsys: pytest.CaptureFixture[s
     def objects() -> None:
         raise StopError
 
-    import trackrec.commands as commands
+    import trackrec.commands.run as commands
 
     heard: list[object] = []
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from trackrec.cli import run_cli
+from trackrec.cli.app import run_cli
+from trackrec.commands.plan import parse_memory
 from trackrec.llm.loading import BackboneSettings, LoRASettings
 from trackrec.llm.logprobs import branch_logprobs
 from trackrec.llm.memory_plan.footprint import ModelShape, Work, adapter_weights, stage_bytes, weight_bytes
 from trackrec.llm.packing import Branch
-from trackrec.plan import parse_memory
 
 QWEN_7B = ModelShape(28, 3584, 18944, 28, 4, 128, 152064, False)
 NF4 = BackboneSettings("m", quantize="nf4", lora=LoRASettings(r=16, alpha=32), gradient_checkpointing=True)

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from trackrec.interactions import DataError
-from trackrec.predict import read_requests
+from trackrec.serving.predict import read_requests
 
 
 def test_ids_are_text(tmp_path):

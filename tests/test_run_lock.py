@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from trackrec.run_lock import LOCK, OWNER, ForeignFilesError, RunLockedError, check_owned, locked
+from trackrec.pipeline.lock import LOCK, OWNER, ForeignFilesError, RunLockedError, check_owned, locked
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from trackrec.run_lock import locked
+from trackrec.pipeline.lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trackrec.search_space import DEFAULT_SPACE, TuneSettings, changed, dimension, read_space
+from trackrec.commands.search_space import DEFAULT_SPACE, TuneSettings, changed, dimension, read_space
 
 CONFIG = {
     "ctr": {

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from trackrec.sweep import run_all
+from trackrec.commands.sweep import run_all
 
 
 class Runs:

@@ -14,12 +14,12 @@ import yaml
 from made_run import MadeRun, made_config
 from rich.console import Console
 
+from trackrec.commands.sweep import chosen_seeds, resolve, run_all, variant_files
+from trackrec.commands.sweep_table import OUTCOMES, print_lines, seed_interval, sweep_lines, sweep_report, write_sweep
 from trackrec.metrics.intervals import Interval, paired_bootstrap
 from trackrec.metrics.scores import auc
 from trackrec.report.numbers import RunNumbers
 from trackrec.report.render.markdown import to_markdown
-from trackrec.sweep import chosen_seeds, resolve, run_all, variant_files
-from trackrec.sweep_table import OUTCOMES, print_lines, seed_interval, sweep_lines, sweep_report, write_sweep
 
 
 @pytest.mark.parametrize("given", [["0,1,2"], ["0", "1", "2"], ["[0,1,2]"], ["[0, 1, 2]"], ["0,", "1,2"]])

@@ -2,8 +2,8 @@
 
 import pytest
 
-from trackrec.build import check_training
 from trackrec.llm.loading import BackboneSettings, LoRASettings
+from trackrec.recipe.build import check_training
 from trackrec.recipe.settings import LoopSettings
 
 BACKBONE = BackboneSettings("model")

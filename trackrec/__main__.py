@@ -20,7 +20,7 @@ def main(args: list[str] | None = None) -> None:
         end_with(int(parent))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import_lightning()
-    from trackrec.cli import run_cli
+    from trackrec.cli.app import run_cli
 
     run_cli(args)
 

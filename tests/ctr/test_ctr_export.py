@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-import trackrec.export as room
+import trackrec.serving.export as room
 from trackrec.ctr import (
     BST,
     DIEN,
@@ -32,10 +32,10 @@ from trackrec.ctr.features.dense_statistics import DENSE_NAMES
 from trackrec.ctr.plan import CTRPlan
 from trackrec.ctr.saved import SavedNets
 from trackrec.ctr.stage import run_ctr
-from trackrec.export import export_net, largest_difference, write_onnx
 from trackrec.interactions import DataError
-from trackrec.requests import RequestEncoder, net_inputs, newest_histories, request_rows
 from trackrec.runtime.packages import MissingPackageError
+from trackrec.serving.export import export_net, largest_difference, write_onnx
+from trackrec.serving.requests import RequestEncoder, net_inputs, newest_histories, request_rows
 from trackrec.storage.parts import write_part
 
 try:

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-import trackrec.export as room
+import trackrec.serving.export as room
 from trackrec.ctr import DIN, MLPConnector
 from trackrec.ctr.arms.arms import TextSettings
 from trackrec.ctr.arms.assemble import CTRInputs
@@ -15,7 +15,7 @@ from trackrec.ctr.plan import CTRPlan
 from trackrec.ctr.saved import saved_features
 from trackrec.ctr.stage import run_ctr
 from trackrec.interactions import DataError
-from trackrec.requests import RequestEncoder, net_inputs, newest_histories, request_rows
+from trackrec.serving.requests import RequestEncoder, net_inputs, newest_histories, request_rows
 from trackrec.storage.parts import write_part
 from trackrec.storage.schemas import to_arrow
 

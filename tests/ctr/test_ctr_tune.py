@@ -8,13 +8,13 @@ import polars as pl
 import pytest
 import yaml
 
-import trackrec.tune as room
+import trackrec.commands.tune as room
+from trackrec.commands.search_space import TuneSettings, changed, read_space
 from trackrec.ctr import BST, DIN, MLPConnector
 from trackrec.ctr.arms.assemble import CTRInputs
 from trackrec.ctr.plan import CTRPlan
 from trackrec.metrics.scores import auc
 from trackrec.runtime.packages import MissingPackageError
-from trackrec.search_space import TuneSettings, changed, read_space
 from trackrec.storage.parts import read_table
 
 try:

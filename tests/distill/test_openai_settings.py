@@ -18,7 +18,8 @@ from trackrec.distill.answers import ANSWERS
 from trackrec.distill.openai_teacher import OpenAITeacher
 from trackrec.distill.teacher import TeacherError
 from trackrec.distill.texts import write_teacher_texts
-from trackrec.pipeline import Pipeline, Stage
+from trackrec.pipeline.pipeline import Pipeline
+from trackrec.pipeline.stage import Stage
 
 pytest.importorskip("openai", reason="OpenAITeacher needs the teacher extra")
 pytestmark = pytest.mark.usefixtures("quick")

@@ -296,7 +296,7 @@ def test_a_rating_equal_to_a_threshold_that_float32_rounds_is_no_like() -> None:
     from types import SimpleNamespace
     from typing import Any
 
-    from trackrec.experiment import Experiment
+    from trackrec.recipe.experiment import Experiment
 
     run: Any = SimpleNamespace(samples=SampleRules(threshold=0.8), dataset=SimpleNamespace(threshold=3.0))
     threshold = Experiment.threshold.__get__(run)

@@ -26,9 +26,9 @@ from trackrec.callbacks import (
     StaleReference,
 )
 
-from trackrec.cli import parse_objects
-from trackrec.hooks import DoneStage, Reading, StageHook
-from trackrec.run_files import RunFiles
+from trackrec.cli.app import parse_objects
+from trackrec.runs.files import RunFiles
+from trackrec.runs.hooks import DoneStage, Reading, StageHook
 from trackrec.storage.parts import read_table, write_part
 
 Planted = Callable[[], MadeRun]

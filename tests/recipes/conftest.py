@@ -11,7 +11,7 @@ import pytest
 import yaml
 from tiny import save_tiny_encoder
 
-from trackrec.cli import run_cli
+from trackrec.cli.app import run_cli
 
 GENRES = ["Comedy", "Drama", "Action", "Horror"]
 

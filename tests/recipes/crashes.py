@@ -26,7 +26,7 @@ class Events:
         """Hook into the pipeline, into renames and into optimizers."""
         from torch.optim.optimizer import register_optimizer_step_post_hook
 
-        from trackrec.pipeline import Pipeline
+        from trackrec.pipeline.pipeline import Pipeline
 
         run_stage = Pipeline._run_stage
 
@@ -59,7 +59,7 @@ def fork_fit(config: str, run_dir: Path, kill_at: tuple[str, int] | None) -> int
         return os.waitpid(child, 0)[1]
     status = 1
     try:
-        from trackrec.cli import run_cli
+        from trackrec.cli.app import run_cli
 
         log = os.open(run_dir.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)

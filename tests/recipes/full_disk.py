@@ -45,8 +45,8 @@ def fork_run(command: str, config: str, run_dir: Path, stage: str | None, size: 
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     status = 99
     try:
-        from trackrec.cli import run_cli
-        from trackrec.pipeline import Pipeline
+        from trackrec.cli.app import run_cli
+        from trackrec.pipeline.pipeline import Pipeline
 
         log = os.open(run_dir.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         run_stage = Pipeline._run_stage

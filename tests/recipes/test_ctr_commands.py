@@ -19,7 +19,7 @@ import pytest
 import yaml
 from forks import trackrec_fork
 
-from trackrec.cli import run_cli
+from trackrec.cli.app import run_cli
 from trackrec.storage.manifest import read_manifest
 from trackrec.storage.parts import read_table
 
@@ -61,7 +61,7 @@ def test_an_exported_net_answers_as_predict_does(
     finished: Path, trackrec: Callable[..., str], capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'trackrec[export]'")
-    from trackrec.requests import RequestEncoder
+    from trackrec.serving.requests import RequestEncoder
 
     wanted = pl.DataFrame({"user_id": [str(u) for u in range(24)] * 2, "item_id": [str(i % 40) for i in range(48)]})
     wanted.write_parquet(tmp_path / "in.parquet")
@@ -192,7 +192,7 @@ def test_vs_log_odds_are_a_feature(
 
 def _predict_with_log_odds(config: str, run: Path, trackrec: Callable[..., str], tmp_path: Path) -> None:
     """A request is answered by a net that reads V: as V answers rows of the stage, once for each user and item."""
-    import trackrec.recommend as room
+    import trackrec.recipe.recommend as room
 
     scored = read_table(run / "log_odds", "scores").filter(pl.col("source") == "reccot")
     samples = read_table(run / "data", "samples")

@@ -12,7 +12,7 @@ import pytest
 from forks import Fork, trackrec_fork
 from watching import processes, wait_for
 
-from trackrec.cli import run_cli
+from trackrec.cli.app import run_cli
 from trackrec.storage.manifest import read_manifest
 
 pytestmark = pytest.mark.recipe
@@ -35,7 +35,7 @@ def fit(config: Path, run_dir: Path, *more: str) -> tuple[int, str, str]:
 
 def workers(run_dir: Path) -> list[int]:
     """Processes of stages of a run directory."""
-    return processes(b"trackrec.worker", run_dir)
+    return processes(b"trackrec.cli.worker", run_dir)
 
 
 @pytest.fixture(scope="module")

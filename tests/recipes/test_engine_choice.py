@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from trackrec.cli import parse_objects, run_cli
+from trackrec.cli.app import parse_objects, run_cli
 from trackrec.llm.sampling.auto_sampler import AutoSampler
 from trackrec.storage.manifest import read_manifest
 

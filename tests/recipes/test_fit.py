@@ -15,7 +15,7 @@ import torch
 import yaml
 from tiny import save_tiny_encoder
 
-from trackrec.cli import run_cli
+from trackrec.cli.app import run_cli
 from trackrec.storage.manifest import read_manifest
 from trackrec.storage.parts import read_table
 
@@ -213,7 +213,7 @@ def test_predict_answers_every_request(
     answers = pl.read_parquet(output)
     assert answers["user_id"].to_list() == ["1", "2", "1"]
     assert answers["p"].is_between(0, 1).sum() == answers["p"].n_unique() == 3
-    monkeypatch.setattr("trackrec.predict.ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("trackrec.serving.predict.ROWS_AT_ONCE", 2)
     trackrec(*asked)
     assert pl.read_parquet(output)["p"].to_list() == pytest.approx(answers["p"].to_list(), abs=1e-6)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from trackrec.cli import parse_objects, run_cli
+from trackrec.cli.app import parse_objects, run_cli
 from trackrec.prompts.book import PromptBook
 from trackrec.storage.manifest import read_manifest
 from trackrec.storage.parts import read_table

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from trackrec.cli import run_cli
+from trackrec.cli.app import run_cli
 from trackrec.storage.manifest import read_manifest
 from trackrec.storage.parts import read_table
 

@@ -11,7 +11,7 @@ from types import ModuleType
 import polars as pl
 import pytest
 
-from trackrec.cli import run_cli
+from trackrec.cli.app import run_cli
 from trackrec.storage.parts import read_table
 
 pytestmark = [pytest.mark.recipe, pytest.mark.slow]

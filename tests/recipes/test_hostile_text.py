@@ -11,7 +11,7 @@ import pytest
 import yaml
 from chat_server import KEY, ChatServer, fails
 
-from trackrec.cli import run_cli
+from trackrec.cli.app import run_cli
 from trackrec.storage.parts import read_table
 
 pytestmark = pytest.mark.recipe

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from trackrec.cli import run_cli
-from trackrec.run_files import RunFiles
+from trackrec.cli.app import run_cli
+from trackrec.runs.files import RunFiles
 from trackrec.storage.manifest import read_manifest
 from trackrec.storage.parts import read_table
 

@@ -13,7 +13,7 @@ import yaml
 from forks import trackrec_fork
 from watching import processes, wait_for
 
-from trackrec.cli import run_cli
+from trackrec.cli.app import run_cli
 from trackrec.storage.manifest import read_manifest
 
 pytestmark = [pytest.mark.recipe, pytest.mark.slow]

@@ -11,10 +11,10 @@ import pytest
 from made_run import MadeRun, made_config
 from reading import answer_of, missing, row, section, tables
 
-from trackrec.hooks import DoneStage, Reading, write_readings
 from trackrec.report.numbers import RunNumbers
 from trackrec.report.render.document import Badge, Notice, Num, Paragraph, Report
 from trackrec.report.report import gather
+from trackrec.runs.hooks import DoneStage, Reading, write_readings
 from trackrec.storage.parts import write_part
 from trackrec.storage.schemas import TableError
 

@@ -10,7 +10,7 @@ import polars as pl
 
 from trackrec.metrics.intervals import Interval
 from trackrec.report.render.document import Num, Unit
-from trackrec.run_files import RunFiles
+from trackrec.runs.files import RunFiles
 
 _KEY = ("stage", "round", "split", "arm", "name", "slice")
 

@@ -20,7 +20,7 @@ from trackrec.ctr.features.features import CTRData, FeatureSpec
 from trackrec.ctr.training.data import CTRDataModule
 from trackrec.ctr.training.malloc import kept_heap
 from trackrec.ctr.training.module import CTRModule
-from trackrec.llm.tips import without_tips
+from trackrec.runtime.lightning_tips import without_tips
 
 NetFactory = Callable[[FeatureSpec, nn.Module | None], nn.Module]
 ConnectorFactory = Callable[[int], nn.Module]

@@ -21,12 +21,12 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from trackrec.llm.memory import FittingBatches, MemoryLimitError, halve_list, ran_out
-from trackrec.llm.tips import without_tips
 from trackrec.llm.training.batches import Blank
 from trackrec.llm.training.checkpoints import CHECKPOINTS, StepCheckpoint, WholeFiles, merge_curves, usable_checkpoint
 from trackrec.llm.training.devices import placed, process_count
 from trackrec.llm.training.distributed import add_across, gather, world
 from trackrec.llm.training.microbatch import GivenGradients, StepGradients, StepSums, add_up, differentiate, nothing_of
+from trackrec.runtime.lightning_tips import without_tips
 from trackrec.storage.atomic import stable_hash
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import yaml
 from trackrec.report.numbers import RunNumbers
 from trackrec.report.render.document import Block, Cell, Code, Figure, Missing, Num, Section, Table
 from trackrec.report.render.figures import bars
-from trackrec.run_files import stages_of
+from trackrec.runs.files import stages_of
 
 # The counts of the data stage in the order in which rows are lost; what isn't named here follows under its own name.
 _DATA = {

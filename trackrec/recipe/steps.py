@@ -11,11 +11,11 @@ import numpy as np
 import polars as pl
 
 from trackrec.ctr.arms.log_odds import rows_to_score, texts_of_arm
-from trackrec.experiment import UNTUNED, Experiment, Training, single_texts, targets_by_history
 from trackrec.interactions import SampleTables, build_samples, check_labels, check_splits
 from trackrec.llm.packing import tree_tokens
 from trackrec.metrics.intervals import Interval, metric_rows
 from trackrec.metrics.texts import distinct_n, mean_words
+from trackrec.recipe.experiment import UNTUNED, Experiment, Training, single_texts, targets_by_history
 from trackrec.storage.parts import read_table, write_part
 
 # Lists of a part together must stay below 2**31 bytes.

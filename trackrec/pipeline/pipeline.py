@@ -7,7 +7,6 @@ old result stays until the new one can replace it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -15,14 +14,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
-from trackrec.hooks import DoneStage, StageHook, write_readings
-from trackrec.reuse import take_over
-from trackrec.run_files import RunFiles
-from trackrec.run_lock import check_owned, locked
+from trackrec.pipeline.fingerprint import _code_hash, _without_cosmetics
+from trackrec.pipeline.lock import check_owned, locked
+from trackrec.pipeline.reuse import take_over
+from trackrec.pipeline.stage import Stage, StageError, StageResult, StoppedByMonitorError
+from trackrec.runs.files import RunFiles
+from trackrec.runs.hooks import DoneStage, StageHook, write_readings
 from trackrec.runtime.peak_memory import peak_memory, reset_peak_memory
 from trackrec.runtime.versions import threads, versions
 from trackrec.storage.atomic import stable_hash, write_whole
@@ -38,63 +39,7 @@ from trackrec.storage.manifest import (
 )
 
 log = logging.getLogger(__name__)
-
 PARTIAL = ".partial"
-_PACKAGE = Path(__file__).parent
-# Trainer flags that decide how a run looks, not what it makes.
-_COSMETIC = {
-    "enable_progress_bar",
-    "enable_model_summary",
-    "logger",
-    "log_every_n_steps",
-    "default_root_dir",
-    "profiler",
-}
-
-
-class StageError(RuntimeError):
-    """A stage can't run: it is unknown, or what it needs is missing."""
-
-
-class StoppedByMonitorError(StageError):
-    """A monitor found the run past one of its limits. What is done stays."""
-
-
-class StageResult(NamedTuple):
-    """What a stage says of itself: notes for the manifest, and its peak memory in bytes."""
-
-    notes: dict[str, Any]
-    peak_memory: int
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step of the recipe.
-
-    Attributes:
-        name: also its directory under run_dir.
-        keys: dotted config keys whose values decide the result.
-        inputs: names of the stages it reads.
-        rooms: files and folders of the package whose code makes the result.
-        run: writes into the directory it is given and returns notes for the manifest; it must keep parts that stand.
-        outside: what else decides the result, such as the hash of source files.
-        processes: in how many it runs; see `Pipeline.spread`.
-        part_size: histories per part, where it goes on by part: parts of another size hold others.
-    """
-
-    name: str
-    keys: tuple[str, ...]
-    inputs: tuple[str, ...]
-    rooms: tuple[str, ...]
-    run: Callable[[Path], dict[str, Any]]
-    outside: Callable[[], Mapping[str, str]] = dict
-    processes: int = 1
-    part_size: int = 0
-
-    @property
-    def kind(self) -> str:
-        """The name without the round: ``round-2/align`` is an ``align``."""
-        return self.name.rsplit("/", 1)[-1]
 
 
 @dataclass
@@ -377,21 +322,6 @@ class Pipeline:
         """Drop what older fingerprints of this stage left half done."""
         for left in (self.run_dir / PARTIAL).glob(f"{stage.name.replace('/', '--')}-*"):
             shutil.rmtree(left, ignore_errors=True)
-
-
-def _without_cosmetics(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_cosmetics(entry) for key, entry in value.items() if key not in _COSMETIC}
-    return value
-
-
-def _code_hash(room: str) -> str:
-    """Hash of a file or of the Python files of a folder of the package."""
-    path = _PACKAGE / room
-    files = [path] if path.is_file() else sorted(path.rglob("*.py"))
-    if not files:
-        raise StageError(f"no code under {path}")
-    return stable_hash(*(hashlib.sha256(file.read_bytes()).hexdigest() for file in files))
 
 
 def _short(value: Any) -> str:

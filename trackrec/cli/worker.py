@@ -1,7 +1,7 @@
-"""One of several processes of a stage; `trackrec.processes` starts it.
+"""One of several processes of a stage; `trackrec.pipeline.processes` starts it.
 
-``python -m trackrec.worker STAGE WORK_DIR RESULT_DIR PARENT_PID`` runs the body of the stage and writes what it says,
-or its error, to ``RESULT_DIR/<number>.json``.
+``python -m trackrec.cli.worker STAGE WORK_DIR RESULT_DIR PARENT_PID`` runs the body of the stage and writes what it
+says, or its error, to ``RESULT_DIR/<number>.json``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from trackrec.llm.training.devices import LOCAL_RANK
-from trackrec.processes import RESULT
+from trackrec.pipeline.processes import RESULT
 from trackrec.runtime.lightning_import import import_lightning
 from trackrec.runtime.parent import end_with
 
@@ -26,8 +26,8 @@ def main(stage: str, work: Path, folder: Path, parent: int) -> int:
     end_with(parent)
     rank = int(os.environ[LOCAL_RANK])
     import_lightning()
-    from trackrec.cli import run_stage_body
-    from trackrec.commands import known_errors
+    from trackrec.cli.app import run_stage_body
+    from trackrec.commands.run import known_errors
 
     made: dict[str, Any]
     try:

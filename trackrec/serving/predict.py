@@ -12,11 +12,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from trackrec.experiment import Experiment
 from trackrec.interactions import DataError
-from trackrec.recommend import Recommend
-from trackrec.requests import after_all, check_items, check_users, newest_histories, request_rows
+from trackrec.recipe.experiment import Experiment
+from trackrec.recipe.recommend import Recommend
 from trackrec.runtime.errors import reason
+from trackrec.serving.requests import after_all, check_items, check_users, newest_histories, request_rows
 from trackrec.storage.atomic import write_whole
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def answer(
     Args:
         nets: whose answers.
         requests: user_id, item_id; all of them known.
-        histories: `trackrec.requests.newest_histories`.
+        histories: `trackrec.serving.requests.newest_histories`.
         inputs: the tables.
         log_odds: asks V about rows of the samples table, where the nets read its log-odds. V reads each history once
             for all of its requests, which then come together.

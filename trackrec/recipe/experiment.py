@@ -13,7 +13,8 @@ import numpy as np
 import polars as pl
 
 from trackrec.interactions import RatingSource, SampleRules
-from trackrec.pipeline import Pipeline, StageError
+from trackrec.pipeline.pipeline import Pipeline
+from trackrec.pipeline.stage import StageError
 from trackrec.prompts.book import PromptBook
 from trackrec.prompts.settings import PromptSettings
 from trackrec.recipe.cohort import Cohort, select_cohort, tuning_rows

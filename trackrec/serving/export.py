@@ -2,12 +2,12 @@
 
 The folder holds
 
-* ``net.onnx``: the inputs of `trackrec.requests.net_inputs`, for any number B of rows -> ``p`` (B,), P(like);
+* ``net.onnx``: the inputs of `trackrec.serving.requests.net_inputs`, for any number B of rows -> ``p`` (B,), P(like);
 * ``features.json``: sizes, vocabularies, the order and scale of the dense features, statistics of every item;
 * ``users.parquet``: user_id, history_id, and the text vector as the net reads it;
 * ``ratings.parquet``: the ratings that statistics count.
 
-`trackrec.requests.RequestEncoder` reads the folder and turns requests into inputs.
+`trackrec.serving.requests.RequestEncoder` reads the folder and turns requests into inputs.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from trackrec.ctr.features.features import MAX_ATTRIBUTES, RATING_SCALE, CTRData
 from trackrec.ctr.features.past import FIRST, PADDING, UNKNOWN, source_rows
 from trackrec.ctr.plan import CTRPlan
 from trackrec.ctr.saved import load_net, saved_features, saved_net, saved_seeds
-from trackrec.experiment import Experiment
-from trackrec.requests import FEATURES, FORMAT, NET, RATINGS, USERS, after_all, net_inputs, newest_histories
+from trackrec.recipe.experiment import Experiment
 from trackrec.runtime.errors import reason
 from trackrec.runtime.packages import need
+from trackrec.serving.requests import FEATURES, FORMAT, NET, RATINGS, USERS, after_all, net_inputs, newest_histories
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-5

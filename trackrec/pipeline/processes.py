@@ -1,8 +1,8 @@
 """A stage in several processes of this machine: started for the stage, gone after it, and never one without the others.
 
 The run itself stays one process, which holds the lock and writes the manifest. Each of the others runs the body of this
-one stage, ``python -m trackrec.worker``, and knows its number from the environment, as Lightning expects of processes
-that it hasn't started itself.
+one stage, ``python -m trackrec.cli.worker``, and knows its number from the environment, as Lightning expects of
+processes that it hasn't started itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trackrec.pipeline import StageError, StageResult
+from trackrec.pipeline.stage import StageError, StageResult
 
 _POLL_S = 0.1
 _GRACE_S = 10.0  # for processes that lost another, or were interrupted, to end by themselves
@@ -65,7 +65,7 @@ def _start(stage: str, work: Path, folder: Path, rank: int, count: int, port: in
     env = {**os.environ, **{name: str(value) for name, value in place.items()}}
     env["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
     env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
-    command = [sys.executable, "-m", "trackrec.worker", stage, str(work), str(folder), str(os.getpid())]
+    command = [sys.executable, "-m", "trackrec.cli.worker", stage, str(work), str(folder), str(os.getpid())]
     with (folder / f"{rank}.log").open("wb") as log:
         quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": log} if rank else {}
         return subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, **quiet)

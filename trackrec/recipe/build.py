@@ -9,12 +9,12 @@ from typing import Any, Protocol
 from jsonargparse import Namespace
 
 from trackrec.ctr.plan import CTRPlan
-from trackrec.experiment import Experiment, Training
 from trackrec.llm.loading import BackboneSettings
 from trackrec.llm.model_files import model_digest
 from trackrec.llm.sampling.auto_sampler import AutoSampler
 from trackrec.llm.training.devices import process_count
-from trackrec.pipeline import Pipeline
+from trackrec.pipeline.pipeline import Pipeline
+from trackrec.recipe.experiment import Experiment, Training
 from trackrec.recipe.settings import LoopSettings
 
 

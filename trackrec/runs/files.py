@@ -153,7 +153,7 @@ class RunFiles:
 
 
 def stages_of(config: Mapping[str, Any]) -> list[str]:
-    """Names of the stages of a whole run, for every shape of the loop; see `trackrec.loop`. ``test`` isn't one."""
+    """Names of the stages of a whole run, for every shape of the loop; see `trackrec.recipe.loop`. ``test`` isn't one."""
     loop, ctr = config["loop"], config.get("ctr", {})
     on = {key: loop.get(key, True) for key in ("distill", "warmup", "align", "rec_tune", "alternate")}
     optional = {"distill": on["distill"], "warmup/rec_tune": on["warmup"]}

@@ -10,25 +10,25 @@ from typing import Any
 from rich.console import Console
 
 from trackrec.align.module import StaleReferenceError
-from trackrec.build import Objects, build_experiment, ctr_plan
 from trackrec.ctr.arms.arms import MissingEmbeddingError
 from trackrec.ctr.plan import check_plan
-from trackrec.experiment import Experiment
 from trackrec.interactions import DataError
 from trackrec.llm.memory import MemoryLimitError
 from trackrec.llm.model_files import check_model_path
 from trackrec.llm.training.devices import choose_gpu
 from trackrec.llm.vllm.process import VLLMError
-from trackrec.loop import Loop
-from trackrec.pipeline import Stage, StageError, StageResult, StoppedByMonitorError
-from trackrec.processes import run_in_processes
-from trackrec.recommend import Recommend, all_metrics, test_reads
+from trackrec.pipeline.lock import ForeignFilesError, RunLockedError
+from trackrec.pipeline.processes import run_in_processes
+from trackrec.pipeline.stage import Stage, StageError, StageResult, StoppedByMonitorError
+from trackrec.recipe.build import Objects, build_experiment, ctr_plan
+from trackrec.recipe.experiment import Experiment
+from trackrec.recipe.loop import Loop
+from trackrec.recipe.recommend import Recommend, all_metrics, test_reads
+from trackrec.recipe.steps import Steps
 from trackrec.report.render.terminal import print_report
-from trackrec.run_lock import ForeignFilesError, RunLockedError
 from trackrec.runtime.packages import MissingPackageError
 from trackrec.runtime.peak_memory import peak_memory, reset_peak_memory
 from trackrec.runtime.terminal_text import plain
-from trackrec.steps import Steps
 from trackrec.storage.schemas import TableError
 
 Parse = Callable[[Sequence[Path]], dict[str, Any]]
@@ -59,7 +59,7 @@ def run(
     """
     console = Console(highlight=False, soft_wrap=True)
     if command == "plan":
-        from trackrec.plan import parse_memory, plan_lines
+        from trackrec.commands.plan import parse_memory, plan_lines
 
         memory = parse_memory(own["gpu"]) if own["gpu"] else None
         console.print("\n".join(plan_lines(objects(), memory, own["prompt_tokens"])), markup=False)
@@ -80,17 +80,17 @@ def run(
     recommend = Recommend(experiment, loop, steps)
     recommend.add_stages()
     if command == "predict":
-        from trackrec.predict import predict
+        from trackrec.serving.predict import predict
 
         predict(experiment, recommend, Path(own["requests"]), Path(own["output"]), own["arm"], own["unknown"])
         return
     if command == "export":
-        from trackrec.export import export
+        from trackrec.serving.export import export
 
         export(experiment, own["arm"], own["seed"], Path(own["output"]))
         return
     if command == "tune":
-        from trackrec.tune import tune
+        from trackrec.commands.tune import tune
 
         output = Path(own["output"]) if own["output"] else None
         tune(experiment, objects().tune, lambda changes: ctr_plan(objects, changes), own["trials"], output)
@@ -132,10 +132,10 @@ def _run_stages(
 
 
 def _sweep(config: dict[str, Any], own: dict[str, Any], parse: Parse, console: Console) -> None:
+    from trackrec.commands.sweep import chosen_seeds, resolve, run_all, run_name, variant_files
+    from trackrec.commands.sweep_table import print_lines, sweep_lines, sweep_report, write_sweep
+    from trackrec.pipeline.lock import locked
     from trackrec.report.numbers import RunNumbers
-    from trackrec.run_lock import locked
-    from trackrec.sweep import chosen_seeds, resolve, run_all, run_name, variant_files
-    from trackrec.sweep_table import print_lines, sweep_lines, sweep_report, write_sweep
 
     files, seeds, out = variant_files(own["variants"]), chosen_seeds(own["seeds"]), Path(own["output"]).expanduser()
     with locked(out, "--output"):

@@ -10,11 +10,11 @@ from typing import Any
 
 import polars as pl
 
-from trackrec.experiment import LOG_ODDS, UNTUNED, Experiment
-from trackrec.loop import GENERATE, TESTED, TUNED, Loop
 from trackrec.metrics.intervals import metric_rows
-from trackrec.pipeline import Stage
-from trackrec.steps import Steps, add_counts
+from trackrec.pipeline.stage import Stage
+from trackrec.recipe.experiment import LOG_ODDS, UNTUNED, Experiment
+from trackrec.recipe.loop import GENERATE, TESTED, TUNED, Loop
+from trackrec.recipe.steps import Steps, add_counts
 from trackrec.storage.parts import read_table, write_part
 from trackrec.storage.schemas import to_arrow
 
@@ -80,7 +80,7 @@ class Recommend:
         where V was tuned on the user's rating of the item, or G's texts rewarded for it.
 
         Args:
-            rows: `trackrec.requests.request_rows`.
+            rows: `trackrec.serving.requests.request_rows`.
             arm: any but ``none``.
         """
         from trackrec.ctr.arms.arms import log_odds_of, source_of

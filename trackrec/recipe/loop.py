@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from trackrec.experiment import Experiment, tuning_turns
-from trackrec.pipeline import Stage
-from trackrec.steps import Steps
+from trackrec.pipeline.stage import Stage
+from trackrec.recipe.experiment import Experiment, tuning_turns
+from trackrec.recipe.steps import Steps
 
 Names = tuple[str, ...]
 Run = Callable[[Path], dict[str, Any]]

@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 from trackrec.llm.loading import BackboneSettings
 from trackrec.llm.memory_plan.footprint import ModelShape, Work, stage_bytes
 from trackrec.llm.memory_plan.shapes import SHAPES
-from trackrec.steps import TARGETS_PER_TREE
+from trackrec.recipe.steps import TARGETS_PER_TREE
 
 _UNITS = {"GIB": 2**30, "GB": 10**9, "MIB": 2**20, "MB": 10**6}
 # Tokens of a prompt, from the shipped configs' own: a title with year takes about 12, with attributes 18.

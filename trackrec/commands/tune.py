@@ -20,13 +20,13 @@ import polars as pl
 import yaml
 from numpy.typing import NDArray
 
-from trackrec.experiment import Experiment
+from trackrec.commands.search_space import Dimension, TuneSettings, at, changed, read_space
 from trackrec.metrics.intervals import Draws, Interval, seed_draws
 from trackrec.metrics.scores import auc
-from trackrec.pipeline import Stage
-from trackrec.run_lock import locked
+from trackrec.pipeline.lock import locked
+from trackrec.pipeline.stage import Stage
+from trackrec.recipe.experiment import Experiment
 from trackrec.runtime.packages import need
-from trackrec.search_space import Dimension, TuneSettings, at, changed, read_space
 from trackrec.storage.atomic import stable_hash, write_whole
 from trackrec.storage.parts import standing_part, write_part
 

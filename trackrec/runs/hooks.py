@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import polars as pl
 
-from trackrec.run_files import LOGS, RunFiles, round_of
+from trackrec.runs.files import LOGS, RunFiles, round_of
 from trackrec.storage.parts import write_part
 
 Verdict = Literal["ok", "few", "warn", "stop"]

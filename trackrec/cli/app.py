@@ -1,0 +1,211 @@
+"""The ``trackrec`` commands: a LightningCLI; trainers belong to stages, built when a stage starts."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from trackrec.cli.arguments import _add_experiment, _add_own
+from trackrec.cli.errors import broken_file, explain
+from trackrec.cli.quiet import _quiet
+from trackrec.commands.search_space import at, changed
+from trackrec.llm.sampling.auto_sampler import AutoSampler  # noqa: F401 - a sampler of the config is found by its short name
+from trackrec.llm.sampling.hf_sampler import HFSampler  # noqa: F401 - likewise
+from trackrec.llm.vllm.sampler import VLLMSampler  # noqa: F401 - likewise
+from trackrec.pipeline.stage import StageResult
+from trackrec.runtime.terminal_text import plain
+
+_COMMANDS = {
+    "fit": "Run every stage that is not up to date, from ratings to the recommender; goes on where it stopped.",
+    "test": "Read the test split: V with and without RecCoT, every CTR arm, intervals.",
+    "predict": "Probabilities for a table of (user_id, item_id) requests.",
+    "export": "Write the net of one arm as ONNX, with what a server needs to feed it.",
+    "tune": "Search hyper-parameters of the CTR net on validation rows; goes on where it stopped.",
+    "plan": "What each language-model stage will hold in memory, and which key to turn; loads no model.",
+    "sweep": "Run variants of an experiment with several seeds, and print one table of what they change.",
+    "report": "Write what the run directory holds as one HTML page and a Markdown file; runs nothing.",
+}
+_OWN = (
+    *("config", "stages", "requests", "output", "arm", "unknown", "seed", "trials", "gpu", "prompt_tokens", "jobs"),
+    *("reuse", "variants", "seeds"),
+)
+_NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_SWAPPABLE = ("dataset", "sampler", "teacher", "ctr.net", "ctr.connector")
+
+
+class TrackRecParser(LightningArgumentParser):
+    """A parser whose errors are at most five lines: what is wrong, where, and what was probably meant."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # A flag cut short would be taken for another: a misspelt one must be an error.
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Print the short form and exit with status 2."""
+        sys.stderr.write("\n".join(explain(self, message, ex)) + "\n")
+        raise SystemExit(2)
+
+
+class TrackRecCLI(LightningCLI):
+    """Parses one experiment and runs its pipeline.
+
+    Args:
+        args: command line arguments; None takes them from ``sys.argv``.
+    """
+
+    def __init__(self, args: list[str] | None = None) -> None:
+        given = sys.argv[1:] if args is None else args
+        if lines := broken_file(given):
+            sys.stderr.write("\n".join(lines) + "\n")
+            raise SystemExit(2)
+        self._given_run_dir = any(arg.partition("=")[0] == "--run_dir" for arg in given)
+        self._wanted = next((arg for arg in given if arg in _COMMANDS), None)
+        super().__init__(
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            seed_everything_default=42,
+            parser_class=TrackRecParser,
+            parser_kwargs={"prog": "trackrec"},
+            args=args,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The names of the commands."""
+        return {name: set() for name in _COMMANDS}
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **_: Any) -> None:
+        self._subcommand_parsers: dict[str, LightningArgumentParser] = {}
+        commands = parser.add_subcommands()
+        for name, text in _COMMANDS.items():
+            self._subcommand_parsers[name] = self._prepare_subcommand_parser(Trainer, name, description=text)
+            commands.add_subcommand(name, self._subcommand_parsers[name], help=text)
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = self.init_parser(**kwargs)
+        # Arguments of a command that isn't called would only cost time.
+        if subcommand == self._wanted:
+            _add_experiment(parser)
+            _add_own(parser, subcommand)
+        return parser
+
+    def _set_seed(self) -> None:
+        """Each stage seeds what it draws from; there is no global seed to set."""
+
+    def instantiate_classes(self) -> None:
+        """Nothing yet: objects are built when the command runs, trainers and nets when their stage starts."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        from trackrec.commands.run import run
+
+        config, dump = self.config[subcommand], self._resolved(subcommand)
+        if subcommand == "sweep" and self._given_run_dir:
+            raise ValueError("--run_dir: a sweep writes each run under --output. Leave --run_dir out.")
+        own = {key: config.get(key) for key in _OWN}
+        for line in swapped_classes(config, dump):
+            sys.stderr.write(plain(line, keep="") + "\n")
+        values = {key: value for key, value in dump.items() if key not in _OWN}
+        run(subcommand, values, own, self._objects, parse_values)
+
+    def _resolved(self, subcommand: str) -> dict[str, Any]:
+        """The configuration as plain types, every default in its place."""
+        config, parser = self.config[subcommand], self._subcommand_parsers[subcommand]
+        return yaml.safe_load(parser.dump(config, skip_unset=False, format="yaml"))
+
+    def _objects(self, changes: Mapping[str, Any] | None = None) -> Namespace:
+        """The config's objects, new ones at each call: callbacks and loggers hold the state of one training."""
+        assert self.subcommand is not None
+        parser, config = self._subcommand_parsers[self.subcommand], self.config[self.subcommand]
+        if changes:
+            config = parser.parse_object(changed(self._resolved(self.subcommand) | {"config": None}, changes))
+        return parser.instantiate(config)
+
+
+class _ParseOnly(TrackRecCLI):
+    """Parses and builds the config's objects, and runs nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        self.objects = self._objects()
+        self.values = {key: value for key, value in self._resolved(subcommand).items() if key not in _OWN}
+
+
+def parse_objects(args: list[str]) -> Namespace:
+    """The objects of a config without running it, for scripts and tests.
+
+    Args:
+        args: a command line, such as ``["fit", "--config", "configs/quickstart.yaml"]``.
+    """
+    return _ParseOnly(args).objects
+
+
+def parse_values(files: Sequence[Path]) -> dict[str, Any]:
+    """The whole configuration of files, the later ones over the earlier ones, as plain types; its objects can be built.
+
+    Raises:
+        SystemExit: a file is wrong; what about it has been said.
+    """
+    sys.argv = sys.argv[:1]  # else LightningCLI wonders about two command lines
+    return _ParseOnly(["fit", *(word for file in files for word in ("--config", str(file)))]).values
+
+
+def run_stage_body(stage: str, work: Path, loud: bool) -> StageResult:
+    """What one of several processes does for a stage; see `trackrec.cli.worker`."""
+    from trackrec.commands.run import run_body
+
+    _quiet()
+    sys.argv = sys.argv[:1]  # see parse_values
+    parsed = _ParseOnly(["fit", "--config", str(work / "config.yaml")])
+    return run_body(parsed.values, parsed._objects, stage, work, loud)
+
+
+def swapped_classes(config: Namespace, dump: dict[str, Any]) -> list[str]:
+    """Lines that tell where the command line replaced a class of the config file, and which arguments it kept."""
+    lines = []
+    for file in config.get("config") or []:
+        before = yaml.safe_load(Path(str(file)).read_text()) or {}
+        for key in _SWAPPABLE:
+            old, new = at(before, key), at(dump, key)
+            old = {"class_path": old} if isinstance(old, str) else old
+            if not isinstance(old, dict) or not isinstance(new, dict) or "class_path" not in old:
+                continue
+            was, now = (str(entry["class_path"]).rsplit(".", 1)[-1] for entry in (old, new))
+            if was != now:
+                kept = sorted(set(old.get("init_args") or {}) & set(new.get("init_args") or {}))
+                lines.append(
+                    f"{key}: {now} instead of the file's {was}" + (f", keeping {', '.join(kept)}" if kept else "")
+                )
+    return lines
+
+
+def run_cli(args: list[str] | None = None) -> None:
+    """Run the command line; a known error is a short message and exit status 1."""
+    from trackrec.commands.run import known_errors
+
+    _quiet()
+    try:
+        TrackRecCLI(args)
+    except known_errors() as error:
+        sys.stderr.write("\n".join(["trackrec: error:", *plain(str(error)).split("\n")[:4]]) + "\n")
+        raise SystemExit(1) from error
+    except OSError as error:
+        if error.errno not in _NO_SPACE and error.filename is None:
+            raise
+        where = plain(str(error.filename or "while a stage was written"), keep="")
+        remedy = "Make room" if error.errno in _NO_SPACE else "Mend that"
+        sys.stderr.write(
+            f"trackrec: error:\n{error.strerror}: {where}\n"
+            f"What is done stays. {remedy} and run the same command again: it goes on where this stopped.\n"
+        )
+        raise SystemExit(1) from error
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted: the same command goes on where this stopped\n")
+        raise SystemExit(130) from None

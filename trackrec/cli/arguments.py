@@ -1,0 +1,144 @@
+"""The keys of an experiment, each an argument of a constructor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+from torch import nn
+
+from trackrec.align.data import AlignData
+from trackrec.align.module import SoftmaxDPOModule
+from trackrec.align.preferences import PreferenceSettings
+from trackrec.commands.search_space import TuneSettings
+from trackrec.ctr import FeatureSpec
+from trackrec.ctr.arms.arms import ARMS, TextSettings
+from trackrec.ctr.plan import DEFAULT_ARMS
+from trackrec.ctr.training.data import CTRDataModule
+from trackrec.ctr.training.module import CTRModule
+from trackrec.distill import Teacher
+from trackrec.distill.data import DistillData
+from trackrec.distill.module import DistillModule
+from trackrec.embed.encode import EmbedSettings
+from trackrec.interactions import RatingSource, SampleRules
+from trackrec.llm.loading import BackboneSettings
+from trackrec.llm.sampling.auto_sampler import AutoSampler  # noqa: F401 - a sampler of the config is found by its short name
+from trackrec.llm.sampling.hf_sampler import HFSampler  # noqa: F401 - likewise
+from trackrec.llm.sampling.sampler import Sampler
+from trackrec.llm.vllm.sampler import VLLMSampler  # noqa: F401 - likewise
+from trackrec.prompts.settings import PromptSettings
+from trackrec.recipe.settings import LoopSettings
+from trackrec.runs.hooks import StageHook
+from trackrec.validator.data import RecTuneData
+from trackrec.validator.module import RecTuningModule
+from trackrec.validator.score import ScoreSettings
+
+# What the pipeline hands to the classes itself; the rest of their arguments are configuration.
+_LM_MODULE = {"lm", "adapter"}
+_LM_DATA = {"lm", "book", "teacher_dir", "directories", "texts", "targets", "seed"}
+# Named, not imported: nothing here knows the callbacks.
+_MONITORS = (
+    "Collapse",
+    "LengthDrift",
+    "LikelihoodDisplacement",
+    "Saturation",
+    "StaleReference",
+    "RewardHacking",
+    "Calibration",
+    "AnswerMass",
+    "AlwaysYes",
+)
+_TRAINERS = ("distill.trainer", "align.trainer", "rec_tune.trainer", "ctr.trainer")
+
+
+def _add_experiment(parser: LightningArgumentParser) -> None:
+    """Every key of an experiment: each is an argument of a constructor."""
+    parser.add_argument("--seed_everything", type=int, default=42, help="Seed of the whole run.")
+    parser.add_argument("--run_dir", type=Path, required=True, help="Where the stages of this run live.")
+    parser.add_argument("--dataset", type=RatingSource, required=True, help="MovieLens, AmazonBook, Table.")
+    parser.add_argument("--samples", type=SampleRules, default=SampleRules())
+    parser.add_argument("--prompts", type=PromptSettings, default=PromptSettings())
+    parser.add_argument("--backbone", type=BackboneSettings, required=True)
+    parser.add_argument(
+        "--validator_backbone", type=BackboneSettings | None, default=None, help="null: shares backbone."
+    )
+    # No defaults: a default's arguments (fraction: 0.05) would stay when a file names another class.
+    parser.add_argument(
+        "--sampler", type=Sampler, required=True, help="Who draws texts: AutoSampler, HFSampler, VLLMSampler."
+    )
+    parser.add_argument(
+        "--teacher",
+        type=Teacher,
+        required=True,
+        help="Who writes first: ProfileTeacher, OpenAITeacher.",
+    )
+    parser.add_argument("--loop", type=LoopSettings, default=LoopSettings())
+    parser.add_argument("--scoring", type=ScoreSettings, default=ScoreSettings())
+    for stage, module, data in (
+        ("distill", DistillModule, DistillData),
+        ("align", SoftmaxDPOModule, AlignData),
+        ("rec_tune", RecTuningModule, RecTuneData),
+    ):
+        parser.add_class_arguments(module, f"{stage}.model", skip=_LM_MODULE, instantiate=False, sub_configs=True)
+        parser.add_class_arguments(data, f"{stage}.data", skip=_LM_DATA, instantiate=False, sub_configs=True)
+    parser.add_argument("--align.sets", type=PreferenceSettings, default=PreferenceSettings())
+    parser.add_argument("--embed", type=EmbedSettings, default=EmbedSettings())
+    _add_ctr(parser)
+    parser.add_argument("--tune", type=TuneSettings, default=TuneSettings())
+    monitors = [{"class_path": f"trackrec.callbacks.{name}"} for name in _MONITORS]
+    parser.add_argument("--monitors", type=list[StageHook], default=monitors, help="Looked at after every stage.")
+    for key in _TRAINERS:
+        parser.add_lightning_class_args(Trainer, key)
+        epochs = 20 if key.startswith("ctr") else 1
+        parser.set_defaults({f"{key}.max_epochs": epochs, f"{key}.enable_model_summary": False})
+
+
+def _add_ctr(parser: LightningArgumentParser) -> None:
+    net = Callable[[FeatureSpec, nn.Module | None], nn.Module]
+    parser.add_argument("--ctr.net", type=net, required=True, help="DIN, DeepFM, LightFM, or the path of a class.")
+    connector = Callable[[int], nn.Module] | None  # required too: see _add_experiment
+    parser.add_argument("--ctr.connector", type=connector, required=True, help="Text vector to the net.")
+    parser.add_class_arguments(CTRModule, "ctr.model", skip={"net"}, instantiate=False)
+    parser.add_class_arguments(CTRDataModule, "ctr.data", skip={"data", "arm", "seed"}, instantiate=False)
+    parser.add_argument("--ctr.arms", type=list[str], default=list(DEFAULT_ARMS), help=f"Among {', '.join(ARMS)}.")
+    parser.add_argument("--ctr.text", type=TextSettings, default=TextSettings())
+    parser.add_argument("--ctr.classics", type=list[str], default=["logistic"], help="Among logistic, lightgbm.")
+    parser.add_argument("--ctr.seeds", type=list[int], default=[0, 1, 2], help="One training per arm and seed.")
+    parser.add_argument("--ctr.patience", type=int, default=3, help="Epochs without a better validation AUC.")
+
+
+def _add_own(parser: LightningArgumentParser, command: str) -> None:
+    """Arguments that tell a command what to do, and are no part of the experiment."""
+    if command == "fit":
+        parser.add_argument(
+            "--stages", type=list[str] | str | None, help="Only these stages, by name or kind: embed,ctr"
+        )
+        parser.add_argument("--reuse", type=Path | None, help="A run or a folder of runs to take equal stages from.")
+    if command == "sweep":
+        files = "YAML files with the keys that differ; the experiment as it is runs too."
+        parser.add_argument("--variants", type=str, nargs="+", default=[], help=files)
+        parser.add_argument("--seeds", type=str, nargs="+", default=["0,1,2"], help="Of whole runs, one per variant.")
+        parser.add_argument(
+            "--jobs", type=int, default=1, help="Seeds that run at once, each with a share of the cores."
+        )
+        parser.add_argument("--output", type=Path, required=True, help="Folder for the runs.")
+    if command == "predict":
+        parser.add_argument("--requests", type=Path, required=True, help="Parquet or CSV with user_id and item_id.")
+        parser.add_argument("--output", type=Path, required=True, help="Parquet file to write.")
+        parser.add_argument("--arm", type=str, default="reccot", help="The arm whose nets predict.")
+        parser.add_argument(
+            "--unknown", type=Literal["error", "empty"], default="error", help="empty: no p for unknown ids."
+        )
+    if command == "export":
+        parser.add_argument("--output", type=Path, required=True, help="Folder to write; it must not exist.")
+        parser.add_argument("--arm", type=str, default="reccot", help="The arm whose net is written.")
+        parser.add_argument("--seed", type=int | None, default=None, help="Of its training; null is the first.")
+    if command == "tune":
+        parser.add_argument("--trials", type=int | None, default=None, help="Instead of tune.trials.")
+        parser.add_argument("--output", type=Path | None, default=None, help="YAML to write; null: tune/chosen.yaml.")
+    if command == "plan":
+        parser.add_argument("--gpu", type=str | None, default=None, help="Memory of the device, such as 24GiB.")
+        parser.add_argument("--prompt_tokens", type=int | None, default=None, help="Of G's prompt; null estimates it.")

@@ -1,0 +1,1 @@
+"""Requests to a trained recommender: predictions, and the export of its nets."""
