@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import polars as pl
 
+from trackrec.recipe.names import in_round
 from trackrec.runs.hooks import DoneStage
 
 from .monitor import Gauge, Limits, Monitor
@@ -98,8 +99,8 @@ class StaleReference(Monitor):
             value = abs(float(log["chosen_log_ratio"][0] / log["chosen_tokens"][0]))
             advice = f"Delete {stage.name} and run again; see align.model."
             yield Gauge("start", "the policy's distance from its reference at step 0", value, 1, advice)
-        sets = stage.run.table(f"round-{stage.round}/preferences", "preferences", ("source",))
+        sets = stage.run.table(in_round(stage.round, "preferences"), "preferences", ("source",))
         if stage.kind == "align" and sets is not None and stage.run.has(stage.name):
             value = float((sets["source"] != _began_with(stage)).mean() or 0.0)  # type: ignore[arg-type]
-            advice = f"Delete round-{stage.round}/sample and run again."
+            advice = f"Delete {in_round(stage.round, 'sample')} and run again."
             yield Gauge("foreign", "the share of sets drawn by another G", value, len(sets), advice, share=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import polars as pl
 
 from trackrec.metrics.scores import calibration_error
+from trackrec.recipe.names import without_text
 from trackrec.runs.hooks import DoneStage
 
 from .monitor import Gauge, Limits, Monitor
@@ -16,7 +17,7 @@ _BINS = 10
 
 def tuned_answers(stage: DoneStage) -> pl.DataFrame | None:
     """The answers of the V that a round tuned (or the warm-up), None after other stages and of an untuned V."""
-    if stage.kind != "evaluate" or stage.name.startswith("plain/"):
+    if stage.kind != "evaluate" or stage.name == without_text("evaluate"):
         return None
     validator = stage.name.replace("evaluate", "rec_tune")
     return stage.run.answers(stage.name, validator)

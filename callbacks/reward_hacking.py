@@ -10,6 +10,7 @@ import polars as pl
 
 from trackrec.metrics.intervals import paired_bootstrap
 from trackrec.metrics.scores import auc, balanced_mean
+from trackrec.recipe.names import in_round
 from trackrec.runs.hooks import DoneStage
 
 from .monitor import Gauge, Limits, Monitor
@@ -81,7 +82,7 @@ class RewardHacking(Monitor):
 
     def _tone(self, stage: DoneStage) -> Iterator[Gauge]:
         scores = stage.run.table(
-            f"round-{stage.round}/score", "scores", ("history_id", "draw", "sample_id", "p_yes", "p_true")
+            in_round(stage.round, "score"), "scores", ("history_id", "draw", "sample_id", "p_yes", "p_true")
         )
         if scores is None:
             return
@@ -100,9 +101,9 @@ class RewardHacking(Monitor):
         """The fall of V's AUC in a round that raised the reward; None where either wasn't measured."""
         run, number = stage.run, stage.round
         # Without alternation only the last round is evaluated.
-        rounds = (f"round-{earlier}/evaluate" for earlier in range(number - 1, 0, -1))
-        before = next((name for name in rounds if run.has(name)), "warmup/evaluate")
-        tuned = f"round-{number}/rec_tune"
+        rounds = (in_round(earlier, "evaluate") for earlier in range(number - 1, -1, -1))
+        before = next((name for name in rounds if run.has(name)), in_round(0, "evaluate"))
+        tuned = in_round(number, "rec_tune")
         judge = next((name for name in run.validators(stage.name) if name != tuned), None)
         if judge is None:
             return None

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from trackrec.metrics.texts import distinct_n, mean_words
+from trackrec.recipe.names import in_round
 from trackrec.runs.hooks import DoneStage
 from trackrec.storage.atomic import stable_hash
 
@@ -16,7 +17,7 @@ from .monitor import Gauge, Limits, Monitor
 
 MOST_TEXTS = 500
 """Texts of a round that are looked at, chosen by hash."""
-_START = "warmup/greedy"
+_START = in_round(0, "greedy")
 _COLUMNS = ("history_id", "text", "finish_reason")
 _ADVICE = "Lower align.model.lr or raise align.model.beta; look at the texts in the report."
 _ADVICE_AT_START = (

@@ -20,9 +20,13 @@ import polars as pl
 from trackrec.cli.app import parse_objects, parse_values
 from trackrec.distill.texts import write_teacher_texts
 from trackrec.recipe.build import build_experiment
-from trackrec.recipe.experiment import Experiment, texts_in
-from trackrec.recipe.loop import Loop
-from trackrec.recipe.steps import Steps
+from trackrec.recipe.cohort import cohort_of
+from trackrec.recipe.experiment import Experiment
+from trackrec.recipe.graph import add_stages
+from trackrec.recipe.names import in_round
+from trackrec.recipe.scoring import measure_texts
+from trackrec.recipe.tables import prompt_book, sample_rows, texts_in
+from trackrec.recipe.writing import write_texts
 from trackrec.runs.files import newest_of
 from trackrec.storage.atomic import stable_hash
 from trackrec.storage.manifest import MANIFEST
@@ -58,32 +62,30 @@ def experiment_of(run_dir: Path) -> Experiment:
 
 def judge(exp: Experiment, users: int, rows: int) -> list[dict[str, Any]]:
     """AUC of the warmed-up, the last and the text-free V, on the texts that each may read."""
-    steps = Steps(exp)
-    loop = Loop(exp, steps)
-    loop.add_stages()
+    graph = add_stages(exp)
     asked = unseen_rows(exp, users, rows)
     histories = sorted(set(asked["history_id"].to_list()))
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         teacher, own = Path(folder) / "teacher", Path(folder) / "own"
-        write_teacher_texts(exp.teacher, exp.book, histories, teacher, exp.seed, False)
-        steps.write(own, histories, loop.generator, exp.loop.rounds, greedy=True)
+        write_teacher_texts(exp.teacher, prompt_book(exp), histories, teacher, exp.seed, False)
+        write_texts(exp, own, histories, graph.generator, exp.loop.rounds, greedy=True)
         texts: dict[str, Texts] = {"teacher": texts_in(teacher), "own": texts_in(own), "none": dict.fromkeys(histories)}
-        first = "warmup/rec_tune" if exp.loop.warmup else None
-        last = loop.validator
+        first = in_round(0, "rec_tune") if exp.loop.warmup else None
+        last = graph.validator
         pairs = [
             (first, "teacher"),
             (first, "own"),
             (last, "own"),
             (last, "none"),
-            (loop.plain, "none"),
+            (graph.plain, "none"),
             (None, "none"),
         ]
         # Without a warm-up or tuning some are the same.
         for place, (validator, kind) in enumerate(dict.fromkeys(pairs)):
             which = asked.filter(pl.col("history_id").is_in(list(texts[kind])))
             out = Path(folder) / str(place)
-            _, values = steps.judge_and_measure(out, which, texts[kind], validator, kind, exp.loop.rounds, 0)
+            _, values = measure_texts(exp, out, which, texts[kind], validator, kind, exp.loop.rounds, 0)
             auc = values["auc"]
             found.append({"V": validator or "base", "texts": kind, "auc": auc.value, "low": auc.low, "high": auc.high})
             print(f"{validator or 'base':20} {kind:8} AUC {auc.value:.4f} [{auc.low:.4f}, {auc.high:.4f}]", flush=True)
@@ -97,9 +99,9 @@ def unseen_rows(exp: Experiment, users: int, rows: int) -> pl.DataFrame:
     Raises:
         SystemExit: there are none.
     """
-    cohort = exp.cohort
+    cohort = cohort_of(exp)
     met = pl.concat([part["user_id"] for part in (cohort.reward, cohort.tune, cohort.warmup)]).unique()
-    train = exp.sample_rows.filter(pl.col("split") == "train")
+    train = sample_rows(exp).filter(pl.col("split") == "train")
     left = sorted(set(train["user_id"].to_list()) - set(met.to_list()), key=lambda user: stable_hash("unseen", user))
     if not left:
         raise SystemExit("every train user plays or warms V up: lower loop.users or loop.warmup_users.")

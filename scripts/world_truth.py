@@ -21,6 +21,7 @@ from trackrec.interactions.simulated.source import Simulated, Truth, expected_au
 from trackrec.interactions.simulated.world import WorldRules
 from trackrec.metrics.intervals import user_bootstrap
 from trackrec.metrics.scores import auc, balanced_mean
+from trackrec.recipe.names import in_round, without_text
 from trackrec.runs.files import RunFiles
 
 RESAMPLES = 500
@@ -101,37 +102,27 @@ def reward_gain(a: Float, b: Float, labels: Float) -> float:
     return balanced_mean(a, labels) - balanced_mean(b, labels)
 
 
-def evaluate_stage(round_: int) -> str:
-    """Where V judged the greedy texts of a round."""
-    return f"round-{round_}/evaluate" if round_ else "warmup/evaluate"
-
-
-def tuned_in(round_: int) -> str:
-    """The V that a round tuned."""
-    return f"round-{round_}/rec_tune" if round_ else "warmup/rec_tune"
-
-
 def rounds_of(runs: list[Run]) -> int:
     """Rounds that every run has finished."""
     counts = []
     for run in runs:
-        done = [n for n in range(1, run.files.rounds + 1) if run.files.has(evaluate_stage(n))]
+        done = [n for n in range(1, run.files.rounds + 1) if run.files.has(in_round(n, "evaluate"))]
         counts.append(max(done, default=0))
     return min(counts)
 
 
 def print_validators(runs: list[Run]) -> None:
     """V's AUC beside the ceilings."""
-    plain = judged(runs, "plain/evaluate", "plain/rec_tune")
+    plain = judged(runs, without_text("evaluate"), without_text("rec_tune"))
     if plain is None:
         raise SystemExit("no finished plain/evaluate stage: let the run end first")
     found: dict[str, pl.DataFrame | None] = {
-        "V untuned, no text": judged(runs, "plain/evaluate", "base"),
+        "V untuned, no text": judged(runs, without_text("evaluate"), "base"),
         "V plain: tuned, no text": plain,
     }
     for number in range(rounds_of(runs) + 1):
         name = f"V after round {number}" if number else "V warmed up, distilled G"
-        found[name] = judged(runs, evaluate_stage(number), tuned_in(number))
+        found[name] = judged(runs, in_round(number, "evaluate"), in_round(number, "rec_tune"))
     print(f"\n{len(runs)} run(s), {plain.height} validation rows\n")
     print("| ranking | AUC | expected AUC | expected AUC minus V plain |\n|---|---|---|---|")
     told = np.concatenate(
@@ -166,13 +157,14 @@ def print_changes(runs: list[Run]) -> None:
     )
     pairs = []
     for number in range(1, rounds_of(runs) + 1):
-        before = judged(runs, evaluate_stage(number - 1), tuned_in(number - 1))
-        after = judged(runs, evaluate_stage(number), tuned_in(number - 1))
-        own = judged(runs, evaluate_stage(number), tuned_in(number))
+        before = judged(runs, in_round(number - 1, "evaluate"), in_round(number - 1, "rec_tune"))
+        after = judged(runs, in_round(number, "evaluate"), in_round(number - 1, "rec_tune"))
+        own = judged(runs, in_round(number, "evaluate"), in_round(number, "rec_tune"))
         if before is not None and after is not None:
             both = _joined(after, before)
             print(
-                f"| {number} | {tuned_in(number - 1)} | {measured(balanced_mean, both, 'p_true_old', 'label')} | "
+                f"| {number} | {in_round(number - 1, 'rec_tune')} | "
+                f"{measured(balanced_mean, both, 'p_true_old', 'label')} | "
                 f"{measured(balanced_mean, both, 'p_true', 'label')} | "
                 f"{measured(reward_gain, both, 'p_true', 'p_true_old', 'label')} | "
                 f"{measured(expected_reward_gain, both, 'p_yes', 'p_yes_old', 'truth')} | "
@@ -220,9 +212,9 @@ def true_share(true: Float, false: Float) -> float:
 def print_claims(runs: list[Run]) -> None:
     """How true texts are: the teacher's, then G's greedy ones on validation users, then the sampled ones."""
     rounds = range(1, rounds_of(runs) + 1)
-    stages = [("teacher, train users", "teacher", True), ("distilled G, greedy", "warmup/greedy", False)]
-    stages += [(f"G of round {n}, greedy", f"round-{n}/greedy", False) for n in rounds]
-    stages += [(f"sampled in round {n}, train users", f"round-{n}/sample", True) for n in rounds]
+    stages = [("teacher, train users", "teacher", True), ("distilled G, greedy", in_round(0, "greedy"), False)]
+    stages += [(f"G of round {n}, greedy", in_round(n, "greedy"), False) for n in rounds]
+    stages += [(f"sampled in round {n}, train users", in_round(n, "sample"), True) for n in rounds]
     print(
         "\n| texts | n | claims | true ones | true of the decided | undecided | unparsable |"
         "\n|---|---|---|---|---|---|---|"
@@ -243,10 +235,12 @@ def print_claims(runs: list[Run]) -> None:
 def final(runs: list[Run]) -> pl.DataFrame:
     """The last V's answers on the last texts; a loop without Rec-Tuning ends with the V that was warmed up."""
     last = rounds_of(runs)
-    rows = judged(runs, evaluate_stage(last), tuned_in(last))
-    rows = judged(runs, evaluate_stage(last), tuned_in(0)) if rows is None else rows
+    rows = judged(runs, in_round(last, "evaluate"), in_round(last, "rec_tune"))
+    rows = judged(runs, in_round(last, "evaluate"), in_round(0, "rec_tune")) if rows is None else rows
     if rows is None:
-        raise SystemExit(f"{runs[0].files.run_dir}: no finished {evaluate_stage(last)} stage: let the run end first")
+        raise SystemExit(
+            f"{runs[0].files.run_dir}: no finished {in_round(last, 'evaluate')} stage: let the run end first"
+        )
     return rows
 
 

@@ -16,5 +16,5 @@ import transformers.models.bert.modeling_bert
 import transformers.models.llama.modeling_llama
 
 import trackrec.cli.app
-import trackrec.commands.run
-import trackrec.recipe.steps
+import trackrec.recipe.scoring
+import trackrec.recipe.writing

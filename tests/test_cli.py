@@ -74,12 +74,12 @@ def test_a_bad_value_names_its_key(
 
 @pytest.mark.parametrize("error", [ImportError("cannot import name 'x'"), KeyError("x"), RuntimeError("shapes")])
 def test_a_fault_of_our_own_keeps_its_traceback(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    import trackrec.commands.run as commands
+    from trackrec.commands import fit
 
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(commands, "run", fail)
+    monkeypatch.setattr(fit, "run", fail)
     monkeypatch.setattr(sys, "argv", ["trackrec"])
     with pytest.raises(type(error)):
         run_cli(["fit", "--config", CONFIG])
@@ -88,12 +88,12 @@ def test_a_fault_of_our_own_keeps_its_traceback(error: Exception, monkeypatch: p
 def test_a_package_that_a_setting_needs_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import trackrec.commands.run as commands
+    from trackrec.commands import fit
 
     def fail(*_: object) -> None:
         raise MissingPackageError("OpenAITeacher needs openai: pip install trackrec[teacher]")
 
-    monkeypatch.setattr(commands, "run", fail)
+    monkeypatch.setattr(fit, "run", fail)
     assert fails(monkeypatch, capsys, "fit", "--config", CONFIG)[-1].endswith("pip install trackrec[teacher]")
 
 

@@ -38,7 +38,8 @@ def experiment(**loop) -> SimpleNamespace:
     ]
     names = ["sample_id", "user_id", "history_id", "item_id", "label", "split", "use"]
     samples = pl.DataFrame(rows, schema=names, orient="row")
-    return SimpleNamespace(sample_rows=samples, cohort=select_cohort(samples, LoopSettings(**loop), seed=1))
+    cohort = select_cohort(samples, LoopSettings(**loop), seed=1)
+    return SimpleNamespace(cohort=cohort, once=lambda name, _: {"samples": samples, "cohort": cohort}[name])
 
 
 def test_nobody_who_plays_warms_up_or_is_held_out_is_asked_about(script):

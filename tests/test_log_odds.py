@@ -10,8 +10,9 @@ import pytest
 from tiny import frame
 
 from trackrec.ctr.arms.log_odds import rows_to_score, texts_of_arm
-from trackrec.recipe.cohort import select_cohort, tuning_rows
-from trackrec.recipe.experiment import LOG_ODDS, Experiment, tuning_turns
+from trackrec.recipe.cohort import learned_samples, select_cohort, tuning_rows, tuning_turns
+from trackrec.recipe.ctr_inputs import ctr_stages
+from trackrec.recipe.names import LOG_ODDS
 from trackrec.recipe.settings import LoopSettings
 
 
@@ -28,45 +29,40 @@ def samples(users: int = 8, each: int = 12) -> pl.DataFrame:
     return frame("samples", rows)
 
 
-def experiment(monkeypatch: pytest.MonkeyPatch, **loop: Any) -> Any:
+def experiment(**loop: Any) -> Any:
     """Of an experiment, what decides which rows were learned from."""
     settings = LoopSettings(**{"rounds": 2, "targets": 1, **loop})
-    exp: Any = Experiment.__new__(Experiment)
-    exp.loop, exp.rec_tune = settings, SimpleNamespace(data={"samples_per_history": 1})
-    exp.__dict__["cohort"] = select_cohort(samples(), settings, 0)
-    return exp
+    cohort = select_cohort(samples(), settings, 0)
+    rec_tune = SimpleNamespace(data={"samples_per_history": 1})
+    return SimpleNamespace(
+        loop=settings, rec_tune=rec_tune, cohort=cohort, once=lambda name, _: {"cohort": cohort}[name]
+    )
 
 
 @pytest.mark.parametrize("start", ["base", "previous"])
 @pytest.mark.parametrize("disjoint", [True, False])
-def test_rows_that_v_or_the_texts_learned_from_are_known(
-    start: str, disjoint: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_that_v_or_the_texts_learned_from_are_known(start: str, disjoint: bool) -> None:
     """Against the turns by hand: the last round's rows (base), or the warm-up's and every round's (previous)."""
-    exp = experiment(monkeypatch, validator_start=start, disjoint=disjoint)
+    exp = experiment(validator_start=start, disjoint=disjoint)
     turns = [2] if start == "base" else [0, 1, 2]
     assert tuning_turns(exp.loop) == turns
     tuned = {key for turn in turns for key in tuning_rows(exp.cohort.tune, 1, turn)["sample_id"]}
     rewarded = set(exp.cohort.reward["sample_id"])
-    assert exp.learned_samples == tuned | rewarded
+    assert learned_samples(exp) == tuned | rewarded
     assert len(rewarded) == 8
     train = set(samples().filter(pl.col("split") == "train")["sample_id"])
-    assert exp.learned_samples < train
-    without = experiment(monkeypatch, validator_start=start, disjoint=disjoint, warmup=False)
+    assert learned_samples(exp) < train
+    without = experiment(validator_start=start, disjoint=disjoint, warmup=False)
     assert tuning_turns(without.loop) == [turn for turn in turns if turn]
 
 
 def test_the_stage_is_read_where_log_odds_are_used() -> None:
-    exp: Any = Experiment.__new__(Experiment)
     for use, there in (("dense", False), ("query", False), ("log_odds", True)):
-        exp.ctr = SimpleNamespace(text=SimpleNamespace(use=use), arms=["none", "reccot"])
-        assert exp.ctr_stages() == ("data", "texts", LOG_ODDS if there else "embed")
+        assert ctr_stages(["none", "reccot"], use) == ("data", "texts", LOG_ODDS if there else "embed")
 
 
 def test_without_an_arm_that_reads_texts_the_data_is_all() -> None:
-    exp: Any = Experiment.__new__(Experiment)
-    exp.ctr = SimpleNamespace(text=SimpleNamespace(use="dense"), arms=["none"])
-    assert exp.ctr_stages() == ("data",)
+    assert ctr_stages(["none"], "dense") == ("data",)
 
 
 def test_a_limit_takes_rows_of_every_history_and_split_by_hash() -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from trackrec.pipeline.lock import ForeignFilesError, RunLockedError
 from trackrec.pipeline.pipeline import Pipeline
-from trackrec.pipeline.stage import Stage, StageError, StoppedByMonitorError
-from trackrec.runs.hooks import DoneStage, Reading, StageHook
+from trackrec.pipeline.stage import Stage, StageError
+from trackrec.runs.hooks import DoneStage, Reading, StageHook, StoppedByMonitorError, call_hooks
 from trackrec.storage.manifest import read_manifest
 from trackrec.storage.parts import read_table
 from trackrec.storage.schemas import TableError
@@ -33,9 +33,9 @@ def pipeline(
 
         return run
 
-    made.add(Stage("a", ("a",), (), ("metrics",), body("a", "a" * config["a"])))
-    made.add(Stage("one/b", ("x.y",), ("a",), ("metrics",), body("one/b", f"b{config['x']['y']}", "a")))
-    made.add(Stage("c", ("z",), ("one/b",), ("prompts",), body("c", "c", "one/b")))
+    made.add(Stage("a", ("a",), (), "trackrec.metrics.texts", body("a", "a" * config["a"])))
+    made.add(Stage("one/b", ("x.y",), ("a",), "trackrec.metrics.texts", body("one/b", f"b{config['x']['y']}", "a")))
+    made.add(Stage("c", ("z",), ("one/b",), "trackrec.prompts.settings", body("c", "c", "one/b")))
     return made
 
 
@@ -100,7 +100,7 @@ def test_parts_of_another_size_are_not_taken_for_ones_own(tmp_path: Path) -> Non
                     path.write_text(" ".join(map(str, range(start, start + size))))
             return {}
 
-        made.add(Stage("a", (), (), ("metrics",), run, part_size=size))
+        made.add(Stage("a", (), (), "trackrec.metrics.texts", run, part_size=size))
         return made
 
     with pytest.raises(OSError, match="killed"):
@@ -119,7 +119,7 @@ def test_what_lightning_makes_of_ctrl_c_is_an_interruption(tmp_path: Path) -> No
         (out / "half").write_text("half")
         raise SystemExit(1)
 
-    made.add(Stage("d", (), ("c",), ("metrics",), run))
+    made.add(Stage("d", (), ("c",), "trackrec.metrics.texts", run))
     with pytest.raises(KeyboardInterrupt):
         made.run()
     assert not (tmp_path / "d").exists()
@@ -128,7 +128,7 @@ def test_what_lightning_makes_of_ctrl_c_is_an_interruption(tmp_path: Path) -> No
 
 def test_a_run_holds_its_directory(tmp_path: Path) -> None:
     made = pipeline(tmp_path, CONFIG)
-    made.add(Stage("d", (), ("c",), ("metrics",), lambda out: {"again": pipeline(tmp_path, CONFIG).run()}))
+    made.add(Stage("d", (), ("c",), "trackrec.metrics.texts", lambda out: {"again": pipeline(tmp_path, CONFIG).run()}))
     with pytest.raises(RunLockedError, match="is in use by process"):
         made.run()
 
@@ -201,7 +201,7 @@ def test_an_input_that_was_edited_is_named_before_it_is_read(tmp_path: Path) -> 
 
 def test_stages_that_a_named_one_does_not_read_may_be_missing(tmp_path: Path) -> None:
     made = pipeline(tmp_path, CONFIG)
-    made.add(Stage("d", (), ("a",), ("metrics",), lambda out: {}))
+    made.add(Stage("d", (), ("a",), "trackrec.metrics.texts", lambda out: {}))
     with pytest.raises(StageError, match="leaves out a"):
         made.run(["d"])
     assert made.run(["a", "d"]) == ["a", "d"]
@@ -247,7 +247,8 @@ class Watch:
 def watched(run_dir: Path, stop: float, lines: list[str] | None = None) -> tuple[Pipeline, Watch]:
     watch = Watch(stop)
     made = pipeline(run_dir, {**CONFIG, "loop": {"rounds": 1}})
-    made.hooks, made.say = [watch], (lambda text: None) if lines is None else lines.append
+    made.say = (lambda text: None) if lines is None else lines.append
+    made.after_stage = call_hooks(made, [watch])
     return made, watch
 
 
@@ -301,7 +302,7 @@ def test_a_stage_killed_while_its_manifest_was_written_goes_on_whole(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("trackrec.pipeline.pipeline.write_manifest", killed)
+        patch.setattr("trackrec.pipeline.publish.write_manifest", killed)
         with pytest.raises(KeyboardInterrupt):
             pipeline(tmp_path, CONFIG).run()
     said: list[str] = []

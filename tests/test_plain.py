@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trackrec.cli.app import run_cli
-from trackrec.commands.run import run
 from trackrec.llm.memory import MemoryLimitError
 from trackrec.runtime.terminal_text import PlainFormatter, plain
 
@@ -73,7 +72,7 @@ def test_an_error_that_repeats_what_was_typed_is_plain(
 def test_a_known_error_and_a_full_disk_are_plain(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import trackrec.commands.run as commands
+    from trackrec.commands import fit
 
     for error, words in (
         (ValueError(f"teacher: {RED}\n\n\n\n\nFAKE"), f"teacher: {SHOWN}"),
@@ -85,7 +84,7 @@ def test_a_known_error_and_a_full_disk_are_plain(
         def fail(*_: object, error: Exception = error) -> None:
             raise error
 
-        monkeypatch.setattr(commands, "run", fail)
+        monkeypatch.setattr(fit, "run", fail)
         shown = cli_error(monkeypatch, capsys, "fit", "--config", CONFIG)
         assert words in shown
         assert "\x1b" not in shown
@@ -101,7 +100,7 @@ def test_a_line_of_a_stage_is_plain_and_one_line(capsys: pytest.CaptureFixture[s
     def objects() -> None:
         raise StopError
 
-    import trackrec.commands.run as commands
+    from trackrec.commands import call, fit
 
     heard: list[object] = []
 
@@ -110,9 +109,9 @@ def test_a_line_of_a_stage_is_plain_and_one_line(capsys: pytest.CaptureFixture[s
         raise StopError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(commands, "build_experiment", build)
+        patch.setattr(call, "build_experiment", build)
         with pytest.raises(StopError):
-            run("fit", {}, {}, objects)  # type: ignore[arg-type]
+            fit.run(call.Call({}, {}, objects, lambda _: {}))  # type: ignore[arg-type]
     heard[0](f"stage {RED}\n[ 1/25] data up to date")  # type: ignore[operator]
     out = capsys.readouterr().out
     assert out == rf"stage {SHOWN}\n[ 1/25] data up to date" + "\n"

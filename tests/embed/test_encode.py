@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from tiny import save_tiny_encoder
 
-from trackrec.embed.encode import EmbedSettings, embed_texts, vectors_of
+from trackrec.embed.encode import EmbedSettings, embed_texts
+from trackrec.embed.vectors import vectors_of
 from trackrec.storage.schemas import TableError
 
 

@@ -296,10 +296,10 @@ def test_a_rating_equal_to_a_threshold_that_float32_rounds_is_no_like() -> None:
     from types import SimpleNamespace
     from typing import Any
 
-    from trackrec.recipe.experiment import Experiment
+    from trackrec.recipe.tables import like_threshold
 
     run: Any = SimpleNamespace(samples=SampleRules(threshold=0.8), dataset=SimpleNamespace(threshold=3.0))
-    threshold = Experiment.threshold.__get__(run)
+    threshold = like_threshold(run)
     stored = pl.Series([0.6, 0.8, 1.0], dtype=pl.Float32)
     assert (stored.to_numpy().astype(np.float64) - threshold > 0).tolist() == [False, False, True]
     assert (stored > threshold).to_list() == [False, False, True]

@@ -21,7 +21,8 @@ from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.loading import BackboneSettings, LoRASettings
 from trackrec.storage.parts import read_table, write_part
 from trackrec.validator.judge import judge_tree
-from trackrec.validator.score import ScoreSettings, score_reccots
+from trackrec.validator.score import score_reccots
+from trackrec.validator.settings import ScoreSettings
 
 LONG = "Enjoys Drama and War and Comedy. " * 60
 ROOM = 160 << 20  # bytes; less than the masks and hidden states of the whole batches below
@@ -47,7 +48,7 @@ def scores(lm: LanguageModel, histories: int, out: Path) -> list[float]:
         for i in range(histories)
     ]
     common: dict[str, Any] = {"source": "g", "round_": 1, "validator": "base", "shard_size": 99}
-    score_reccots(lm, None, entries, out, settings=ScoreSettings(1_000_000), **common)
+    score_reccots(lm, None, entries, out, reader=ScoreSettings(1_000_000).reader(), **common)
     return read_table(out, "scores").sort("history_id", "sample_id")["p_yes"].to_list()
 
 

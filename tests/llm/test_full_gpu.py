@@ -17,7 +17,8 @@ from trackrec.llm.loading import LoRASettings
 from trackrec.llm.training.training import fit_adapter
 from trackrec.storage.parts import read_table, write_part
 from trackrec.validator.judge import judge_tree
-from trackrec.validator.score import ScoreSettings, score_reccots
+from trackrec.validator.score import score_reccots
+from trackrec.validator.settings import ScoreSettings
 
 pytestmark = [
     pytest.mark.gpu,
@@ -76,7 +77,7 @@ def scores(lm: Any, book: Any, out: Path) -> list[float]:
         for i in range(200)
     ]
     common: dict[str, Any] = {"source": "g", "round_": 1, "validator": "base", "shard_size": 999}
-    score_reccots(lm, None, entries, out, settings=ScoreSettings(10_000_000), **common)
+    score_reccots(lm, None, entries, out, reader=ScoreSettings(10_000_000).reader(), **common)
     return read_table(out, "scores").sort("history_id", "sample_id")["p_yes"].to_list()
 
 

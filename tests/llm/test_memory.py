@@ -25,7 +25,8 @@ from trackrec.llm.sampling.sampler import draw_seed
 from trackrec.llm.training.training import fit_adapter
 from trackrec.storage.parts import read_table
 from trackrec.validator.judge import judge_tree
-from trackrec.validator.score import ScoreSettings, score_reccots
+from trackrec.validator.score import score_reccots
+from trackrec.validator.settings import ScoreSettings
 
 pytestmark = pytest.mark.slow
 PROMPTS = [[0, 402, 31, 77], [0, 402, 290, 12, 13, 14, 15, 90, 3, 200], [0, 402, 5, 6, 7, 8, 9], [0, 402, 61], [0, 9]]
@@ -160,7 +161,13 @@ def scores(lm: Any, book: Any, out: Path) -> Any:
     texts = [(0, "Enjoys Drama."), (1, "Avoids Horror; likes War and Comedy.")]
     targets = [("s0", "i3", 1), ("s1", "i8", 0)]
     entries = [(f"h{i}", judge_tree(lm.chat, book, f"h{i}", texts, targets)) for i in range(6)]
-    common = {"source": "g", "round_": 1, "validator": "base", "settings": ScoreSettings(100_000), "shard_size": 6}
+    common = {
+        "source": "g",
+        "round_": 1,
+        "validator": "base",
+        "reader": ScoreSettings(100_000).reader(),
+        "shard_size": 6,
+    }
     score_reccots(lm, None, entries, out, **common)
     return read_table(out, "scores").sort("history_id", "draw", "sample_id")
 

@@ -192,7 +192,7 @@ def test_vs_log_odds_are_a_feature(
 
 def _predict_with_log_odds(config: str, run: Path, trackrec: Callable[..., str], tmp_path: Path) -> None:
     """A request is answered by a net that reads V: as V answers rows of the stage, once for each user and item."""
-    import trackrec.recipe.recommend as room
+    import trackrec.serving.predict as room
 
     scored = read_table(run / "log_odds", "scores").filter(pl.col("source") == "reccot")
     samples = read_table(run / "data", "samples")
@@ -202,14 +202,14 @@ def _predict_with_log_odds(config: str, run: Path, trackrec: Callable[..., str],
     wanted = pl.concat([part.select("user_id", "item_id") for part in (rows, rows, learned)])
     wanted.write_parquet(tmp_path / "in.parquet")
     given: dict[str, dict[str, float]] = {}
-    original = room.Recommend.request_log_odds
+    original = room.request_log_odds
 
-    def spy(self: Any, rows: pl.DataFrame, arm: str) -> dict[str, dict[str, float]]:
-        found = original(self, rows, arm)
+    def spy(exp: Any, graph: Any, rows: pl.DataFrame, arm: str) -> dict[str, dict[str, float]]:
+        found = original(exp, graph, rows, arm)
         given.update({arm: {key: found[min(found)].get(key) for key in rows["sample_id"]}})  # type: ignore[misc]
         return found
 
-    room.Recommend.request_log_odds = spy  # type: ignore[method-assign]
+    room.request_log_odds = spy
     use = ("--config", config, "--ctr.text.use", "log_odds", "--ctr.arms", "[none,reccot,plain,shuffled,random]")
     answers = {}
     try:
@@ -220,7 +220,7 @@ def _predict_with_log_odds(config: str, run: Path, trackrec: Callable[..., str],
             assert said.count("budget:") == (arm in ("reccot", "plain", "shuffled"))
             answers[arm] = pl.read_parquet(output)["p"].to_list()
     finally:
-        room.Recommend.request_log_odds = original  # type: ignore[method-assign]
+        room.request_log_odds = original
     assert set(given) == {"reccot", "plain", "shuffled", "random"}
     assert all(0 < p < 1 for values in answers.values() for p in values)
     odds = list(given["reccot"].values())

@@ -11,7 +11,8 @@ from trackrec.storage.parts import read_table
 from trackrec.validator.data import RecTuneData
 from trackrec.validator.judge import judge_tree, label_logps
 from trackrec.validator.module import RecTuningModule
-from trackrec.validator.score import ScoreSettings, score_reccots
+from trackrec.validator.score import score_reccots
+from trackrec.validator.settings import ScoreSettings
 
 TARGETS = {"h0": [("s0", "i0", 1), ("s1", "i1", 0)], "h1": [("s2", "i2", 1)]}
 
@@ -86,7 +87,7 @@ def test_v_learns_answers_of_several_tokens(tiny_lm, tiny_book, tmp_path, answer
     trainer = {"accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 1, "max_epochs": 50}
     fit_adapter(module, data, trainer, tmp_path)
     entries = [(key, judge_tree(lm.chat, tiny_book, key, [(0, texts[key])], rows)) for key, rows in targets.items()]
-    common = {"source": "g", "round_": 1, "validator": "v", "settings": ScoreSettings(), "shard_size": 9}
+    common = {"source": "g", "round_": 1, "validator": "v", "reader": ScoreSettings().reader(), "shard_size": 9}
     score_reccots(lm, "v", entries, tmp_path, **common)
     rows = read_table(tmp_path, "scores").sort("history_id")
     assert (rows["p_true"] > 0.7).sum() >= 5

@@ -10,7 +10,8 @@ from trackrec.llm.chat import LabelTokens
 from trackrec.prompts.settings import PromptSettings
 from trackrec.storage.parts import part_path, read_table
 from trackrec.validator.data import RecTuneData
-from trackrec.validator.score import ScoreJob, ScoreSettings, encode_jobs, score_jobs, score_reccots, yes_probability
+from trackrec.validator.score import ScoreJob, encode_jobs, score_jobs, score_reccots, yes_probability
+from trackrec.validator.settings import ScoreSettings
 
 TEXTS = {0: "Enjoys Drama (3 of 4).", 1: "Avoids Horror; likes War.", 2: "Enjoys Drama (3 of 4)."}
 TARGETS = {f"h{i}": [(f"s{i}{t}", f"i{(i + 7 * t) % 20}", (i + t) % 2) for t in range(1 + i % 3)] for i in range(6)}
@@ -29,7 +30,7 @@ def score(lm, book, out, some=None, batch_tokens=8192, shard_size=2, adapter=Non
         source="g1",
         round_=1,
         validator="v1",
-        settings=ScoreSettings(batch_tokens=batch_tokens),
+        reader=ScoreSettings(batch_tokens=batch_tokens).reader(),
         shard_size=shard_size,
     )
     return notes, read_table(out, "scores", check_keys=True)

@@ -9,7 +9,8 @@ from tiny import build_book
 from trackrec.llm.loading import BackboneSettings, LoRASettings
 from trackrec.llm.vllm.host import VLLMHost
 from trackrec.storage.parts import read_table
-from trackrec.validator.score import ScoreSettings, encode_jobs, score_jobs, score_reccots
+from trackrec.validator.score import encode_jobs, score_jobs, score_reccots
+from trackrec.validator.settings import ScoreSettings
 
 TEXTS = {0: "Enjoys Drama (3 of 4).", 1: "Avoids Horror; likes War.", 2: None}
 TARGETS = {f"h{i}": [(f"s{i}{t}", f"i{(i + 7 * t) % 20}", (i + t) % 2) for t in range(1 + i % 3)] for i in range(6)}
@@ -21,7 +22,7 @@ def opinions(lm, out, engine: str, adapter: str | None = None) -> dict[tuple[str
     entries = encode_jobs(lm, build_book(), score_jobs(TARGETS, {key: list(TEXTS.items()) for key in TARGETS}))
     settings = ScoreSettings(engine=engine)
     names = {"source": "g1", "round_": 1, "validator": "v1"}
-    notes = score_reccots(lm, adapter, entries, out, **names, settings=settings, shard_size=4)
+    notes = score_reccots(lm, adapter, entries, out, **names, reader=settings.reader(), shard_size=4)
     table = read_table(out, "scores", check_keys=True)
     assert notes["questions"] == len(table) == sum(map(len, TARGETS.values())) * len(TEXTS)
     columns = table.select("history_id", "draw", "sample_id", "p_yes", "answer_mass", "p_true")

@@ -13,9 +13,11 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from trackrec.cli.arguments import _add_experiment, _add_own
-from trackrec.cli.errors import broken_file, explain
-from trackrec.cli.quiet import _quiet
+from trackrec.cli.arguments import add_experiment
+from trackrec.cli.errors import broken_file, explain, known_errors
+from trackrec.cli.quiet import quiet_libraries
+from trackrec.commands import export, fit, plan, predict, report, sweep, test, tune
+from trackrec.commands.call import Call
 from trackrec.commands.search_space import at, changed
 from trackrec.llm.sampling.auto_sampler import AutoSampler  # noqa: F401 - a sampler of the config is found by its short name
 from trackrec.llm.sampling.hf_sampler import HFSampler  # noqa: F401 - likewise
@@ -23,20 +25,16 @@ from trackrec.llm.vllm.sampler import VLLMSampler  # noqa: F401 - likewise
 from trackrec.pipeline.stage import StageResult
 from trackrec.runtime.terminal_text import plain
 
-_COMMANDS = {
-    "fit": "Run every stage that is not up to date, from ratings to the recommender; goes on where it stopped.",
-    "test": "Read the test split: V with and without RecCoT, every CTR arm, intervals.",
-    "predict": "Probabilities for a table of (user_id, item_id) requests.",
-    "export": "Write the net of one arm as ONNX, with what a server needs to feed it.",
-    "tune": "Search hyper-parameters of the CTR net on validation rows; goes on where it stopped.",
-    "plan": "What each language-model stage will hold in memory, and which key to turn; loads no model.",
-    "sweep": "Run variants of an experiment with several seeds, and print one table of what they change.",
-    "report": "Write what the run directory holds as one HTML page and a Markdown file; runs nothing.",
+_COMMANDS: dict[str, Any] = {
+    "fit": fit,
+    "test": test,
+    "predict": predict,
+    "export": export,
+    "tune": tune,
+    "plan": plan,
+    "sweep": sweep,
+    "report": report,
 }
-_OWN = (
-    *("config", "stages", "requests", "output", "arm", "unknown", "seed", "trials", "gpu", "prompt_tokens", "jobs"),
-    *("reuse", "variants", "seeds"),
-)
 _NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _SWAPPABLE = ("dataset", "sampler", "teacher", "ctr.net", "ctr.connector")
 
@@ -86,16 +84,19 @@ class TrackRecCLI(LightningCLI):
     def _add_subcommands(self, parser: LightningArgumentParser, **_: Any) -> None:
         self._subcommand_parsers: dict[str, LightningArgumentParser] = {}
         commands = parser.add_subcommands()
-        for name, text in _COMMANDS.items():
-            self._subcommand_parsers[name] = self._prepare_subcommand_parser(Trainer, name, description=text)
-            commands.add_subcommand(name, self._subcommand_parsers[name], help=text)
+        for name, command in _COMMANDS.items():
+            self._subcommand_parsers[name] = self._prepare_subcommand_parser(Trainer, name, description=command.HELP)
+            commands.add_subcommand(name, self._subcommand_parsers[name], help=command.HELP)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = self.init_parser(**kwargs)
         # Arguments of a command that isn't called would only cost time.
         if subcommand == self._wanted:
-            _add_experiment(parser)
-            _add_own(parser, subcommand)
+            before = {action.dest for action in parser._actions}
+            add_experiment(parser)
+            shared = {action.dest for action in parser._actions} - before
+            _COMMANDS[subcommand].add_arguments(parser)
+            self._experiment_keys = {dest.partition(".")[0] for dest in shared}
         return parser
 
     def _set_seed(self) -> None:
@@ -105,16 +106,17 @@ class TrackRecCLI(LightningCLI):
         """Nothing yet: objects are built when the command runs, trainers and nets when their stage starts."""
 
     def _run_subcommand(self, subcommand: str) -> None:
-        from trackrec.commands.run import run
-
         config, dump = self.config[subcommand], self._resolved(subcommand)
         if subcommand == "sweep" and self._given_run_dir:
             raise ValueError("--run_dir: a sweep writes each run under --output. Leave --run_dir out.")
-        own = {key: config.get(key) for key in _OWN}
         for line in swapped_classes(config, dump):
             sys.stderr.write(plain(line, keep="") + "\n")
-        values = {key: value for key, value in dump.items() if key not in _OWN}
-        run(subcommand, values, own, self._objects, parse_values)
+        own = {key: config.get(key) for key in vars(config) if key not in self._experiment_keys}
+        _COMMANDS[subcommand].run(Call(self._experiment_values(dump), own, self._objects, parse_values))
+
+    def _experiment_values(self, dump: Mapping[str, Any]) -> dict[str, Any]:
+        """The keys of the experiment, without the command's own arguments."""
+        return {key: value for key, value in dump.items() if key in self._experiment_keys}
 
     def _resolved(self, subcommand: str) -> dict[str, Any]:
         """The configuration as plain types, every default in its place."""
@@ -135,7 +137,7 @@ class _ParseOnly(TrackRecCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         self.objects = self._objects()
-        self.values = {key: value for key, value in self._resolved(subcommand).items() if key not in _OWN}
+        self.values = self._experiment_values(self._resolved(subcommand))
 
 
 def parse_objects(args: list[str]) -> Namespace:
@@ -159,9 +161,9 @@ def parse_values(files: Sequence[Path]) -> dict[str, Any]:
 
 def run_stage_body(stage: str, work: Path, loud: bool) -> StageResult:
     """What one of several processes does for a stage; see `trackrec.cli.worker`."""
-    from trackrec.commands.run import run_body
+    from trackrec.commands.stage_body import run_body
 
-    _quiet()
+    quiet_libraries()
     sys.argv = sys.argv[:1]  # see parse_values
     parsed = _ParseOnly(["fit", "--config", str(work / "config.yaml")])
     return run_body(parsed.values, parsed._objects, stage, work, loud)
@@ -188,9 +190,7 @@ def swapped_classes(config: Namespace, dump: dict[str, Any]) -> list[str]:
 
 def run_cli(args: list[str] | None = None) -> None:
     """Run the command line; a known error is a short message and exit status 1."""
-    from trackrec.commands.run import known_errors
-
-    _quiet()
+    quiet_libraries()
     try:
         TrackRecCLI(args)
     except known_errors() as error:

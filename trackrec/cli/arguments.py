@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
@@ -34,7 +33,7 @@ from trackrec.recipe.settings import LoopSettings
 from trackrec.runs.hooks import StageHook
 from trackrec.validator.data import RecTuneData
 from trackrec.validator.module import RecTuningModule
-from trackrec.validator.score import ScoreSettings
+from trackrec.validator.settings import ScoreSettings
 
 # What the pipeline hands to the classes itself; the rest of their arguments are configuration.
 _LM_MODULE = {"lm", "adapter"}
@@ -54,7 +53,7 @@ _MONITORS = (
 _TRAINERS = ("distill.trainer", "align.trainer", "rec_tune.trainer", "ctr.trainer")
 
 
-def _add_experiment(parser: LightningArgumentParser) -> None:
+def add_experiment(parser: LightningArgumentParser) -> None:
     """Every key of an experiment: each is an argument of a constructor."""
     parser.add_argument("--seed_everything", type=int, default=42, help="Seed of the whole run.")
     parser.add_argument("--run_dir", type=Path, required=True, help="Where the stages of this run live.")
@@ -108,37 +107,3 @@ def _add_ctr(parser: LightningArgumentParser) -> None:
     parser.add_argument("--ctr.classics", type=list[str], default=["logistic"], help="Among logistic, lightgbm.")
     parser.add_argument("--ctr.seeds", type=list[int], default=[0, 1, 2], help="One training per arm and seed.")
     parser.add_argument("--ctr.patience", type=int, default=3, help="Epochs without a better validation AUC.")
-
-
-def _add_own(parser: LightningArgumentParser, command: str) -> None:
-    """Arguments that tell a command what to do, and are no part of the experiment."""
-    if command == "fit":
-        parser.add_argument(
-            "--stages", type=list[str] | str | None, help="Only these stages, by name or kind: embed,ctr"
-        )
-        parser.add_argument("--reuse", type=Path | None, help="A run or a folder of runs to take equal stages from.")
-    if command == "sweep":
-        files = "YAML files with the keys that differ; the experiment as it is runs too."
-        parser.add_argument("--variants", type=str, nargs="+", default=[], help=files)
-        parser.add_argument("--seeds", type=str, nargs="+", default=["0,1,2"], help="Of whole runs, one per variant.")
-        parser.add_argument(
-            "--jobs", type=int, default=1, help="Seeds that run at once, each with a share of the cores."
-        )
-        parser.add_argument("--output", type=Path, required=True, help="Folder for the runs.")
-    if command == "predict":
-        parser.add_argument("--requests", type=Path, required=True, help="Parquet or CSV with user_id and item_id.")
-        parser.add_argument("--output", type=Path, required=True, help="Parquet file to write.")
-        parser.add_argument("--arm", type=str, default="reccot", help="The arm whose nets predict.")
-        parser.add_argument(
-            "--unknown", type=Literal["error", "empty"], default="error", help="empty: no p for unknown ids."
-        )
-    if command == "export":
-        parser.add_argument("--output", type=Path, required=True, help="Folder to write; it must not exist.")
-        parser.add_argument("--arm", type=str, default="reccot", help="The arm whose net is written.")
-        parser.add_argument("--seed", type=int | None, default=None, help="Of its training; null is the first.")
-    if command == "tune":
-        parser.add_argument("--trials", type=int | None, default=None, help="Instead of tune.trials.")
-        parser.add_argument("--output", type=Path | None, default=None, help="YAML to write; null: tune/chosen.yaml.")
-    if command == "plan":
-        parser.add_argument("--gpu", type=str | None, default=None, help="Memory of the device, such as 24GiB.")
-        parser.add_argument("--prompt_tokens", type=int | None, default=None, help="Of G's prompt; null estimates it.")

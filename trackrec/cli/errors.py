@@ -11,11 +11,27 @@ from typing import Any
 
 import yaml
 
+from trackrec.align.module import StaleReferenceError
+from trackrec.ctr.arms.arms import MissingEmbeddingError
+from trackrec.interactions import DataError
+from trackrec.llm.memory import MemoryLimitError
+from trackrec.llm.vllm.process import VLLMError
+from trackrec.pipeline.lock import ForeignFilesError, RunLockedError
+from trackrec.pipeline.stage import StageError
 from trackrec.runtime.errors import reason
+from trackrec.runtime.packages import MissingPackageError
 from trackrec.runtime.terminal_text import plain
+from trackrec.storage.schemas import TableError
 
 _LINES = 5
 _WIDTH = 300
+
+
+def known_errors() -> tuple[type[Exception], ...]:
+    """Errors whose message is all that a user needs."""
+    plain = (ValueError, FileNotFoundError, FloatingPointError)
+    found = (DataError, StageError, TableError, RunLockedError, ForeignFilesError, MissingEmbeddingError)
+    return (*found, StaleReferenceError, MemoryLimitError, MissingPackageError, VLLMError, *plain)
 
 
 def explain(parser: Any, message: str, ex: Exception | None) -> list[str]:

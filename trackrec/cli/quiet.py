@@ -11,7 +11,7 @@ from trackrec.llm.vllm.sampler import VLLMSampler  # noqa: F401 - likewise
 from trackrec.runtime.terminal_text import PlainFormatter
 
 
-def _quiet() -> None:
+def quiet_libraries() -> None:
     """Lightning repeats which devices it sees before every training; a run of twenty trainings needs it never."""
     lightning = ("pytorch.utilities.rank_zero", "pytorch.accelerators.cuda", "fabric.utilities.distributed")
     for name in lightning:

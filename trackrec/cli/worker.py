@@ -27,7 +27,7 @@ def main(stage: str, work: Path, folder: Path, parent: int) -> int:
     rank = int(os.environ[LOCAL_RANK])
     import_lightning()
     from trackrec.cli.app import run_stage_body
-    from trackrec.commands.run import known_errors
+    from trackrec.cli.errors import known_errors
 
     made: dict[str, Any]
     try:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
 
+from trackrec.commands.call import Call
 from trackrec.llm.loading import BackboneSettings
 from trackrec.llm.memory_plan.footprint import ModelShape, Work, stage_bytes
 from trackrec.llm.memory_plan.shapes import SHAPES
-from trackrec.recipe.steps import TARGETS_PER_TREE
+from trackrec.recipe.arm_scores import TARGETS_PER_TREE
 
 _UNITS = {"GIB": 2**30, "GB": 10**9, "MIB": 2**20, "MB": 10**6}
 # Tokens of a prompt, from the shipped configs' own: a title with year takes about 12, with attributes 18.
@@ -21,6 +23,21 @@ _TARGET = 40
 _TOKENS_PER_WORD = 1.6
 # What a GPU holds beside tensors: the context, kernels, cuBLAS work space, fragments.
 _OVERHEAD = 1.0e9
+
+
+HELP = "What each language-model stage will hold in memory, and which key to turn; loads no model."
+
+
+def add_arguments(parser: LightningArgumentParser) -> None:
+    """The command's own arguments."""
+    parser.add_argument("--gpu", type=str | None, default=None, help="Memory of the device, such as 24GiB.")
+    parser.add_argument("--prompt_tokens", type=int | None, default=None, help="Of G's prompt; null estimates it.")
+
+
+def run(call: Call) -> None:
+    """Print the plan."""
+    memory = parse_memory(call.own["gpu"]) if call.own["gpu"] else None
+    call.console.print("\n".join(plan_lines(call.objects(), memory, call.own["prompt_tokens"])), markup=False)
 
 
 class StagePlan(NamedTuple):

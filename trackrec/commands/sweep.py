@@ -16,12 +16,60 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.pytorch.cli import LightningArgumentParser
+from rich.console import Console
 
+from trackrec.commands.call import Call
+from trackrec.pipeline.lock import locked
+from trackrec.pipeline.stage import StageError
 from trackrec.runtime.parent import PARENT
 from trackrec.storage.atomic import write_whole
 
 BASE = "base"
+HELP = "Run variants of an experiment with several seeds, and print one table of what they change."
 Values = Mapping[str, Any]
+
+
+def add_arguments(parser: LightningArgumentParser) -> None:
+    """The command's own arguments."""
+    files = "YAML files with the keys that differ; the experiment as it is runs too."
+    parser.add_argument("--variants", type=str, nargs="+", default=[], help=files)
+    parser.add_argument("--seeds", type=str, nargs="+", default=["0,1,2"], help="Of whole runs, one per variant.")
+    parser.add_argument("--jobs", type=int, default=1, help="Seeds that run at once, each with a share of the cores.")
+    parser.add_argument("--output", type=Path, required=True, help="Folder for the runs.")
+
+
+def run(call: Call) -> None:
+    """Run every variant and seed, then write and print the table.
+
+    Raises:
+        StageError: some runs failed; the table is written without them.
+    """
+    from trackrec.commands.sweep_table import print_lines, sweep_lines, sweep_report, write_sweep
+    from trackrec.report.numbers import RunNumbers
+
+    own = call.own
+    files, seeds, out = variant_files(own["variants"]), chosen_seeds(own["seeds"]), Path(own["output"]).expanduser()
+    with locked(out, "--output"):
+        variants = resolve(call.config, files, call.parse, out)
+        failed = run_all(list(variants), seeds, out, call.say, own["jobs"])
+        runs = {
+            variant: {
+                seed: RunNumbers(out / run_name(variant, seed), values)
+                for seed in seeds
+                if run_name(variant, seed) not in failed
+            }
+            for variant, values in variants.items()
+        }
+        lines = sweep_lines(runs, seeds)
+        write_sweep(out, lines, runs, sweep_report(lines, out.resolve().name, seeds, failed))
+    print_lines(lines, Console(width=max(call.console.width, 140)))
+    call.say(f"The table is {out / 'sweep.md'}; as CSV {out / 'sweep.csv'}, every run's {out / 'runs.csv'}.")
+    if failed:
+        raise StageError(
+            f"{len(failed)} of {len(variants) * len(seeds)} runs failed and are left out: {', '.join(failed)}. Their "
+            f"logs are in {out}. Mend the cause and run the same command again: what is done stays."
+        )
 
 
 def listed(given: Sequence[str]) -> list[str]:

@@ -21,6 +21,7 @@ from rich.table import Table as Grid
 from trackrec.ctr.arms.verdict import arm_scores
 from trackrec.metrics.intervals import Draws, Interval, seed_draws
 from trackrec.metrics.scores import accuracy, auc, balanced_mean
+from trackrec.recipe.names import in_round
 from trackrec.report.numbers import RunNumbers
 from trackrec.report.render.document import Num, Report, Section, Table, Unit
 from trackrec.report.render.markdown import to_markdown
@@ -97,7 +98,7 @@ def sweep_lines(runs: Mapping[str, Mapping[int, RunNumbers]], seeds: Sequence[in
 
 def measured(run: RunNumbers, outcome: Outcome) -> Interval:
     """One outcome of a run with its interval over users; NaN where the run has none."""
-    stage, round_ = (f"round-{run.rounds}/evaluate", run.rounds) if outcome.column else ("ctr", -1)
+    stage, round_ = (in_round(run.rounds, "evaluate"), run.rounds) if outcome.column else ("ctr", -1)
     for arm in outcome.arms:
         if found := run.measured(stage, "valid", arm, outcome.name, round_):
             return Interval(found.value, found.low, found.high, 1)
@@ -134,7 +135,7 @@ def _draws(run: RunNumbers, outcome: Outcome) -> tuple[list[str], Draws] | None:
     """The ids of the rows behind an outcome, and its value with its resampled ones."""
     if not outcome.column:
         return _ctr_draws(run, outcome)
-    stage, tuned = f"round-{run.rounds}/evaluate", f"round-{run.rounds}/rec_tune"
+    stage, tuned = in_round(run.rounds, "evaluate"), in_round(run.rounds, "rec_tune")
     names = run.validators(stage)
     wanted = [name for name in names if (name == tuned) == ("tuned" in outcome.arms)] or names
     rows = run.answers(stage, wanted[0]) if wanted else None

@@ -12,20 +12,26 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
 import yaml
+from lightning.pytorch.cli import LightningArgumentParser
 from numpy.typing import NDArray
 
+from trackrec.commands.call import Call, open_run
 from trackrec.commands.search_space import Dimension, TuneSettings, at, changed, read_space
 from trackrec.metrics.intervals import Draws, Interval, seed_draws
 from trackrec.metrics.scores import auc
 from trackrec.pipeline.lock import locked
 from trackrec.pipeline.stage import Stage
+from trackrec.recipe.build import ctr_plan
+from trackrec.recipe.ctr_inputs import ctr_inputs, stages_read, threshold_of_data
 from trackrec.recipe.experiment import Experiment
+from trackrec.recipe.stages.ctr import CTRNets
 from trackrec.runtime.packages import need
 from trackrec.storage.atomic import stable_hash, write_whole
 from trackrec.storage.parts import standing_part, write_part
@@ -43,6 +49,21 @@ _ERROR = "error"  # attribute of a trial whose net can't be built or trained
 # What decides a trial's AUC, beside what it changes.
 _KEYS = ("net", "connector", "model", "data", "trainer", "patience", "text")
 PlanOf = Callable[[dict[str, Any]], "CTRPlan"]
+HELP = "Search hyper-parameters of the CTR net on validation rows; goes on where it stopped."
+
+
+def add_arguments(parser: LightningArgumentParser) -> None:
+    """The command's own arguments."""
+    parser.add_argument("--trials", type=int | None, default=None, help="Instead of tune.trials.")
+    parser.add_argument("--output", type=Path | None, default=None, help="YAML to write; null: tune/chosen.yaml.")
+
+
+def run(call: Call) -> None:
+    """Search, and write the chosen values."""
+    experiment, _ = open_run(call)
+    output = Path(call.own["output"]) if call.own["output"] else None
+    settings = call.objects().tune
+    tune(experiment, settings, lambda changes: ctr_plan(call.objects, changes), call.own["trials"], output)
 
 
 def check_optuna() -> None:
@@ -75,9 +96,11 @@ def tune(exp: Experiment, settings: TuneSettings, plan_of: PlanOf, trials: int |
         raise ValueError(f"--trials must be at least 1, got {wanted}.")
     config = exp.pipeline.config
     space = read_space(settings, config)
-    names = exp.ctr_stages()
+    names = stages_read(exp)
     keys = (*(f"ctr.{key}" for key in _KEYS), "tune.arm", "tune.seeds")
-    facts = exp.pipeline.fingerprint(Stage(DIRECTORY, keys, names, ("ctr",), lambda _: {}, exp.threshold_of_data))
+    # A trial trains as the stage does: what makes the stage run again makes a study of its own.
+    code, threshold = CTRNets.__module__, partial(threshold_of_data, exp)
+    facts = exp.pipeline.fingerprint(Stage(DIRECTORY, keys, names, code, lambda _: {}, outside=threshold))
     name = stable_hash(facts, json.dumps(space))
     with locked(exp.pipeline.run_dir):
         search = Search(exp, settings, space, plan_of, exp.directory(DIRECTORY), name)
@@ -225,7 +248,7 @@ def validation_data(exp: Experiment, arm: str) -> CTRData:
     """
     from trackrec.ctr.arms.assemble import prepare, runnable_arms
 
-    inputs = exp.ctr_inputs()
+    inputs = ctr_inputs(exp)
     kept, left_out = runnable_arms(inputs, [arm], exp.ctr.text, "tune.arm")
     if arm not in kept:
         raise ValueError(f"tune.arm: {'; '.join(left_out)}.")

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from trackrec.embed.vectors import text_hash
 from trackrec.llm.model_files import model_digest
 from trackrec.runtime.errors import reason
-from trackrec.storage.atomic import stable_hash
 from trackrec.storage.parts import read_table, write_part
 from trackrec.storage.schemas import TableError
 
@@ -31,11 +31,6 @@ class EmbedSettings:
     model: str = "bert-base-uncased"
     batch_size: int = 64
     normalize: bool = True
-
-
-def text_hash(text: str) -> str:
-    """Key of a text in the embeddings table."""
-    return stable_hash("text", text)
 
 
 def embed_texts(texts: Sequence[str], settings: EmbedSettings, out_dir: Path, earlier: Path | None) -> dict[str, Any]:
@@ -139,17 +134,3 @@ def _load(model: str) -> Any:
             f"embed.model {model} can't be loaded ({reason(error)}). It must be a sentence-transformers or BERT-like "
             "model with safetensors weights and no code of its own."
         ) from error
-
-
-def vectors_of(stage_dir: Path, texts: Sequence[str]) -> np.ndarray:
-    """(len(texts), D) float32 vectors of texts that an embed stage encoded.
-
-    Raises:
-        TableError: a text has no vector; never a silent zero.
-    """
-    table = read_table(stage_dir, "embeddings")
-    known = dict(table.select("text_hash", "vector").iter_rows())
-    missing = [text for text in texts if text_hash(text) not in known]
-    if missing:
-        raise TableError(f"table embeddings: {len(missing)} of {len(texts)} texts have no vector in {stage_dir}")
-    return np.asarray([known[text_hash(text)] for text in texts], np.float32)

@@ -14,8 +14,8 @@ from trackrec.llm.model_files import model_digest
 from trackrec.llm.sampling.auto_sampler import AutoSampler
 from trackrec.llm.training.devices import process_count
 from trackrec.pipeline.pipeline import Pipeline
-from trackrec.recipe.experiment import Experiment, Training
-from trackrec.recipe.settings import LoopSettings
+from trackrec.recipe.experiment import Experiment
+from trackrec.recipe.settings import LoopSettings, Training
 
 
 class Objects(Protocol):
@@ -52,7 +52,7 @@ def build_experiment(config: dict[str, Any], objects: Objects, say: Callable[[st
     def contents(keys: Sequence[str]) -> dict[str, str]:
         return {key: model_digest(models[key].model) for key in keys if models.get(key) is not None}
 
-    pipeline = Pipeline(run_dir, config, seed=made.seed_everything, say=say, hooks=made.monitors, contents=contents)
+    pipeline = Pipeline(run_dir, config, seed=made.seed_everything, say=say, contents=contents)
 
     def section(name: str) -> Training:
         model, data, trainer = (_arguments(made[name][part]) for part in ("model", "data", "trainer"))
@@ -83,6 +83,7 @@ def build_experiment(config: dict[str, Any], objects: Objects, say: Callable[[st
         rec_tune=section("rec_tune"),
         embed=made.embed,
         ctr=ctr_plan(objects),
+        monitors=made.monitors,
     )
 
 

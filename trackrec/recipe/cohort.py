@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import polars as pl
 
-from trackrec.recipe.settings import LoopSettings
+from trackrec.recipe.names import TEACHER
+from trackrec.recipe.tables import sample_rows, texts_of
 from trackrec.storage.atomic import stable_hash
+
+if TYPE_CHECKING:
+    from trackrec.recipe.experiment import Experiment
+    from trackrec.recipe.settings import LoopSettings
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,41 @@ def tuning_rows(tune: pl.DataFrame, per_history: int, turn: int) -> pl.DataFrame
     )
     offset = (pl.col("place") - turn * per_history) % pl.col("count")
     return numbered.filter(offset < per_history).drop("place", "count").sort("sample_id")
+
+
+def cohort_of(exp: Experiment) -> Cohort:
+    """The cohort of a run."""
+    return exp.once("cohort", lambda: select_cohort(sample_rows(exp), exp.loop, exp.seed))
+
+
+def tuning_limit(exp: Experiment) -> int:
+    """Most tuning rows of a history in one turn."""
+    return int(exp.rec_tune.data.get("samples_per_history", 4))
+
+
+def tuning_turns(loop: LoopSettings) -> list[int]:
+    """The turns whose rows the last V has seen, and the one without texts; 0 is the warm-up. Empty: no V was tuned."""
+    turns = list(range(1, loop.rounds + 1)) if loop.rec_tune else []
+    if loop.validator_start == "base" and loop.alternate:
+        turns = turns[-1:]
+    began = loop.warmup and (loop.validator_start == "previous" or not loop.rec_tune)
+    return [0, *turns] if began else turns
+
+
+def tuning_rows_of(exp: Experiment, turns: Sequence[int]) -> pl.DataFrame:
+    """The rows of some turns of Rec-Tuning; of a warm-up on the teacher's texts those about which it wrote."""
+    cohort = cohort_of(exp)
+    warmup = cohort.warmup
+    if 0 in turns and exp.loop.warmup_users is not None:
+        warmup = warmup.filter(pl.col("history_id").is_in(list(texts_of(exp, TEACHER))))
+    parts = [tuning_rows(cohort.tune if turn else warmup, tuning_limit(exp), turn) for turn in turns]
+    return pl.concat(parts).unique("sample_id") if parts else cohort.tune.clear()
+
+
+def learned_samples(exp: Experiment) -> set[str]:
+    """Samples whose labels are in V, which was tuned on them, or in G's texts, which were rewarded for them."""
+    tuned = tuning_rows_of(exp, tuning_turns(exp.loop))["sample_id"].to_list()
+    return {*tuned, *cohort_of(exp).reward["sample_id"].to_list()}
 
 
 def _first_per_history(rows: pl.DataFrame, limit: int) -> pl.DataFrame:

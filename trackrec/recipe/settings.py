@@ -1,9 +1,10 @@
-"""The ``loop`` section of a configuration."""
+"""The ``loop`` section of a configuration, and the arguments of a training stage."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -71,3 +72,12 @@ class LoopSettings:
             raise ValueError(
                 "loop.align and loop.rec_tune are both false: the rounds would change nothing. Leave one of them true."
             )
+
+
+class Training(NamedTuple):
+    """Arguments of one training stage; the trainer's are built anew for each use, since callbacks hold state."""
+
+    model: dict[str, Any]
+    data: dict[str, Any]
+    trainer: Callable[[], dict[str, Any]]
+    processes: int = 1

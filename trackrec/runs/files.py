@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,25 +13,12 @@ import yaml
 from trackrec.prompts.book import PromptBook
 from trackrec.prompts.grounding import ClaimChecker, name_words
 from trackrec.prompts.settings import PromptSettings
+from trackrec.recipe.graph import every_stage, stage_names
+from trackrec.recipe.names import DATA, TEST, round_of
 from trackrec.storage.manifest import MANIFEST, BrokenManifestError, Manifest, read_manifest
 from trackrec.storage.parts import read_table
 from trackrec.storage.schemas import SCHEMAS
 
-_ORDER = (
-    "data",
-    "teacher",
-    "distill",
-    "warmup",
-    "round",
-    "plain",
-    "texts",
-    "untuned",
-    "embed",
-    "log_odds",
-    "ctr",
-    "test",
-)
-_KINDS = ("sample", "score", "preferences", "align", "greedy", "rec_tune", "evaluate")
 LOGS = "logs"
 
 
@@ -55,10 +41,10 @@ class RunFiles:
 
     def __init__(self, run_dir: Path, config: Mapping[str, Any], stages: Iterable[str] | None = None) -> None:
         self.run_dir, self.config = run_dir, config
+        self.rounds = int(config["loop"]["rounds"])
+        own = {*(stage_names(config) if stages is None else stages), TEST}
         found = _manifests(run_dir)
         current = _current(found)
-        self.rounds = int(config["loop"]["rounds"])
-        own = {*(stages_of(config) if stages is None else stages), "test"}
         self.manifests = {name: found[name] for name in found if name in current and name in own}
         self.outdated = [name for name in found if name not in current and name in own]
         self.foreign = [name for name in found if name not in own]
@@ -89,7 +75,7 @@ class RunFiles:
     def samples(self) -> pl.DataFrame:
         """sample_id, user_id, history_id and label of every sample; no rows where there is no data stage."""
         columns = ("sample_id", "user_id", "history_id", "label")
-        found = self.table("data", "samples", columns)
+        found = self.table(DATA, "samples", columns)
         return _empty("samples").select(columns) if found is None else found
 
     @cached_property
@@ -122,17 +108,17 @@ class RunFiles:
 
     def book(self, history_ids: Collection[str]) -> PromptBook:
         """The named histories and their items, and no others."""
-        tables = [self.table("data", name) for name in ("histories", "items", "users")]
+        tables = [self.table(DATA, name) for name in ("histories", "items", "users")]
         histories, items, users = (pl.DataFrame() if table is None else table for table in tables)
         histories = histories.filter(pl.col("history_id").is_in(list(history_ids)))
         held = histories["item_ids"].explode().unique()
         items = items.filter(pl.col("item_id").is_in(held.implode()))
-        return PromptBook(histories, items, users.head(0), self.notes("data")["threshold"], self.prompts)
+        return PromptBook(histories, items, users.head(0), self.notes(DATA)["threshold"], self.prompts)
 
     def claim_checker(self, texts: Iterable[str]) -> ClaimChecker:
         """Finds names of the catalogue: of titles those alone whose words occur in the texts."""
         known = {word for text in texts for word in name_words(text)}
-        items = self.table("data", "items", ("title", "attributes"))
+        items = self.table(DATA, "items", ("title", "attributes"))
         assert items is not None
         attributes = items["attributes"].explode().drop_nulls().unique().to_list()
         titles = (title for title in items["title"].to_list() if known.issuperset(name_words(title)))
@@ -152,27 +138,6 @@ class RunFiles:
         return pl.read_csv(path).sort("step")
 
 
-def stages_of(config: Mapping[str, Any]) -> list[str]:
-    """Names of the stages of a whole run, for every shape of the loop; see `trackrec.recipe.loop`. ``test`` isn't one."""
-    loop, ctr = config["loop"], config.get("ctr", {})
-    on = {key: loop.get(key, True) for key in ("distill", "warmup", "align", "rec_tune", "alternate")}
-    optional = {"distill": on["distill"], "warmup/rec_tune": on["warmup"]}
-    optional["plain/rec_tune"] = on["warmup"] or on["rec_tune"]
-    drawn = ["sample", "score", "preferences"] if on["align"] else []
-    moved = [kind for kind in ("align", "greedy", "rec_tune", "evaluate") if on.get(kind, True)]
-    names = ["data", "teacher", "distill", "warmup/greedy", "warmup/rec_tune", "warmup/evaluate"]
-    rounds = int(loop["rounds"])
-    for number in range(1, rounds + 1):
-        turns = on["alternate"] or number == rounds
-        names += [f"round-{number}/{kind}" for kind in (*drawn, *(moved if turns else []))]
-    sources = {part for arm in ctr.get("arms", ("reccot",)) for part in arm.split("+")}
-    optional["untuned"], reads = "untuned" in sources, sources != {"none"}
-    optional["log_odds"] = reads and ctr.get("text", {}).get("use") == "log_odds"
-    optional["embed"] = reads and not optional["log_odds"]
-    names += ["plain/rec_tune", "plain/evaluate", "texts", "untuned", "embed", "log_odds", "ctr"]
-    return [name for name in names if optional.get(name, True)]
-
-
 def _empty(table: str) -> pl.DataFrame:
     found = pl.from_arrow(SCHEMAS[table].empty_table())
     assert isinstance(found, pl.DataFrame)
@@ -180,7 +145,7 @@ def _empty(table: str) -> pl.DataFrame:
 
 
 def _manifests(run_dir: Path) -> dict[str, Manifest]:
-    """Manifests of all done stages, in the order in which the recipe runs them."""
+    """Manifests of all done stages, in the order in which the recipe runs them; names that it doesn't know come last."""
     found = {}
     for path in [*run_dir.glob(f"*/{MANIFEST}"), *run_dir.glob(f"*/*/{MANIFEST}")]:
         name = path.parent.relative_to(run_dir).as_posix()
@@ -192,20 +157,9 @@ def _manifests(run_dir: Path) -> dict[str, Manifest]:
             continue
         if manifest is not None:
             found[name] = manifest
-    return {name: found[name] for name in sorted(found, key=_place)}
-
-
-def _place(name: str) -> tuple[int, int, int, str]:
-    room, _, kind = name.partition("/")
-    base = re.sub(r"-\d+$", "", room)
-    first = _ORDER.index(base) if base in _ORDER else len(_ORDER)
-    return first, round_of(name), _KINDS.index(kind) if kind in _KINDS else len(_KINDS), name
-
-
-def round_of(name: str) -> int:
-    """The round in a stage's name, 0 where it has none."""
-    match = re.match(r"round-(\d+)/", name)
-    return int(match.group(1)) if match else 0
+    order = every_stage(max([1, *map(round_of, found)]))
+    known = [name for name in order if name in found]
+    return {name: found[name] for name in (*known, *sorted(found.keys() - set(known)))}
 
 
 def _current(manifests: Mapping[str, Manifest]) -> set[str]:

@@ -5,16 +5,23 @@ Shipped hooks are the monitors of `trackrec.callbacks`; a config names them, or 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import polars as pl
 
-from trackrec.runs.files import LOGS, RunFiles, round_of
+from trackrec.pipeline.pipeline import Pipeline
+from trackrec.pipeline.stage import StageError
+from trackrec.recipe.names import kind_of, round_of
+from trackrec.runs.files import LOGS, RunFiles
 from trackrec.storage.parts import write_part
 
 Verdict = Literal["ok", "few", "warn", "stop"]
+
+
+class StoppedByMonitorError(StageError):
+    """A monitor found the run past one of its limits. What is done stays."""
 
 
 class DoneStage(NamedTuple):
@@ -31,7 +38,7 @@ class DoneStage(NamedTuple):
     @property
     def kind(self) -> str:
         """The name without the round: ``round-2/align`` is an ``align``."""
-        return self.name.rsplit("/", 1)[-1]
+        return kind_of(self.name)
 
     @property
     def round(self) -> int:
@@ -97,3 +104,38 @@ def write_readings(stage: DoneStage, readings: Sequence[Reading]) -> None:
     """Keep the readings of a stage in the table ``monitors`` among its logs, which no fingerprint counts."""
     rows = [{"stage": stage.name, "round": stage.round, **reading._asdict()} for reading in readings]
     write_part(stage.directory / LOGS, "monitors", rows)
+
+
+def call_hooks(pipeline: Pipeline, hooks: Sequence[StageHook]) -> Callable[[str, bool], None]:
+    """What a pipeline calls after each stage: every hook looks at it, warnings are printed, a stop ends the run.
+
+    A hook that stopped the run stops it again when it is started again: the stage is done all the same.
+
+    Args:
+        pipeline: of the run.
+        hooks: who looks.
+
+    Returns:
+        A function of the stage's name and whether it was made just now.
+
+    Raises:
+        StoppedByMonitorError: by that function, with the first reading past its limit, once all hooks have looked.
+    """
+    files: RunFiles | None = None
+
+    def after_stage(name: str, made: bool) -> None:
+        nonlocal files
+        if not hooks:
+            return
+        if made or files is None:
+            files = RunFiles(pipeline.run_dir, pipeline.config, [stage.name for stage in pipeline.stages])
+        done = DoneStage(name, files)
+        readings = [reading for hook in hooks for reading in hook.on_stage_end(done)]
+        write_readings(done, readings)
+        for reading in readings:
+            if reading.verdict == "warn":
+                pipeline.say(f"    warning, {reading.monitor} after {name}: {reading.text}")
+        if stops := [reading for reading in readings if reading.verdict == "stop"]:
+            raise StoppedByMonitorError(f"{stops[0].monitor} stopped the run after {name}: {stops[0].text}")
+
+    return after_stage

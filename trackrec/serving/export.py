@@ -33,6 +33,7 @@ from trackrec.ctr.features.features import MAX_ATTRIBUTES, RATING_SCALE, CTRData
 from trackrec.ctr.features.past import FIRST, PADDING, UNKNOWN, source_rows
 from trackrec.ctr.plan import CTRPlan
 from trackrec.ctr.saved import load_net, saved_features, saved_net, saved_seeds
+from trackrec.recipe.ctr_inputs import check_nets, ctr_inputs
 from trackrec.recipe.experiment import Experiment
 from trackrec.runtime.errors import reason
 from trackrec.runtime.packages import need
@@ -69,8 +70,8 @@ def export(exp: Experiment, arm: str, seed: int | None, output: Path) -> None:
         ValueError: the folder exists, there is no such net, or onnxruntime doesn't agree with torch.
     """
     check_packages()
-    exp.check_nets()
-    made = export_net(exp.ctr_inputs(), exp.ctr, exp.directory("ctr"), arm, seed, exp.seed, output)
+    check_nets(exp)
+    made = export_net(ctr_inputs(exp), exp.ctr, exp.directory("ctr"), arm, seed, exp.seed, output)
     exp.say(
         f"{made.net} of arm {arm}, seed {made.seed}, in {output}: onnxruntime differs from torch by at most "
         f"{made.difference:.1e} on {made.rows} validation rows"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,11 +14,18 @@ import polars as pl
 from numpy.typing import NDArray
 
 from trackrec.interactions import DataError
+from trackrec.recipe.arm_scores import score_arm
+from trackrec.recipe.cohort import learned_samples
+from trackrec.recipe.ctr_inputs import check_nets, ctr_inputs
 from trackrec.recipe.experiment import Experiment
-from trackrec.recipe.recommend import Recommend
+from trackrec.recipe.graph import Graph
+from trackrec.recipe.names import CTR, TEXTS
+from trackrec.recipe.tables import sample_rows as all_samples
+from trackrec.recipe.tables import texts_of
 from trackrec.runtime.errors import reason
 from trackrec.serving.requests import after_all, check_items, check_users, newest_histories, request_rows
 from trackrec.storage.atomic import write_whole
+from trackrec.storage.parts import read_table
 
 if TYPE_CHECKING:
     from trackrec.ctr.arms.assemble import CTRInputs
@@ -26,7 +34,7 @@ if TYPE_CHECKING:
 ROWS_AT_ONCE = 65_536
 
 
-def predict(exp: Experiment, recommend: Recommend, requests: Path, output: Path, arm: str, unknown: str) -> None:
+def predict(exp: Experiment, graph: Graph, requests: Path, output: Path, arm: str, unknown: str) -> None:
     """Write ``output``: the requests with a column ``p``, the mean over the seeds of one arm.
 
     A request is answered as if it came after everything the run has read: the user's recent list is their newest
@@ -34,7 +42,7 @@ def predict(exp: Experiment, recommend: Recommend, requests: Path, output: Path,
 
     Args:
         exp: a run whose ctr stage is done.
-        recommend: its stages after the loop; V is asked through it where the arm reads V's log-odds.
+        graph: its stages: which V scores the requests, where the arm reads V's log-odds.
         requests: Parquet or CSV with ``user_id`` and ``item_id``.
         output: Parquet file to write.
         unknown: ``error``, or ``empty``: no probability for users without a RecCoT and for items that aren't known.
@@ -50,10 +58,10 @@ def predict(exp: Experiment, recommend: Recommend, requests: Path, output: Path,
 
     if output.suffix != ".parquet":
         raise DataError(f"--output must be a file ending in .parquet, got {str(output)!r}.")
-    exp.check_nets()
-    saved_seeds(exp.directory("ctr"), arm)
+    check_nets(exp)
+    saved_seeds(exp.directory(CTR), arm)
     wanted = read_requests(requests)
-    inputs = exp.ctr_inputs()
+    inputs = ctr_inputs(exp)
     answerable = set(sample_rows(inputs, exp.ctr.text)["history_id"].to_list())
     histories = newest_histories(inputs.samples, answerable)
     known = wanted["user_id"].is_in(histories["user_id"].implode())
@@ -61,10 +69,10 @@ def predict(exp: Experiment, recommend: Recommend, requests: Path, output: Path,
     if unknown == "error" or not known.any():
         check_items(wanted["item_id"], set(inputs.items["item_id"]))
         check_users(set(wanted["user_id"]) - set(histories["user_id"]))
-    nets = SavedNets(inputs, exp.ctr, exp.directory("ctr"), arm, exp.seed, now=after_all(inputs.interactions))
+    nets = SavedNets(inputs, exp.ctr, exp.directory(CTR), arm, exp.seed, now=after_all(inputs.interactions))
     asks = exp.ctr.text.use == "log_odds" and arm != "none"
     some = wanted.filter(known)
-    p = answer(nets, some, histories, inputs, partial(recommend.request_log_odds, arm=arm) if asks else None)
+    p = answer(nets, some, histories, inputs, partial(request_log_odds, exp, graph, arm=arm) if asks else None)
     every = pl.repeat(None, len(wanted), dtype=pl.Float32, eager=True)
     answered = wanted.with_columns(p=every.scatter(known.arg_true(), pl.Series(p)))
     content = io.BytesIO()
@@ -73,6 +81,36 @@ def predict(exp: Experiment, recommend: Recommend, requests: Path, output: Path,
     without = len(answered) - len(some)
     left = f"; {without:,} requests of unknown users or items have none" if without else ""
     exp.say(f"{len(some):,} predictions of arm {arm} in {output}{left}")
+
+
+def request_log_odds(exp: Experiment, graph: Graph, rows: pl.DataFrame, arm: str) -> dict[str, dict[str, float]]:
+    """V's log-odds of requests as the nets of an arm read them: arm -> sample -> log-odds, for `CTRInputs`.
+
+    V scores as in the stage ``log_odds``, once for each user and item. There is no value where the history has no text,
+    nor where V was tuned on the user's rating of the item, or G's texts rewarded for it.
+
+    Args:
+        exp: the run.
+        graph: its stages.
+        rows: `trackrec.serving.requests.request_rows`.
+        arm: any but ``none``.
+    """
+    from trackrec.ctr.arms.arms import log_odds_of, source_of
+
+    scored = arm if arm == "shuffled" else source_of(arm)
+    with_text = rows.filter(pl.col("history_id").is_in(list(texts_of(exp, TEXTS))))
+    learned = all_samples(exp).filter(pl.col("sample_id").is_in(list(learned_samples(exp))))
+    free = with_text.join(learned, on=["user_id", "item_id"], how="anti", maintain_order="left")
+    if arm == "random" or not len(free):  # noise stands in the place of V's answers
+        return {scored: dict.fromkeys(free["sample_id"].to_list(), 0.0)}
+    pair = ["history_id", "item_id"]
+    once = free.unique(pair, keep="first", maintain_order=True)
+    with tempfile.TemporaryDirectory() as folder:
+        score_arm(exp, Path(folder), once, scored, graph.validator_of(scored))
+        found = log_odds_of(read_table(Path(folder), "scores"), set())
+    answers = once.select(*pair, scored_as="sample_id")
+    same = free.join(answers, on=pair, how="left", maintain_order="left").select("sample_id", "scored_as")
+    return {scored: {sample: found[other] for sample, other in same.iter_rows()}}
 
 
 def answer(

@@ -118,4 +118,4 @@ _KINDS: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "dict":
 
 
 def _broken(path: Path, why: object) -> BrokenManifestError:
-    return BrokenManifestError(f"{path} can't be read ({why}). Delete {path.parent} and run again.")
+    return BrokenManifestError(f"{path} can't be read ({why})", f"Delete {path.parent} and run again.")

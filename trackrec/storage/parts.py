@@ -53,7 +53,7 @@ def standing_part(stage_dir: Path, table: str, part: int) -> pl.DataFrame | None
     try:
         frame = pl.from_arrow(_read_part(path, table)[0])
     except TableError as error:
-        log.warning("%s: it is made again", str(error).partition(" Delete it")[0].rstrip("."))
+        log.warning("%s: it is made again", error.problem)
         path.unlink()
         return None
     assert isinstance(frame, pl.DataFrame)
@@ -68,9 +68,8 @@ def _read_part(
         names = pq.read_schema(path).names
         part = pq.read_table(path, columns=None if columns is None else list(columns))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise TableError(
-            f"table {table}: {path} can't be read ({reason(error)}). Delete it and run the stage."
-        ) from error
+        problem = f"table {table}: {path} can't be read ({reason(error)})"
+        raise TableError(problem, "Delete it and run the stage.") from error
     schema = schema or schema_of(table, names)
     if names != schema.names:
         raise TableError(f"table {table}: {path} has columns {names}, want {schema.names}")

@@ -102,7 +102,16 @@ KEYS: dict[str, tuple[str, ...]] = {
 
 
 class TableError(ValueError):
-    """A table is missing, incomplete, or not what its schema promises."""
+    """A table is missing, incomplete, or not what its schema promises.
+
+    Args:
+        problem: what is wrong, without a full stop where a remedy follows.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        self.problem = problem
+        super().__init__(f"{problem}. {remedy}" if remedy else problem)
 
 
 def schema_of(table: str, columns: Iterable[str] = ()) -> pa.Schema:

@@ -3,61 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.chat import LabelTokens
-from trackrec.llm.logprobs import next_token_logprobs
-from trackrec.llm.memory import FittingBatches, halve_list
-from trackrec.llm.packing import path_ids, tree_tokens
-from trackrec.llm.vllm.host import VLLMHost
-from trackrec.llm.vllm.process import VLLMSettings, check_vllm
+from trackrec.llm.packing import tree_tokens
 from trackrec.prompts.book import PromptBook
 from trackrec.storage.parts import standing_part, write_part
 from trackrec.validator.judge import JudgeTree, judge_tree, label_logps
 
-if TYPE_CHECKING:
-    from trackrec.llm.loading import BackboneSettings
-
 Entry = tuple[str, JudgeTree]
 
 
-@dataclass(frozen=True)
-class ScoreSettings:
-    """How V is asked.
+class AnswerReader(Protocol):
+    """An engine that reads V's answers: `trackrec.validator.packed_reader` or `trackrec.validator.vllm_reader`."""
 
-    Attributes:
-        batch_tokens: most tokens of one forward pass, padding included.
-        engine: ``hf`` reads each history once for all its questions, in this process; ``vllm`` runs beside it and
-            shares the prompts' beginnings in its prefix cache.
-        vllm: how much vLLM may take, where it is the engine.
-    """
+    def read(
+        self, lm: LanguageModel, adapter: str | None, entries: Sequence[Entry]
+    ) -> Iterator[tuple[Sequence[Entry], Tensor]]:
+        """Batches of the entries, and the (M, L) log-probabilities of the answers to each batch's questions."""
+        ...
 
-    batch_tokens: int = 8192
-    engine: Literal["hf", "vllm"] = "hf"
-    vllm: VLLMSettings = field(default_factory=VLLMSettings)
-
-    def __post_init__(self) -> None:
-        if self.batch_tokens < 1:
-            raise ValueError(f"scoring.batch_tokens must be at least 1, got {self.batch_tokens}.")
-        self.vllm.check("scoring.vllm")
-
-    def check(self, backbone: BackboneSettings) -> None:
-        """Asked before anything runs: whether the engine can ask V on this machine.
-
-        Raises:
-            MissingPackageError: vLLM is asked for and missing.
-            ValueError: vLLM does not load this form of weights.
-        """
-        if self.engine == "vllm":
-            check_vllm(backbone, "scoring.engine vllm", "scoring.engine hf")
+    def release(self) -> None:
+        """Give back what the engine holds."""
+        ...
 
 
 class ScoreJob(NamedTuple):
@@ -91,7 +64,7 @@ def score_reccots(
     source: str,
     round_: int,
     validator: str,
-    settings: ScoreSettings,
+    reader: AnswerReader,
     shard_size: int,
     first_part: int = 0,
 ) -> dict[str, Any]:
@@ -105,7 +78,7 @@ def score_reccots(
         source: of the RecCoTs.
         round_: of the RecCoTs.
         validator: the name under which the opinions are filed.
-        settings: batch size.
+        reader: the engine; it is released at the end.
         shard_size: histories per part.
         first_part: number of the first part, where several validators share a table.
 
@@ -116,7 +89,6 @@ def score_reccots(
     asked = tokens = 0
     bar = tqdm(total=len(ordered), desc=f"scores {source} by {validator}", unit="history", disable=None)
     common = {"source": source, "round": round_, "validator": validator}
-    reader = _VLLMReader(settings) if settings.engine == "vllm" else _PackedReader(settings.batch_tokens)
     try:
         for part, start in enumerate(range(0, len(ordered), shard_size), first_part):
             shard = ordered[start : start + shard_size]
@@ -135,79 +107,6 @@ def score_reccots(
         bar.close()
         reader.release()
     return {"histories": len(entries), "questions": asked, "tokens": tokens}
-
-
-class _PackedReader:
-    """Reads trees as packed rows, with the model of this process."""
-
-    def __init__(self, batch_tokens: int) -> None:
-        self._batch_tokens, self._memory = batch_tokens, _memory()
-
-    def read(
-        self, lm: LanguageModel, adapter: str | None, entries: Sequence[Entry]
-    ) -> Iterator[tuple[Sequence[Entry], Tensor]]:
-        """Batches, and the (M, L) log-probabilities of the answers to their questions."""
-        with lm.using(adapter):
-            for batch in _batches(entries, self._batch_tokens):
-                yield from self._memory.run(batch, partial(_read_packed, lm))
-
-    def release(self) -> None:
-        """Nothing is held."""
-
-
-class _VLLMReader:
-    """Reads each question as a prompt of its own, with vLLM."""
-
-    def __init__(self, settings: ScoreSettings) -> None:
-        # In bfloat16 the output layer would tie the answers of half the rows.
-        overrides = {"hf_overrides": {"head_dtype": "float32"}}
-        self._host = VLLMHost(settings.vllm, settings.batch_tokens, "scoring.vllm", overrides)
-
-    def read(
-        self, lm: LanguageModel, adapter: str | None, entries: Sequence[Entry]
-    ) -> Iterator[tuple[Sequence[Entry], Tensor]]:
-        """See `_PackedReader.read`; all entries are one batch, vLLM makes its own."""
-        labels = lm.chat.label_tokens()
-        prompts = [path_ids(entry.tree, branch) for _, entry in entries for branch in entry.branches]
-        if prompts:
-            found = self._host.score(lm, adapter, prompts, [*labels.yes, *labels.no], lambda _count: None)
-            yield entries, torch.tensor(found)
-
-    def release(self) -> None:
-        """End vLLM's process."""
-        self._host.release()
-
-
-def _batches(shard: Sequence[Entry], batch_tokens: int) -> Iterator[list[Entry]]:
-    """Trees of like size together, up to ``batch_tokens`` with padding; a tree larger than that goes alone."""
-    trees = sorted(shard, key=lambda entry: -tree_tokens(entry[1].tree))
-    batch: list[Entry] = []
-    for entry in trees:
-        width = tree_tokens(batch[0][1].tree) if batch else 0
-        if batch and (len(batch) + 1) * width > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(entry)
-    if batch:
-        yield batch
-
-
-def _memory() -> FittingBatches[Sequence[Entry]]:
-    return FittingBatches(
-        "scoring",
-        "Lower scoring.batch_tokens to begin there.",
-        "Lower prompts.max_history, sampler.init_args.max_new_tokens or loop.targets.",
-        lambda batch: len(batch) * max(tree_tokens(entry.tree) for _, entry in batch),
-        halve_list,
-    )
-
-
-def _read_packed(lm: LanguageModel, batch: Sequence[Entry]) -> tuple[Sequence[Entry], Tensor]:
-    """A batch, and the (M, L) log-probabilities of the answers to its questions."""
-    labels = lm.chat.label_tokens()
-    layout = lm.layout([entry.tree for _, entry in batch])
-    spots = [layout.spots[index][branch] for index, (_, entry) in enumerate(batch) for branch in entry.branches]
-    return batch, next_token_logprobs(lm, layout, spots, [*labels.yes, *labels.no])
 
 
 def _opinions(labels: LabelTokens, batch: Sequence[Entry], logps: Tensor) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
+from trackrec.recipe.names import in_round, without_text
 from trackrec.report.render.arm_names import VALIDATOR_NAMES, arm_name, arm_order, text_name
 
 _COLUMNS = {"auc": "AUC", "acc": "ACC", "log_loss": "LogLoss", "uauc": "UAUC"}
@@ -64,10 +65,10 @@ def rounds_table(metrics: pl.DataFrame, rounds: int) -> Table:
     for name in ("round", "G reward before", "G reward after", "V AUC", "V ACC", "distinct-2", "words", "cut"):
         table.add_column(name, justify="left" if name == "round" else "right", no_wrap=True)
     for round_ in range(rounds + 1):
-        stage = "warmup/evaluate" if round_ == 0 else f"round-{round_}/evaluate"
+        stage = in_round(round_, "evaluate")
         if cells.value(stage, round_, "valid", "judge", "auc") is None:
             continue
-        earlier = "warmup/evaluate" if round_ <= 1 else f"round-{round_ - 1}/evaluate"
+        earlier = in_round(max(round_ - 1, 0), "evaluate")
         tuned = "tuned" if cells.value(stage, round_, "valid", "tuned", "auc") is not None else "judge"
         before_arm = "tuned" if cells.value(earlier, round_ - 1, "valid", "tuned", "auc") is not None else "judge"
         before = "-" if round_ == 0 else cells.text(earlier, round_ - 1, "valid", before_arm, "reward", interval=False)
@@ -125,9 +126,9 @@ def _where(arm: str, split: str, rounds: int) -> tuple[str, int, str, str]:
     if split == "test":
         return "test", -1, split, arm
     if arm == "validator/reccot":
-        return f"round-{rounds}/evaluate", rounds, split, "tuned"
+        return in_round(rounds, "evaluate"), rounds, split, "tuned"
     if arm.startswith("validator/"):
-        return "plain/evaluate", -1, split, arm.removeprefix("validator/")
+        return without_text("evaluate"), -1, split, arm.removeprefix("validator/")
     return "ctr", -1, split, arm
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from trackrec.recipe.names import in_round
 from trackrec.report.numbers import RunNumbers
 from trackrec.report.render.document import Block, Cell, Figure, Missing, Num, Section, Table, Unit
 from trackrec.report.render.figures import curves
@@ -30,23 +31,23 @@ _END = 0.2
 def alignment_section(run: RunNumbers) -> Section:
     """The sets of every round, and the curves of every alignment."""
     blocks: list[Block] = []
-    rounds = [number for number in range(1, run.rounds + 1) if run.has(f"round-{number}/preferences")]
+    rounds = [number for number in range(1, run.rounds + 1) if run.has(in_round(number, "preferences"))]
     if not rounds:
         text = "No preference set was made yet: run `trackrec fit`."
         return Section("alignment", "Alignment (S-DPO)", [Missing(text)])
     blocks.append(_sets_table(run, rounds))
-    logs = {number: log for number in rounds if (log := run.step_logs(f"round-{number}/align")) is not None}
+    logs = {number: log for number in rounds if (log := run.step_logs(in_round(number, "align"))) is not None}
     kept = {number: log for number, log in logs.items() if "loss" in log.columns}
     if kept:
         blocks.append(_curves(kept, rounds))
-    without = [number for number in rounds if number not in kept and run.has(f"round-{number}/align")]
+    without = [number for number in rounds if number not in kept and run.has(in_round(number, "align"))]
     if without:
         blocks.extend(_last_steps(run, without))
     return Section("alignment", "Alignment (S-DPO)", blocks)
 
 
 def _sets_table(run: RunNumbers, rounds: Sequence[int]) -> Table:
-    notes = {number: run.notes(f"round-{number}/preferences") for number in rounds}
+    notes = {number: run.notes(in_round(number, "preferences")) for number in rounds}
     reasons = [reason for reason in _DROPPED if any(own.get(reason) for own in notes.values())]
     rows: list[list[Cell]] = []
     for number, own in notes.items():
@@ -111,7 +112,7 @@ def _points(log: pl.DataFrame, name: str) -> list[tuple[float, float]]:
 def _last_steps(run: RunNumbers, rounds: Sequence[int]) -> list[Block]:
     rows: list[list[Cell]] = []
     for number in rounds:
-        notes = run.notes(f"round-{number}/align")
+        notes = run.notes(in_round(number, "align"))
         nums = [Num(float(notes.get(name, "nan")), unit=unit) for name, (_, unit) in _CURVES.items()]
         rows.append([str(number), *nums, Num(float(notes.get("optimizer_steps", "nan")), unit="count")])
     names = ", ".join(map(str, rounds))

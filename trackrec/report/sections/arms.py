@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from trackrec.metrics.intervals import LEAST_USERS
 from trackrec.metrics.scores import accuracy, auc, log_loss
+from trackrec.recipe.names import TEST, in_round, without_text
 from trackrec.report.numbers import RunNumbers
 from trackrec.report.render.arm_names import VALIDATOR_NAMES, arm_name, arm_order, text_name
 from trackrec.report.render.document import (
@@ -236,13 +237,13 @@ def _arms_table(run: RunNumbers, stage: str, net: str) -> Table:
 
 def _validator_blocks(run: RunNumbers, split: str) -> list[Block]:
     """V's own numbers with and without RecCoT, and their paired difference."""
-    last, blocks = f"round-{run.rounds}", list[Block]()
+    blocks: list[Block] = []
     places = {
         "test": {arm: ("test", -1, arm) for arm in VALIDATOR_NAMES},
         "valid": {
-            "validator/untuned": ("plain/evaluate", -1, "untuned"),
-            "validator/plain": ("plain/evaluate", -1, "plain"),
-            "validator/reccot": (f"{last}/evaluate", run.rounds, "tuned"),
+            "validator/untuned": (without_text("evaluate"), -1, "untuned"),
+            "validator/plain": (without_text("evaluate"), -1, "plain"),
+            "validator/reccot": (in_round(run.rounds, "evaluate"), run.rounds, "tuned"),
         },
     }
     rows: list[list[Cell]] = []
@@ -253,15 +254,16 @@ def _validator_blocks(run: RunNumbers, split: str) -> list[Block]:
     if rows:
         caption = f"V as the recommender, on {_ROWS[split]} rows. Intervals are 95 %, over users."
         blocks.append(Table(caption, ("V", *_COLUMNS.values(), "rows"), rows))
-    if found := _validator_differences(run, split, f"{last}/rec_tune"):
+    if found := _validator_differences(run, split, in_round(run.rounds, "rec_tune")):
         caption = f"What the RecCoT changes for V, on the same {_ROWS[split]} rows. Intervals are 95 %, over users."
         blocks.append(_difference_table(found, caption))
     return blocks
 
 
 def _validator_differences(run: RunNumbers, split: str, validator: str) -> list[Difference]:
-    stages = ("test", "test") if split == "test" else (validator.replace("rec_tune", "evaluate"), "plain/evaluate")
-    ours, other = run.answers(stages[0], validator), run.answers(stages[1], "plain/rec_tune")
+    own = validator.replace("rec_tune", "evaluate")
+    stages = (TEST, TEST) if split == TEST else (own, without_text("evaluate"))
+    ours, other = run.answers(stages[0], validator), run.answers(stages[1], without_text("rec_tune"))
     if ours is None or other is None:
         return []
     metrics = {"auc": auc, "acc": accuracy, "log_loss": log_loss}

@@ -9,10 +9,11 @@ import polars as pl
 
 from trackrec.metrics.intervals import Interval, user_bootstrap
 from trackrec.metrics.scores import calibration_error
+from trackrec.recipe.names import in_round
 from trackrec.report.numbers import RunNumbers, as_num
 from trackrec.report.render.document import Cell, Figure, Missing, Num, Section, Table, sentence
 from trackrec.report.render.figures import Bin, reliability
-from trackrec.report.sections.rounds import evaluate_stage, round_name
+from trackrec.report.sections.rounds import round_name
 
 _BINS = 10
 _RESAMPLES = 200
@@ -20,15 +21,15 @@ _RESAMPLES = 200
 
 def calibration_section(run: RunNumbers) -> Section:
     """What V says against what is true, per round on validation and for the last V on test."""
-    places = [(evaluate_stage(number), number) for number in range(run.rounds + 1)]
+    places = [(in_round(number, "evaluate"), number) for number in range(run.rounds + 1)]
     jobs = []
     for stage, number in places:
         names = run.validators(stage)
         if names:
-            own = f"round-{number}/rec_tune"
+            own = in_round(number, "rec_tune")
             jobs.append((f"round {round_name(number)}, validation", stage, own if own in names else names[0]))
     if run.has("test"):
-        jobs.append(("last V, test", "test", f"round-{run.rounds}/rec_tune"))
+        jobs.append(("last V, test", "test", in_round(run.rounds, "rec_tune")))
     panels, rows = [], list[list[Cell]]()
     for order, (name, stage, validator) in enumerate(jobs):
         answers = run.answers(stage, validator)

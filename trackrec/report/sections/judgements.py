@@ -11,6 +11,7 @@ import polars as pl
 
 from trackrec.metrics.intervals import paired_bootstrap, user_bootstrap
 from trackrec.metrics.scores import balanced_mean
+from trackrec.recipe.names import in_round
 from trackrec.report.numbers import RunNumbers, as_num
 from trackrec.report.render.document import Num
 
@@ -28,7 +29,7 @@ def paired_difference(metric: Callable[..., Any], ours: pl.DataFrame, other: pl.
 
 def draw_rewards(run: RunNumbers, round_: int) -> pl.DataFrame | None:
     """history_id, user_id, draw and reward of a round's draws: P(true label), per class first, as in alignment."""
-    scores = run.table(f"round-{round_}/score", "scores", ("history_id", "draw", "sample_id", "p_true"))
+    scores = run.table(in_round(round_, "score"), "scores", ("history_id", "draw", "sample_id", "p_true"))
     if scores is None:
         return None
     rows = scores.join(run.samples.select("sample_id", "user_id", "label"), on="sample_id", how="inner")
@@ -42,7 +43,7 @@ def draw_rewards(run: RunNumbers, round_: int) -> pl.DataFrame | None:
 
 def reward_label_correlation(run: RunNumbers, round_: int) -> Num | None:
     """Correlation of a question's reward, P(true label), with its label over all questions of a round."""
-    scores = run.table(f"round-{round_}/score", "scores", ("sample_id", "p_true"))
+    scores = run.table(in_round(round_, "score"), "scores", ("sample_id", "p_true"))
     if scores is None:
         return None
     rows = scores.join(run.samples, on="sample_id", how="inner")

@@ -8,10 +8,11 @@ from typing import Any
 
 import yaml
 
+from trackrec.recipe.graph import stage_names
+from trackrec.recipe.names import in_round
 from trackrec.report.numbers import RunNumbers
 from trackrec.report.render.document import Block, Cell, Code, Figure, Missing, Num, Section, Table
 from trackrec.report.render.figures import bars
-from trackrec.runs.files import stages_of
 
 # The counts of the data stage in the order in which rows are lost; what isn't named here follows under its own name.
 _DATA = {
@@ -77,7 +78,7 @@ def short_model(backbone: Mapping[str, Any]) -> str:
 def missing_blocks(run: RunNumbers) -> list[Block]:
     """What the run hasn't done yet, in one line each."""
     blocks: list[Block] = []
-    absent = [name for name in stages_of(run.config) if not run.has(name)]
+    absent = [name for name in stage_names(run.config) if not run.has(name)]
     if absent:
         blocks.append(Missing(f"Not done yet: {', '.join(absent)}. `trackrec fit` with the same config goes on."))
     if not run.has("test"):
@@ -110,18 +111,17 @@ def _data_table(run: RunNumbers) -> Table:
 
 def _players(run: RunNumbers) -> list[list[Cell]]:
     """Rows of what the stages took in, as far as they are done."""
-    last = f"round-{run.rounds}"
     wanted = [
         ("teacher", "asked", "histories that the teacher was asked about"),
         ("teacher", "without_text", "of them without a text"),
         ("distill", "examples", "texts that G was distilled on"),
-        ("warmup/rec_tune", "tuning_rows", "rows that warmed V up"),
-        ("round-1/sample", "histories", "histories that play"),
-        ("round-1/sample", "texts", "draws in a round"),
-        ("round-1/score", "questions", "questions to V in a round"),
-        (f"{last}/rec_tune", "tuning_rows", "rows that tuned V in the last round"),
-        (f"{last}/evaluate", "questions", "validation rows of V"),
-        (f"{last}/evaluate", "histories", "histories of these"),
+        (in_round(0, "rec_tune"), "tuning_rows", "rows that warmed V up"),
+        (in_round(1, "sample"), "histories", "histories that play"),
+        (in_round(1, "sample"), "texts", "draws in a round"),
+        (in_round(1, "score"), "questions", "questions to V in a round"),
+        (in_round(run.rounds, "rec_tune"), "tuning_rows", "rows that tuned V in the last round"),
+        (in_round(run.rounds, "evaluate"), "questions", "validation rows of V"),
+        (in_round(run.rounds, "evaluate"), "histories", "histories of these"),
         ("texts", "texts", "further histories that got a final text"),
         ("ctr", "train", "train rows of the CTR nets"),
         ("ctr", "valid", "validation rows of the CTR nets"),

@@ -9,6 +9,7 @@ import polars as pl
 
 from trackrec.metrics.intervals import user_bootstrap
 from trackrec.metrics.scores import auc
+from trackrec.recipe.names import in_round, without_text
 from trackrec.report.numbers import RunNumbers, as_num
 from trackrec.report.render.document import Cell, Figure, Missing, Num, Section, Table, Unit
 from trackrec.report.render.figures import Reference, by_round, histogram
@@ -34,26 +35,22 @@ def round_name(number: int) -> str:
     return str(number) if number else "0, start"
 
 
-def evaluate_stage(number: int) -> str:
-    """The stage that measures a round."""
-    return f"round-{number}/evaluate" if number else "warmup/evaluate"
-
-
 def measured_round(run: RunNumbers, number: int) -> Round | None:
     """One line of the table, None where the round wasn't evaluated."""
-    stage = evaluate_stage(number)
+    stage = in_round(number, "evaluate")
     if not run.has(stage):
         return None
     tuned = "tuned" if run.measured(stage, "valid", "tuned", "auc", number) else "judge"
     names = run.validators(stage)
-    judge = next((name for name in names if name != f"round-{number}/rec_tune"), None)
+    judge = next((name for name in names if name != in_round(number, "rec_tune")), None)
     new = run.answers(stage, judge) if judge else None
-    old = run.answers(evaluate_stage(number - 1), judge) if judge and number else None
-    ours = run.answers(stage, f"round-{number}/rec_tune") if number else None
+    old = run.answers(in_round(number - 1, "evaluate"), judge) if judge and number else None
+    ours = run.answers(stage, in_round(number, "rec_tune")) if number else None
     before = None
     if old is not None and number:
-        arm = "tuned" if run.measured(evaluate_stage(number - 1), "valid", "tuned", "auc", number - 1) else "judge"
-        before = run.measured(evaluate_stage(number - 1), "valid", arm, "reward", number - 1)
+        earlier = in_round(number - 1, "evaluate")
+        arm = "tuned" if run.measured(earlier, "valid", "tuned", "auc", number - 1) else "judge"
+        before = run.measured(earlier, "valid", arm, "reward", number - 1)
     return Round(
         round_name(number),
         run.measured(stage, "valid", "judge", "reward", number),
@@ -89,7 +86,7 @@ def rounds_section(run: RunNumbers) -> Section:
 def _rounds_figure(run: RunNumbers, found: list[Round], table: Table) -> Figure:
     names = [line.name.split(",")[0] for line in found]
     levels = [_CHANCE]
-    if plain := run.measured("plain/evaluate", "valid", "plain", "auc"):
+    if plain := run.measured(without_text("evaluate"), "valid", "plain", "auc"):
         levels.append(Reference("V without RecCoT", Num(plain.value)))
     panels = [
         by_round("V's AUC", names, [line.auc for line in found], [*levels, *_ceilings(run, "auc")]),

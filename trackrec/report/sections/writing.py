@@ -16,6 +16,7 @@ from trackrec.prompts.book import PromptBook
 from trackrec.prompts.grounding import ClaimChecker, Mention, normal_form
 from trackrec.prompts.settings import PromptSettings
 from trackrec.prompts.templates import Rated, describe, history_facts
+from trackrec.recipe.names import TEACHER, in_round
 from trackrec.report.numbers import RunNumbers, as_num
 from trackrec.report.render.document import (
     Block,
@@ -57,8 +58,8 @@ class Writing:
 
     def __init__(self, run: RunNumbers) -> None:
         self.run = run
-        stages = {"teacher": "teacher", round_name(0): "warmup/greedy"}
-        stages |= {round_name(number): f"round-{number}/greedy" for number in range(1, run.rounds + 1)}
+        stages = {TEACHER: TEACHER, round_name(0): in_round(0, "greedy")}
+        stages |= {round_name(number): in_round(number, "greedy") for number in range(1, run.rounds + 1)}
         found = {name: run.table(stage, "reccots", _COLUMNS) for name, stage in stages.items()}
         self.texts: dict[str, dict[str, Written]] = {
             name: {key: Written(text, reason == "length") for key, text, reason in table.iter_rows()}

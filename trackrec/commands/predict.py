@@ -1,0 +1,30 @@
+"""``trackrec predict``: probabilities for a table of (user_id, item_id) requests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from trackrec.commands.call import Call, open_run
+from trackrec.serving.predict import predict
+
+HELP = "Probabilities for a table of (user_id, item_id) requests."
+
+
+def add_arguments(parser: LightningArgumentParser) -> None:
+    """The command's own arguments."""
+    parser.add_argument("--requests", type=Path, required=True, help="Parquet or CSV with user_id and item_id.")
+    parser.add_argument("--output", type=Path, required=True, help="Parquet file to write.")
+    parser.add_argument("--arm", type=str, default="reccot", help="The arm whose nets predict.")
+    parser.add_argument(
+        "--unknown", type=Literal["error", "empty"], default="error", help="empty: no p for unknown ids."
+    )
+
+
+def run(call: Call) -> None:
+    """Write the predictions."""
+    experiment, graph = open_run(call)
+    own = call.own
+    predict(experiment, graph, Path(own["requests"]), Path(own["output"]), own["arm"], own["unknown"])

@@ -1,0 +1,28 @@
+"""``trackrec report``: what a run directory holds, as one HTML page and a Markdown file; runs nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from trackrec.commands.call import Call
+
+HELP = "Write what the run directory holds as one HTML page and a Markdown file; runs nothing."
+
+
+def add_arguments(parser: LightningArgumentParser) -> None:
+    """The command has no arguments of its own."""
+
+
+def run(call: Call) -> None:
+    """Write the report and print where it is."""
+    write_and_name(call.run_dir, call)
+
+
+def write_and_name(run_dir: Path, call: Call) -> None:
+    """Write the report of a run directory and print where it is."""
+    from trackrec.report.report import write_report
+
+    page = write_report(run_dir, call.config)
+    call.console.print(f"The report is {page}; the same as Markdown is {page.with_name('report.md')}.", markup=False)

@@ -1,0 +1,23 @@
+"""``trackrec test``: reads the test split, and counts how often that was done."""
+
+from __future__ import annotations
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from trackrec.commands.call import Call, open_run
+from trackrec.commands.results import run_and_show
+from trackrec.recipe.graph import add_test
+from trackrec.recipe.names import TEST
+
+HELP = "Read the test split: V with and without RecCoT, every CTR arm, intervals."
+
+
+def add_arguments(parser: LightningArgumentParser) -> None:
+    """The command has no arguments of its own."""
+
+
+def run(call: Call) -> None:
+    """Measure V and the arms on test rows, and print what was found."""
+    experiment, graph = open_run(call)
+    add_test(experiment, graph)
+    run_and_show(call, experiment, [TEST], "test")

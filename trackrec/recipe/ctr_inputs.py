@@ -1,0 +1,113 @@
+"""What the CTR stage reads of a run, and which stages that takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from trackrec.pipeline.stage import StageError
+from trackrec.recipe.cohort import cohort_of, learned_samples
+from trackrec.recipe.names import CTR, DATA, EMBED, LOG_ODDS, TEACHER, TEXTS, UNTUNED
+from trackrec.recipe.tables import prompt_book, sample_rows, texts_of
+
+if TYPE_CHECKING:
+    from trackrec.ctr.arms.assemble import CTRInputs
+    from trackrec.recipe.experiment import Experiment
+
+
+def text_sources(arms: Sequence[str]) -> set[str]:
+    """What the arms of the CTR stage are made of."""
+    return {part for arm in arms for part in arm.split("+")}
+
+
+def ctr_stages(arms: Sequence[str], use: str) -> tuple[str, ...]:
+    """The stages that `ctr_inputs` reads: the data alone where no arm has a text.
+
+    Args:
+        arms: ``ctr.arms``.
+        use: ``ctr.text.use``.
+    """
+    if text_sources(arms) == {"none"}:
+        return (DATA,)
+    return (DATA, TEXTS, LOG_ODDS if use == "log_odds" else EMBED)
+
+
+def stages_read(exp: Experiment) -> tuple[str, ...]:
+    """`ctr_stages` of a run."""
+    return ctr_stages(exp.ctr.arms, exp.ctr.text.use)
+
+
+def threshold_of_data(exp: Experiment) -> dict[str, str]:
+    """The threshold that the tables were made with: the nets' features hold it, the tables' content may not."""
+    manifest = exp.pipeline.done(DATA)
+    return {"threshold": str(manifest.notes["threshold"])} if manifest else {}
+
+
+def check_nets(exp: Experiment) -> None:
+    """Whether the nets were trained on what `ctr_inputs` reads.
+
+    Raises:
+        StageError: a stage isn't done, is damaged, or was made again after the nets.
+    """
+    made_of = exp.pipeline.manifest(CTR).inputs
+    for stage in stages_read(exp):
+        if made_of.get(stage) != exp.pipeline.manifest(stage).content_hash:
+            raise StageError(
+                f"the nets in {exp.directory(CTR)} were not trained on the {stage} that stands there now. Run "
+                "`trackrec fit` first."
+            )
+
+
+def ctr_inputs(exp: Experiment) -> CTRInputs:
+    """What the CTR stage reads."""
+    from trackrec.ctr.arms.assemble import CTRInputs
+    from trackrec.embed.vectors import vectors_of
+
+    vectors = {}
+    for name, texts in text_fields(exp).items():
+        matrix = vectors_of(exp.directory(EMBED), list(texts.values()))
+        vectors[name] = dict(zip(texts, matrix, strict=True))
+    seen = None
+    if text_sources(exp.ctr.arms) != {"none"}:  # ratings alone need no cohort, and may not have the rows of one
+        cohort = cohort_of(exp)
+        tuned = pl.concat([rows["user_id"] for rows in (cohort.reward, cohort.tune, cohort.warmup)])
+        seen = frozenset(tuned.to_list())
+    made_with = exp.pipeline.manifest(DATA).notes
+    return CTRInputs(
+        samples=sample_rows(exp),
+        histories=exp.table(DATA, "histories"),
+        items=exp.table(DATA, "items"),
+        interactions=exp.table(DATA, "interactions"),
+        threshold=float(made_with["threshold"]),
+        vectors=vectors,
+        log_odds=_log_odds(exp),
+        seen_users=seen,
+        published_lists="published_lists" in made_with,
+    )
+
+
+def _log_odds(exp: Experiment) -> dict[str, dict[str, float]]:
+    """V's log-odds of the samples by arm, where the CTR stage reads them."""
+    from trackrec.ctr.arms.arms import log_odds_of
+
+    if LOG_ODDS not in stages_read(exp):
+        return {}
+    scores, learned = exp.table(LOG_ODDS, "scores"), learned_samples(exp)
+    arms = scores["source"].unique(maintain_order=True).to_list()
+    return {arm: log_odds_of(scores.filter(pl.col("source") == arm), learned) for arm in arms}
+
+
+def text_fields(exp: Experiment) -> dict[str, dict[str, str]]:
+    """The texts that the arms of the CTR stage read: field -> history -> text; nothing where none reads one."""
+    if EMBED not in stages_read(exp):
+        return {}
+    fields, sources = {"reccot": texts_of(exp, TEXTS)}, text_sources(exp.ctr.arms)
+    for stage in (TEACHER, UNTUNED):
+        if stage in sources:
+            fields[stage] = texts_of(exp, stage)
+    if "prompt" in sources:
+        book = prompt_book(exp)
+        fields["prompt"] = {history: book.history_text(history) for history in fields["reccot"]}
+    return fields

@@ -1,0 +1,183 @@
+"""The recipe's stages and how they follow from each other, for every shape of the loop.
+
+This is the one place that knows the order. It needs only the settings, so that a report can ask which stages a run
+should have without loading anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from trackrec.ctr.arms.arms import scored_arms
+from trackrec.pipeline.stage import Stage
+from trackrec.recipe.cohort import tuning_turns
+from trackrec.recipe.ctr_inputs import ctr_stages, text_sources
+from trackrec.recipe.names import EMBED, LOG_ODDS, TEST, TEXTS, UNTUNED
+from trackrec.recipe.settings import LoopSettings
+from trackrec.recipe.stage import RecipeStage
+from trackrec.recipe.stages.align import Align
+from trackrec.recipe.stages.ctr import CTRNets
+from trackrec.recipe.stages.data import Data
+from trackrec.recipe.stages.distill import Distill
+from trackrec.recipe.stages.embed import Embed
+from trackrec.recipe.stages.evaluate import Evaluate, EvaluatePlain
+from trackrec.recipe.stages.generate import FinalTexts, Greedy, Sample, UntunedTexts
+from trackrec.recipe.stages.log_odds import LogOdds
+from trackrec.recipe.stages.preferences import Preferences
+from trackrec.recipe.stages.rec_tune import PlainRecTune, RecTune, WarmUp
+from trackrec.recipe.stages.score import Score
+from trackrec.recipe.stages.teacher import TeacherTexts
+from trackrec.recipe.stages.test import ReadTest
+from trackrec.recipe.stages.test_ratings import ReadTestRatings
+
+if TYPE_CHECKING:
+    from trackrec.recipe.experiment import Experiment
+
+
+@dataclass
+class Graph:
+    """The stages of a run in the order in which they run, and the names of the last models.
+
+    Attributes:
+        stages: all but ``test``.
+        generator: the stage of the last G; None is the base model.
+        validator: the stage of the last V, likewise.
+        plain: the stage of the V that is tuned without texts; None where none is.
+    """
+
+    stages: list[RecipeStage] = field(default_factory=list)
+    generator: str | None = None
+    validator: str | None = None
+    plain: str | None = None
+
+    def add(self, stage: RecipeStage) -> str:
+        """Append a stage; returns its name."""
+        self.stages.append(stage)
+        return stage.name
+
+    def validator_of(self, arm: str) -> str | None:
+        """The stage of the V that scores for an arm; None is the base model."""
+        return self.plain if arm == "plain" else self.validator
+
+
+def build_graph(loop: LoopSettings, arms: Sequence[str], use: str) -> Graph:
+    """The stages that some settings ask for.
+
+    Args:
+        loop: the section ``loop``.
+        arms: ``ctr.arms``.
+        use: ``ctr.text.use``.
+    """
+    graph = Graph()
+    graph.add(Data())
+    graph.add(TeacherTexts())
+    if loop.distill:
+        graph.generator = graph.add(Distill())
+    graph.add(Greedy(0, graph.generator))
+    if loop.warmup:
+        graph.validator = graph.add(WarmUp(from_teacher=loop.warmup_users is not None))
+    graph.add(Evaluate(0, graph.validator, graph.validator))
+    numbers = tuple(range(1, loop.rounds + 1))
+    for rounds in ((number,) for number in numbers) if loop.alternate else [numbers]:
+        _add_turn(graph, loop, rounds)
+    if turns := tuning_turns(loop):
+        reads_teacher = 0 in turns and loop.warmup_users is not None
+        graph.plain = graph.add(PlainRecTune(tuple(turns), reads_teacher))
+    graph.add(EvaluatePlain(graph.plain))
+    graph.add(FinalTexts(loop.rounds, graph.generator))
+    _add_recommender(graph, arms, use)
+    return graph
+
+
+def _add_turn(graph: Graph, loop: LoopSettings, rounds: tuple[int, ...]) -> None:
+    """G samples, V scores, S-DPO moves G, G writes, Rec-Tuning moves V; for one round, or for all of them at once.
+
+    The stages bear the name of the last of the rounds; texts are drawn and scored for each.
+    """
+    judge, last = graph.validator, rounds[-1]
+    if loop.align:
+        for number in rounds:
+            graph.add(Sample(number, graph.generator))
+            graph.add(Score(number, judge))
+            graph.add(Preferences(number))
+        graph.generator = graph.add(Align(rounds, graph.generator))
+    graph.add(Greedy(last, graph.generator))
+    if loop.rec_tune:
+        start = judge if loop.validator_start == "previous" else None
+        graph.validator = graph.add(RecTune(rounds, start))
+    graph.add(Evaluate(last, judge, graph.validator))
+
+
+def _add_recommender(graph: Graph, arms: Sequence[str], use: str) -> None:
+    """From the final texts to the CTR nets."""
+    sources, reads = text_sources(arms), ctr_stages(arms, use)
+    if UNTUNED in sources:
+        graph.add(UntunedTexts())
+    if EMBED in reads:
+        graph.add(Embed(reads_untuned=UNTUNED in sources))
+    if LOG_ODDS in reads:
+        graph.add(LogOdds(tuple((arm, graph.validator_of(arm)) for arm in scored_arms(arms))))
+    graph.add(CTRNets(reads))
+
+
+def graph_of(exp: Experiment) -> Graph:
+    """The graph of a run."""
+    return build_graph(exp.loop, exp.ctr.arms, exp.ctr.text.use)
+
+
+def stage_names(config: Mapping[str, Any]) -> list[str]:
+    """Names of the stages of a whole run, ``test`` left out, from its resolved configuration as plain types.
+
+    Keys that an older configuration lacks have today's defaults, and keys that exist no more are ignored: this names
+    stages and runs none.
+    """
+    known = {one.name for one in fields(LoopSettings)}
+    loop = LoopSettings(**{key: value for key, value in config["loop"].items() if key in known})
+    ctr = config.get("ctr") or {}
+    graph = build_graph(loop, ctr.get("arms", ("reccot",)), (ctr.get("text") or {}).get("use", "dense"))
+    return [stage.name for stage in graph.stages]
+
+
+def every_stage(rounds: int) -> list[str]:
+    """Names of all stages that any configuration of so many rounds has, in order."""
+    names = build_graph(LoopSettings(rounds=rounds), ["reccot", UNTUNED], "dense").stages
+    log_odds = build_graph(LoopSettings(rounds=rounds), ["reccot"], "log_odds").stages
+    return [*(stage.name for stage in names[:-1]), *(stage.name for stage in log_odds[-2:]), TEST]
+
+
+def add_stages(exp: Experiment) -> Graph:
+    """Put the stages of a run into its pipeline."""
+    graph = graph_of(exp)
+    for stage in graph.stages:
+        exp.pipeline.add(pipeline_stage(exp, stage))
+    return graph
+
+
+def add_test(exp: Experiment, graph: Graph) -> None:
+    """Put the stage that reads the test split into the pipeline."""
+    exp.pipeline.add(pipeline_stage(exp, test_stage(exp, graph)))
+
+
+def test_stage(exp: Experiment, graph: Graph) -> RecipeStage:
+    """The stage that reads the test split: of the arms alone in a run from ratings alone, without a loop."""
+    if text_sources(exp.ctr.arms) == {"none"} and exp.pipeline.done(TEXTS) is None:
+        return ReadTestRatings()
+    return ReadTest(graph.validator, graph.plain)
+
+
+def pipeline_stage(exp: Experiment, stage: RecipeStage) -> Stage:
+    """A stage of the recipe as the engine runs it."""
+    return Stage(
+        name=stage.name,
+        keys=stage.keys,
+        inputs=stage.inputs,
+        module=type(stage).__module__,
+        run=partial(stage.run, exp),
+        classes=stage.classes(exp),
+        outside=partial(stage.outside, exp),
+        processes=exp.trainings[stage.section].processes if stage.section else 1,
+        part_size=exp.loop.shard_histories if stage.by_part else 0,
+    )

@@ -1,0 +1,112 @@
+"""How stages let V score texts: targets, prompts, the budget, the scores table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from trackrec.llm.packing import tree_tokens
+from trackrec.metrics.intervals import Interval
+from trackrec.recipe.models import announce, language_model, load_adapter
+from trackrec.recipe.tables import prompt_book
+from trackrec.storage.parts import read_table
+from trackrec.validator.evaluate import judged_rows, validator_metrics
+from trackrec.validator.score import encode_jobs, score_jobs, score_reccots
+
+if TYPE_CHECKING:
+    from trackrec.recipe.experiment import Experiment
+
+Target = tuple[str, str, int]  # sample_id, item_id, label
+BASE = "base"
+"""The name under which the base model's scores are filed."""
+
+
+def score_texts(
+    exp: Experiment,
+    out: Path,
+    rows: pl.DataFrame,
+    texts: Mapping[str, Sequence[tuple[int, str | None]]],
+    validator: str | None,
+    source: str,
+    round_: int,
+    first_part: int = 0,
+    per_tree: int | None = None,
+) -> dict[str, Any]:
+    """V's scores of the rows under each text: the scores table in ``out``, and notes for a manifest.
+
+    Args:
+        exp: the run.
+        out: the stage directory.
+        rows: of the samples table, V's targets.
+        texts: history -> (draw, text) pairs; a text of None is a prompt without one.
+        validator: the stage that tuned V; None is the base model.
+        source: of the texts.
+        round_: of the texts.
+        first_part: number of the first part, where several validators share a table.
+        per_tree: at most so many targets share a packed row; None: all of a history.
+    """
+    lm = language_model(exp, "validator")
+    adapter = load_adapter(exp, lm, validator)
+    jobs = score_jobs(targets_by_history(rows), texts)
+    if per_tree:
+        jobs = [
+            job._replace(targets=job.targets[start : start + per_tree])
+            for job in jobs
+            for start in range(0, len(job.targets), per_tree)
+        ]
+    entries = encode_jobs(lm, prompt_book(exp), jobs)
+    trees = [entry.tree for _, entry in entries]
+    lm.check_packing(max(trees, key=len), adapter)
+    notes = announce(exp, "score", len(entries), sum(map(tree_tokens, trees)))
+    made = score_reccots(
+        lm,
+        adapter,
+        entries,
+        out,
+        source=source,
+        round_=round_,
+        validator=validator or BASE,
+        reader=exp.scoring.reader(),
+        shard_size=exp.loop.shard_histories,
+        first_part=first_part,
+    )
+    return {**made, **notes}
+
+
+def measure_texts(
+    exp: Experiment,
+    out: Path,
+    rows: pl.DataFrame,
+    texts: Mapping[str, str | None],
+    validator: str | None,
+    source: str,
+    round_: int,
+    first_part: int,
+) -> tuple[dict[str, Any], dict[str, Interval]]:
+    """Score rows with one text per history, and measure V on them."""
+    wanted = set(rows["history_id"].to_list())
+    given = single_texts({key: text for key, text in texts.items() if key in wanted})
+    notes = score_texts(exp, out, rows, given, validator, source, round_, first_part)
+    scored = judged_rows(read_table(out, "scores"), rows, validator or BASE, source)
+    return notes, validator_metrics(scored, exp.seed)
+
+
+def targets_by_history(rows: pl.DataFrame) -> dict[str, list[Target]]:
+    """Rows of the samples table as V's targets, grouped by history, in the order of their ids."""
+    grouped: dict[str, list[Target]] = {}
+    for history_id, *target in rows.sort("sample_id").select("history_id", "sample_id", "item_id", "label").iter_rows():
+        grouped.setdefault(history_id, []).append((target[0], target[1], target[2]))
+    return grouped
+
+
+def single_texts(texts: Mapping[str, str | None]) -> dict[str, list[tuple[int, str | None]]]:
+    """One text per history in the form that scoring takes: draw 0."""
+    return {history_id: [(0, text)] for history_id, text in texts.items()}
+
+
+def add_counts(notes: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Notes of several validators on the same histories: their questions and tokens add up."""
+    return {**more, **{key: notes.get(key, 0) + more[key] for key in ("questions", "tokens")}}

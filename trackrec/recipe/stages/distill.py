@@ -1,0 +1,39 @@
+"""Stage ``distill``: SFT of G on the teacher's texts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trackrec.llm.packing import tree_tokens
+from trackrec.recipe.models import fit, language_model, new_adapter
+from trackrec.recipe.names import DATA, DISTILL, TEACHER
+from trackrec.recipe.stage import RecipeStage
+from trackrec.recipe.stage_keys import MODEL, PLAYERS
+from trackrec.recipe.tables import prompt_book
+
+if TYPE_CHECKING:
+    from trackrec.recipe.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class Distill(RecipeStage):
+    """SFT of a fresh adapter on the teacher's texts."""
+
+    section = "distill"
+    name = DISTILL
+    keys = (*MODEL, "distill", *PLAYERS)
+    inputs = (DATA, TEACHER)
+
+    def run(self, exp: Experiment, out: Path) -> dict[str, Any]:
+        """See `RecipeStage.run`."""
+        from trackrec.distill.data import DistillData
+        from trackrec.distill.module import DistillModule
+
+        section, lm = exp.distill, language_model(exp, "generator")
+        name = new_adapter(exp, lm, "distill", None)
+        data = DistillData(lm, prompt_book(exp), exp.directory(TEACHER), seed=exp.seed, **section.data)
+        data.setup("fit")
+        tokens = sum(tree_tokens(entry.tree) for entry in data.examples)
+        return fit(exp, out, DistillModule(lm, name, **section.model), data, section, len(data.examples), tokens)

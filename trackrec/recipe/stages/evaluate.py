@@ -1,0 +1,117 @@
+"""Stage ``evaluate``: G and V on validation rows, with the texts of a round and without any."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from trackrec.metrics.intervals import Interval, metric_rows
+from trackrec.metrics.texts import distinct_n, mean_words
+from trackrec.recipe.cohort import cohort_of
+from trackrec.recipe.names import DATA, existing, in_round, without_text
+from trackrec.recipe.scoring import add_counts, measure_texts
+from trackrec.recipe.stage import RecipeStage
+from trackrec.recipe.stage_keys import EVALUATED, VALIDATOR
+from trackrec.recipe.tables import texts_of
+from trackrec.storage.parts import write_part
+
+if TYPE_CHECKING:
+    from trackrec.recipe.experiment import Experiment
+
+# Parts of one scores table that belong to different validators begin at multiples of it.
+PARTS_PER_VALIDATOR = 10_000
+
+
+@dataclass(frozen=True)
+class Evaluate(RecipeStage):
+    """What a round changed, on validation rows: G's texts by the V that scored its draws, V by its answers.
+
+    Attributes:
+        round: whose texts are read; 0 is before the rounds.
+        judge: the stage of the V that scored the round's draws.
+        tuned: the stage of the V that the round ended with.
+    """
+
+    round: int
+    judge: str | None
+    tuned: str | None
+    by_part = True
+    keys = (*VALIDATOR, "scoring", *EVALUATED)
+
+    @property
+    def name(self) -> str:
+        """See `RecipeStage.name`."""
+        return in_round(self.round, "evaluate")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """See `RecipeStage.inputs`."""
+        return existing(DATA, in_round(self.round, "greedy"), self.judge, self.tuned)
+
+    def classes(self, exp: Experiment) -> tuple[str, ...]:
+        """The engine that reads V's answers."""
+        return (exp.scoring.reader_path,)
+
+    def run(self, exp: Experiment, out: Path) -> dict[str, Any]:
+        """See `RecipeStage.run`."""
+        read = in_round(self.round, "greedy")
+        greedy, texts = exp.table(read, "reccots"), texts_of(exp, read)
+        validators = {"judge": self.judge} if self.judge == self.tuned else {"judge": self.judge, "tuned": self.tuned}
+        notes: dict[str, Any] = {}
+        rows: list[dict[str, Any]] = []
+        for number, (arm, validator) in enumerate(validators.items()):
+            first, valid = PARTS_PER_VALIDATOR * number, cohort_of(exp).valid
+            one, values = measure_texts(exp, out, valid, texts, validator, greedy["source"][0], self.round, first)
+            notes = add_counts(notes, one)
+            rows.extend(metric_rows(values, stage=self.name, round=self.round, split="valid", arm=arm))
+        rows.extend(metric_rows(text_metrics(greedy), stage=self.name, round=self.round, split="all", arm="texts"))
+        write_part(out, "metrics", rows)
+        return notes
+
+
+@dataclass(frozen=True)
+class EvaluatePlain(RecipeStage):
+    """V without text on the same validation rows: untuned, and tuned on the same rows as the others, if any was."""
+
+    tuned: str | None
+    name = without_text("evaluate")
+    by_part = True
+    keys = (*VALIDATOR, "scoring", *EVALUATED)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """See `RecipeStage.inputs`."""
+        return existing(DATA, self.tuned)
+
+    def classes(self, exp: Experiment) -> tuple[str, ...]:
+        """The engine that reads V's answers."""
+        return (exp.scoring.reader_path,)
+
+    def run(self, exp: Experiment, out: Path) -> dict[str, Any]:
+        """See `RecipeStage.run`."""
+        valid = cohort_of(exp).valid
+        texts = dict.fromkeys(valid["history_id"].to_list())
+        validators = {"untuned": None, "plain": self.tuned} if self.tuned else {"untuned": None}
+        notes: dict[str, Any] = {}
+        rows: list[dict[str, Any]] = []
+        for number, (arm, validator) in enumerate(validators.items()):
+            one, values = measure_texts(exp, out, valid, texts, validator, "none", 0, PARTS_PER_VALIDATOR * number)
+            notes = add_counts(notes, one)
+            rows.extend(metric_rows(values, stage=self.name, split="valid", arm=arm))
+        write_part(out, "metrics", rows)
+        return notes
+
+
+def text_metrics(texts: pl.DataFrame) -> dict[str, Interval]:
+    """Diversity, length and cut share of some texts."""
+    words = texts["text"].to_list()
+    values = {
+        "distinct_2": distinct_n(words, 2),
+        "mean_words": mean_words(words),
+        "cut_share": float((texts["finish_reason"] == "length").mean() or 0.0),  # type: ignore[arg-type]
+    }
+    nan = float("nan")
+    return {name: Interval(value, nan, nan, len(words)) for name, value in values.items()}

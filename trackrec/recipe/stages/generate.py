@@ -1,0 +1,120 @@
+"""Stages ``sample``, ``greedy``, ``texts`` and ``untuned``: G writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trackrec.recipe.cohort import cohort_of
+from trackrec.recipe.names import DATA, TEXTS, UNTUNED, existing, in_round
+from trackrec.recipe.stage import RecipeStage
+from trackrec.recipe.stage_keys import EVALUATED, MODEL, PLAYERS, TESTED
+from trackrec.recipe.tables import sample_rows, texts_of
+from trackrec.recipe.writing import write_texts
+from trackrec.storage.parts import write_part
+
+if TYPE_CHECKING:
+    from trackrec.recipe.experiment import Experiment
+
+# The part that takes over the texts of the last round: behind every part that is written here.
+_TAKEN_OVER = 99_999
+
+
+@dataclass(frozen=True)
+class Sample(RecipeStage):
+    """N draws per history of the loop."""
+
+    round: int
+    generator: str | None
+    by_part = True
+    keys = (*MODEL, "sampler", *PLAYERS)
+
+    @property
+    def name(self) -> str:
+        """See `RecipeStage.name`."""
+        return in_round(self.round, "sample")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """See `RecipeStage.inputs`."""
+        return existing(DATA, self.generator)
+
+    def run(self, exp: Experiment, out: Path) -> dict[str, Any]:
+        """See `RecipeStage.run`."""
+        wanted = sorted(set(cohort_of(exp).reward["history_id"].to_list()))
+        return write_texts(exp, out, wanted, self.generator, self.round, greedy=False)
+
+
+@dataclass(frozen=True)
+class Greedy(RecipeStage):
+    """One greedy text per history that plays or is evaluated on validation rows; round 0 comes before the rounds."""
+
+    round: int
+    generator: str | None
+    by_part = True
+
+    @property
+    def name(self) -> str:
+        """See `RecipeStage.name`."""
+        return in_round(self.round, "greedy")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """See `RecipeStage.keys`."""
+        warmup = () if self.round else ("loop.warmup_users",)
+        return (*MODEL, "sampler", *PLAYERS, *EVALUATED, *warmup)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """See `RecipeStage.inputs`."""
+        return existing(DATA, self.generator)
+
+    def run(self, exp: Experiment, out: Path) -> dict[str, Any]:
+        """See `RecipeStage.run`."""
+        cohort = cohort_of(exp)
+        # A V that warms up on the teacher's texts needs none of the distilled G.
+        tuned = cohort.loop_histories if self.round or exp.loop.warmup_users is None else []
+        wanted = sorted({*tuned, *cohort.valid["history_id"].to_list()})
+        return write_texts(exp, out, wanted, self.generator, self.round, greedy=True)
+
+
+@dataclass(frozen=True)
+class FinalTexts(RecipeStage):
+    """Greedy texts of the last G: those of the last round, and those of the histories that took no part."""
+
+    rounds: int
+    generator: str | None
+    name = TEXTS
+    by_part = True
+    keys = (*MODEL, "sampler", "loop.texts", *TESTED)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """See `RecipeStage.inputs`."""
+        return existing(DATA, self.generator, in_round(self.rounds, "greedy"))
+
+    def run(self, exp: Experiment, out: Path) -> dict[str, Any]:
+        """See `RecipeStage.run`."""
+        have = exp.table(in_round(self.rounds, "greedy"), "reccots")
+        wanted = sample_rows(exp) if exp.loop.texts == "all" else cohort_of(exp).test
+        rest = set(wanted["history_id"].to_list()) - set(have["history_id"].to_list())
+        notes: dict[str, Any] = {}
+        if rest:
+            notes = write_texts(exp, out, sorted(rest), self.generator, self.rounds, greedy=True)
+        write_part(out, "reccots", have, part=_TAKEN_OVER)
+        return {**notes, "taken_over": len(have)}
+
+
+@dataclass(frozen=True)
+class UntunedTexts(RecipeStage):
+    """Greedy texts of the base model about every history that has a final text."""
+
+    name = UNTUNED
+    by_part = True
+    keys = (*MODEL, "sampler")
+    inputs = (DATA, TEXTS)
+
+    def run(self, exp: Experiment, out: Path) -> dict[str, Any]:
+        """See `RecipeStage.run`."""
+        return write_texts(exp, out, sorted(texts_of(exp, TEXTS)), None, 0, greedy=True)

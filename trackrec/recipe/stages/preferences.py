@@ -1,0 +1,43 @@
+"""Stage ``preferences``: one preference set per history."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trackrec.align.preferences import build_preferences, collect_draws
+from trackrec.recipe.names import DATA, in_round
+from trackrec.recipe.stage import RecipeStage
+from trackrec.recipe.tables import sample_rows
+from trackrec.storage.parts import write_part
+
+if TYPE_CHECKING:
+    from trackrec.recipe.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class Preferences(RecipeStage):
+    """The draws of a round and V's scores of them, as one preference set per history."""
+
+    round: int
+    keys = ("align.sets",)
+
+    @property
+    def name(self) -> str:
+        """See `RecipeStage.name`."""
+        return in_round(self.round, "preferences")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """See `RecipeStage.inputs`."""
+        return (DATA, in_round(self.round, "sample"), in_round(self.round, "score"))
+
+    def run(self, exp: Experiment, out: Path) -> dict[str, Any]:
+        """See `RecipeStage.run`."""
+        draws = exp.table(in_round(self.round, "sample"), "reccots")
+        scores = exp.table(in_round(self.round, "score"), "scores")
+        scored, correlation = collect_draws(draws, scores, sample_rows(exp))
+        made = build_preferences(scored, exp.sets, draws["source"][0], self.round, exp.seed)
+        write_part(out, "preferences", made.rows)
+        return {**made.counts, "reward_label_correlation": correlation}

@@ -1,0 +1,58 @@
+"""The ``scoring`` section of a configuration: the engine that reads V's answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Literal
+
+from trackrec.llm.vllm.process import VLLMSettings, check_vllm
+
+if TYPE_CHECKING:
+    from trackrec.llm.loading import BackboneSettings
+    from trackrec.validator.score import AnswerReader
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """How V is asked.
+
+    Attributes:
+        batch_tokens: most tokens of one forward pass, padding included.
+        engine: ``hf`` reads each history once for all its questions, in this process; ``vllm`` runs beside it and
+            shares the prompts' beginnings in its prefix cache.
+        vllm: how much vLLM may take, where it is the engine.
+    """
+
+    batch_tokens: int = 8192
+    engine: Literal["hf", "vllm"] = "hf"
+    vllm: VLLMSettings = field(default_factory=VLLMSettings)
+
+    def __post_init__(self) -> None:
+        if self.batch_tokens < 1:
+            raise ValueError(f"scoring.batch_tokens must be at least 1, got {self.batch_tokens}.")
+        self.vllm.check("scoring.vllm")
+
+    def check(self, backbone: BackboneSettings) -> None:
+        """Asked before anything runs: whether the engine can ask V on this machine.
+
+        Raises:
+            MissingPackageError: vLLM is asked for and missing.
+            ValueError: vLLM does not load this form of weights.
+        """
+        if self.engine == "vllm":
+            check_vllm(backbone, "scoring.engine vllm", "scoring.engine hf")
+
+    @property
+    def reader_path(self) -> str:
+        """The path of the engine's class."""
+        return {
+            "hf": f"{__package__}.packed_reader.PackedReader",
+            "vllm": f"{__package__}.vllm_reader.VLLMReader",
+        }[self.engine]
+
+    def reader(self) -> AnswerReader:
+        """The engine. It is imported here, so that a stage's code holds the one engine that it uses."""
+        module, _, name = self.reader_path.rpartition(".")
+        made: AnswerReader = getattr(import_module(module), name)(self)
+        return made
