@@ -19,13 +19,14 @@ import polars as pl
 
 from trackrec.cli.app import parse_objects, parse_values
 from trackrec.distill.texts import write_teacher_texts
+from trackrec.recipe.book import prompt_book
 from trackrec.recipe.build import build_experiment
 from trackrec.recipe.cohort import cohort_of
 from trackrec.recipe.experiment import Experiment
 from trackrec.recipe.graph import add_stages
 from trackrec.recipe.names import in_round
 from trackrec.recipe.scoring import measure_texts
-from trackrec.recipe.tables import prompt_book, sample_rows, texts_in
+from trackrec.recipe.tables import sample_rows, texts_in
 from trackrec.recipe.writing import write_texts
 from trackrec.runs.files import newest_of
 from trackrec.storage.atomic import stable_hash

@@ -10,7 +10,7 @@ from trackrec.commands.call import Call, open_run
 from trackrec.commands.results import run_and_show
 from trackrec.ctr.plan import check_plan
 from trackrec.llm.model_files import check_model_path
-from trackrec.recipe.ctr_inputs import stages_read
+from trackrec.recipe.arm_texts import stages_read
 from trackrec.recipe.names import EMBED
 
 HELP = "Run every stage that is not up to date, from ratings to the recommender; goes on where it stopped."

@@ -28,8 +28,9 @@ from trackrec.metrics.intervals import Draws, Interval, seed_draws
 from trackrec.metrics.scores import auc
 from trackrec.pipeline.lock import locked
 from trackrec.pipeline.stage import Stage
+from trackrec.recipe.arm_texts import stages_read
 from trackrec.recipe.build import ctr_plan
-from trackrec.recipe.ctr_inputs import ctr_inputs, stages_read, threshold_of_data
+from trackrec.recipe.ctr_inputs import ctr_inputs, threshold_of_data
 from trackrec.recipe.experiment import Experiment
 from trackrec.recipe.stages.ctr import CTRNets
 from trackrec.runtime.packages import need

@@ -181,7 +181,7 @@ def _is_own(module: str) -> bool:
 
 
 def _names_module(text: str) -> bool:
-    return _is_own(text) and module_file(text) is not None
+    return text.startswith(f"{PACKAGE}.") and module_file(text) is not None
 
 
 def _absolute(node: ast.ImportFrom, package: str) -> str:

@@ -1,42 +1,20 @@
-"""What the CTR stage reads of a run, and which stages that takes."""
+"""What the CTR stage reads of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 from trackrec.pipeline.stage import StageError
+from trackrec.recipe.arm_texts import stages_read, text_fields, text_sources
 from trackrec.recipe.cohort import cohort_of, learned_samples
-from trackrec.recipe.names import CTR, DATA, EMBED, LOG_ODDS, TEACHER, TEXTS, UNTUNED
-from trackrec.recipe.tables import prompt_book, sample_rows, texts_of
+from trackrec.recipe.names import CTR, DATA, EMBED, LOG_ODDS
+from trackrec.recipe.tables import sample_rows
 
 if TYPE_CHECKING:
     from trackrec.ctr.arms.assemble import CTRInputs
     from trackrec.recipe.experiment import Experiment
-
-
-def text_sources(arms: Sequence[str]) -> set[str]:
-    """What the arms of the CTR stage are made of."""
-    return {part for arm in arms for part in arm.split("+")}
-
-
-def ctr_stages(arms: Sequence[str], use: str) -> tuple[str, ...]:
-    """The stages that `ctr_inputs` reads: the data alone where no arm has a text.
-
-    Args:
-        arms: ``ctr.arms``.
-        use: ``ctr.text.use``.
-    """
-    if text_sources(arms) == {"none"}:
-        return (DATA,)
-    return (DATA, TEXTS, LOG_ODDS if use == "log_odds" else EMBED)
-
-
-def stages_read(exp: Experiment) -> tuple[str, ...]:
-    """`ctr_stages` of a run."""
-    return ctr_stages(exp.ctr.arms, exp.ctr.text.use)
 
 
 def threshold_of_data(exp: Experiment) -> dict[str, str]:
@@ -97,17 +75,3 @@ def _log_odds(exp: Experiment) -> dict[str, dict[str, float]]:
     scores, learned = exp.table(LOG_ODDS, "scores"), learned_samples(exp)
     arms = scores["source"].unique(maintain_order=True).to_list()
     return {arm: log_odds_of(scores.filter(pl.col("source") == arm), learned) for arm in arms}
-
-
-def text_fields(exp: Experiment) -> dict[str, dict[str, str]]:
-    """The texts that the arms of the CTR stage read: field -> history -> text; nothing where none reads one."""
-    if EMBED not in stages_read(exp):
-        return {}
-    fields, sources = {"reccot": texts_of(exp, TEXTS)}, text_sources(exp.ctr.arms)
-    for stage in (TEACHER, UNTUNED):
-        if stage in sources:
-            fields[stage] = texts_of(exp, stage)
-    if "prompt" in sources:
-        book = prompt_book(exp)
-        fields["prompt"] = {history: book.history_text(history) for history in fields["reccot"]}
-    return fields

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from trackrec.ctr.arms.arms import scored_arms
 from trackrec.pipeline.stage import Stage
+from trackrec.recipe.arm_texts import ctr_stages, text_sources
 from trackrec.recipe.cohort import tuning_turns
-from trackrec.recipe.ctr_inputs import ctr_stages, text_sources
 from trackrec.recipe.names import EMBED, LOG_ODDS, TEST, TEXTS, UNTUNED
 from trackrec.recipe.settings import LoopSettings
 from trackrec.recipe.stage import RecipeStage

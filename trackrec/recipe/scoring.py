@@ -10,8 +10,8 @@ import polars as pl
 
 from trackrec.llm.packing import tree_tokens
 from trackrec.metrics.intervals import Interval
+from trackrec.recipe.book import prompt_book
 from trackrec.recipe.models import announce, language_model, load_adapter
-from trackrec.recipe.tables import prompt_book
 from trackrec.storage.parts import read_table
 from trackrec.validator.evaluate import judged_rows, validator_metrics
 from trackrec.validator.score import encode_jobs, score_jobs, score_reccots

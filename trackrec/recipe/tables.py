@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from trackrec.prompts.book import PromptBook
 from trackrec.recipe.names import DATA
 from trackrec.storage.parts import read_table
 
@@ -25,16 +24,6 @@ def like_threshold(exp: Experiment) -> float:
 def sample_rows(exp: Experiment) -> pl.DataFrame:
     """The samples table."""
     return exp.once("samples", lambda: exp.table(DATA, "samples"))
-
-
-def prompt_book(exp: Experiment) -> PromptBook:
-    """Histories, items and users for the prompts."""
-
-    def read() -> PromptBook:
-        histories, items, users = (exp.table(DATA, name) for name in ("histories", "items", "users"))
-        return PromptBook(histories, items, users, like_threshold(exp), exp.prompts)
-
-    return exp.once("book", read)
 
 
 def texts_of(exp: Experiment, stage: str) -> dict[str, str]:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trackrec.generate.reccot import write_reccots
+from trackrec.recipe.book import prompt_book
 from trackrec.recipe.models import announce, language_model, load_adapter
 from trackrec.recipe.names import UNTUNED
-from trackrec.recipe.tables import prompt_book
 
 if TYPE_CHECKING:
     from trackrec.recipe.experiment import Experiment

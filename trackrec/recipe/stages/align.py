@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trackrec.llm.packing import tree_tokens
-from trackrec.recipe.models import fit, language_model, new_adapter
+from trackrec.recipe.book import prompt_book
+from trackrec.recipe.models import language_model, new_adapter
 from trackrec.recipe.names import DATA, existing, in_round
 from trackrec.recipe.stage import RecipeStage
 from trackrec.recipe.stage_keys import MODEL
-from trackrec.recipe.tables import prompt_book
 
 if TYPE_CHECKING:
     from trackrec.recipe.experiment import Experiment
@@ -41,6 +41,7 @@ class Align(RecipeStage):
         """See `RecipeStage.run`."""
         from trackrec.align.data import AlignData
         from trackrec.align.module import SoftmaxDPOModule, write_references
+        from trackrec.recipe.training import fit
 
         section, lm = exp.align, language_model(exp, "generator")
         adapter = new_adapter(exp, lm, self.name.replace("/", "-"), self.generator)

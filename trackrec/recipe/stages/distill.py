@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trackrec.llm.packing import tree_tokens
-from trackrec.recipe.models import fit, language_model, new_adapter
+from trackrec.recipe.book import prompt_book
+from trackrec.recipe.models import language_model, new_adapter
 from trackrec.recipe.names import DATA, DISTILL, TEACHER
 from trackrec.recipe.stage import RecipeStage
 from trackrec.recipe.stage_keys import MODEL, PLAYERS
-from trackrec.recipe.tables import prompt_book
 
 if TYPE_CHECKING:
     from trackrec.recipe.experiment import Experiment
@@ -30,6 +30,7 @@ class Distill(RecipeStage):
         """See `RecipeStage.run`."""
         from trackrec.distill.data import DistillData
         from trackrec.distill.module import DistillModule
+        from trackrec.recipe.training import fit
 
         section, lm = exp.distill, language_model(exp, "generator")
         name = new_adapter(exp, lm, "distill", None)

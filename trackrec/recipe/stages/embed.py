@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trackrec.embed.encode import embed_texts
-from trackrec.recipe.ctr_inputs import text_fields
+from trackrec.recipe.arm_texts import text_fields
 from trackrec.recipe.names import DATA, EMBED, TEACHER, TEXTS, UNTUNED
 from trackrec.recipe.stage import RecipeStage
 

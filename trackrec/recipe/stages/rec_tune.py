@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from trackrec.llm.packing import tree_tokens
+from trackrec.recipe.book import prompt_book
 from trackrec.recipe.cohort import tuning_limit, tuning_rows_of
-from trackrec.recipe.models import fit, language_model, new_adapter
+from trackrec.recipe.models import language_model, new_adapter
 from trackrec.recipe.names import DATA, TEACHER, WARMUP, existing, in_round, without_text
 from trackrec.recipe.scoring import targets_by_history
 from trackrec.recipe.stage import RecipeStage
 from trackrec.recipe.stage_keys import PLAYERS, TUNED, VALIDATOR
-from trackrec.recipe.tables import prompt_book, texts_of
+from trackrec.recipe.tables import texts_of
 
 if TYPE_CHECKING:
     from trackrec.recipe.experiment import Experiment
@@ -117,6 +118,7 @@ def _tune(
         turns: whose rows these are; the order of the examples is seeded by the last.
         lr: instead of ``rec_tune.model.lr``.
     """
+    from trackrec.recipe.training import fit
     from trackrec.validator.data import RecTuneData
     from trackrec.validator.module import RecTuningModule
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trackrec.distill.texts import write_teacher_texts
+from trackrec.recipe.book import prompt_book
 from trackrec.recipe.cohort import cohort_of
 from trackrec.recipe.names import DATA, TEACHER
 from trackrec.recipe.stage import RecipeStage
 from trackrec.recipe.stage_keys import PLAYERS
-from trackrec.recipe.tables import prompt_book
 
 if TYPE_CHECKING:
     from trackrec.recipe.experiment import Experiment

@@ -1,0 +1,49 @@
+"""Which texts the arms of the CTR stage read, and which stages make them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from trackrec.recipe.book import prompt_book
+from trackrec.recipe.names import DATA, EMBED, LOG_ODDS, TEACHER, TEXTS, UNTUNED
+from trackrec.recipe.tables import texts_of
+
+if TYPE_CHECKING:
+    from trackrec.recipe.experiment import Experiment
+
+
+def text_sources(arms: Sequence[str]) -> set[str]:
+    """What the arms of the CTR stage are made of."""
+    return {part for arm in arms for part in arm.split("+")}
+
+
+def ctr_stages(arms: Sequence[str], use: str) -> tuple[str, ...]:
+    """The stages that `ctr_inputs` reads: the data alone where no arm has a text.
+
+    Args:
+        arms: ``ctr.arms``.
+        use: ``ctr.text.use``.
+    """
+    if text_sources(arms) == {"none"}:
+        return (DATA,)
+    return (DATA, TEXTS, LOG_ODDS if use == "log_odds" else EMBED)
+
+
+def stages_read(exp: Experiment) -> tuple[str, ...]:
+    """`ctr_stages` of a run."""
+    return ctr_stages(exp.ctr.arms, exp.ctr.text.use)
+
+
+def text_fields(exp: Experiment) -> dict[str, dict[str, str]]:
+    """The texts that the arms of the CTR stage read: field -> history -> text; nothing where none reads one."""
+    if EMBED not in stages_read(exp):
+        return {}
+    fields, sources = {"reccot": texts_of(exp, TEXTS)}, text_sources(exp.ctr.arms)
+    for stage in (TEACHER, UNTUNED):
+        if stage in sources:
+            fields[stage] = texts_of(exp, stage)
+    if "prompt" in sources:
+        book = prompt_book(exp)
+        fields["prompt"] = {history: book.history_text(history) for history in fields["reccot"]}
+    return fields
