@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from tiny import frame
 
-from trackrec.ctr.arms.log_odds import rows_to_score, texts_of_arm
+from trackrec.ctr.arms.scored_rows import rows_to_score, texts_of_arm
 from trackrec.recipe.arm_texts import ctr_stages
 from trackrec.recipe.cohort import learned_samples, select_cohort, tuning_rows, tuning_turns
 from trackrec.recipe.names import LOG_ODDS

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from attached import with_shuffled, with_texts
 from ctr_tables import Tables, make_tables
 
-from trackrec.ctr.arms.arms import attach_shuffled, attach_text
 from trackrec.ctr.features.features import CTRData
 
 
@@ -33,5 +33,5 @@ def tables(ratings) -> Tables:
 def data(tables) -> CTRData:
     """Features with the arms ``reccot`` and ``shuffled`` (text width 6)."""
     vectors = np.random.default_rng(1).normal(size=(12, 6)).astype(np.float32)
-    features = attach_text(tables.features(), "reccot", [f"h{u}" for u in range(12)], vectors)
-    return attach_shuffled(features, seed=3)
+    features = with_texts(tables.features(), "reccot", [f"h{u}" for u in range(12)], vectors)
+    return with_shuffled(features, seed=3)

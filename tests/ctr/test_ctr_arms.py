@@ -8,20 +8,18 @@ import pytest
 import torch
 from tiny import frame
 
-from trackrec.ctr.arms.arms import (
-    MissingEmbeddingError,
-    TextSettings,
-    attach_log_odds,
-    attach_random,
-    attach_shuffled,
-    attach_shuffled_log_odds,
-    attach_text,
-    keep_share,
-    log_odds_of,
-    reduce_texts,
-    scored_arms,
-)
+from trackrec.ctr.arms.arm import Arm, parse_arms, scored_arms, text_sources
 from trackrec.ctr.arms.assemble import CTRInputs, prepare, runnable_arms
+from trackrec.ctr.arms.log_odds import log_odds_arm, log_odds_of, log_odds_of_some_users, shuffled_log_odds
+from trackrec.ctr.arms.settings import TextSettings
+from trackrec.ctr.arms.texts import (
+    MissingEmbeddingError,
+    principal_components,
+    random_texts,
+    shuffled_texts,
+    text_arm,
+    texts_of_some_users,
+)
 from trackrec.ctr.training.data import TensorLoader
 
 HISTORIES = [f"h{u}" for u in range(12)]
@@ -84,11 +82,11 @@ def test_random_vectors_belong_to_a_user_and_look_like_the_texts(inputs):
     data = prepare(inputs, ["reccot", "random"], seed=1)
     text, history = batch_of(data, "random")["text"], data.splits["train"]["history"]
     assert len(text.unique(dim=0)) == len(history.unique()) == 12
-    wide = attach_text(data, "wide", HISTORIES, 3.0 + 0.1 * np.random.default_rng(0).normal(size=(12, 4000)))
-    noise = attach_random(wide, "wide", "noise", seed=2).arms["noise"].matrix
+    wide = text_arm(data, "wide", HISTORIES, 3.0 + 0.1 * np.random.default_rng(0).normal(size=(12, 4000)))
+    noise = random_texts(wide, seed=2).matrix
     assert float(noise.mean()) == pytest.approx(3.0, abs=0.01)
-    assert float(noise.std()) == pytest.approx(float(wide.arms["wide"].matrix.std()), rel=0.03)
-    again, other = (attach_random(wide, "wide", "noise", seed=seed).arms["noise"].matrix for seed in (2, 3))
+    assert float(noise.std()) == pytest.approx(float(wide.matrix.std()), rel=0.03)
+    again, other = (random_texts(wide, seed=seed).matrix for seed in (2, 3))
     assert torch.equal(noise, again)
     assert not torch.equal(noise, other)
 
@@ -110,22 +108,22 @@ def test_rows_without_text_are_left_out_or_stay(inputs):
 
 def test_fault_14_missing_embedding_is_an_error(data):
     with pytest.raises(MissingEmbeddingError, match=r"'teacher': 2 of 12 histories have no embedding, first \['h0', "):
-        attach_text(data, "teacher", HISTORIES[1:11], np.ones((10, 4)))
+        text_arm(data, "teacher", HISTORIES[1:11], np.ones((10, 4)))
     with pytest.raises(ValueError, match="1 vectors hold NaN"):
-        attach_text(data, "teacher", HISTORIES, np.r_[np.ones((11, 4)), np.full((1, 4), np.nan)])
+        text_arm(data, "teacher", HISTORIES, np.r_[np.ones((11, 4)), np.full((1, 4), np.nan)])
     with pytest.raises(ValueError, match="more than one vector"):
-        attach_text(data, "teacher", [*HISTORIES, "h0"], np.ones((13, 4)))
+        text_arm(data, "teacher", [*HISTORIES, "h0"], np.ones((13, 4)))
     with pytest.raises(KeyError, match="arm must be one of"):
         data.spec_for("teacher")
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_shuffled_is_a_derangement_over_users(data, seed):
-    rows = attach_shuffled(data, seed=seed).arms["shuffled"].rows
+    rows = shuffled_texts(data, data.arms["reccot"], seed).rows
     owner = [data.history_users[row] for row in rows]
     assert all(mine != theirs for mine, theirs in zip(data.history_users, owner, strict=True))
     assert sorted(owner) == sorted(data.history_users)
-    assert torch.equal(rows, attach_shuffled(data, seed=seed).arms["shuffled"].rows)
+    assert torch.equal(rows, shuffled_texts(data, data.arms["reccot"], seed).rows)
 
 
 def test_shuffled_never_hands_a_user_another_history_of_their_own(data):
@@ -133,10 +131,10 @@ def test_shuffled_never_hands_a_user_another_history_of_their_own(data):
     owners = [f"u{place // 4}" for place in range(12)]
     several = replace(data, history_users=owners)
     for seed in range(10):
-        rows = attach_shuffled(several, seed=seed).arms["shuffled"].rows
+        rows = shuffled_texts(several, several.arms["reccot"], seed).rows
         assert all(owners[place] != owners[row] for place, row in enumerate(rows.tolist()))
     with pytest.raises(ValueError, match="needs the texts of two users"):
-        attach_shuffled(replace(data, history_users=["u0"] * 12))
+        shuffled_texts(replace(data, history_users=["u0"] * 12), data.arms["reccot"], 0)
 
 
 def test_coverage_arms_keep_whole_users_and_are_nested(data):
@@ -144,7 +142,7 @@ def test_coverage_arms_keep_whole_users_and_are_nested(data):
     several = replace(data, history_users=owners)
     kept = {}
     for share in (0.1, 0.5):
-        arm = keep_share(several, "reccot", "part", share, seed=4).arms["part"]
+        arm = texts_of_some_users(several, several.arms["reccot"], share, seed=4)
         kept[share] = {owner for owner, row in zip(owners, arm.rows.tolist(), strict=True) if row >= 0}
         assert arm.gaps
         assert all((owner in kept[share]) == (row >= 0) for owner, row in zip(owners, arm.rows.tolist(), strict=True))
@@ -159,7 +157,7 @@ def test_pca_is_fitted_on_train_texts_only(data):
     changed = data.arms["reccot"].matrix.clone()
     changed[10:] *= 50.0
     other = replace(data, arms={"reccot": replace(data.arms["reccot"], matrix=changed)})
-    first, second = (reduce_texts(d, "reccot", 3).arms["reccot"].matrix for d in (data, other))
+    first, second = (principal_components(d, d.arms["reccot"], 3, "reccot").matrix for d in (data, other))
     assert first.shape == (12, 3)
     assert torch.equal(first[:10], second[:10])
     assert not torch.allclose(first[10:], second[10:])
@@ -168,20 +166,20 @@ def test_pca_is_fitted_on_train_texts_only(data):
     expected = spread / spread.sum() * 3
     torch.testing.assert_close(first[:10].double().var(dim=0), expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match=r"ctr\.text\.pca_dim must be at most 6"):
-        reduce_texts(data, "reccot", 7)
+        principal_components(data, data.arms["reccot"], 7, "reccot")
 
 
 def test_pca_counts_a_text_once_however_many_rows_its_user_has(data):
     train = data.splits["train"]
     once = torch.tensor([torch.nonzero(train["history"] == h)[0, 0] for h in range(12)])
     fewer = replace(data, splits={**data.splits, "train": {name: t[once] for name, t in train.items()}})
-    first, second = (reduce_texts(d, "reccot", 2).arms["reccot"].matrix for d in (data, fewer))
+    first, second = (principal_components(d, d.arms["reccot"], 2, "reccot").matrix for d in (data, fewer))
     assert torch.equal(first, second)
 
 
 def test_equal_texts_have_no_components_but_no_error(data):
     same = replace(data.arms["reccot"], matrix=torch.ones(12, 6))
-    reduced = reduce_texts(replace(data, arms={"reccot": same}), "reccot", 2).arms["reccot"].matrix
+    reduced = principal_components(data, same, 2, "reccot").matrix
     assert torch.equal(reduced, torch.zeros(12, 2))
 
 
@@ -190,7 +188,7 @@ def test_pca_agrees_with_scikit_learn(data):
 
     matrix = data.arms["reccot"].matrix.double().numpy()
     expected = PCA(3, svd_solver="full").fit(matrix)
-    own = reduce_texts(data, "reccot", 3).arms["reccot"].matrix.double().numpy()
+    own = principal_components(data, data.arms["reccot"], 3, "reccot").matrix.double().numpy()
     scores = expected.transform(matrix)
     signs = np.sign((own * scores).sum(axis=0))
     scale = np.sqrt(expected.explained_variance_.sum() / 3)
@@ -251,20 +249,20 @@ def test_shuffled_log_odds_come_from_other_users_of_the_split(data):
     for split, ids in data.sample_ids.items():
         users.update(zip(ids, data.user_ids[split], strict=True))
     number = {user: 0.01 * place for place, user in enumerate(sorted(set(users.values())))}
-    given = attach_log_odds(data, "reccot", {key: number[user] for key, user in users.items()})
+    given = log_odds_arm(data, "reccot", {key: number[user] for key, user in users.items()})
     for seed in range(5):
-        shuffled = attach_shuffled_log_odds(given, "reccot", "shuffled", seed).columns["shuffled"]
+        shuffled = shuffled_log_odds(data, given, seed)
         for split, values in shuffled.items():
-            own = given.columns["reccot"][split]
+            own = given[split]
             assert not torch.isclose(values[:, 0], own[:, 0]).any()
             assert torch.equal(values[:, 1], own[:, 1])
 
 
 def test_log_odds_that_teach_nothing_are_an_error(data):
     with pytest.raises(ValueError, match="no train row has log-odds"):
-        attach_log_odds(data, "reccot", dict.fromkeys(data.sample_ids["valid"], 1.0))
+        log_odds_arm(data, "reccot", dict.fromkeys(data.sample_ids["valid"], 1.0))
     with pytest.raises(ValueError, match="NaN or infinity"):
-        attach_log_odds(data, "reccot", {"s1": float("nan")})
+        log_odds_arm(data, "reccot", {"s1": float("nan")})
 
 
 def test_labels_of_no_row_reach_an_arm(inputs):
@@ -288,10 +286,10 @@ def test_v_is_asked_for_the_arms_that_need_it():
 def test_coverage_of_log_odds_keeps_whole_users_and_is_nested(data):
     rng = np.random.default_rng(0)
     odds = {key: float(rng.normal()) for ids in data.sample_ids.values() for key in ids}
-    given = attach_log_odds(data, "reccot", odds)
+    given = log_odds_arm(data, "reccot", odds)
     kept = {}
     for share in (0.5, 0.25):
-        columns = keep_share(given, "reccot", f"reccot@{share}", share, seed=1).columns[f"reccot@{share}"]
+        columns = log_odds_of_some_users(data, given, share, seed=1)
         kept[share] = set()
         for split, values in columns.items():
             has = {}
@@ -302,3 +300,41 @@ def test_coverage_of_log_odds_keeps_whole_users_and_is_nested(data):
             kept[share] |= {user for user, values in has.items() if values == {1.0}}
     assert (len(kept[0.5]), len(kept[0.25])) == (6, 3)
     assert kept[0.25] < kept[0.5]
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "texts", "coverage", "source", "placebo"),
+    [
+        ("none", "net", (), 1.0, "none", False),
+        ("reccot", "net", ("reccot",), 1.0, "reccot", False),
+        ("shuffled", "net", ("shuffled",), 1.0, "reccot", True),
+        ("random", "net", ("random",), 1.0, "reccot", True),
+        ("prompt", "net", ("prompt",), 1.0, "prompt", True),
+        ("reccot+prompt", "net", ("reccot", "prompt"), 1.0, "reccot+prompt", False),
+        ("reccot@0.25", "net", ("reccot",), 0.25, "reccot", False),
+        ("logistic", "logistic", (), 1.0, "none", False),
+        ("lightgbm+random", "lightgbm", ("random",), 1.0, "reccot", True),
+        ("logistic+reccot+teacher", "logistic", ("reccot", "teacher"), 1.0, "reccot+teacher", False),
+        ("item_user", "mean", (), 1.0, "none", False),
+        ("validator/reccot", "validator", ("reccot",), 1.0, "reccot", False),
+        ("validator/plain", "validator", (), 1.0, "none", False),
+    ],
+)
+def test_a_name_is_read_in_one_place(name, model, texts, coverage, source, placebo):
+    arm = Arm.parse(name)
+    assert (arm.name, arm.model, arm.texts, arm.coverage) == (name, model, texts, coverage)
+    assert (arm.source, arm.is_placebo) == (source, placebo)
+
+
+@pytest.mark.parametrize("name", ["", "recot", "reccot+", "reccot+reccot", "shuffled+prompt", "reccot@2", "logistic+x"])
+def test_what_is_no_arm_is_an_error(name):
+    with pytest.raises(ValueError, match="no arm"):
+        Arm.parse(name)
+
+
+def test_a_configuration_names_arms_of_the_nets_alone():
+    assert [arm.name for arm in parse_arms(["none", "reccot+prompt"])] == ["none", "reccot+prompt"]
+    for wrong in ("logistic", "item_mean", "reccot@0.5", "validator/plain", "x"):
+        with pytest.raises(ValueError, match=rf"tune\.arm must be among none, reccot, .*got '{wrong}'"):
+            parse_arms(["none", wrong], "tune.arm")
+    assert text_sources(["none", "shuffled", "reccot+prompt"]) == {"none", "shuffled", "reccot", "prompt"}

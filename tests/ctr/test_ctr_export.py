@@ -26,8 +26,8 @@ from trackrec.ctr import (
     MLPConnector,
     xDeepFM,
 )
-from trackrec.ctr.arms.arms import TextSettings
 from trackrec.ctr.arms.assemble import CTRInputs
+from trackrec.ctr.arms.settings import TextSettings
 from trackrec.ctr.features.dense_statistics import DENSE_NAMES
 from trackrec.ctr.plan import CTRPlan
 from trackrec.ctr.saved import SavedNets

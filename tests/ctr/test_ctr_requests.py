@@ -9,8 +9,8 @@ import pytest
 
 import trackrec.serving.export as room
 from trackrec.ctr import DIN, MLPConnector
-from trackrec.ctr.arms.arms import TextSettings
 from trackrec.ctr.arms.assemble import CTRInputs
+from trackrec.ctr.arms.settings import TextSettings
 from trackrec.ctr.plan import CTRPlan
 from trackrec.ctr.saved import saved_features
 from trackrec.ctr.stage import run_ctr

@@ -7,10 +7,12 @@ import polars as pl
 import pytest
 
 from trackrec.ctr import DIN, GatedConnector, MLPConnector
-from trackrec.ctr.arms.arms import MissingEmbeddingError, TextSettings
 from trackrec.ctr.arms.assemble import CTRInputs, prepare
 from trackrec.ctr.arms.classic import check_classics, classic_predictions
-from trackrec.ctr.plan import CTRPlan, check_plan
+from trackrec.ctr.arms.settings import TextSettings
+from trackrec.ctr.arms.texts import MissingEmbeddingError
+from trackrec.ctr.check import check_plan
+from trackrec.ctr.plan import CTRPlan
 from trackrec.ctr.saved import SavedNets
 from trackrec.ctr.stage import run_ctr
 from trackrec.metrics.scores import auc

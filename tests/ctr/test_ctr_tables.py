@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from attached import net_plan
 from torch import nn
 from torch.nn import functional as F
 
@@ -89,17 +90,8 @@ def test_large_tables_train_lazily(data, tmp_path, net):
         made.append(net(spec, connector, embed_dim=4))
         return made[-1]
 
-    result = fit_arm(
-        build,
-        None,
-        data,
-        "none",
-        seed=0,
-        model_args={"lr": 0.01, "lazy_rows": data.spec.n_items},
-        data_args={"batch_size": 16},
-        trainer_args={"accelerator": "cpu", "max_epochs": 2},
-        work_dir=tmp_path,
-    )
+    model = {"lr": 0.01, "lazy_rows": data.spec.n_items}
+    result = fit_arm(net_plan(build, None, model, {"batch_size": 16}, max_epochs=2), data, "none", 0, tmp_path)
     lazy = {name for name, part in made[0].named_modules() if isinstance(part, nn.Embedding) and part.sparse}
     assert "inputs.items.ids" in lazy
     assert "inputs.items.attributes" not in lazy
@@ -117,9 +109,7 @@ def test_large_tables_train_lazily(data, tmp_path, net):
 )
 def test_what_lazy_rows_cant_do_is_said(data, tmp_path, model, trainer, said):
     with pytest.raises(ValueError, match=said):
-        fit_arm(
-            partial(DIN, embed_dim=4), None, data, "none", 0, model, {}, {"accelerator": "cpu", **trainer}, tmp_path
-        )
+        fit_arm(net_plan(partial(DIN, embed_dim=4), None, model, **trainer), data, "none", 0, tmp_path)
 
 
 @pytest.mark.slow

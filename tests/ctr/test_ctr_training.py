@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from attached import net_plan
 
 from trackrec.ctr import BST, DIEN, DIN, DNN, AutoInt, DCNv2, DeepFM, FiBiNET, LightFM, MLPConnector, xDeepFM
 from trackrec.ctr.nets.blocks import Dropout
@@ -24,18 +25,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 
 
 def fit(data, tmp_path, net=DIN, arm="none", seed=0, lr=0.01, epochs=2, patience=3, **net_args):
-    return fit_arm(
-        partial(net, embed_dim=4, **net_args),
-        partial(MLPConnector, out_dim=3, hidden=[4]),
-        data,
-        arm,
-        seed,
-        model_args={"lr": lr},
-        data_args={"batch_size": 16},
-        trainer_args={"accelerator": "cpu", "max_epochs": epochs},
-        work_dir=tmp_path,
-        patience=patience,
-    )
+    connector = partial(MLPConnector, out_dim=3, hidden=[4])
+    built = partial(net, embed_dim=4, **net_args)
+    plan = net_plan(built, connector, {"lr": lr}, {"batch_size": 16}, patience, max_epochs=epochs)
+    return fit_arm(plan, data, arm, seed, tmp_path)
 
 
 def with_labels(data, split, labels):
@@ -52,17 +45,9 @@ def test_every_parameter_moves(data, tmp_path, net, arm):
         start.update({name: value.detach().clone() for name, value in built.named_parameters()})
         return built
 
-    result = fit_arm(
-        watched,
-        partial(MLPConnector, out_dim=3, hidden=[4]),
-        data,
-        arm,
-        seed=0,
-        model_args={"lr": 0.01},
-        data_args={"batch_size": 16},
-        trainer_args={"accelerator": "cpu", "max_epochs": 2, "callbacks": []},
-        work_dir=tmp_path,
-    )
+    connector = partial(MLPConnector, out_dim=3, hidden=[4])
+    plan = net_plan(watched, connector, {"lr": 0.01}, {"batch_size": 16}, max_epochs=2, callbacks=[])
+    result = fit_arm(plan, data, arm, 0, tmp_path)
     assert any("connector" in name for name in start) == (arm == "reccot")
     still = [name for name, value in start.items() if torch.equal(value, result.state_dict[name])]
     assert not still
@@ -177,7 +162,7 @@ def test_unusable_input_is_named(data, tmp_path):
     with pytest.raises(ValueError, match="'valid' needs rows of both classes"):
         fit(with_labels(data, "valid", torch.ones(24)), tmp_path)
     with pytest.raises(ValueError, match=r"ctr\.connector must be set for arm 'reccot'"):
-        fit_arm(DIN, None, data, "reccot", 0, {}, {}, {}, tmp_path)
+        fit_arm(net_plan(DIN), data, "reccot", 0, tmp_path)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         TensorLoader(data, "train", batch_size=0)
     with pytest.raises(KeyError, match="split must be one of"):
@@ -256,9 +241,9 @@ def test_freed_memory_stays_while_a_net_trains():
 
 @pytest.mark.parametrize("flags", [{"max_steps": 1}, {"check_val_every_n_epoch": 5}, {"max_epochs": 0}])
 def test_a_training_without_a_validation_is_named(data, tmp_path, flags):
-    args = {"accelerator": "cpu", "max_epochs": 2} | flags
+    plan = net_plan(partial(DIN, embed_dim=4), data={"batch_size": 16}, **{"max_epochs": 2, **flags})
     with pytest.raises(ValueError, match=r"ctr\.trainer: no validation ran in .*check_val_every_n_epoch"):
-        fit_arm(partial(DIN, embed_dim=4), None, data, "none", 0, {}, {"batch_size": 16}, args, tmp_path)
+        fit_arm(plan, data, "none", 0, tmp_path)
 
 
 @pytest.mark.parametrize("flags", [{"fast_dev_run": True}, {"limit_predict_batches": 1}])
@@ -268,6 +253,7 @@ def test_flags_that_cut_the_predictions_are_refused(flags):
 
 
 def test_gradients_are_clipped_in_mixed_precision(data, tmp_path):
-    args = {"accelerator": "cpu", "max_epochs": 1, "precision": "bf16-mixed", "gradient_clip_val": 1.0}
-    result = fit_arm(partial(DIN, embed_dim=4), None, data, "none", 0, {}, {"batch_size": 16}, args, tmp_path)
+    trainer = {"max_epochs": 1, "precision": "bf16-mixed", "gradient_clip_val": 1.0}
+    plan = net_plan(partial(DIN, embed_dim=4), data={"batch_size": 16}, **trainer)
+    result = fit_arm(plan, data, "none", 0, tmp_path)
     assert result.epochs == 1

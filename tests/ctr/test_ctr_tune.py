@@ -12,6 +12,7 @@ import trackrec.commands.tune as room
 from trackrec.commands.search_space import TuneSettings, changed, read_space
 from trackrec.ctr import BST, DIN, MLPConnector
 from trackrec.ctr.arms.assemble import CTRInputs
+from trackrec.ctr.arms.settings import TextSettings
 from trackrec.ctr.plan import CTRPlan
 from trackrec.metrics.scores import auc
 from trackrec.runtime.packages import MissingPackageError
@@ -56,9 +57,10 @@ def search(tables, folder, said=None, net=DIN, inputs=None, space=None, **settin
     vectors = {f"h{u}": np.random.default_rng(u).normal(size=6).astype(np.float32) for u in range(12)}
     inputs = inputs or CTRInputs(*made, 3.0, {"reccot": vectors})
     say = (said if said is not None else []).append
-    exp = SimpleNamespace(ctr_inputs=lambda: inputs, ctr=plan_of(net, {}), seed=42, say=say)
+    exp = SimpleNamespace(inputs=inputs, seed=42, say=say)
     tuned = TuneSettings(space=space or SPACE, **settings)
-    return room.Search(exp, tuned, read_space(tuned, CONFIG), partial(plan_of, net), folder, "study")
+    data = room.validation_data(inputs, TextSettings(), tuned.arm, exp.seed)
+    return room.Search(exp, data, tuned, read_space(tuned, CONFIG), partial(plan_of, net), folder, "study")
 
 
 def trials_of(one):
@@ -130,7 +132,7 @@ def test_test_rows_are_never_read(tables, tmp_path):
     is_test = pl.col("split") == "test"
     turned = tables.samples.with_columns(label=pl.when(is_test).then(1 - pl.col("label")).otherwise("label"))
     first = search(tables, tmp_path / "first")
-    made = first.exp.ctr_inputs()
+    made = first.exp.inputs
     second = search(tables, tmp_path / "second", inputs=made._replace(samples=turned))
     assert set(first.data.splits) == {"train", "valid"}
     for one in (first, second):

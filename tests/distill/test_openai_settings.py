@@ -85,7 +85,7 @@ def test_a_changed_config_takes_the_answers_over(serve, tmp_path, tiny_book):
         def stage(out_dir: Path) -> dict[str, Any]:
             return write_teacher_texts(asking, book, sorted(histories), out_dir, seed=0)
 
-        pipeline.add(Stage("teacher", ("teacher",), (), ("distill",), stage))
+        pipeline.add(Stage("teacher", ("teacher",), (), "trackrec.distill.texts", stage))
         pipeline.run()
         return pipeline.manifest("teacher").notes
 

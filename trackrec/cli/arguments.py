@@ -14,7 +14,8 @@ from trackrec.align.module import SoftmaxDPOModule
 from trackrec.align.preferences import PreferenceSettings
 from trackrec.commands.search_space import TuneSettings
 from trackrec.ctr import FeatureSpec
-from trackrec.ctr.arms.arms import ARMS, TextSettings
+from trackrec.ctr.arms.arm import ARMS
+from trackrec.ctr.arms.settings import TextSettings
 from trackrec.ctr.plan import DEFAULT_ARMS
 from trackrec.ctr.training.data import CTRDataModule
 from trackrec.ctr.training.module import CTRModule

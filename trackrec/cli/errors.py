@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from trackrec.align.module import StaleReferenceError
-from trackrec.ctr.arms.arms import MissingEmbeddingError
+from trackrec.ctr.arms.texts import MissingEmbeddingError
 from trackrec.interactions import DataError
 from trackrec.llm.memory import MemoryLimitError
 from trackrec.llm.vllm.process import VLLMError

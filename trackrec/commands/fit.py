@@ -8,7 +8,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from trackrec.commands.call import Call, open_run
 from trackrec.commands.results import run_and_show
-from trackrec.ctr.plan import check_plan
+from trackrec.ctr.check import check_plan
 from trackrec.llm.model_files import check_model_path
 from trackrec.recipe.arm_texts import stages_read
 from trackrec.recipe.names import EMBED

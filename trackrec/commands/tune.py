@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial, Trial
 
+    from trackrec.ctr.arms.assemble import CTRInputs
+    from trackrec.ctr.arms.settings import TextSettings
     from trackrec.ctr.features.features import CTRData
     from trackrec.ctr.plan import CTRPlan
 
@@ -104,7 +106,8 @@ def tune(exp: Experiment, settings: TuneSettings, plan_of: PlanOf, trials: int |
     facts = exp.pipeline.fingerprint(Stage(DIRECTORY, keys, names, code, lambda _: {}, outside=threshold))
     name = stable_hash(facts, json.dumps(space))
     with locked(exp.pipeline.run_dir):
-        search = Search(exp, settings, space, plan_of, exp.directory(DIRECTORY), name)
+        data = validation_data(ctr_inputs(exp), exp.ctr.text, settings.arm, exp.seed)
+        search = Search(exp, data, settings, space, plan_of, exp.directory(DIRECTORY), name)
         search.run(wanted)
         best = search.report()
         path = output or exp.directory(DIRECTORY) / CHOSEN
@@ -126,6 +129,7 @@ class Search:
 
     Args:
         exp: the run.
+        data: `validation_data`.
         settings: the section ``tune``.
         space: dimensions.
         plan_of: see `tune`.
@@ -136,6 +140,7 @@ class Search:
     def __init__(
         self,
         exp: Experiment,
+        data: CTRData,
         settings: TuneSettings,
         space: Sequence[Dimension],
         plan_of: PlanOf,
@@ -144,7 +149,7 @@ class Search:
     ) -> None:
         self.exp, self.settings, self.space, self.plan_of = exp, settings, space, plan_of
         self.folder, self.name = folder / name, name
-        self.data = validation_data(exp, settings.arm)
+        self.data = data
         self.study = _open_study(folder / "study.db", name)
 
     def run(self, wanted: int) -> None:
@@ -194,8 +199,7 @@ class Search:
         plan, arm = self.plan_of(values), self.settings.arm
         frames, found = [], []
         for seed in self.settings.seeds:
-            args = (plan.model, plan.data, plan.trainer(), self.folder / "logs")
-            result = fit_arm(plan.net, plan.connector, self.data, arm, seed, *args, patience=plan.patience)
+            result = fit_arm(plan, self.data, arm, seed, self.folder / "logs")
             p = result.predictions["valid"]
             found.append(auc(p, self.labels))
             frames.append(pl.DataFrame({"sample_id": self.data.sample_ids["valid"], "p": p}))
@@ -241,19 +245,24 @@ class Search:
         return Found(ranked[0].number, values, best.interval(), (best - configured).interval())
 
 
-def validation_data(exp: Experiment, arm: str) -> CTRData:
+def validation_data(inputs: CTRInputs, text: TextSettings, arm: str, seed: int) -> CTRData:
     """Features of train and valid rows with the arm attached; no test row is in it.
+
+    Args:
+        inputs: what the CTR stage reads.
+        text: how texts enter the nets.
+        arm: its name.
+        seed: of the run, for the placebos.
 
     Raises:
         ValueError: the arm can't run.
     """
     from trackrec.ctr.arms.assemble import prepare, runnable_arms
 
-    inputs = ctr_inputs(exp)
-    kept, left_out = runnable_arms(inputs, [arm], exp.ctr.text, "tune.arm")
+    kept, left_out = runnable_arms(inputs, [arm], text, "tune.arm")
     if arm not in kept:
         raise ValueError(f"tune.arm: {'; '.join(left_out)}.")
-    data = prepare(inputs, [arm], exp.seed, exp.ctr.text)
+    data = prepare(inputs, [arm], seed, text)
     # After the features: what is a test row decides which ratings no statistic may count.
     return replace(data, splits={name: data.splits[name] for name in ("train", "valid")})
 

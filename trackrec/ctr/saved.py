@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from trackrec.ctr.arms.arms import MissingEmbeddingError
 from trackrec.ctr.arms.assemble import CTRInputs, attach_arms, feature_builder, sample_rows
+from trackrec.ctr.arms.texts import MissingEmbeddingError
 from trackrec.ctr.features.features import CTRData, FeatureBuilder, FeatureSpec, Vocabularies
 from trackrec.ctr.training.data import TensorLoader
 from trackrec.storage.parts import check_weights

@@ -10,10 +10,11 @@ from typing import Any
 
 import polars as pl
 
-from trackrec.ctr.arms.arms import TextSettings
+from trackrec.ctr.arms.arm import MEANS, Arm
 from trackrec.ctr.arms.assemble import CTRInputs, prepare, runnable_arms, sample_rows
 from trackrec.ctr.arms.baselines import baseline_predictions
 from trackrec.ctr.arms.classic import check_classics, classic_predictions
+from trackrec.ctr.arms.settings import TextSettings
 from trackrec.ctr.arms.slices import sample_slices
 from trackrec.ctr.arms.verdict import arm_metrics
 from trackrec.ctr.features.features import CTRData
@@ -23,8 +24,6 @@ from trackrec.ctr.training.train import ArmResult, fit_arm
 from trackrec.metrics.intervals import Interval, metric_rows
 from trackrec.storage.atomic import write_whole
 from trackrec.storage.parts import read_table, standing_part, write_part
-
-BASELINES = ("item_mean", "user_mean", "item_user")
 
 
 def run_ctr(inputs: CTRInputs, plan: CTRPlan, out_dir: Path, seed: int, say: Callable[[str], None]) -> dict[str, Any]:
@@ -57,7 +56,7 @@ def run_ctr(inputs: CTRInputs, plan: CTRPlan, out_dir: Path, seed: int, say: Cal
     _write_features(data, arms, out_dir)
     write_part(out_dir, "predictions", baseline_rows(inputs, plan.text), part=len(parts))
     if plan.classics:
-        with_text = [arm for arm in arms if arm != "none" and "@" not in arm]
+        with_text = [arm.name for arm in map(Arm.parse, arms) if arm.texts and arm.coverage == 1]
         classics = classic_predictions(data, plan.classics, with_text, plan.seeds)
         write_part(out_dir, "predictions", classics, part=len(parts) + 1)
     predictions = read_table(out_dir, "predictions")
@@ -70,18 +69,7 @@ def _train(
     data: CTRData, plan: CTRPlan, arm: str, seed: int, out_dir: Path, part: int, say: Callable[[str], None]
 ) -> None:
     """One training; its predictions are written last, so that a training cut off counts as not done."""
-    result = fit_arm(
-        plan.net,
-        plan.connector,
-        data,
-        arm,
-        seed,
-        plan.model,
-        plan.data,
-        plan.trainer(),
-        out_dir / "logs",
-        patience=plan.patience,
-    )
+    result = fit_arm(plan, data, arm, seed, out_dir / "logs")
     _save_net(result, out_dir)
     if result.facts:
         n_texts = len(data.splits["valid"]["history"].unique())
@@ -126,6 +114,6 @@ def baseline_rows(inputs: CTRInputs, text: TextSettings) -> pl.DataFrame:
     tables = (samples, inputs.histories, inputs.interactions, inputs.threshold)
     wide = baseline_predictions(*tables, whole=inputs.samples)
     wide = wide.filter(pl.col("split") != "train")
-    return wide.unpivot(BASELINES, index=["sample_id", "split"], variable_name="arm", value_name="p").with_columns(
+    return wide.unpivot(MEANS, index=["sample_id", "split"], variable_name="arm", value_name="p").with_columns(
         model=pl.lit("baseline"), seed=pl.lit(0)
     )

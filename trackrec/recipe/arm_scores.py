@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from trackrec.ctr.arms.log_odds import texts_of_arm
+from trackrec.ctr.arms.scored_rows import texts_of_arm
 from trackrec.recipe.names import DATA, TEXTS
 from trackrec.recipe.scoring import score_texts, single_texts
 from trackrec.recipe.tables import texts_of

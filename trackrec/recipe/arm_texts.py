@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from trackrec.ctr.arms.arm import text_sources
 from trackrec.recipe.book import prompt_book
 from trackrec.recipe.names import DATA, EMBED, LOG_ODDS, TEACHER, TEXTS, UNTUNED
 from trackrec.recipe.tables import texts_of
 
 if TYPE_CHECKING:
     from trackrec.recipe.experiment import Experiment
-
-
-def text_sources(arms: Sequence[str]) -> set[str]:
-    """What the arms of the CTR stage are made of."""
-    return {part for arm in arms for part in arm.split("+")}
 
 
 def ctr_stages(arms: Sequence[str], use: str) -> tuple[str, ...]:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from trackrec.ctr.arms.arm import text_sources
 from trackrec.pipeline.stage import StageError
-from trackrec.recipe.arm_texts import stages_read, text_fields, text_sources
+from trackrec.recipe.arm_texts import stages_read, text_fields
 from trackrec.recipe.cohort import cohort_of, learned_samples
 from trackrec.recipe.names import CTR, DATA, EMBED, LOG_ODDS
 from trackrec.recipe.tables import sample_rows
@@ -68,7 +69,7 @@ def ctr_inputs(exp: Experiment) -> CTRInputs:
 
 def _log_odds(exp: Experiment) -> dict[str, dict[str, float]]:
     """V's log-odds of the samples by arm, where the CTR stage reads them."""
-    from trackrec.ctr.arms.arms import log_odds_of
+    from trackrec.ctr.arms.log_odds import log_odds_of
 
     if LOG_ODDS not in stages_read(exp):
         return {}

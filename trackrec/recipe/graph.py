@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from trackrec.ctr.arms.arms import scored_arms
+from trackrec.ctr.arms.arm import scored_arms, text_sources
 from trackrec.pipeline.stage import Stage
-from trackrec.recipe.arm_texts import ctr_stages, text_sources
+from trackrec.recipe.arm_texts import ctr_stages
 from trackrec.recipe.cohort import tuning_turns
 from trackrec.recipe.names import EMBED, LOG_ODDS, TEST, TEXTS, UNTUNED
 from trackrec.recipe.settings import LoopSettings

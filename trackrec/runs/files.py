@@ -145,7 +145,7 @@ def _empty(table: str) -> pl.DataFrame:
 
 
 def _manifests(run_dir: Path) -> dict[str, Manifest]:
-    """Manifests of all done stages, in the order in which the recipe runs them; names that it doesn't know come last."""
+    """Manifests of all done stages in the order of the recipe; names that it doesn't know come last."""
     found = {}
     for path in [*run_dir.glob(f"*/{MANIFEST}"), *run_dir.glob(f"*/*/{MANIFEST}")]:
         name = path.parent.relative_to(run_dir).as_posix()

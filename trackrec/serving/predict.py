@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from trackrec.ctr.arms.arm import Arm
 from trackrec.interactions import DataError
 from trackrec.recipe.arm_scores import score_arm
 from trackrec.recipe.cohort import learned_samples
@@ -95,9 +96,9 @@ def request_log_odds(exp: Experiment, graph: Graph, rows: pl.DataFrame, arm: str
         rows: `trackrec.serving.requests.request_rows`.
         arm: any but ``none``.
     """
-    from trackrec.ctr.arms.arms import log_odds_of, source_of
+    from trackrec.ctr.arms.log_odds import log_odds_of
 
-    scored = arm if arm == "shuffled" else source_of(arm)
+    scored = Arm.parse(arm).scored_as
     with_text = rows.filter(pl.col("history_id").is_in(list(texts_of(exp, TEXTS))))
     learned = all_samples(exp).filter(pl.col("sample_id").is_in(list(learned_samples(exp))))
     free = with_text.join(learned, on=["user_id", "item_id"], how="anti", maintain_order="left")

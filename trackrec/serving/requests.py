@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trackrec.ctr.arms.arms import log_odds_columns
+from trackrec.ctr.arms.log_odds import log_odds_columns
 from trackrec.ctr.features.columns import Catalogue, Rows, Statistics, columns_of, indices
 from trackrec.ctr.features.dense_statistics import DENSE_NAMES
 from trackrec.ctr.features.features import CTRData, FeatureSpec, TextArm, Vocabularies

@@ -8,25 +8,26 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-import torch
 from numpy.typing import NDArray
 
-from trackrec.ctr.arms.arms import (
-    ARMS,
-    TextSettings,
-    attach_log_odds,
-    attach_random,
-    attach_random_log_odds,
-    attach_shuffled,
-    attach_shuffled_log_odds,
-    attach_text,
-    coverage_of,
-    is_arm,
-    keep_share,
-    reduce_texts,
-    source_of,
+from trackrec.ctr.arms.arm import Arm, parse_arms
+from trackrec.ctr.arms.log_odds import (
+    Columns,
+    log_odds_arm,
+    log_odds_of_some_users,
+    random_log_odds,
+    shuffled_log_odds,
 )
-from trackrec.ctr.features.features import CTRData, FeatureBuilder, Vocabularies
+from trackrec.ctr.arms.settings import TextSettings
+from trackrec.ctr.arms.texts import (
+    only_where,
+    principal_components,
+    random_texts,
+    shuffled_texts,
+    text_arm,
+    texts_of_some_users,
+)
+from trackrec.ctr.features.features import CTRData, FeatureBuilder, TextArm, Vocabularies
 
 # Without gaps in the RecCoTs a comparator or the prompt may still lack this share of the histories (a learned vector
 # stands for them); below it the arms would not be comparable.
@@ -44,7 +45,7 @@ class CTRInputs(NamedTuple):
         vectors: field of texts (``reccot``, ``prompt``, ``untuned``, ``teacher``) -> history -> text vector; empty
             where no arm reads one.
         log_odds: V's log-odds by arm (``reccot``; ``plain``, without any text; ``shuffled``, given another user's) and
-            sample, for ``ctr.text.use: log_odds``. See :func:`trackrec.ctr.arms.arms.log_odds_of`.
+            sample, for ``ctr.text.use: log_odds``. See :func:`trackrec.ctr.arms.log_odds.log_odds_of`.
         seen_users: users on whose labels G and V were tuned; None where that isn't known.
         published_lists: whether the dataset gives each sample its history and recent list.
     """
@@ -67,22 +68,6 @@ def sample_rows(inputs: CTRInputs, text: TextSettings) -> pl.DataFrame:
     return inputs.samples.filter(pl.col("history_id").is_in(list(inputs.vectors.get("reccot", {}))))
 
 
-def check_arms(arms: Sequence[str], key: str = "ctr.arms") -> None:
-    """Say a misspelt arm before anything runs.
-
-    Args:
-        arms: the arms.
-        key: where they were named.
-
-    Raises:
-        ValueError: an arm is unknown, or there is none.
-    """
-    unknown = [arm for arm in arms if not is_arm(arm)]
-    if unknown or not arms:
-        got = repr(unknown[0]) if unknown else "none"
-        raise ValueError(f"{key} must be among {', '.join(ARMS)}, or such as reccot+prompt, got {got}.")
-
-
 def runnable_arms(
     inputs: CTRInputs, arms: Sequence[str], text: TextSettings, key: str = "ctr.arms"
 ) -> tuple[list[str], list[str]]:
@@ -97,12 +82,12 @@ def runnable_arms(
     Raises:
         ValueError: an arm is unknown, nothing can run, or log-odds are to be used and there are none.
     """
-    check_arms(arms, key)
+    parsed = parse_arms(arms, key)
     if text.use == "log_odds" and not inputs.log_odds:
         raise ValueError(
             "ctr.text.use: log_odds needs V's log-odds of the samples, and there are none. Name an arm that reads them."
         )
-    reasons = {arm: _why_not(arm, inputs, text) for arm in arms}
+    reasons = {arm.name: _why_not(arm, inputs, text) for arm in parsed}
     kept = [arm for arm in arms if not reasons[arm]]
     if not kept:
         raise ValueError(f"{key}: none of {', '.join(arms)} can run: {'; '.join(filter(None, reasons.values()))}.")
@@ -111,19 +96,19 @@ def runnable_arms(
     return kept, [f"arm {arm} left out: {reason}" for arm, reason in reasons.items() if reason]
 
 
-def _why_not(arm: str, inputs: CTRInputs, text: TextSettings) -> str:
+def _why_not(arm: Arm, inputs: CTRInputs, text: TextSettings) -> str:
     """Why an arm can't run; empty where it can."""
-    if arm == "none":
+    if not arm.texts:
         return ""
-    source = source_of(arm)
     if text.use == "log_odds":
-        return "" if inputs.log_odds.get(source) or inputs.log_odds.get(arm) else f"there are no log-odds of {source}"
-    missing = [field for field in source.split("+") if not inputs.vectors.get(field)]
+        given = inputs.log_odds.get(arm.source) or inputs.log_odds.get(arm.name)
+        return "" if given else f"there are no log-odds of {arm.source}"
+    missing = [field for field in arm.source.split("+") if not inputs.vectors.get(field)]
     if missing:
         return f"there are no vectors of {missing[0]}"
-    if text.missing == "leave_out" and source != "reccot":
+    if text.missing == "leave_out" and arm.source != "reccot":
         wanted = set(sample_rows(inputs, text)["history_id"].unique().to_list())
-        share = len(wanted & set(_vectors(inputs, source))) / max(len(wanted), 1)
+        share = len(wanted & set(_vectors(inputs, arm.source))) / max(len(wanted), 1)
         if share < MIN_COVERAGE:
             return f"its texts cover {share:.1%} of the histories, less than {MIN_COVERAGE:.0%}"
     return ""
@@ -174,21 +159,35 @@ def feature_builder(
 
 def attach_arms(data: CTRData, inputs: CTRInputs, arms: Sequence[str], seed: int, text: TextSettings) -> CTRData:
     """``data`` with arms; see `prepare`. It reads whose its rows are, and none of their features."""
+    with_text = [arm for arm in map(Arm.parse, arms) if arm.texts]
     if text.use == "log_odds":
-        return _attach_log_odds(data, inputs, arms, seed)
-    data = replace(data, spec=replace(data.spec, text_use=text.use))
-    for source in dict.fromkeys(source_of(arm) for arm in arms if arm != "none"):
-        data = _attach_source(data, source, _vectors(inputs, source), text)
-    for arm in arms:
-        if arm == "shuffled":
-            data = attach_shuffled(data, "reccot", arm, seed)
-        elif arm == "random":
-            data = attach_random(data, "reccot", arm, seed)
-        elif coverage_of(arm) < 1:
-            data = keep_share(data, source_of(arm), arm, coverage_of(arm), seed)
-        elif arm == "prompt":
-            data = _only_where_reccots_are(data, inputs, arm)
-    return data
+        columns = {arm.name: _log_odds(data, inputs, arm, seed) for arm in with_text}
+        return replace(data, columns={**data.columns, **columns})
+    spec, made = replace(data.spec, text_use=text.use), dict[str, TextArm]()
+    sources = {source: _source(data, inputs, source, text) for source in dict.fromkeys(arm.source for arm in with_text)}
+    for arm in with_text:
+        made[arm.name] = _texts(data, inputs, arm, sources[arm.source], seed)
+    return replace(data, spec=spec, arms={**data.arms, **made})
+
+
+def _source(data: CTRData, inputs: CTRInputs, source: str, text: TextSettings) -> TextArm:
+    """The vectors that an arm's texts are made of."""
+    vectors = _vectors(inputs, source)
+    ids = sorted(vectors)
+    gaps = text.missing == "keep" or source != "reccot"
+    texts = text_arm(data, source, ids, np.stack([vectors[key] for key in ids]), gaps)
+    return texts if text.pca_dim is None else principal_components(data, texts, text.pca_dim, source)
+
+
+def _texts(data: CTRData, inputs: CTRInputs, arm: Arm, source: TextArm, seed: int) -> TextArm:
+    """The texts of an arm."""
+    if arm.text == "shuffled":
+        return shuffled_texts(data, source, seed)
+    if arm.text == "random":
+        return random_texts(source, seed)
+    if arm.coverage < 1:
+        return texts_of_some_users(data, source, arm.coverage, seed)
+    return only_where(data, source, list(inputs.vectors.get("reccot", {}))) if arm.text == "prompt" else source
 
 
 def _vectors(inputs: CTRInputs, source: str) -> Vectors:
@@ -198,34 +197,13 @@ def _vectors(inputs: CTRInputs, source: str) -> Vectors:
     return {key: np.concatenate([first[key], *(other[key] for other in rest)]) for key in shared} if rest else first
 
 
-def _attach_source(data: CTRData, source: str, vectors: Vectors, text: TextSettings) -> CTRData:
-    ids = sorted(vectors)
-    gaps = text.missing == "keep" or source != "reccot"
-    data = attach_text(data, source, ids, np.stack([vectors[key] for key in ids]), gaps)
-    return data if text.pca_dim is None else reduce_texts(data, source, text.pca_dim)
-
-
-def _only_where_reccots_are(data: CTRData, inputs: CTRInputs, arm: str) -> CTRData:
-    """A placebo has no text where the RecCoT has none: else its coverage would be what it is judged by."""
-    own = data.arms[arm]
-    has = torch.tensor([history in inputs.vectors.get("reccot", {}) for history in data.history_ids])
-    rows = torch.where(has, own.rows, -1)
-    used = torch.cat([split["history"] for split in data.splits.values()]).unique()
-    return replace(data, arms={**data.arms, arm: replace(own, rows=rows, gaps=bool((rows[used] < 0).any()))})
-
-
-def _attach_log_odds(data: CTRData, inputs: CTRInputs, arms: Sequence[str], seed: int) -> CTRData:
-    for arm in dict.fromkeys([source_of(arm) for arm in arms if arm != "none"]):
-        data = attach_log_odds(data, arm, inputs.log_odds[arm])
-    if "shuffled" in arms:
-        given = inputs.log_odds.get("shuffled")
-        if given:
-            data = attach_log_odds(data, "shuffled", given)
-        else:
-            data = attach_shuffled_log_odds(data, "reccot", "shuffled", seed)
-    if "random" in arms:
-        data = attach_random_log_odds(data, "reccot", "random", seed)
-    for arm in arms:
-        if coverage_of(arm) < 1:
-            data = keep_share(data, source_of(arm), arm, coverage_of(arm), seed)
-    return data
+def _log_odds(data: CTRData, inputs: CTRInputs, arm: Arm, seed: int) -> Columns:
+    """V's log-odds of an arm. Those of another user's text are V's own where it was asked, else exchanged."""
+    if given := inputs.log_odds.get(arm.name):
+        return log_odds_arm(data, arm.name, given)
+    own = log_odds_arm(data, arm.source, inputs.log_odds[arm.source])
+    if arm.text == "shuffled":
+        return shuffled_log_odds(data, own, seed)
+    if arm.text == "random":
+        return random_log_odds(own, seed)
+    return log_odds_of_some_users(data, own, arm.coverage, seed) if arm.coverage < 1 else own

@@ -15,7 +15,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from trackrec.ctr.arms.verdict import CLASSICS
+from trackrec.ctr.arms.arm import CLASSICS
+from trackrec.ctr.arms.texts import principal_components, used_histories
 from trackrec.ctr.features.features import CTRData
 
 TEXT_COMPONENTS = 16
@@ -103,13 +104,11 @@ def _columns(data: CTRData, split: str, arm: str | None) -> Float:
 
 def _components(data: CTRData, arm: str) -> Float:
     """(n_texts, at most TEXT_COMPONENTS): principal components of the arm's vectors, fitted on train texts."""
-    from trackrec.ctr.arms.arms import reduce_texts, used_histories
-
     texts = data.arms[arm]
     rows = texts.rows[used_histories(data, "train")]
     n_texts = len(rows[rows >= 0].unique())
     dim = min(TEXT_COMPONENTS, n_texts, texts.matrix.shape[1])
-    return reduce_texts(data, arm, dim).arms[arm].matrix.double().numpy()
+    return principal_components(data, texts, dim, arm).matrix.double().numpy()
 
 
 def _logistic(data: CTRData, columns: dict[str, Float]) -> dict[str, Float]:

@@ -1,35 +1,88 @@
-"""What V is asked where its log-odds are a feature of the CTR nets: which rows, and with whose texts."""
+"""V's log-odds as dense columns of an arm, and the placebos made of them.
+
+Letters: N rows. The columns of an arm are given by split, each (N, 2): the log-odds, scaled, and whether there are any.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import polars as pl
+import torch
+from torch import Tensor
 
-from trackrec.storage.atomic import stable_hash
+from trackrec.ctr.arms.shuffle import exchange, some_users
+from trackrec.ctr.features.features import CTRData
 
-
-def rows_to_score(samples: pl.DataFrame, most: int | None, seed: int) -> pl.DataFrame:
-    """At most so many rows of each history and split, chosen by hash; all of them where there is no limit."""
-    if most is None:
-        return samples
-    ranks = [stable_hash("log_odds", seed, key) for key in samples["sample_id"].to_list()]
-    ranked = samples.with_columns(rank=pl.Series(ranks, dtype=pl.String)).sort("rank")
-    place = pl.int_range(pl.len()).over("history_id", "split")
-    return ranked.filter(place < most).drop("rank").sort("sample_id")
+Columns = dict[str, Tensor]
+_MAX_LOG_ODDS = 6.0  # p_yes of .9975: float32 rounds what lies beyond
 
 
-def texts_of_arm(
-    texts: Mapping[str, str | None], histories: pl.DataFrame, arm: str, seed: int
-) -> Mapping[str, str | None]:
-    """What V reads: the history's own text (``reccot``), none (``plain``), or another user's (``shuffled``)."""
-    if arm == "reccot":
-        return texts
-    if arm == "plain":
-        return dict.fromkeys(texts)
-    from trackrec.ctr.arms.arms import exchange
+def log_odds_of(scores: pl.DataFrame, tuned_on: set[str]) -> dict[str, float]:
+    """V's log-odds log(p / (1 - p)) by sample from a scores table, p the mean of a sample's draws.
 
-    owners = dict(histories.select("history_id", "user_id").iter_rows())
-    ids = sorted(texts)
-    other = exchange(range(len(ids)), [owners[key] for key in ids], seed)
-    return {key: texts[ids[other[place]]] for place, key in enumerate(ids)}
+    Args:
+        scores: a scores table.
+        tuned_on: samples whose labels V or the text learned from. They get no value.
+    """
+    rows = scores.filter(~pl.col("sample_id").is_in(list(tuned_on)))
+    mean = rows.group_by("sample_id", maintain_order=True).agg(pl.col("p_yes").cast(pl.Float64).mean())
+    p = mean["p_yes"].to_numpy().clip(1e-6, 1 - 1e-6)
+    return dict(zip(mean["sample_id"].to_list(), (np.log(p) - np.log1p(-p)).tolist(), strict=True))
+
+
+def log_odds_arm(data: CTRData, arm: str, log_odds: Mapping[str, float]) -> Columns:
+    """The columns of an arm.
+
+    Args:
+        data: the rows.
+        arm: its name, for errors.
+        log_odds: by sample.
+
+    Raises:
+        ValueError: a value isn't finite, or no train row has one.
+    """
+    if not np.isfinite(list(log_odds.values())).all():
+        raise ValueError(f"arm {arm!r}: log-odds hold NaN or infinity.")
+    columns = {split: log_odds_columns(ids, log_odds) for split, ids in data.sample_ids.items()}
+    if not columns["train"][:, 1].any():
+        raise ValueError(f"arm {arm!r}: no train row has log-odds, so a net can't learn what they mean.")
+    return columns
+
+
+def log_odds_columns(sample_ids: Sequence[str], log_odds: Mapping[str, float]) -> Tensor:
+    """(N, 2): the log-odds of each sample, cut at ±6 and halved, and whether it has any."""
+    known = torch.tensor([[log_odds.get(key, 0.0), float(key in log_odds)] for key in sample_ids]).reshape(-1, 2)
+    return torch.stack([known[:, 0].clamp(-_MAX_LOG_ODDS, _MAX_LOG_ODDS) / 2.0, known[:, 1]], dim=1)
+
+
+def shuffled_log_odds(data: CTRData, columns: Columns, seed: int) -> Columns:
+    """The log-odds of a split exchanged between users, gaps left where they are."""
+    found = {}
+    for split, values in columns.items():
+        present = torch.nonzero(values[:, 1]).flatten().tolist()
+        found[split] = values.clone()
+        if present:
+            exchanged = exchange(present, [data.user_ids[split][row] for row in present], seed)
+            found[split][list(exchanged)] = values[list(exchanged.values())]
+    return found
+
+
+def random_log_odds(columns: Columns, seed: int) -> Columns:
+    """Normal noise in the place of the log-odds, gaps left where they are."""
+    generator = torch.Generator().manual_seed(seed)
+    found = {}
+    for split, values in columns.items():
+        noise = torch.randn(len(values), generator=generator)
+        found[split] = torch.stack([noise * values[:, 1], values[:, 1]], dim=1)
+    return found
+
+
+def log_odds_of_some_users(data: CTRData, columns: Columns, share: float, seed: int) -> Columns:
+    """Only a share of the users, chosen by hash, keeps its log-odds."""
+    kept = some_users({user for ids in data.user_ids.values() for user in ids}, share, seed)
+    return {
+        split: values * torch.tensor([[user in kept] for user in data.user_ids[split]])
+        for split, values in columns.items()
+    }

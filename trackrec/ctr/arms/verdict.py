@@ -12,13 +12,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from trackrec.ctr.arms.arms import ARMS, PLACEBOS, coverage_of
+from trackrec.ctr.arms.arm import CLASSICS, PLACEBOS, Arm
 from trackrec.metrics.intervals import LEAST_USERS, Draws, Interval, metric_rows, seed_draws
 from trackrec.metrics.scores import accuracy, auc, log_loss, uauc
 
 _METRICS: dict[str, Callable[..., Any]] = {"auc": auc, "acc": accuracy, "log_loss": log_loss, "uauc": uauc}
 _DIFFERENCES = ("auc", "acc", "log_loss")
-CLASSICS = ("logistic", "lightgbm")  # models on the same dense features, beside which the nets are put
 HELPS, NO_EVIDENCE, HURTS = 1.0, 0.0, -1.0
 # Two-sided 5 % and 80 % power: (1.96 + 0.84) standard errors.
 MDE_FACTOR = 2.8
@@ -117,44 +116,32 @@ def _draws(metric: Callable[..., Any], scores: ArmScores, seed: int, n_resamples
     return seed_draws(metric, scores.users, scores.labels, scores.p, n_resamples, seed)
 
 
-def _others(arm: str, ran: Iterable[str], placebo: str | None) -> dict[str, str]:
-    """Name of a comparison -> the arm on its other side."""
-    ran, base = set(ran), base_of(arm)
-    if base in CLASSICS:
-        control = f"{base}+{placebo}"
-        others = {} if arm == base else {base: base}
-        return others | ({"best_placebo": control} if control in ran and others and not _is_placebo(arm) else {})
-    if arm.split("@")[0] not in {"none", *text_arms(ran)}:
+def comparisons(arm: Arm, ran: Iterable[str], placebo: str | None) -> dict[str, str]:
+    """What an arm is compared with: name of a comparison -> the arm on its other side.
+
+    Args:
+        arm: the arm.
+        ran: names of all arms that ran.
+        placebo: the best one on validation.
+    """
+    ran = set(ran)
+    if arm.model in CLASSICS:
+        control = f"{arm.model}+{placebo}"
+        others = {arm.model: arm.model} if arm.texts else {}
+        return others | ({"best_placebo": control} if control in ran and others and not arm.is_placebo else {})
+    if arm.model != "net":
         return {}
     # A text for some users alone has no placebo: those that run are about everybody.
-    controls = () if coverage_of(arm) < 1 else PLACEBOS
-    others = {name: name for name in ("none", *controls, *CLASSICS) if name in ran and name != arm}
-    if coverage_of(arm) < 1:
-        return others
-    if placebo is not None and arm != "none" and not _is_placebo(arm):
+    controls = () if arm.coverage < 1 else PLACEBOS
+    others = {name: name for name in ("none", *controls, *CLASSICS) if name in ran and name != arm.name}
+    if arm.coverage == 1 and placebo is not None and arm.texts and not arm.is_placebo:
         others["best_placebo"] = placebo
     return others
 
 
-def _is_placebo(arm: str) -> bool:
-    return arm in PLACEBOS or (base_of(arm) in CLASSICS and arm.partition("+")[2] in PLACEBOS)
-
-
-def base_of(arm: str) -> str:
-    """The classic model of ``logistic+reccot``: ``logistic``; any other arm is its own."""
-    head = arm.split("+")[0]
-    return head if head in CLASSICS else arm
-
-
-def text_arms(arms: Iterable[str]) -> set[str]:
-    """The arms that a net was trained on with some text, coverage cut off: ``reccot``, ``reccot+prompt``."""
-    names = {arm.split("@")[0] for arm in arms}
-    return {name for name in names if name != "none" and all(part in ARMS for part in name.split("+"))}
-
-
 def _differences(arm: str, draws: AllDraws, placebo: str | None, metrics: Iterable[str]) -> dict[str, Interval]:
     values: dict[str, Interval] = {}
-    for label, other in _others(arm, draws, placebo).items():
+    for label, other in comparisons(Arm.parse(arm), draws, placebo).items():
         for name in metrics:
             values[f"{name}_minus_{label}"] = (draws[arm][name] - draws[other][name]).interval()
         difference = draws[arm]["auc"] - draws[other]["auc"]
@@ -164,7 +151,7 @@ def _differences(arm: str, draws: AllDraws, placebo: str | None, metrics: Iterab
 
 def _verdict(arm: str, draws: AllDraws, placebo: str | None) -> dict[str, Interval]:
     """Only where both controls ran: without a placebo nothing shows that it is the text that helps."""
-    others = _others(arm, draws, placebo)
+    others = comparisons(Arm.parse(arm), draws, placebo)
     if "none" not in others or "best_placebo" not in others:
         return {}
     against_none = (draws[arm]["auc"] - draws["none"]["auc"]).interval()

@@ -95,7 +95,7 @@ class CTRData:
         history_ids: what ``history`` points to.
         history_users: whose history it is.
         vocabularies: what the indices mean.
-        arms: text vectors by arm; see :mod:`trackrec.ctr.arms.arms`.
+        arms: text vectors by arm; see :mod:`trackrec.ctr.arms.texts`.
         columns: dense columns that belong to one arm: arm -> split -> (N, columns).
     """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,12 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trackrec.ctr.features.features import CTRData, FeatureSpec
+from trackrec.ctr.features.features import CTRData
+from trackrec.ctr.plan import CTRPlan
 from trackrec.ctr.training.data import CTRDataModule
 from trackrec.ctr.training.malloc import kept_heap
 from trackrec.ctr.training.module import CTRModule
 from trackrec.runtime.lightning_tips import without_tips
-
-NetFactory = Callable[[FeatureSpec, nn.Module | None], nn.Module]
-ConnectorFactory = Callable[[int], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -84,34 +81,18 @@ class BestWeights(pl.Callback):
         net.load_state_dict(self.weights)
 
 
-def fit_arm(
-    net_factory: NetFactory,
-    connector_factory: ConnectorFactory | None,
-    data: CTRData,
-    arm: str,
-    seed: int,
-    model_args: dict[str, Any],
-    data_args: dict[str, Any],
-    trainer_args: dict[str, Any],
-    work_dir: Path,
-    patience: int = 3,
-) -> ArmResult:
+def fit_arm(plan: CTRPlan, data: CTRData, arm: str, seed: int, work_dir: Path) -> ArmResult:
     """Train on train rows, stop and choose weights by AUC on valid rows, predict valid and test rows.
 
     Test labels aren't read: prediction batches don't hold them. The global random state is left as it was.
 
     Args:
-        net_factory: called with the arm's spec and its connector, None for arm ``none``.
-        connector_factory: called with the text width.
+        plan: the net, its connector, and how it trains. The arguments of its ``trainer`` go over the defaults here (20
+            epochs at most, no logger, no progress bar, no checkpoints), ``callbacks`` beside the callbacks here.
         data: features, with the arm attached.
         arm: ``none`` or an attached arm.
         seed: of weights, dropout and batches.
-        model_args: further arguments of :class:`CTRModule`.
-        data_args: further arguments of :class:`CTRDataModule`.
-        trainer_args: arguments of Lightning's ``Trainer``; they go over the defaults here (20 epochs at most, no
-            logger, no progress bar, no checkpoints), ``callbacks`` beside the callbacks here.
         work_dir: what the trainer writes, if anything.
-        patience: validations without a better AUC before training stops.
 
     Raises:
         ValueError: train or valid rows have one class only, the arm has texts and there is no connector, or the
@@ -119,18 +100,18 @@ def fit_arm(
     """
     _check_classes(data)
     spec = data.spec_for(arm)
-    if spec.text_dim and connector_factory is None:
+    if spec.text_dim and plan.connector is None:
         raise ValueError(f"ctr.connector must be set for arm {arm!r}, got null. Use MLPConnector, or arm none.")
     started = time.perf_counter()
     best = BestWeights()
     with isolate_rng(), kept_heap():
         torch.manual_seed(seed)
-        connector = connector_factory(spec.text_dim) if spec.text_dim and connector_factory else None
-        module = CTRModule(net_factory(spec, connector), **model_args)
-        loaders = CTRDataModule(data, **{"arm": arm, "seed": seed, **data_args})
+        connector = plan.connector(spec.text_dim) if spec.text_dim and plan.connector else None
+        module = CTRModule(plan.net(spec, connector), **plan.model)
+        loaders = CTRDataModule(data, **{"arm": arm, "seed": seed, **plan.data})
         # Not strict: an epoch without a validation, as the trainer may be told, decides nothing.
-        stopping = EarlyStopping("valid/auc", mode="max", patience=patience, strict=False)
-        trainer = trainer_of(trainer_args, work_dir, [best, stopping])
+        stopping = EarlyStopping("valid/auc", mode="max", patience=plan.patience, strict=False)
+        trainer = trainer_of(plan.trainer(), work_dir, [best, stopping])
         trainer.fit(module, datamodule=loaders)
         epochs = trainer.current_epoch
         best.put_back(trainer, module.net)

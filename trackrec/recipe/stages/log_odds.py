@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from trackrec.ctr.arms.log_odds import rows_to_score
+from trackrec.ctr.arms.scored_rows import rows_to_score
 from trackrec.recipe.arm_scores import score_arm
 from trackrec.recipe.cohort import learned_samples
 from trackrec.recipe.names import DATA, LOG_ODDS, TEXTS, existing

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-VALIDATOR_NAMES = {
+from trackrec.ctr.arms.arm import CLASSICS, MEANS, VALIDATORS, Arm
+
+_WHOLE = {
+    "item_mean": "item mean",
+    "user_mean": "user mean",
+    "item_user": "item mean + user mean",
     "validator/untuned": "V untuned, no RecCoT",
     "validator/plain": "V tuned, no RecCoT",
     "validator/reccot": "V tuned, RecCoT",
 }
-_MEANS = {"item_mean": "item mean", "user_mean": "user mean", "item_user": "item mean + user mean"}
 _CLASSIC_NAMES = {"logistic": "logistic regression", "lightgbm": "LightGBM"}
 _TEXTS = {
     "none": "no text",
@@ -19,41 +23,39 @@ _TEXTS = {
     "untuned": "the untuned model's text",
     "teacher": "the teacher's RecCoT",
 }
-_WHOLE, _PARTS = {**_MEANS, **VALIDATOR_NAMES}, {**_TEXTS, **_CLASSIC_NAMES}
 
 
 def text_name(arm: str) -> str:
     """What is read in an arm: ``the history itself`` of ``prompt``; several texts are joined by ``+``.
 
-    A classic model goes by its own name, and a part that has none by the arm's.
+    A classic model goes by its own name.
     """
-    if arm.startswith("reccot@"):
-        return f"RecCoT for {float(arm.split('@')[1]):.0%} of the users"
-    return " + ".join(_PARTS.get(part, part) for part in arm.split("+"))
+    parsed = Arm.parse(arm)
+    if parsed.coverage < 1:
+        return f"RecCoT for {parsed.coverage:.0%} of the users"
+    texts = [_TEXTS[text] for text in parsed.texts]
+    if parsed.model in CLASSICS:
+        return " + ".join([_CLASSIC_NAMES[parsed.model], *texts])
+    return " + ".join(texts) or _TEXTS["none"]
 
 
 def arm_name(arm: str, net: str) -> str:
     """The arm in full: ``DIN + RecCoT`` of ``reccot``, ``logistic regression, no text`` of ``logistic``."""
     if arm in _WHOLE:
         return _WHOLE[arm]
-    if arm in _CLASSIC_NAMES:
-        return f"{_CLASSIC_NAMES[arm]}, no text"
-    if arm.partition("+")[0] in _CLASSIC_NAMES:
-        return text_name(arm)
-    return f"{net}, no text" if arm == "none" else f"{net} + {text_name(arm)}"
+    parsed = Arm.parse(arm)
+    model = _CLASSIC_NAMES.get(parsed.model, net)
+    if not parsed.texts:
+        return f"{model}, no text"
+    return text_name(arm) if parsed.model in CLASSICS else f"{net} + {text_name(arm)}"
 
 
 def arm_order(arm: str) -> tuple[int, int, int, str]:
     """A key to sort arms by: means, the net, the classic models, V; each without text first, then by its texts."""
-    if arm in _MEANS:
-        return 0, list(_MEANS).index(arm), 0, arm
-    if arm in VALIDATOR_NAMES:
-        return 3, list(VALIDATOR_NAMES).index(arm), 0, arm
-    model, _, text = arm.partition("+")
-    if model in _CLASSIC_NAMES:
-        return 2, list(_CLASSIC_NAMES).index(model), _place(text or "none"), arm
-    return 1, _place(arm), 0, arm
-
-
-def _place(text: str) -> int:
-    return list(_TEXTS).index(text) if text in _TEXTS else len(_TEXTS)
+    parsed = Arm.parse(arm)
+    if parsed.model == "mean":
+        return 0, MEANS.index(arm), 0, arm
+    if parsed.model == "validator":
+        return 3, VALIDATORS.index(arm), 0, arm
+    place = list(_TEXTS).index(parsed.text) if parsed.coverage == 1 and parsed.text in _TEXTS else len(_TEXTS)
+    return (1, place, 0, arm) if parsed.model == "net" else (2, CLASSICS.index(parsed.model), place, arm)

@@ -8,8 +8,9 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
+from trackrec.ctr.arms.arm import VALIDATORS, Arm
 from trackrec.recipe.names import in_round, without_text
-from trackrec.report.render.arm_names import VALIDATOR_NAMES, arm_name, arm_order, text_name
+from trackrec.report.render.arm_names import arm_name, arm_order, text_name
 
 _COLUMNS = {"auc": "AUC", "acc": "ACC", "log_loss": "LogLoss", "uauc": "UAUC"}
 
@@ -95,7 +96,8 @@ def arms_table(metrics: pl.DataFrame, split: str, net: str, rounds: int) -> Tabl
         table.add_column(name, justify="right", no_wrap=True)
     others = metrics.filter((pl.col("stage") == ("test" if split == "test" else "ctr")) & (pl.col("split") == split))
     # Shares of the users have a table of their own.
-    for arm in sorted({*(arm for arm in others["arm"] if "@" not in arm), *VALIDATOR_NAMES}, key=arm_order):
+    whole = [arm for arm in others["arm"].unique() if Arm.parse(arm).coverage == 1]
+    for arm in sorted({*whole, *VALIDATORS}, key=arm_order):
         key = _where(arm, split, rounds)
         if cells.value(*key, "auc") is None:
             continue
@@ -107,7 +109,8 @@ def arms_table(metrics: pl.DataFrame, split: str, net: str, rounds: int) -> Tabl
 def coverage_table(metrics: pl.DataFrame, split: str, net: str) -> Table | None:
     """AUC against the share of the users that keep their texts, from none to all; None where no share was asked for."""
     cells, stage = Cells(metrics), "test" if split == "test" else "ctr"
-    shares = {float(arm.split("@")[1]): arm for arm in metrics["arm"].unique().to_list() if arm.startswith("reccot@")}
+    trained = metrics.filter(pl.col("stage") == stage)["arm"].unique().to_list()
+    shares = {share: arm for arm in trained if (share := Arm.parse(arm).coverage) < 1}
     if not shares:
         return None
     table = Table(title=f"{net} by the share of users with a RecCoT ({split})", title_justify="left")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from trackrec.ctr.arms.arm import PLACEBOS, VALIDATORS
 from trackrec.metrics.intervals import LEAST_USERS
 from trackrec.metrics.scores import accuracy, auc, log_loss
 from trackrec.recipe.names import TEST, in_round, without_text
 from trackrec.report.numbers import RunNumbers
-from trackrec.report.render.arm_names import VALIDATOR_NAMES, arm_name, arm_order, text_name
+from trackrec.report.render.arm_names import arm_name, arm_order, text_name
 from trackrec.report.render.document import (
     Badge,
     Block,
@@ -29,7 +30,6 @@ from trackrec.report.sections.judgements import paired_difference
 MEASURES = {"auc": "AUC", "acc": "ACC", "log_loss": "LogLoss"}
 _COLUMNS = {**MEASURES, "uauc": "UAUC"}
 _LOWER_IS_BETTER = {"log_loss"}
-_PLACEBOS = ("shuffled", "random", "prompt", "plain")
 _SLICES = {
     "cold_items": "items with at most 5 train ratings",
     "warm_items": "items with more",
@@ -210,13 +210,13 @@ def _verdict(run: RunNumbers, stage: str, net: str) -> Verdict | None:
 
 
 def _best_placebo(run: RunNumbers) -> str | None:
-    found = {arm: num.value for arm in _PLACEBOS if (num := run.measured("ctr", "valid", arm, "auc"))}
+    found = {arm: num.value for arm in PLACEBOS if (num := run.measured("ctr", "valid", arm, "auc"))}
     return max(found, key=lambda arm: found[arm]) if found else None
 
 
 def _arms_table(run: RunNumbers, stage: str, net: str) -> Table:
     split = _SPLITS[stage]
-    arms = sorted((arm for arm in run.arms(stage, split) if arm not in VALIDATOR_NAMES), key=arm_order)
+    arms = sorted((arm for arm in run.arms(stage, split) if arm not in VALIDATORS), key=arm_order)
     rows: list[list[Cell]] = []
     for arm in arms:
         nums = [run.measured(stage, split, arm, name) for name in _COLUMNS]
@@ -239,7 +239,7 @@ def _validator_blocks(run: RunNumbers, split: str) -> list[Block]:
     """V's own numbers with and without RecCoT, and their paired difference."""
     blocks: list[Block] = []
     places = {
-        "test": {arm: ("test", -1, arm) for arm in VALIDATOR_NAMES},
+        "test": {arm: ("test", -1, arm) for arm in VALIDATORS},
         "valid": {
             "validator/untuned": (without_text("evaluate"), -1, "untuned"),
             "validator/plain": (without_text("evaluate"), -1, "plain"),
@@ -250,7 +250,7 @@ def _validator_blocks(run: RunNumbers, split: str) -> list[Block]:
     for arm, (stage, round_, name) in places[split].items():
         nums = [run.measured(stage, split, name, measure, round_) for measure in _COLUMNS]
         if nums[0] is not None:
-            rows.append([VALIDATOR_NAMES[arm], *(num or "–" for num in nums), Num(nums[0].n or 0, unit="count")])
+            rows.append([arm_name(arm, ""), *(num or "–" for num in nums), Num(nums[0].n or 0, unit="count")])
     if rows:
         caption = f"V as the recommender, on {_ROWS[split]} rows. Intervals are 95 %, over users."
         blocks.append(Table(caption, ("V", *_COLUMNS.values(), "rows"), rows))

@@ -1,0 +1,28 @@
+"""Features with an arm, under any name: what `trackrec.ctr.arms.assemble.prepare` does for the arms of a run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from trackrec.ctr.arms.texts import shuffled_texts, text_arm
+from trackrec.ctr.features.features import CTRData
+from trackrec.ctr.plan import CTRPlan
+
+
+def with_texts(data: CTRData, arm: str, history_ids: list[str], vectors: Any, gaps: bool = False) -> CTRData:
+    """``data`` with the texts of an arm."""
+    return replace(data, arms={**data.arms, arm: text_arm(data, arm, history_ids, vectors, gaps)})
+
+
+def with_shuffled(data: CTRData, seed: int = 0) -> CTRData:
+    """``data`` with the arm ``shuffled``."""
+    return replace(data, arms={**data.arms, "shuffled": shuffled_texts(data, data.arms["reccot"], seed)})
+
+
+def net_plan(
+    net: Any, connector: Any = None, model: Any = None, data: Any = None, patience: int = 3, **trainer: Any
+) -> CTRPlan:
+    """What `fit_arm` trains, on a CPU; ``trainer`` are arguments of Lightning's."""
+    flags = {"accelerator": "cpu", **trainer}
+    return CTRPlan(net, connector, model or {}, data or {}, lambda: dict(flags), ["none"], [0], patience)

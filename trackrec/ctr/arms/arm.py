@@ -1,0 +1,143 @@
+"""The arms of the comparison: who predicts, and what it reads of the texts.
+
+An arm is written as a name in ``ctr.arms``, in the predictions and metrics tables and in ``--arm``. `Arm.parse` is the
+one place that reads such a name:
+
+==========================  =============================================================================
+``none``                    the CTR net without any text
+``reccot``                  the net with the RecCoT
+``reccot+prompt``           the net with several texts, their vectors end to end
+``reccot@0.5``              the net with the RecCoT, for half of the users
+``logistic``                a classic model on the net's dense features, without text
+``lightgbm+reccot``         a classic model with the principal components of a text
+``item_mean``               a mean of the ratings
+``validator/reccot``        V itself; ``validator/plain`` and ``validator/untuned`` read no text
+==========================  =============================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+MEANS = ("item_mean", "user_mean", "item_user")
+CLASSICS = ("logistic", "lightgbm")
+VALIDATORS = ("validator/untuned", "validator/plain", "validator/reccot")
+# plain: V's log-odds without any text, where texts are used through V's log-odds.
+PLACEBOS = ("shuffled", "random", "prompt", "plain")
+COMPARATORS = ("untuned", "teacher")
+ARMS = ("none", "reccot", *PLACEBOS, *COMPARATORS)
+_MADE = ("shuffled", "random")  # from the RecCoT's own vectors or log-odds
+_FIELDS = ("reccot", "prompt", *COMPARATORS)
+_SCORED = ("reccot", "plain", "shuffled")  # by V, for ctr.text.use: log_odds
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm.
+
+    Attributes:
+        name: as it is written.
+        model: who predicts: ``net``, ``mean``, ``validator``, or the name of a classic model.
+        texts: what is read of the texts, in the order in which vectors are joined; empty without text.
+        coverage: share of the users who keep their text.
+    """
+
+    name: str
+    model: str = "net"
+    texts: tuple[str, ...] = ()
+    coverage: float = 1.0
+
+    @staticmethod
+    @lru_cache(maxsize=1024)
+    def parse(name: str) -> Arm:
+        """The arm of a name.
+
+        Raises:
+            ValueError: it is no arm's.
+        """
+        if name in MEANS:
+            return Arm(name, "mean")
+        if name in VALIDATORS:
+            return Arm(name, "validator", ("reccot",) if name == "validator/reccot" else ())
+        whole, at, share = name.partition("@")
+        head, _, rest = whole.partition("+")
+        if head == "logistic" or head == "lightgbm":
+            return Arm(name, head, _texts(name, rest) if rest else ())
+        texts = () if whole == "none" else _texts(name, whole)
+        return Arm(name, "net", texts, _share(name, share) if at else 1.0)
+
+    @property
+    def text(self) -> str:
+        """The texts as one name: ``reccot+prompt``; ``none`` without text."""
+        return "+".join(self.texts) or "none"
+
+    @property
+    def source(self) -> str:
+        """What its texts are made of: those of ``shuffled`` and ``random`` are made of the ``reccot``'s."""
+        return "reccot" if self.text in _MADE else self.text
+
+    @property
+    def scored_as(self) -> str:
+        """The texts that V reads for it, where texts are used through V's log-odds."""
+        return self.text if self.text == "shuffled" else self.source
+
+    @property
+    def is_placebo(self) -> bool:
+        """Whether what it reads is no description of its user."""
+        return self.text in PLACEBOS
+
+
+def parse_arms(names: Sequence[str], key: str = "ctr.arms") -> list[Arm]:
+    """The arms that a configuration names for the nets.
+
+    Args:
+        names: as they are typed.
+        key: where they were typed.
+
+    Raises:
+        ValueError: an arm is unknown or no net's, or there is none.
+    """
+    unknown = [name for name in names if not _is_typed(name)]
+    if unknown or not names:
+        got = repr(unknown[0]) if unknown else "none"
+        raise ValueError(f"{key} must be among {', '.join(ARMS)}, or such as reccot+prompt, got {got}.")
+    return [Arm.parse(name) for name in names]
+
+
+def text_sources(names: Iterable[str]) -> set[str]:
+    """What the arms of the nets are made of, field by field: ``none``, ``reccot``, ``shuffled``, ``prompt``."""
+    return {field for name in names for field in Arm.parse(name).texts or ("none",)}
+
+
+def scored_arms(names: Iterable[str]) -> list[str]:
+    """The arms for which V scores, where texts are used through its log-odds: ``random`` is made of ``reccot``'s."""
+    arms = [Arm.parse(name) for name in names]
+    sources = {arm.source for arm in arms} | {arm.text for arm in arms if arm.text == "shuffled"}
+    return [arm for arm in _SCORED if arm in sources]
+
+
+def _is_typed(name: str) -> bool:
+    try:
+        arm = Arm.parse(name)
+    except ValueError:
+        return False
+    return arm.model == "net" and arm.coverage == 1
+
+
+def _texts(name: str, text: str) -> tuple[str, ...]:
+    joined = tuple(text.split("+"))
+    if text in ARMS[1:] or (len(set(joined)) == len(joined) > 1 and all(part in _FIELDS for part in joined)):
+        return joined
+    raise ValueError(f"no arm {name!r}")
+
+
+def _share(name: str, share: str) -> float:
+    try:
+        value = float(share)
+    except ValueError:
+        raise ValueError(f"no arm {name!r}") from None
+    if not 0 < value < 1:
+        raise ValueError(f"no arm {name!r}")
+    return value

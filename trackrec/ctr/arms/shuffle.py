@@ -1,0 +1,34 @@
+"""Exchanges entries between users, and picks users by hash: what placebos and coverage arms are made with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from trackrec.storage.atomic import stable_hash
+
+
+def exchange(entries: Sequence[int], owners: Sequence[str], seed: int) -> dict[int, int]:
+    """Each entry takes one of another owner: owners form one random cycle (Sattolo 1986), so nobody keeps their own.
+
+    Raises:
+        ValueError: fewer than two owners.
+    """
+    owned: dict[str, list[int]] = {}
+    for entry, owner in zip(entries, owners, strict=True):
+        owned.setdefault(owner, []).append(entry)
+    if len(owned) < 2:
+        raise ValueError(f"arm 'shuffled': shuffling needs the texts of two users, there are {len(owned)}.")
+    cycle = np.random.default_rng(seed).permutation(sorted(owned)).tolist()
+    return {
+        entry: owned[other][place % len(owned[other])]
+        for user, other in zip(cycle, cycle[1:] + cycle[:1], strict=True)
+        for place, entry in enumerate(owned[user])
+    }
+
+
+def some_users(users: set[str], share: float, seed: int) -> set[str]:
+    """A share of the users, by hash; at least one. A smaller share is a part of a larger one."""
+    ranked = sorted(users, key=lambda user: stable_hash("coverage", seed, user))
+    return set(ranked[: max(1, round(share * len(ranked)))])

@@ -1,0 +1,134 @@
+"""Text vectors of an arm, and the placebos made of them.
+
+Letters: N rows, D text dim. Arms differ in their text matrix and its row index alone; every other tensor is shared, so
+the rows, their order and their features are the same in every arm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trackrec.ctr.arms.shuffle import exchange, some_users
+from trackrec.ctr.features.features import CTRData, TextArm
+
+
+class MissingEmbeddingError(KeyError):
+    """Histories that samples refer to have no vector."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def text_arm(
+    data: CTRData, arm: str, history_ids: Sequence[str], vectors: NDArray[np.floating] | Tensor, gaps: bool = False
+) -> TextArm:
+    """The texts of an arm.
+
+    Args:
+        data: whose rows refer to the histories.
+        arm: its name, for errors.
+        history_ids: (n_texts,) whose text each vector is.
+        vectors: (n_texts, D).
+        gaps: histories may lack a text; the net learns a vector for them.
+
+    Raises:
+        MissingEmbeddingError: a history of some sample has no vector and ``gaps`` is false. None becomes zeros.
+        ValueError: a repeated history, a non-finite vector, or shapes that don't fit.
+    """
+    matrix = torch.as_tensor(vectors).to(torch.float32)
+    if matrix.ndim != 2 or len(matrix) != len(history_ids):
+        raise ValueError(f"arm {arm!r}: need one vector per history, got {tuple(matrix.shape)}.")
+    position = {history: row for row, history in enumerate(history_ids)}
+    if len(position) != len(history_ids):
+        raise ValueError(f"arm {arm!r}: {len(history_ids) - len(position)} histories have more than one vector.")
+    if not torch.isfinite(matrix).all():
+        raise ValueError(f"arm {arm!r}: {int((~torch.isfinite(matrix)).any(1).sum())} vectors hold NaN or infinity.")
+    used = used_histories(data)
+    missing = [data.history_ids[row] for row in used if data.history_ids[row] not in position]
+    if missing and not gaps:
+        raise MissingEmbeddingError(
+            f"arm {arm!r}: {len(missing)} of {len(used)} histories have no embedding, first {missing[:3]}. "
+            "Run the embed stage for them."
+        )
+    # -1 marks histories without a text: ones that no sample uses, or gaps.
+    rows = torch.tensor([position.get(history, -1) for history in data.history_ids], dtype=torch.int64)
+    return TextArm(matrix, rows, gaps and bool(missing))
+
+
+def used_histories(data: CTRData, split: str | None = None) -> list[int]:
+    """Numbers of the histories that the rows of a split, or of all splits, refer to."""
+    chosen = data.splits.values() if split is None else [data.splits[split]]
+    return torch.cat([tensors["history"] for tensors in chosen]).unique().tolist()
+
+
+def shuffled_texts(data: CTRData, texts: TextArm, seed: int) -> TextArm:
+    """Each user gets another user's texts; a user's histories take the other user's in turn.
+
+    Raises:
+        ValueError: fewer than two users have texts.
+    """
+    with_text = torch.nonzero(texts.rows >= 0).flatten().tolist()
+    rows = texts.rows.clone()
+    for history, other in exchange(with_text, [data.history_users[row] for row in with_text], seed).items():
+        rows[history] = texts.rows[other]
+    return replace(texts, rows=rows)
+
+
+def random_texts(texts: TextArm, seed: int) -> TextArm:
+    """Normal noise, one vector per text, with the mean and spread of the texts' numbers.
+
+    A net can tell users apart by it, and learn them by heart, as by any vector of the user; it says nothing else.
+    """
+    noise = torch.randn(texts.matrix.shape, generator=torch.Generator().manual_seed(seed))
+    return replace(texts, matrix=texts.matrix.mean(dim=0) + texts.matrix.std(dim=0, correction=0) * noise)
+
+
+def texts_of_some_users(data: CTRData, texts: TextArm, share: float, seed: int) -> TextArm:
+    """Only a share of the users, chosen by hash, keeps its texts."""
+    owners = {data.history_users[row] for row in torch.nonzero(texts.rows >= 0).flatten().tolist()}
+    kept = some_users(owners, share, seed)
+    stays = torch.tensor([user in kept for user in data.history_users])
+    return TextArm(texts.matrix, torch.where(stays, texts.rows, -1), gaps=True)
+
+
+def only_where(data: CTRData, texts: TextArm, histories: Sequence[str]) -> TextArm:
+    """The texts of some histories alone.
+
+    A placebo has none where the RecCoT has none: else its coverage would be what it is judged by.
+    """
+    kept = set(histories)
+    rows = torch.where(torch.tensor([history in kept for history in data.history_ids]), texts.rows, -1)
+    used = torch.cat([split["history"] for split in data.splits.values()]).unique()
+    return replace(texts, rows=rows, gaps=bool((rows[used] < 0).any()))
+
+
+def principal_components(data: CTRData, texts: TextArm, dim: int, arm: str) -> TextArm:
+    """Vectors replaced by their ``dim`` principal components, fitted on train rows' texts only.
+
+    Each text counts once, however many rows its user has. The scale is one for all components: a whitened net would
+    read the least of them as loudly as the first.
+
+    Raises:
+        ValueError: there are not so many components.
+    """
+    rows = texts.rows[used_histories(data, "train")]
+    train = texts.matrix[rows[rows >= 0].unique()].double().numpy()
+    if dim > min(train.shape):
+        raise ValueError(
+            f"ctr.text.pca_dim must be at most {min(train.shape)} ({train.shape[0]} train texts of {train.shape[1]} "
+            f"numbers in arm {arm!r}), got {dim}."
+        )
+    mean = train.mean(axis=0)
+    _, spread, directions = np.linalg.svd(train - mean, full_matrices=False)
+    # A direction's sign is arbitrary and differs between machines: its largest number is positive.
+    largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=1)[:, None], axis=1)
+    kept = (directions * np.where(largest < 0, -1.0, 1.0))[:dim]
+    variance = (spread[:dim] ** 2).sum() / max(len(train) - 1, 1)
+    scale = np.sqrt(variance / dim) or 1.0  # equal texts have no variance
+    return replace(texts, matrix=torch.from_numpy((texts.matrix.double().numpy() - mean) @ kept.T / scale).float())

@@ -1,0 +1,1 @@
+"""What reports and monitors read of a run directory."""
