@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -87,7 +88,11 @@ def class_modules(paths: Iterable[str]) -> tuple[set[str], dict[str, str]]:
 
 
 def class_paths(values: Any) -> Iterator[str]:
-    """Every ``class_path`` in plain configuration values, and every dotted path given in the short form."""
+    """Every ``class_path`` in plain configuration values, and the path of every function that stands in its place.
+
+    A function is given by its bare path, ``mynet.build``. It was imported when the configuration was parsed; any other
+    text that looks like a path, such as ``ratings.csv``, names nothing that is loaded.
+    """
     if isinstance(values, dict):
         for key, value in values.items():
             if key == "class_path" and isinstance(value, str):
@@ -97,6 +102,13 @@ def class_paths(values: Any) -> Iterator[str]:
     elif isinstance(values, list | tuple):
         for value in values:
             yield from class_paths(value)
+    elif isinstance(values, str) and _is_loaded_function(values):
+        yield values
+
+
+def _is_loaded_function(path: str) -> bool:
+    module, _, member = path.rpartition(".")
+    return module in sys.modules and inspect.isfunction(getattr(sys.modules[module], member, None))
 
 
 @cache

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from trackrec.recipe.settings import LoopSettings
 
 
+Target = tuple[str, str, int]  # sample_id, item_id, label
+
+
 @dataclass(frozen=True)
 class Cohort:
     """The rows of the samples table by the part they play.
@@ -129,6 +132,14 @@ def learned_samples(exp: Experiment) -> set[str]:
     """Samples whose labels are in V, which was tuned on them, or in G's texts, which were rewarded for them."""
     tuned = tuning_rows_of(exp, tuning_turns(exp.loop))["sample_id"].to_list()
     return {*tuned, *cohort_of(exp).reward["sample_id"].to_list()}
+
+
+def targets_by_history(rows: pl.DataFrame) -> dict[str, list[Target]]:
+    """Rows of the samples table as V's targets, grouped by history, in the order of their ids."""
+    grouped: dict[str, list[Target]] = {}
+    for history_id, *target in rows.sort("sample_id").select("history_id", "sample_id", "item_id", "label").iter_rows():
+        grouped.setdefault(history_id, []).append((target[0], target[1], target[2]))
+    return grouped
 
 
 def _first_per_history(rows: pl.DataFrame, limit: int) -> pl.DataFrame:

@@ -11,6 +11,7 @@ import polars as pl
 from trackrec.llm.packing import tree_tokens
 from trackrec.metrics.intervals import Interval
 from trackrec.recipe.book import prompt_book
+from trackrec.recipe.cohort import targets_by_history
 from trackrec.recipe.models import announce, language_model, load_adapter
 from trackrec.storage.parts import read_table
 from trackrec.validator.evaluate import judged_rows, validator_metrics
@@ -19,9 +20,10 @@ from trackrec.validator.score import encode_jobs, score_jobs, score_reccots
 if TYPE_CHECKING:
     from trackrec.recipe.experiment import Experiment
 
-Target = tuple[str, str, int]  # sample_id, item_id, label
 BASE = "base"
 """The name under which the base model's scores are filed."""
+PARTS_PER_VALIDATOR = 10_000
+"""Parts of one scores table that belong to different validators begin at multiples of it."""
 
 
 def score_texts(
@@ -92,14 +94,6 @@ def measure_texts(
     notes = score_texts(exp, out, rows, given, validator, source, round_, first_part)
     scored = judged_rows(read_table(out, "scores"), rows, validator or BASE, source)
     return notes, validator_metrics(scored, exp.seed)
-
-
-def targets_by_history(rows: pl.DataFrame) -> dict[str, list[Target]]:
-    """Rows of the samples table as V's targets, grouped by history, in the order of their ids."""
-    grouped: dict[str, list[Target]] = {}
-    for history_id, *target in rows.sort("sample_id").select("history_id", "sample_id", "item_id", "label").iter_rows():
-        grouped.setdefault(history_id, []).append((target[0], target[1], target[2]))
-    return grouped
 
 
 def single_texts(texts: Mapping[str, str | None]) -> dict[str, list[tuple[int, str | None]]]:

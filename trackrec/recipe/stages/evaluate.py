@@ -12,7 +12,7 @@ from trackrec.metrics.intervals import Interval, metric_rows
 from trackrec.metrics.texts import distinct_n, mean_words
 from trackrec.recipe.cohort import cohort_of
 from trackrec.recipe.names import DATA, existing, in_round, without_text
-from trackrec.recipe.scoring import add_counts, measure_texts
+from trackrec.recipe.scoring import PARTS_PER_VALIDATOR, add_counts, measure_texts
 from trackrec.recipe.stage import RecipeStage
 from trackrec.recipe.stage_keys import EVALUATED, VALIDATOR
 from trackrec.recipe.tables import texts_of
@@ -20,9 +20,6 @@ from trackrec.storage.parts import write_part
 
 if TYPE_CHECKING:
     from trackrec.recipe.experiment import Experiment
-
-# Parts of one scores table that belong to different validators begin at multiples of it.
-PARTS_PER_VALIDATOR = 10_000
 
 
 @dataclass(frozen=True)

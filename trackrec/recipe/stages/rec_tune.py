@@ -11,10 +11,9 @@ import polars as pl
 
 from trackrec.llm.packing import tree_tokens
 from trackrec.recipe.book import prompt_book
-from trackrec.recipe.cohort import tuning_limit, tuning_rows_of
+from trackrec.recipe.cohort import targets_by_history, tuning_limit, tuning_rows_of
 from trackrec.recipe.models import language_model, new_adapter
 from trackrec.recipe.names import DATA, TEACHER, WARMUP, existing, in_round, without_text
-from trackrec.recipe.scoring import targets_by_history
 from trackrec.recipe.stage import RecipeStage
 from trackrec.recipe.stage_keys import PLAYERS, TUNED, VALIDATOR
 from trackrec.recipe.tables import texts_of

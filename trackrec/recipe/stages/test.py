@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 from trackrec.metrics.intervals import metric_rows
 from trackrec.recipe.cohort import cohort_of
 from trackrec.recipe.names import CTR, DATA, TEST, TEXTS, existing
-from trackrec.recipe.scoring import add_counts, measure_texts
+from trackrec.recipe.scoring import PARTS_PER_VALIDATOR, add_counts, measure_texts
 from trackrec.recipe.stage import RecipeStage
 from trackrec.recipe.stage_keys import TESTED, VALIDATOR
-from trackrec.recipe.stages.evaluate import PARTS_PER_VALIDATOR
 from trackrec.recipe.stages.test_ratings import measure_arms
 from trackrec.recipe.tables import texts_of
 from trackrec.recipe.test_reads import count_read
