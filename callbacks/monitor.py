@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from trackrec.runs.hooks import DoneStage, Reading, Verdict
+from trackrec.runtime.errors import SettingError
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Monitor(abc.ABC):
         limits: by the name of the argument that holds them.
 
     Raises:
-        ValueError: ``least`` is below 1, or a number would stop the run before it warns.
+        SettingError: ``least`` is below 1, or a number would stop the run before it warns.
     """
 
     low: ClassVar[tuple[str, ...]] = ()
@@ -60,12 +61,14 @@ class Monitor(abc.ABC):
 
     def __init__(self, least: int, limits: Mapping[str, Limits]) -> None:
         if least < 1:
-            raise ValueError(f"monitors, {self.name}: least must be at least 1, got {least}.")
+            raise SettingError(f"monitors, {self.name}: least must be at least 1, got {least}.")
         for key, (warn, stop) in {key: (limit.warn, limit.stop) for key, limit in limits.items()}.items():
             first, last = (stop, warn) if key in self.low else (warn, stop)
             if first is not None and last is not None and first > last:
                 side = "at least" if key in self.low else "at most"
-                raise ValueError(f"monitors, {self.name}: {key}.warn must be {side} {key}.stop, got {warn} and {stop}.")
+                raise SettingError(
+                    f"monitors, {self.name}: {key}.warn must be {side} {key}.stop, got {warn} and {stop}."
+                )
         self.least, self.limits = least, dict(limits)
 
     @property

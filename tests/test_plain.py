@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from trackrec.cli.app import run_cli
 from trackrec.llm.memory import MemoryLimitError
+from trackrec.runtime.errors import SettingError
 from trackrec.runtime.terminal_text import PlainFormatter, plain
 
 RED = "\x1b[31m[bold]Film\x1b]0;owned\x07\rgone\u202ecba<|im_end|>"
@@ -75,7 +76,7 @@ def test_a_known_error_and_a_full_disk_are_plain(
     from trackrec.commands import fit
 
     for error, words in (
-        (ValueError(f"teacher: {RED}\n\n\n\n\nFAKE"), f"teacher: {SHOWN}"),
+        (SettingError(f"teacher: {RED}\n\n\n\n\nFAKE"), f"teacher: {SHOWN}"),
         (OSError(28, "No space left on device", f"{RED}\nFAKE"), rf"{SHOWN}\nFAKE"),
         (PermissionError(13, "Permission denied", f"{RED}/run"), f"Permission denied: {SHOWN}/run"),
         (MemoryLimitError(RED), SHOWN),

@@ -19,6 +19,7 @@ from trackrec.llm.training.batches import Blank
 from trackrec.llm.training.distributed import gather, world
 from trackrec.llm.training.microbatch import StepSums
 from trackrec.llm.training.training import AdapterModule, OptimizerSettings, stage_trainer
+from trackrec.runtime.errors import SettingError, TrackRecError
 from trackrec.storage.parts import read_table, write_part
 from trackrec.storage.schemas import TableError
 
@@ -28,7 +29,7 @@ _PER_NEGATIVE = ("rejected_reward", "margin", "accuracy", "rejected_tokens")
 _SATURATED = 0.01
 
 
-class StaleReferenceError(RuntimeError):
+class StaleReferenceError(TrackRecError, RuntimeError):
     """At step 0 the policy isn't its own reference: the reference log-probabilities belong to something else."""
 
 
@@ -55,7 +56,7 @@ class SoftmaxDPOModule(AdapterModule):
         optimizer: the rest of the optimizer.
 
     Raises:
-        ValueError: beta or sft_coef is out of range, or the adapter has dropout.
+        SettingError: beta or sft_coef is out of range, or the adapter has dropout.
     """
 
     stage = "align"
@@ -83,11 +84,11 @@ class SoftmaxDPOModule(AdapterModule):
         """See `AdapterModule.check`."""
         super().check(values, backbone)
         if (beta := values.get("beta", 0.1)) <= 0:
-            raise ValueError(f"align.model.beta must be above 0, got {beta}.")
+            raise SettingError(f"align.model.beta must be above 0, got {beta}.")
         if (sft_coef := values.get("sft_coef", 0.0)) < 0:
-            raise ValueError(f"align.model.sft_coef must be at least 0, got {sft_coef}.")
+            raise SettingError(f"align.model.sft_coef must be at least 0, got {sft_coef}.")
         if backbone.lora.dropout:
-            raise ValueError(
+            raise SettingError(
                 f"backbone.lora.dropout is {backbone.lora.dropout}, S-DPO needs 0: its reference is computed without "
                 "dropout."
             )
@@ -209,10 +210,10 @@ def write_references(module: SoftmaxDPOModule, data: AlignData, trainer_args: di
         out_dir: the stage directory; a finished reference_logps table there is read instead.
 
     Raises:
-        ValueError: there is no preference set.
+        SettingError: there is no preference set.
     """
     if not data.examples:
-        raise ValueError(
+        raise SettingError(
             "no preference set is left to align on: see the counts of the preferences stage. V may not tell the draws "
             "apart (lower align.sets.min_spread or min_best), or every draw was cut (raise sampler max_new_tokens)."
         )

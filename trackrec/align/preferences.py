@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from trackrec.metrics.scores import balanced_mean
+from trackrec.runtime.errors import DivergedError, SettingError
 from trackrec.storage.atomic import stable_hash
 
 
@@ -36,7 +37,7 @@ class PreferenceSettings:
 
     def __post_init__(self) -> None:
         if self.negatives != "all" and self.negatives < 1:
-            raise ValueError(f"align.sets.negatives must be 'all' or at least 1, got {self.negatives}.")
+            raise SettingError(f"align.sets.negatives must be 'all' or at least 1, got {self.negatives}.")
 
 
 class ScoredDraw(NamedTuple):
@@ -74,7 +75,7 @@ def collect_draws(
         The draws, and the correlation of a row's reward with its label over all rows (near 0 unless V leans).
 
     Raises:
-        ValueError: a draw has no score.
+        SettingError: a draw has no score.
     """
     key = ["history_id", "source", "round", "draw"]
     judged = scores.join(samples.select("sample_id", "label"), on="sample_id", how="inner")
@@ -83,7 +84,7 @@ def collect_draws(
     if joined["p_true"].null_count():
         raise ValueError(f"{joined['p_true'].null_count()} of {len(joined)} draws have no score")
     if wrong := judged.filter(~pl.col("p_true").is_finite())["history_id"].unique().sort().to_list():
-        raise FloatingPointError(
+        raise DivergedError(
             f"V's scores of {len(wrong)} histories are no numbers, the first is {wrong[0]}. Set backbone.dtype: "
             "bfloat16 or float32 (float16 overflows), or look at rec_tune.model.lr."
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from trackrec.cli.arguments import add_experiment
-from trackrec.cli.errors import broken_file, explain, known_errors
+from trackrec.cli.errors import FAULT, broken_file, explain, mendable
 from trackrec.cli.quiet import quiet_libraries
 from trackrec.commands import export, fit, plan, predict, report, sweep, test, tune
 from trackrec.commands.call import Call
@@ -23,6 +22,7 @@ from trackrec.llm.sampling.auto_sampler import AutoSampler  # noqa: F401 - a sam
 from trackrec.llm.sampling.hf_sampler import HFSampler  # noqa: F401 - likewise
 from trackrec.llm.vllm.sampler import VLLMSampler  # noqa: F401 - likewise
 from trackrec.pipeline.stage import StageResult
+from trackrec.runtime.errors import SettingError
 from trackrec.runtime.terminal_text import plain
 
 _COMMANDS: dict[str, Any] = {
@@ -35,7 +35,6 @@ _COMMANDS: dict[str, Any] = {
     "sweep": sweep,
     "report": report,
 }
-_NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _SWAPPABLE = ("dataset", "sampler", "teacher", "ctr.net", "ctr.connector")
 
 
@@ -108,7 +107,7 @@ class TrackRecCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         config, dump = self.config[subcommand], self._resolved(subcommand)
         if subcommand == "sweep" and self._given_run_dir:
-            raise ValueError("--run_dir: a sweep writes each run under --output. Leave --run_dir out.")
+            raise SettingError("--run_dir: a sweep writes each run under --output. Leave --run_dir out.")
         for line in swapped_classes(config, dump):
             sys.stderr.write(plain(line, keep="") + "\n")
         own = {key: config.get(key) for key in vars(config) if key not in self._experiment_keys}
@@ -189,23 +188,16 @@ def swapped_classes(config: Namespace, dump: dict[str, Any]) -> list[str]:
 
 
 def run_cli(args: list[str] | None = None) -> None:
-    """Run the command line; a known error is a short message and exit status 1."""
+    """Run the command line; an error that the user can mend is a short message and exit status 1."""
     quiet_libraries()
     try:
         TrackRecCLI(args)
-    except known_errors() as error:
-        sys.stderr.write("\n".join(["trackrec: error:", *plain(str(error)).split("\n")[:4]]) + "\n")
-        raise SystemExit(1) from error
-    except OSError as error:
-        if error.errno not in _NO_SPACE and error.filename is None:
-            raise
-        where = plain(str(error.filename or "while a stage was written"), keep="")
-        remedy = "Make room" if error.errno in _NO_SPACE else "Mend that"
-        sys.stderr.write(
-            f"trackrec: error:\n{error.strerror}: {where}\n"
-            f"What is done stays. {remedy} and run the same command again: it goes on where this stopped.\n"
-        )
-        raise SystemExit(1) from error
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted: the same command goes on where this stopped\n")
         raise SystemExit(130) from None
+    except Exception as error:
+        if lines := mendable(error):
+            sys.stderr.write("\n".join(lines) + "\n")
+            raise SystemExit(1) from error
+        error.add_note(FAULT)
+        raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -11,27 +12,42 @@ from typing import Any
 
 import yaml
 
-from trackrec.align.module import StaleReferenceError
-from trackrec.ctr.arms.texts import MissingEmbeddingError
-from trackrec.interactions import DataError
-from trackrec.llm.memory import MemoryLimitError
-from trackrec.llm.vllm.process import VLLMError
-from trackrec.pipeline.lock import ForeignFilesError, RunLockedError
-from trackrec.pipeline.stage import StageError
-from trackrec.runtime.errors import reason
-from trackrec.runtime.packages import MissingPackageError
+from trackrec.llm.memory import ran_out
+from trackrec.runtime.errors import TrackRecError, reason
 from trackrec.runtime.terminal_text import plain
-from trackrec.storage.schemas import TableError
 
 _LINES = 5
+_NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_AGAIN = "and run the same command again: it goes on where this stopped."
 _WIDTH = 300
 
 
-def known_errors() -> tuple[type[Exception], ...]:
-    """Errors whose message is all that a user needs."""
-    plain = (ValueError, FileNotFoundError, FloatingPointError)
-    found = (DataError, StageError, TableError, RunLockedError, ForeignFilesError, MissingEmbeddingError)
-    return (*found, StaleReferenceError, MemoryLimitError, MissingPackageError, VLLMError, *plain)
+def mendable(error: BaseException) -> list[str]:
+    """At most five lines about an error that the user can mend; empty where it is a fault of trackrec's.
+
+    Beside what trackrec itself finds these are a full disk, a missing permission or another refusal of the file system,
+    and memory that is full.
+    """
+    if isinstance(error, TrackRecError):
+        return ["trackrec: error:", *plain(str(error)).split("\n")[: _LINES - 1]]
+    if isinstance(error, OSError) and (error.errno in _NO_SPACE or error.filename is not None):
+        where = plain(str(error.filename or "while a stage was written"), keep="")
+        remedy = "Make room" if error.errno in _NO_SPACE else "Mend that"
+        return ["trackrec: error:", f"{error.strerror}: {where}", f"What is done stays. {remedy} {_AGAIN}"]
+    if ran_out(error):
+        return [
+            "trackrec: error:",
+            f"memory is full: {_cut(reason(error))}",
+            "`trackrec plan` shows what each stage holds and which key makes it smaller.",
+            f"What is done stays. Lower that key {_AGAIN}",
+        ]
+    return []
+
+
+FAULT = (
+    "This is a fault of trackrec, not of your input. Please report it with the lines above, the command and the output "
+    "of `trackrec --version`; README.md says where."
+)
 
 
 def explain(parser: Any, message: str, ex: Exception | None) -> list[str]:

@@ -27,7 +27,7 @@ def main(stage: str, work: Path, folder: Path, parent: int) -> int:
     rank = int(os.environ[LOCAL_RANK])
     import_lightning()
     from trackrec.cli.app import run_stage_body
-    from trackrec.cli.errors import known_errors
+    from trackrec.runtime.errors import TrackRecError
 
     made: dict[str, Any]
     try:
@@ -36,7 +36,7 @@ def main(stage: str, work: Path, folder: Path, parent: int) -> int:
     except (KeyboardInterrupt, SystemExit):
         return 130
     except Exception as error:
-        known = isinstance(error, known_errors())
+        known = isinstance(error, TrackRecError)
         text = str(error) if known else traceback.format_exc()
         full = error.errno if isinstance(error, OSError) else None
         if full:

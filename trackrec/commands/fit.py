@@ -12,6 +12,7 @@ from trackrec.ctr.check import check_plan
 from trackrec.llm.model_files import check_model_path
 from trackrec.recipe.arm_texts import stages_read
 from trackrec.recipe.names import EMBED
+from trackrec.runtime.errors import MissingFileError
 
 HELP = "Run every stage that is not up to date, from ratings to the recommender; goes on where it stopped."
 
@@ -38,9 +39,9 @@ def reused_folder(given: Path | None) -> Path | None:
     """The folder of ``--reuse``.
 
     Raises:
-        FileNotFoundError: there is none.
+        MissingFileError: there is none.
     """
     folder = Path(given).expanduser() if given else None
     if folder is not None and not folder.is_dir():
-        raise FileNotFoundError(f"--reuse: no folder {str(folder)!r}. Give a run directory, or a folder of them.")
+        raise MissingFileError(f"--reuse: no folder {str(folder)!r}. Give a run directory, or a folder of them.")
     return folder

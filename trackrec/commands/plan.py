@@ -14,6 +14,7 @@ from trackrec.llm.loading import BackboneSettings
 from trackrec.llm.memory_plan.footprint import ModelShape, Work, stage_bytes
 from trackrec.llm.memory_plan.shapes import SHAPES
 from trackrec.recipe.arm_scores import TARGETS_PER_TREE
+from trackrec.runtime.errors import SettingError
 
 _UNITS = {"GIB": 2**30, "GB": 10**9, "MIB": 2**20, "MB": 10**6}
 # Tokens of a prompt, from the shipped configs' own: a title with year takes about 12, with attributes 18.
@@ -58,11 +59,11 @@ def parse_memory(text: str) -> int:
     """Bytes of ``24GiB``, ``16 GB``, ``800MiB``.
 
     Raises:
-        ValueError: naming the flag and the units.
+        SettingError: naming the flag and the units.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
     if not found or found[2].upper() not in _UNITS or float(found[1]) <= 0:
-        raise ValueError(f"--gpu must be a size such as 24GiB or 16GB, got {text!r}.")
+        raise SettingError(f"--gpu must be a size such as 24GiB or 16GB, got {text!r}.")
     return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
@@ -70,7 +71,7 @@ def model_shape(settings: BackboneSettings, key: str = "backbone") -> ModelShape
     """From the model's config.json, or from the published shapes of the shipped configs' models.
 
     Raises:
-        ValueError: the model is on neither this machine, the hub nor the list.
+        SettingError: the model is on neither this machine, the hub nor the list.
     """
     from transformers import AutoConfig, Qwen2Config
 
@@ -82,7 +83,7 @@ def model_shape(settings: BackboneSettings, key: str = "backbone") -> ModelShape
         where = str(path) if path.exists() else settings.model
         return ModelShape.of(AutoConfig.from_pretrained(where, trust_remote_code=False, **extra))
     except OSError as error:
-        raise ValueError(
+        raise SettingError(
             f"{key}.model: no config.json of {settings.model!r} here or on the hub. Give a directory, or a name that "
             f"can be reached."
         ) from error

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from trackrec.runtime.errors import SettingError
+
 # Shipped: what moves a CTR net most. Keys that the configured net doesn't have are left out of it.
 DEFAULT_SPACE: dict[str, Any] = {
     "ctr.model.lr": {"low": 3e-4, "high": 3e-3, "log": True},
@@ -40,9 +42,9 @@ class TuneSettings:
 
     def __post_init__(self) -> None:
         if self.trials < 1:
-            raise ValueError(f"tune.trials must be at least 1, got {self.trials}.")
+            raise SettingError(f"tune.trials must be at least 1, got {self.trials}.")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"tune.seeds must be at least one seed, each once, got {self.seeds}.")
+            raise SettingError(f"tune.seeds must be at least one seed, each once, got {self.seeds}.")
         for key, value in (self.space or {}).items():
             dimension(key, value)
 
@@ -76,29 +78,29 @@ def dimension(key: str, value: Any) -> Dimension:
     """Read one entry of ``tune.space``.
 
     Raises:
-        ValueError: the key isn't one of the CTR stage's training, or the value has none of the forms.
+        SettingError: the key isn't one of the CTR stage's training, or the value has none of the forms.
     """
     if not key.startswith(_TUNABLE):
-        raise ValueError(
+        raise SettingError(
             f"tune.space: {key!r} can't be tuned. Keys begin with {', '.join(_TUNABLE)}, such as ctr.model.lr."
         )
     if isinstance(value, Mapping) and set(value) == {"choices"} and isinstance(value["choices"], list):
         if not value["choices"]:
-            raise ValueError(f"tune.space: {key} has no choices.")
+            raise SettingError(f"tune.space: {key} has no choices.")
         return Dimension(key, choices=tuple(json.dumps(choice) for choice in value["choices"]))
     if isinstance(value, Mapping) and {"low", "high"} <= set(value) <= {"low", "high", "log"}:
         low, high, log = value["low"], value["high"], bool(value.get("log"))
     elif isinstance(value, list) and len(value) == 2:
         (low, high), log = value, False
     else:
-        raise ValueError(f"tune.space: {key} must be {_FORMS}, got {value!r}.")
+        raise SettingError(f"tune.space: {key} must be {_FORMS}, got {value!r}.")
     # YAML 1.1 reads 1e-4, without a point, as text.
     ends = [float(end) if isinstance(end, str) and _is_number(end) else end for end in (low, high)]
     if any(isinstance(end, bool) or not isinstance(end, int | float) or not math.isfinite(end) for end in ends):
-        raise ValueError(f"tune.space: {key} must be {_FORMS} of finite numbers, got {value!r}.")
+        raise SettingError(f"tune.space: {key} must be {_FORMS} of finite numbers, got {value!r}.")
     low, high = ends
     if not low < high or (log and low <= 0):
-        raise ValueError(f"tune.space: {key} needs low < high{', above 0 for log' if log else ''}, got {value!r}.")
+        raise SettingError(f"tune.space: {key} needs low < high{', above 0 for log' if log else ''}, got {value!r}.")
     return Dimension(key, float(low), float(high), log, isinstance(low, int) and isinstance(high, int))
 
 
@@ -117,20 +119,20 @@ def read_space(settings: TuneSettings, config: Mapping[str, Any]) -> list[Dimens
         config: the resolved configuration.
 
     Raises:
-        ValueError: a key of the config's own space isn't in the configuration, or the arm doesn't read it.
+        SettingError: a key of the config's own space isn't in the configuration, or the arm doesn't read it.
     """
     known = set(_keys(config, ""))
     if settings.space is None:
         return [dimension(key, value) for key, value in DEFAULT_SPACE.items() if key in known]
     if not settings.space:
-        raise ValueError("tune.space is empty: name a key, or leave it out for the shipped space.")
+        raise SettingError("tune.space is empty: name a key, or leave it out for the shipped space.")
     for key in settings.space:
         if key not in known:
             near = difflib.get_close_matches(key, sorted(one for one in known if one.startswith("ctr.")), n=3)
             hint = f" Did you mean {', '.join(near)}?" if near else ""
-            raise ValueError(f"tune.space: the configuration has no {key}.{hint}")
+            raise SettingError(f"tune.space: the configuration has no {key}.{hint}")
         if key.startswith("ctr.connector.") and settings.arm == "none":
-            raise ValueError(f"tune.space: {key} has no effect on arm none. Set tune.arm: reccot, or leave it out.")
+            raise SettingError(f"tune.space: {key} has no effect on arm none. Set tune.arm: reccot, or leave it out.")
     return [dimension(key, value) for key, value in settings.space.items()]
 
 

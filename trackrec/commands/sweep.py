@@ -22,6 +22,7 @@ from rich.console import Console
 from trackrec.commands.call import Call
 from trackrec.pipeline.lock import locked
 from trackrec.pipeline.stage import StageError
+from trackrec.runtime.errors import MissingFileError, SettingError
 from trackrec.runtime.parent import PARENT
 from trackrec.storage.atomic import write_whole
 
@@ -81,11 +82,11 @@ def chosen_seeds(given: Sequence[str]) -> list[int]:
     """The seeds of ``--seeds``.
 
     Raises:
-        ValueError: they are no different whole numbers.
+        SettingError: they are no different whole numbers.
     """
     words = listed(given)
     if not words or any(not word.isdecimal() for word in words) or len({*map(int, words)}) != len(words):
-        raise ValueError(f"--seeds must be different whole numbers such as 0,1,2, got {' '.join(given)!r}.")
+        raise SettingError(f"--seeds must be different whole numbers such as 0,1,2, got {' '.join(given)!r}.")
     return [int(word) for word in words]
 
 
@@ -93,15 +94,15 @@ def variant_files(given: Sequence[str]) -> dict[str, Path]:
     """The files of ``--variants`` by the name of their variant.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: two have one name.
+        MissingFileError: there is no such file.
+        SettingError: two have one name.
     """
     files = [Path(word).expanduser() for word in listed(given)]
     if missing := [str(file) for file in files if not file.is_file()]:
-        raise FileNotFoundError(f"--variants: no file {missing[0]!r}.")
+        raise MissingFileError(f"--variants: no file {missing[0]!r}.")
     names = [BASE, *(file.stem for file in files)]
     if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(
+        raise SettingError(
             f"--variants: two are called {twice[0]!r}; {BASE!r} is the experiment as it is. Rename a file."
         )
     return {file.stem: file for file in files}
@@ -119,7 +120,7 @@ def resolve(
         out_dir: of the sweep.
 
     Raises:
-        ValueError: a file doesn't fit over the base.
+        SettingError: a file doesn't fit over the base.
     """
     base = out_dir / f"{BASE}.yaml"
     write_whole(base, yaml.safe_dump(dict(config), sort_keys=False))
@@ -128,7 +129,7 @@ def resolve(
         try:
             values = parse([base, file])
         except SystemExit as stop:  # the parser has said what is wrong
-            raise ValueError(f"--variants: {file} can't be read over the experiment.") from stop
+            raise SettingError(f"--variants: {file} can't be read over the experiment.") from stop
         variants[name] = values
         write_whole(out_dir / f"{name}.yaml", yaml.safe_dump(dict(values), sort_keys=False))
     return variants
@@ -156,10 +157,10 @@ def run_all(
         Names of the runs that failed; the others went on.
 
     Raises:
-        ValueError: no job at all.
+        SettingError: no job at all.
     """
     if jobs < 1:
-        raise ValueError(f"--jobs must be at least 1, got {jobs}.")
+        raise SettingError(f"--jobs must be at least 1, got {jobs}.")
     total = len(seeds) * len(variants)
 
     def run_seed(place: int) -> list[str]:

@@ -33,6 +33,7 @@ from trackrec.recipe.build import ctr_plan
 from trackrec.recipe.ctr_inputs import ctr_inputs, threshold_of_data
 from trackrec.recipe.experiment import Experiment
 from trackrec.recipe.stages.ctr import CTRNets
+from trackrec.runtime.errors import SettingError
 from trackrec.runtime.packages import need
 from trackrec.storage.atomic import stable_hash, write_whole
 from trackrec.storage.parts import standing_part, write_part
@@ -91,12 +92,12 @@ def tune(exp: Experiment, settings: TuneSettings, plan_of: PlanOf, trials: int |
     Raises:
         MissingPackageError: optuna isn't installed.
         StageError: a stage that it reads isn't done, or is damaged.
-        ValueError: the space doesn't fit the configuration, the arm can't run, or no trial gave a net.
+        SettingError: the space doesn't fit the configuration, the arm can't run, or no trial gave a net.
     """
     check_optuna()
     wanted = settings.trials if trials is None else trials
     if wanted < 1:
-        raise ValueError(f"--trials must be at least 1, got {wanted}.")
+        raise SettingError(f"--trials must be at least 1, got {wanted}.")
     config = exp.pipeline.config
     space = read_space(settings, config)
     names = stages_read(exp)
@@ -216,7 +217,9 @@ class Search:
         """AUC of a part of the predictions, resampled over users and seeds."""
         rows = standing_part(self.folder, "predictions", part)
         if rows is None:
-            raise ValueError(f"{self.folder} lacks predictions of trial {part - 1}. Delete the folder and tune again.")
+            raise SettingError(
+                f"{self.folder} lacks predictions of trial {part - 1}. Delete the folder and tune again."
+            )
         p = rows["p"].to_numpy().reshape(len(self.settings.seeds), -1)
         return seed_draws(auc, np.asarray(self.data.user_ids["valid"]), self.labels, p, seed=self.exp.seed)
 
@@ -224,12 +227,12 @@ class Search:
         """Print the best trials and return the chosen one.
 
         Raises:
-            ValueError: no trial gave a net.
+            SettingError: no trial gave a net.
         """
         ranked = sorted((one for one in self.finished() if one.value is not None), key=lambda one: -(one.value or 0.0))
         if not ranked:
             last = self.finished()[-1].user_attrs[_ERROR]
-            raise ValueError(f"tune: none of {len(self.finished())} trials gave a net, the last one because: {last}")
+            raise SettingError(f"tune: none of {len(self.finished())} trials gave a net, the last one because: {last}")
         configured, best = self._draws(0), self._draws(1 + ranked[0].number)
         self.exp.say(
             f"Best of {len(ranked)} trials, validation AUC of arm {self.settings.arm}, mean of "
@@ -255,13 +258,13 @@ def validation_data(inputs: CTRInputs, text: TextSettings, arm: str, seed: int) 
         seed: of the run, for the placebos.
 
     Raises:
-        ValueError: the arm can't run.
+        SettingError: the arm can't run.
     """
     from trackrec.ctr.arms.assemble import prepare, runnable_arms
 
     kept, left_out = runnable_arms(inputs, [arm], text, "tune.arm")
     if arm not in kept:
-        raise ValueError(f"tune.arm: {'; '.join(left_out)}.")
+        raise SettingError(f"tune.arm: {'; '.join(left_out)}.")
     data = prepare(inputs, [arm], seed, text)
     # After the features: what is a test row decides which ratings no statistic may count.
     return replace(data, splits={name: data.splits[name] for name in ("train", "valid")})

@@ -7,30 +7,31 @@ from trackrec.ctr.arms.classic import check_classics
 from trackrec.ctr.plan import CTRPlan
 from trackrec.ctr.training.module import check_lazy_rows
 from trackrec.ctr.training.train import check_trainer
+from trackrec.runtime.errors import SettingError
 
 
 def check_plan(plan: CTRPlan) -> None:
     """What can be known of a plan before the hours that come before it.
 
     Raises:
-        ValueError: an unknown arm or classic model, no or repeated seeds, arms or shares, or log-odds are to be used
+        SettingError: an unknown arm or classic model, no or repeated seeds, arms or shares, or log-odds are to be used
             and no arm reads them.
-        ImportError: a classic model isn't installed.
+        MissingPackageError: a classic model isn't installed.
     """
     parse_arms(plan.arms)
     check_classics(plan.classics)
     shares = [f"{share:g}" for share in plan.text.coverage or ()]
     for key, given in (("arms", plan.arms), ("seeds", plan.seeds), ("text.coverage", shares)):
         if len(set(given)) < len(given) or (key != "text.coverage" and not given):
-            raise ValueError(f"ctr.{key} must name one or more, each once, got {list(given)}.")
+            raise SettingError(f"ctr.{key} must name one or more, each once, got {list(given)}.")
     if wrong := [seed for seed in plan.seeds if not 0 <= seed < 2**31]:
-        raise ValueError(f"ctr.seeds must be from 0 to 2147483647, got {wrong[0]}.")
+        raise SettingError(f"ctr.seeds must be from 0 to 2147483647, got {wrong[0]}.")
     check_trainer(plan.trainer())
     if (lr := plan.model.get("lr", 1.0)) <= 0:
-        raise ValueError(f"ctr.model.lr must be above 0, got {lr}.")
+        raise SettingError(f"ctr.model.lr must be above 0, got {lr}.")
     check_lazy_rows(plan.model.get("lazy_rows"), plan.trainer().get("gradient_clip_val"))
     if plan.text.use == "log_odds" and not scored_arms(plan.arms):
-        raise ValueError(
+        raise SettingError(
             f"ctr.text.use: log_odds needs an arm that reads V's answers: reccot, shuffled, random or plain, got "
             f"{', '.join(plan.arms)}."
         )

@@ -21,6 +21,7 @@ from trackrec.ctr.arms.assemble import CTRInputs, attach_arms, feature_builder, 
 from trackrec.ctr.arms.texts import MissingEmbeddingError
 from trackrec.ctr.features.features import CTRData, FeatureBuilder, FeatureSpec, Vocabularies
 from trackrec.ctr.training.data import TensorLoader
+from trackrec.runtime.errors import SettingError
 from trackrec.storage.parts import check_weights
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class SavedNets:
         now: the moment of every row to come; None: rows are of any moment, each answered by what came before it.
 
     Raises:
-        ValueError: the stage has no nets of this arm, or the plan describes another net.
+        SettingError: the stage has no nets of this arm, or the plan describes another net.
     """
 
     def __init__(
@@ -117,12 +118,12 @@ def saved_seeds(ctr_dir: Path, arm: str) -> list[int]:
     """Seeds of the saved nets of an arm, sorted by name.
 
     Raises:
-        ValueError: the stage has no nets of this arm.
+        SettingError: the stage has no nets of this arm.
     """
     names = [path.stem.rpartition("-") for path in sorted((ctr_dir / "nets").glob("*.safetensors"))]
     seeds = [int(seed) for own, _, seed in names if own == arm]
     if not seeds:
-        raise ValueError(f"--arm must be among {', '.join(sorted({own for own, _, _ in names}))}, got {arm!r}.")
+        raise SettingError(f"--arm must be among {', '.join(sorted({own for own, _, _ in names}))}, got {arm!r}.")
     return seeds
 
 
@@ -150,7 +151,7 @@ def load_net(plan: CTRPlan, spec: FeatureSpec, path: Path) -> nn.Module:
 
     Raises:
         TableError: its file is damaged.
-        ValueError: the configuration describes another net than the one that was trained.
+        SettingError: the configuration describes another net than the one that was trained.
     """
     from safetensors.torch import load_file
 
@@ -160,7 +161,7 @@ def load_net(plan: CTRPlan, spec: FeatureSpec, path: Path) -> nn.Module:
     try:
         net.load_state_dict(load_file(path))
     except RuntimeError as error:
-        raise ValueError(
+        raise SettingError(
             f"ctr.net: {type(net).__name__} as configured isn't the net in {path}. Give the config of the run, or run "
             "`trackrec fit` with this one."
         ) from error

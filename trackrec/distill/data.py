@@ -12,6 +12,7 @@ from trackrec.llm.packing import Branch, Layout, Tree, tree_tokens
 from trackrec.llm.training.batches import BatchLoader
 from trackrec.llm.training.distributed import world
 from trackrec.prompts.book import PromptBook
+from trackrec.runtime.errors import SettingError
 from trackrec.storage.parts import read_dataset
 
 
@@ -62,12 +63,12 @@ class DistillData(LightningDataModule):
         """Encode every text.
 
         Raises:
-            ValueError: the teacher finished no text, or a text is longer than the model reaches.
+            SettingError: the teacher finished no text, or a text is longer than the model reaches.
         """
         # A text that the length limit cut would teach G to stop in mid-sentence.
         rows = [row for row in read_dataset(self.teacher_dir, "reccots") if row["finish_reason"] == "stop"]
         if not rows:
-            raise ValueError(
+            raise SettingError(
                 "the teacher wrote no finished text: raise teacher.init_args.fraction, or max_new_tokens where it has "
                 "one."
             )

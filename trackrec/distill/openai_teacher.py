@@ -17,6 +17,7 @@ from trackrec.distill.chat_client import Budget, ChatClient
 from trackrec.distill.teacher import Teacher, TeacherError, TeacherRequest, TeacherTexts
 from trackrec.prompts.settings import PromptSettings
 from trackrec.prompts.templates import RECCOT_TEMPLATE, prompt_hash
+from trackrec.runtime.errors import SettingError
 from trackrec.runtime.packages import MissingPackageError
 from trackrec.storage.atomic import stable_hash
 
@@ -80,22 +81,22 @@ class OpenAITeacher(Teacher):
         at_least |= {"max_new_tokens": (max_new_tokens, 1)}
         for key, (number, low) in at_least.items():
             if number < low:
-                raise ValueError(f"teacher.init_args.{key} must be at least {low}, got {number}.")
+                raise SettingError(f"teacher.init_args.{key} must be at least {low}, got {number}.")
         for key, value in (("timeout_s", timeout_s), ("max_cost", max_cost)):
             if value is not None and not value > 0:
-                raise ValueError(f"teacher.init_args.{key} must be above 0, got {value}.")
+                raise SettingError(f"teacher.init_args.{key} must be above 0, got {value}.")
         for key, value in (("price_in", price_in), ("price_out", price_out), ("temperature", temperature)):
             if value is not None and not value >= 0:
-                raise ValueError(f"teacher.init_args.{key} must be at least 0, got {value}.")
+                raise SettingError(f"teacher.init_args.{key} must be at least 0, got {value}.")
         if max_cost is not None and (price_in is None or price_out is None):
-            raise ValueError(
+            raise SettingError(
                 f"teacher.init_args.max_cost is {max_cost}, but without teacher.init_args.price_in and price_out "
                 "(per million tokens) no cost is known: set both, or leave max_cost out."
             )
         _check_url(base_url)
         if not re.fullmatch(r"[A-Za-z_]\w*", api_key_env):
             # Not shown: it may be the key itself.
-            raise ValueError(
+            raise SettingError(
                 "teacher.init_args.api_key_env is the name of an environment variable, such as OPENAI_API_KEY, and "
                 "what was given is none. Put the key into the variable, never into a config."
             )
@@ -237,12 +238,12 @@ def _check_url(url: str | None) -> None:
         return
     parts = urlsplit(url)
     if "@" in parts.netloc:
-        raise ValueError(
+        raise SettingError(
             "teacher.init_args.base_url holds a user name or password, which would be written to config files: leave "
             "it out, and put the key into the environment variable that teacher.init_args.api_key_env names."
         )
     if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise ValueError(
+        raise SettingError(
             f"teacher.init_args.base_url must begin with http:// or https://, got {url!r}. "
             "Most servers want /v1 at its end."
         )

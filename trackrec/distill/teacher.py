@@ -14,11 +14,11 @@ import polars as pl
 
 from trackrec.prompts.settings import PromptSettings
 from trackrec.prompts.templates import Rated, counted, fold, history_segment, leanings, reccot_segments
-from trackrec.runtime.errors import reason
+from trackrec.runtime.errors import SettingError, TrackRecError, reason
 from trackrec.storage.atomic import stable_hash
 
 
-class TeacherError(ValueError):
+class TeacherError(TrackRecError, ValueError):
     """A teacher can't go on; the message says what is kept and what to do."""
 
 
@@ -58,7 +58,7 @@ class Teacher(abc.ABC):
 
     def __init__(self, fraction: float = 0.05) -> None:
         if not 0 < fraction <= 1:
-            raise ValueError(f"teacher.init_args.fraction must be in (0, 1], got {fraction}.")
+            raise SettingError(f"teacher.init_args.fraction must be in (0, 1], got {fraction}.")
         self.fraction = fraction
 
     def choose(self, history_ids: Sequence[str], seed: int) -> list[str]:
@@ -96,7 +96,7 @@ class ProfileTeacher(Teacher):
     def __init__(self, fraction: float = 0.05, max_words: int = 60, favourites: int = 2) -> None:
         super().__init__(fraction)
         if max_words < 15:
-            raise ValueError(f"teacher.init_args.max_words must be at least 15, got {max_words}.")
+            raise SettingError(f"teacher.init_args.max_words must be at least 15, got {max_words}.")
         self.max_words, self.favourites = max_words, favourites
 
     def write(self, requests: Sequence[TeacherRequest], words: PromptSettings, out_dir: Path) -> TeacherTexts:
@@ -187,23 +187,23 @@ class TableTeacher(Teacher):
         """See `Teacher.write`. Texts are kept as they are, but for the white space around them.
 
         Raises:
-            ValueError: the file lacks the columns, names a key twice, or has a text for none of the requests.
+            SettingError: the file lacks the columns, names a key twice, or has a text for none of the requests.
         """
         frame = self._read()
         key = "history_id" if "history_id" in frame.columns else "user_id"
         if "text" not in frame.columns or key not in frame.columns:
-            raise ValueError(
+            raise SettingError(
                 f"teacher.init_args.path: {self.path} has columns {frame.columns}; "
                 "it needs text and one of history_id, user_id."
             )
         names = frame[key].cast(pl.String).to_list()
         if len(set(names)) != len(names):
             twice = Counter(names).most_common(1)[0][0]
-            raise ValueError(f"teacher.init_args.path: {self.path} has {key} {twice!r} more than once.")
+            raise SettingError(f"teacher.init_args.path: {self.path} has {key} {twice!r} more than once.")
         texts = dict(zip(names, frame["text"].cast(pl.String).to_list(), strict=True))
         found = [texts.get(getattr(request, key)) for request in requests]
         if requests and not any(found):
-            raise ValueError(
+            raise SettingError(
                 f"teacher.init_args.path: {self.path} has a text for none of the {len(requests)} histories asked "
                 f"for; the first is {key} {getattr(requests[0], key)!r}."
             )
@@ -217,18 +217,18 @@ class TableTeacher(Teacher):
             ".parquet": pl.read_parquet,
         }
         if self.path.suffix not in readers or not self.path.is_file():
-            raise ValueError(
+            raise SettingError(
                 f"teacher.init_args.path: {str(self.path)!r} is not a file ending in {', '.join(readers)}."
             )
         try:
             return readers[self.path.suffix](self.path)
         except pl.exceptions.PolarsError as error:
-            raise ValueError(f"teacher.init_args.path: {self.path} can't be read ({reason(error)}).") from error
+            raise SettingError(f"teacher.init_args.path: {self.path} can't be read ({reason(error)}).") from error
 
     def content_key(self) -> dict[str, str]:
         """The file's hash, so that an edited file is noticed."""
         import hashlib
 
         if not self.path.is_file():
-            raise ValueError(f"teacher.init_args.path: no file {str(self.path)!r}.")
+            raise SettingError(f"teacher.init_args.path: no file {str(self.path)!r}.")
         return {self.path.name: hashlib.sha256(self.path.read_bytes()).hexdigest()}

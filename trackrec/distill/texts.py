@@ -12,6 +12,7 @@ from trackrec.metrics.texts import mean_words
 from trackrec.prompts.book import PromptBook
 from trackrec.prompts.grounding import ClaimChecker
 from trackrec.prompts.templates import RECCOT_TEMPLATE, prompt_hash
+from trackrec.runtime.errors import SettingError
 from trackrec.storage.atomic import stable_hash
 from trackrec.storage.parts import write_part
 
@@ -35,7 +36,7 @@ def write_teacher_texts(
         history doesn't hold (None without claims); see `trackrec.prompts.grounding`.
 
     Raises:
-        ValueError: the teacher has no text at all, or they can't be swapped between users.
+        SettingError: the teacher has no text at all, or they can't be swapped between users.
     """
     asked = teacher.choose(history_ids, seed)
     requests = [TeacherRequest(key, book.user_of(key), book.history(key), book.reccot_prompt(key)) for key in asked]
@@ -58,7 +59,7 @@ def write_teacher_texts(
         if text
     ]
     if not rows:
-        raise ValueError(f"teacher: none of the {len(asked)} histories asked about got a text")
+        raise SettingError(f"teacher: none of the {len(asked)} histories asked about got a text")
     write_part(out_dir, "reccots", rows)
     words = mean_words([text for text in written.texts if text])
     counts = {"asked": len(asked), "without_text": len(asked) - len(rows), "mean_words": round(words, 1)}
@@ -69,13 +70,13 @@ def swap_users(requests: Sequence[TeacherRequest], written: TeacherTexts, seed: 
     """The same texts about other users: nobody keeps one of their own, every text is used once.
 
     Raises:
-        ValueError: one user has more than half of the texts.
+        SettingError: one user has more than half of the texts.
     """
     told = [place for place, text in enumerate(written.texts) if text]
     order = sorted(told, key=lambda place: (stable_hash("wrong", seed, requests[place].user_id), place))
     most = max(Counter(requests[place].user_id for place in told).values(), default=0)
     if 2 * most > len(told):
-        raise ValueError(
+        raise SettingError(
             f"loop.wrong_teacher: one user has {most} of the teacher's {len(told)} texts, so they can't be swapped "
             "between users. Raise teacher.init_args.fraction or loop.users."
         )

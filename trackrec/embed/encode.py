@@ -13,7 +13,7 @@ import polars as pl
 
 from trackrec.embed.vectors import text_hash
 from trackrec.llm.model_files import model_digest
-from trackrec.runtime.errors import reason
+from trackrec.runtime.errors import SettingError, reason
 from trackrec.storage.parts import read_table, write_part
 from trackrec.storage.schemas import TableError
 
@@ -46,11 +46,11 @@ def embed_texts(texts: Sequence[str], settings: EmbedSettings, out_dir: Path, ea
         Counts for the manifest.
 
     Raises:
-        ValueError: there is no text.
+        SettingError: there is no text.
     """
     wanted = {text_hash(text): text for text in texts}
     if not wanted:
-        raise ValueError("there is no text to embed: the texts stage wrote none")
+        raise SettingError("there is no text to embed: the texts stage wrote none")
     encoder = " ".join(filter(None, [settings.model, model_digest(settings.model)]))
     encoder += ", long texts in pieces" + ("" if settings.normalize else ", not normalized")
     known = _known(earlier, encoder, set(wanted))
@@ -123,14 +123,14 @@ def _load(model: str) -> Any:
     """The encoder.
 
     Raises:
-        ValueError: it can't be loaded, or not without running code or a pickle of its own.
+        SettingError: it can't be loaded, or not without running code or a pickle of its own.
     """
     from sentence_transformers import SentenceTransformer
 
     try:
         return SentenceTransformer(model, trust_remote_code=False)
     except (ValueError, OSError, UnpicklingError) as error:
-        raise ValueError(
+        raise SettingError(
             f"embed.model {model} can't be loaded ({reason(error)}). It must be a sentence-transformers or BERT-like "
             "model with safetensors weights and no code of its own."
         ) from error

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import polars as pl
 
+from trackrec.runtime.errors import TrackRecError
+
 ROOT_KEY = "dataset.init_args.root"
 LAST_SECOND = 1e11
 """Seconds since 1970 in the year 5138; larger ones are milliseconds taken for seconds."""
@@ -23,7 +25,7 @@ _SHOWN_CHARS = 40
 _CONTROL = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], " ")
 
 
-class DataError(ValueError):
+class DataError(TrackRecError, ValueError):
     """The ratings, or the settings that say how to read them, can't be used. The message names the key as typed."""
 
 

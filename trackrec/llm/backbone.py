@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from trackrec.llm.chat import ChatEncoder
 from trackrec.llm.loading import BackboneSettings, linear_names, load_or_explain, lora_config
 from trackrec.llm.packing import Layout, Tree, first_paths, longest_path, pack, unroll
+from trackrec.runtime.errors import MissingFileError, SettingError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -31,7 +32,7 @@ class LanguageModel:
 
     Raises:
         MissingPackageError: bitsandbytes is missing where ``quantize`` asks for it.
-        ValueError: the model can't be found, or would run code.
+        SettingError: the model can't be found, or would run code.
         MemoryLimitError: it doesn't fit.
     """
 
@@ -45,7 +46,7 @@ class LanguageModel:
         self.base, tokenizer = load_or_explain(settings, self.dtype, self.device, key)
         layers = getattr(self.base.get_decoder(), "layers", None)
         if layers is None:
-            raise ValueError(
+            raise SettingError(
                 f"{key}.model {settings.model}: a {type(self.base).__name__} isn't built as models of Llama's form "
                 "are, and can't be packed or tuned here. Use a Llama, Qwen, Mistral, Gemma, Phi or like model."
             )
@@ -109,7 +110,7 @@ class LanguageModel:
                 self._peft.add_adapter(name, config)
         fuse(self.base)
         if hasattr(self.base.get_output_embeddings(), "lora_A"):
-            raise ValueError(
+            raise SettingError(
                 f"backbone.lora.target_modules {self.settings.lora.target_modules!r} reaches lm_head, which is refused."
             )
 
@@ -117,8 +118,8 @@ class LanguageModel:
         """Load a saved adapter under ``name``. An adapter of that name that is already loaded is replaced.
 
         Raises:
-            FileNotFoundError: the directory holds no adapter.
-            ValueError: its files are damaged.
+            MissingFileError: the directory holds no adapter.
+            SettingError: its files are damaged.
         """
         from peft import PeftModel
 
@@ -126,7 +127,7 @@ class LanguageModel:
         from trackrec.storage.parts import check_weights
 
         if not (directory / "adapter_model.safetensors").exists():
-            raise FileNotFoundError(f"no adapter_model.safetensors in {directory}")
+            raise MissingFileError(f"no adapter_model.safetensors in {directory}")
         check_weights(directory / "adapter_model.safetensors")
         self.drop_adapter(name)
         try:
@@ -135,7 +136,7 @@ class LanguageModel:
             else:
                 self._peft.load_adapter(str(directory), adapter_name=name, is_trainable=True)
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(
+            raise SettingError(
                 f"the adapter in {directory} can't be loaded ({error}). Delete {directory.parent} and run again: the "
                 "stage is then made anew."
             ) from error
@@ -342,11 +343,11 @@ class LanguageModel:
         """Whether the model's positions reach to the end of every tree; asked before a stage starts its work.
 
         Raises:
-            ValueError: naming the longest and what to do.
+            SettingError: naming the longest and what to do.
         """
         longest = max(map(longest_path, trees), default=0)
         if longest > self.max_length:
-            raise ValueError(
+            raise SettingError(
                 f"a prompt with its text has {longest} tokens, the model reaches {self.max_length}: "
                 "lower prompts.max_history."
             )

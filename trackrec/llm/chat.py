@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import date
 from typing import Any, NamedTuple
 
-from trackrec.runtime.errors import reason
+from trackrec.runtime.errors import SettingError, reason
 
 _CONTENT = "@@content@@"
 _NO_SYSTEM = "system_prompt: the model's chat template takes no system turn"
@@ -36,7 +36,7 @@ class ChatEncoder:
         key: the configuration's name of the backbone, for errors.
 
     Raises:
-        ValueError: the tokenizer has no end-of-text token, or its template refuses a system turn (Gemma's does).
+        SettingError: the tokenizer has no end-of-text token, or its template refuses a system turn (Gemma's does).
 
     Attributes:
         eos_id: what ends the texts that a model is trained on.
@@ -52,7 +52,7 @@ class ChatEncoder:
         self.closing = tokenizer(closing, add_special_tokens=False).input_ids
         eos = tokenizer.eos_token_id
         if eos is None:
-            raise ValueError(f"{key}.model: the tokenizer {tokenizer.name_or_path!r} names no end-of-text token.")
+            raise SettingError(f"{key}.model: the tokenizer {tokenizer.name_or_path!r} names no end-of-text token.")
         self.eos_id: int = eos
         self._ends = frozenset(ends) & frozenset(tokenizer.all_special_ids)
 
@@ -63,7 +63,7 @@ class ChatEncoder:
         turns = [] if system is None else [{"role": "system", "content": system}]
         opening, found, closing = self._apply([*turns, {"role": "user", "content": _CONTENT}]).rpartition(_CONTENT)
         if system and (not found or system.strip() not in opening):
-            raise ValueError(f"{self._key}.{_NO_SYSTEM}: it leaves the turn out. {_NO_SYSTEM_THEN}")
+            raise SettingError(f"{self._key}.{_NO_SYSTEM}: it leaves the turn out. {_NO_SYSTEM_THEN}")
         return opening, closing
 
     def _apply(self, turns: list[dict[str, str]]) -> str:
@@ -80,7 +80,7 @@ class ChatEncoder:
         except TemplateError as error:
             if len(turns) == 1:
                 raise
-            raise ValueError(f"{self._key}.{_NO_SYSTEM} ({reason(error)}). {_NO_SYSTEM_THEN}") from error
+            raise SettingError(f"{self._key}.{_NO_SYSTEM} ({reason(error)}). {_NO_SYSTEM_THEN}") from error
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -127,11 +127,11 @@ class ChatEncoder:
         """All surface forms of Yes and No that are one token; where a label has none, the first token of each form.
 
         Raises:
-            ValueError: Yes and No begin with the same token, so that one position can't tell them apart.
+            SettingError: Yes and No begin with the same token, so that one position can't tell them apart.
         """
         yes, no = self._forms(_YES_FORMS), self._forms(_NO_FORMS)
         if set(yes) & set(no):
-            raise ValueError(
+            raise SettingError(
                 f"{self._key}.model: the tokenizer {self.tokenizer.name_or_path!r} starts Yes and No with the same "
                 f"token ({sorted(set(yes) & set(no))}): one answer position can't tell them apart. Use another model."
             )

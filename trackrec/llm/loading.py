@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from trackrec.llm.kernels.attention import register
 from trackrec.llm.memory import MemoryLimitError, ran_out
 from trackrec.llm.model_files import check_model_path
-from trackrec.runtime.errors import reason
+from trackrec.runtime.errors import SettingError, reason
 from trackrec.runtime.packages import MissingPackageError
 
 if TYPE_CHECKING:
@@ -46,15 +46,15 @@ class LoRASettings:
         for key in ("r", "last_layers"):
             value = getattr(self, key)
             if value is not None and value < 1:
-                raise ValueError(f"backbone.lora.{key} must be at least 1, got {value}.")
+                raise SettingError(f"backbone.lora.{key} must be at least 1, got {value}.")
         named = [self.target_modules] if isinstance(self.target_modules, str) else self.target_modules
         if self.last_layers is not None and isinstance(self.target_modules, str) and named != ["all-linear"]:
-            raise ValueError(
+            raise SettingError(
                 f"backbone.lora.target_modules is the pattern {self.target_modules!r}: with backbone.lora.last_layers "
                 "give all-linear or a list of names."
             )
         if "lm_head" in named:
-            raise ValueError(
+            raise SettingError(
                 "backbone.lora.target_modules names lm_head, which is refused: log-probabilities are read from the "
                 "output layer in chunks, and an adapter there would need all of them at once. Leave it out."
             )
@@ -116,14 +116,14 @@ def lora_config(settings: LoRASettings, linears: Sequence[str], depth: int) -> A
         depth: decoder layers of the model.
 
     Raises:
-        ValueError: the model has fewer layers than ``last_layers``.
+        SettingError: the model has fewer layers than ``last_layers``.
     """
     from peft import LoraConfig
 
     targets, some = settings.target_modules, None
     if settings.last_layers is not None:
         if settings.last_layers > depth:
-            raise ValueError(f"backbone.lora.last_layers is {settings.last_layers}, the model has {depth} layers.")
+            raise SettingError(f"backbone.lora.last_layers is {settings.last_layers}, the model has {depth} layers.")
         some = list(range(depth - settings.last_layers, depth))
         targets = list(linears) if targets == "all-linear" else targets
     return LoraConfig(
@@ -143,7 +143,7 @@ def load_or_explain(
 
     Raises:
         MissingPackageError: bitsandbytes is missing where ``quantize`` asks for it.
-        ValueError: the model can't be found, or would run code.
+        SettingError: the model can't be found, or would run code.
         MemoryLimitError: it doesn't fit.
     """
     return _explained(lambda: load_base(settings, dtype, device, key), settings, str(device), key)
@@ -162,9 +162,9 @@ def _explained(load: Callable[[], _Loaded], settings: BackboneSettings, device: 
         return load()
     except UnpicklingError:
         text = f"{name} holds a pickle of more than weights, and was not loaded. Choose one with safetensors weights."
-        raise ValueError(text) from None
+        raise SettingError(text) from None
     except SafetensorError as error:
-        raise ValueError(f"{name}: its weights are damaged ({reason(error)}). Fetch it again.") from error
+        raise SettingError(f"{name}: its weights are damaged ({reason(error)}). Fetch it again.") from error
     except ImportError as error:
         if settings.quantize == "none":
             raise
@@ -173,12 +173,14 @@ def _explained(load: Callable[[], _Loaded], settings: BackboneSettings, device: 
     except known as error:
         if "trust_remote_code" in str(error):
             text = f"{name} needs code of its own, which trackrec never runs. Choose one that transformers knows."
-            raise ValueError(text) from None
+            raise SettingError(text) from None
         if isinstance(error, OSError) and error.errno is None:  # transformers' own: it found no such model
             text = (
                 f"{name} can't be loaded ({reason(error)}). Give a directory with a model, or a name on the model hub."
             )
-            raise ValueError(text) from error
+            raise SettingError(text) from error
+        if isinstance(error, ValueError):  # an unknown architecture, a tokenizer that is none
+            raise SettingError(f"{name} can't be loaded ({reason(error)}). Choose another model.") from error
         if not ran_out(error):
             raise
         text = (
@@ -242,7 +244,7 @@ def _check_cache(model: Any, name: str) -> None:
     others = set(getattr(config, "layer_types", None) or ()) - _CACHED_LAYERS
     if others or getattr(model, "_is_stateful", False):
         found = ", ".join(sorted(others)) or "state-space layers"
-        raise ValueError(
+        raise SettingError(
             f"{name} has layers without keys and values ({found}), whose past can't be shared by the "
             "draws of a prompt. Choose a model with attention alone, such as Qwen2.5 or Llama."
         )

@@ -10,6 +10,8 @@ from typing import Generic, TypeVar
 
 import torch
 
+from trackrec.runtime.errors import TrackRecError
+
 log = logging.getLogger(__name__)
 
 Batch = TypeVar("Batch")
@@ -19,7 +21,7 @@ Result = TypeVar("Result")
 _SIGNS = ("can't allocate memory", "out of memory", "could not allocate", "bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
-class MemoryLimitError(RuntimeError):
+class MemoryLimitError(TrackRecError, RuntimeError):
     """The smallest piece of work doesn't fit into memory; the message names the key to lower."""
 
 

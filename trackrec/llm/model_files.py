@@ -6,6 +6,8 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
+from trackrec.runtime.errors import MissingFileError
+
 _SUFFIXES = {".json", ".txt", ".model", ".jinja", ".safetensors", ".bin", ".gguf"}
 _PIECES, _PIECE = 64, 1 << 16  # of a large file, evenly spread
 
@@ -14,12 +16,12 @@ def check_model_path(model: str, key: str) -> None:
     """Fail early where ``model`` is plainly a path, and nothing is there.
 
     Raises:
-        FileNotFoundError: naming the key and what to do.
+        MissingFileError: naming the key and what to do.
     """
     path = Path(model).expanduser()
     looks_like_path = model.startswith((".", "/", "~", "data/")) or model.count("/") > 1
     if looks_like_path and not (path / "config.json").exists() and not list(path.glob("*.gguf")):
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{key}.model: no model (config.json) in {model!r}. "
             "Give a directory that holds one, or a name on the model hub. `make models` fetches the small ones."
         )

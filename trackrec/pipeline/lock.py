@@ -10,16 +10,17 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from trackrec.runtime.errors import TrackRecError
 from trackrec.storage.manifest import MANIFEST
 
 LOCK, OWNER = ".lock", ".owner.json"
 
 
-class RunLockedError(RuntimeError):
+class RunLockedError(TrackRecError, RuntimeError):
     """Another process works on the run directory. The message names it."""
 
 
-class ForeignFilesError(RuntimeError):
+class ForeignFilesError(TrackRecError, RuntimeError):
     """A run would replace files that are not its own."""
 
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trackrec.runtime.errors import TrackRecError
 
-class StageError(RuntimeError):
+
+class StageError(TrackRecError, RuntimeError):
     """A stage can't run: it is unknown, or what it needs is missing."""
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from trackrec.runtime.errors import SettingError
+
 
 @dataclass(frozen=True)
 class PromptSettings:
@@ -55,9 +57,9 @@ class PromptSettings:
     def __post_init__(self) -> None:
         for key in ("max_words", "max_history", "max_title_chars"):
             if getattr(self, key) < 1:
-                raise ValueError(f"prompts.{key} must be at least 1, got {getattr(self, key)}.")
+                raise SettingError(f"prompts.{key} must be at least 1, got {getattr(self, key)}.")
         if self.history_kinds < 0:
-            raise ValueError(f"prompts.history_kinds must not be negative, got {self.history_kinds}.")
+            raise SettingError(f"prompts.history_kinds must not be negative, got {self.history_kinds}.")
 
     @property
     def prefilled(self) -> int:

@@ -16,6 +16,7 @@ from trackrec.llm.training.devices import process_count
 from trackrec.pipeline.pipeline import Pipeline
 from trackrec.recipe.experiment import Experiment
 from trackrec.recipe.settings import LoopSettings, Training
+from trackrec.runtime.errors import SettingError
 
 
 class Objects(Protocol):
@@ -32,7 +33,7 @@ def build_experiment(config: dict[str, Any], objects: Objects, say: Callable[[st
     Raises:
         FileNotFoundError: a model's directory is missing.
         ImportError: vLLM is asked for and not installed.
-        ValueError: a trainer wants devices that it can't have.
+        SettingError: a trainer wants devices that it can't have.
     """
     made = objects()
     made.backbone.check_path("backbone")
@@ -45,7 +46,7 @@ def build_experiment(config: dict[str, Any], objects: Objects, say: Callable[[st
     if made.validator_backbone is not None:
         made.validator_backbone.check_path("validator_backbone")
     if not str(made.run_dir).strip():
-        raise ValueError("run_dir must name a directory, got ''. It holds all that a run writes.")
+        raise SettingError("run_dir must name a directory, got ''. It holds all that a run writes.")
     run_dir = Path(made.run_dir).expanduser()
     models = {"backbone": made.backbone, "validator_backbone": made.validator_backbone, "embed": made.embed}
 
@@ -62,7 +63,7 @@ def build_experiment(config: dict[str, Any], objects: Objects, say: Callable[[st
         return Training(model, data, lambda: _arguments(objects()[name].trainer), count)
 
     if process_count(_arguments(made.ctr.trainer), "ctr.trainer") > 1:
-        raise ValueError(
+        raise SettingError(
             f"ctr.trainer.devices must be auto or 1, got {made.ctr.trainer.devices!r}: a CTR net trains in one process."
         )
 
@@ -98,7 +99,7 @@ def check_training(
     """The values of a training section that would end the run at its stage, hours after its start.
 
     Raises:
-        ValueError: naming the key.
+        SettingError: naming the key.
     """
     from trackrec.align.module import SoftmaxDPOModule
     from trackrec.distill.module import DistillModule
@@ -107,11 +108,11 @@ def check_training(
 
     for key, value in data.items():
         if isinstance(value, int) and value < 1:
-            raise ValueError(f"{name}.data.{key} must be at least 1, got {value}.")
+            raise SettingError(f"{name}.data.{key} must be at least 1, got {value}.")
     if name == "align" and not loop.align:
         return
     if name == "align" and draws < 2:
-        raise ValueError(
+        raise SettingError(
             f"sampler.init_args.n must be at least 2, got {draws}: alignment compares the draws of a history. Or set "
             "loop.align: false."
         )

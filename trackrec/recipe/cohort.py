@@ -10,6 +10,7 @@ import polars as pl
 
 from trackrec.recipe.names import TEACHER
 from trackrec.recipe.tables import sample_rows, texts_of
+from trackrec.runtime.errors import SettingError
 from trackrec.storage.atomic import stable_hash
 
 if TYPE_CHECKING:
@@ -50,13 +51,13 @@ def select_cohort(samples: pl.DataFrame, settings: LoopSettings, seed: int) -> C
         seed: of the hashes.
 
     Raises:
-        ValueError: no train user has a row for both uses.
+        SettingError: no train user has a row for both uses.
     """
     ranked = samples.with_columns(rank=_hashes(samples["sample_id"], "row", seed)).sort("rank")
     train = ranked.filter(pl.col("split") == "train")
     able = train.filter(pl.col("use") == "reward")["user_id"].unique().to_list()
     if not able:
-        raise ValueError(
+        raise SettingError(
             "no train user has both a reward and a tune row: every history has a single train row. "
             "Use samples.per: user, or more ratings."
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from trackrec.ctr.arms.arm import scored_arms, text_sources
+from trackrec.ctr.arms.arm import parse_arms, scored_arms, text_sources
 from trackrec.pipeline.stage import Stage
 from trackrec.recipe.arm_texts import ctr_stages
 from trackrec.recipe.cohort import tuning_turns
@@ -70,7 +70,11 @@ def build_graph(loop: LoopSettings, arms: Sequence[str], use: str) -> Graph:
         loop: the section ``loop``.
         arms: ``ctr.arms``.
         use: ``ctr.text.use``.
+
+    Raises:
+        SettingError: an arm is unknown.
     """
+    parse_arms(arms)
     graph = Graph()
     graph.add(Data())
     graph.add(TeacherTexts())

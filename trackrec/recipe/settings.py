@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from trackrec.runtime.errors import SettingError
+
 
 @dataclass(frozen=True)
 class LoopSettings:
@@ -59,17 +61,17 @@ class LoopSettings:
         for key in ("users", "warmup_users"):
             share = getattr(self, key)
             if share is not None and not 0 < share <= 1:
-                raise ValueError(f"loop.{key} must be in (0, 1], a share of the train users, got {share}.")
+                raise SettingError(f"loop.{key} must be in (0, 1], a share of the train users, got {share}.")
         if self.validator_lr is not None and self.validator_lr <= 0:
-            raise ValueError(
+            raise SettingError(
                 f"loop.validator_lr must be above 0, or null for rec_tune.model.lr, got {self.validator_lr}."
             )
         for key in ("rounds", "targets", "eval_samples", "test_samples", "eval_per_history", "shard_histories"):
             value = getattr(self, key)
             if value is not None and value < 1:
-                raise ValueError(f"loop.{key} must be at least 1, got {value}.")
+                raise SettingError(f"loop.{key} must be at least 1, got {value}.")
         if not (self.align or self.rec_tune):
-            raise ValueError(
+            raise SettingError(
                 "loop.align and loop.rec_tune are both false: the rounds would change nothing. Leave one of them true."
             )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trackrec.recipe.tables import sample_rows
+from trackrec.runtime.errors import SettingError
 
 if TYPE_CHECKING:
     from trackrec.recipe.experiment import Experiment
@@ -19,10 +20,10 @@ def count_read(exp: Experiment) -> int:
     """Note that test labels are read now; returns how often that has happened in this run directory.
 
     Raises:
-        ValueError: the run has no test rows.
+        SettingError: the run has no test rows.
     """
     if not (sample_rows(exp)["split"] == "test").any():
-        raise ValueError("this run has no test rows. Set samples.test above 0, or name a test file, and fit again.")
+        raise SettingError("this run has no test rows. Set samples.test above 0, or name a test file, and fit again.")
     path = exp.pipeline.run_dir / TEST_READS
     with path.open("a") as file:
         file.write(json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds")}) + "\n")

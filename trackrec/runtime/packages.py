@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 
+from trackrec.runtime.errors import TrackRecError
 
-class MissingPackageError(ImportError):
+
+class MissingPackageError(TrackRecError, ImportError):
     """A package that a setting needs isn't installed; the message says which setting, and what to install.
 
     Any other ImportError is a fault of the installation or of trackrec, and keeps its traceback.

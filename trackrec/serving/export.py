@@ -35,7 +35,7 @@ from trackrec.ctr.plan import CTRPlan
 from trackrec.ctr.saved import load_net, saved_features, saved_net, saved_seeds
 from trackrec.recipe.ctr_inputs import check_nets, ctr_inputs
 from trackrec.recipe.experiment import Experiment
-from trackrec.runtime.errors import reason
+from trackrec.runtime.errors import SettingError, reason
 from trackrec.runtime.packages import need
 from trackrec.serving.requests import FEATURES, FORMAT, NET, RATINGS, USERS, after_all, net_inputs, newest_histories
 
@@ -67,7 +67,7 @@ def export(exp: Experiment, arm: str, seed: int | None, output: Path) -> None:
     Raises:
         MissingPackageError: a package of the extra ``export`` is missing.
         StageError: a stage that it reads isn't done, or is damaged.
-        ValueError: the folder exists, there is no such net, or onnxruntime doesn't agree with torch.
+        SettingError: the folder exists, there is no such net, or onnxruntime doesn't agree with torch.
     """
     check_packages()
     check_nets(exp)
@@ -102,11 +102,11 @@ def export_net(
         output: folder to write.
     """
     if output.exists():
-        raise ValueError(f"--output {output} exists already. Name a folder that doesn't, or delete it.")
+        raise SettingError(f"--output {output} exists already. Name a folder that doesn't, or delete it.")
     seeds = saved_seeds(ctr_dir, arm)
     chosen = seeds[0] if net_seed is None else net_seed
     if chosen not in seeds:
-        raise ValueError(f"--seed must be among {', '.join(map(str, seeds))}, got {chosen}.")
+        raise SettingError(f"--seed must be among {', '.join(map(str, seeds))}, got {chosen}.")
     data = saved_features(inputs, plan, ctr_dir, arm, seed)
     net = load_net(plan, data.spec_for(arm), saved_net(ctr_dir, arm, chosen))
     work = output.with_name(f".{output.name}.tmp")
@@ -145,7 +145,7 @@ def write_onnx(net: nn.Module, example: dict[str, NDArray[Any]], path: Path) -> 
         path: file to write.
 
     Raises:
-        ValueError: the net does what ONNX can't say.
+        SettingError: the net does what ONNX can't say.
     """
     batch = torch.export.Dim("batch", min=1)
     values = tuple(torch.from_numpy(value) for value in example.values())
@@ -162,7 +162,7 @@ def write_onnx(net: nn.Module, example: dict[str, NDArray[Any]], path: Path) -> 
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
-        raise ValueError(
+        raise SettingError(
             f"ctr.net: {type(net).__name__} can't be written as ONNX: {reason(error.__cause__ or error)}"
         ) from error
     assert program is not None
@@ -191,7 +191,7 @@ def largest_difference(net: nn.Module, example: dict[str, NDArray[Any]], path: P
     """Between onnxruntime's probabilities and torch's, on rows as they are and on the first one alone.
 
     Raises:
-        ValueError: it is above `TOLERANCE`.
+        SettingError: it is above `TOLERANCE`.
     """
     import onnxruntime
 
@@ -204,7 +204,7 @@ def largest_difference(net: nn.Module, example: dict[str, NDArray[Any]], path: P
         (p,) = session.run(["p"], part)
         found = max(found, float(np.abs(p - expected).max()))
     if not found <= TOLERANCE:
-        raise ValueError(
+        raise SettingError(
             f"ctr.net: onnxruntime differs from torch by {found:.1e} on {type(net).__name__}, more than "
             f"{TOLERANCE:.0e}. Nothing was written."
         )

@@ -8,6 +8,8 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from trackrec.runtime.errors import TrackRecError
+
 _str, _f32, _i64, _i32, _i8 = pa.string(), pa.float32(), pa.int64(), pa.int32(), pa.int8()
 _strs, _f32s, _i32s = pa.list_(_str), pa.list_(_f32), pa.list_(_i32)
 
@@ -101,7 +103,7 @@ KEYS: dict[str, tuple[str, ...]] = {
 }
 
 
-class TableError(ValueError):
+class TableError(TrackRecError, ValueError):
     """A table is missing, incomplete, or not what its schema promises.
 
     Args:

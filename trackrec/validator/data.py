@@ -12,6 +12,7 @@ from trackrec.llm.packing import Layout, Spot, tree_tokens
 from trackrec.llm.training.batches import BatchLoader
 from trackrec.llm.training.distributed import world
 from trackrec.prompts.book import PromptBook
+from trackrec.runtime.errors import SettingError
 from trackrec.validator.judge import JudgeTree, judge_tree
 
 
@@ -50,7 +51,7 @@ class RecTuneData(LightningDataModule):
     ) -> None:
         super().__init__()
         if samples_per_history < 1:
-            raise ValueError(f"rec_tune.data.samples_per_history must be at least 1, got {samples_per_history}.")
+            raise SettingError(f"rec_tune.data.samples_per_history must be at least 1, got {samples_per_history}.")
         self.lm, self.book, self.texts, self.targets = lm, book, texts, targets
         self.seed, self.batch_size, self.samples_per_history = seed, batch_size, samples_per_history
 
@@ -58,7 +59,7 @@ class RecTuneData(LightningDataModule):
         """Encode every history.
 
         Raises:
-            ValueError: a history has more targets than ``samples_per_history``: the caller chose the rows wrongly;
+            SettingError: a history has more targets than ``samples_per_history``: the caller chose the rows wrongly;
                 or a prompt is longer than the model reaches.
         """
         most = max(map(len, self.targets.values()))

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 
 from trackrec.llm.vllm.process import VLLMSettings, check_vllm
+from trackrec.runtime.errors import SettingError
 
 if TYPE_CHECKING:
     from trackrec.llm.loading import BackboneSettings
@@ -30,7 +31,7 @@ class ScoreSettings:
 
     def __post_init__(self) -> None:
         if self.batch_tokens < 1:
-            raise ValueError(f"scoring.batch_tokens must be at least 1, got {self.batch_tokens}.")
+            raise SettingError(f"scoring.batch_tokens must be at least 1, got {self.batch_tokens}.")
         self.vllm.check("scoring.vllm")
 
     def check(self, backbone: BackboneSettings) -> None:
@@ -38,7 +39,7 @@ class ScoreSettings:
 
         Raises:
             MissingPackageError: vLLM is asked for and missing.
-            ValueError: vLLM does not load this form of weights.
+            SettingError: vLLM does not load this form of weights.
         """
         if self.engine == "vllm":
             check_vllm(backbone, "scoring.engine vllm", "scoring.engine hf")

@@ -21,6 +21,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from trackrec.runtime.errors import SettingError
+
 MEANS = ("item_mean", "user_mean", "item_user")
 CLASSICS = ("logistic", "lightgbm")
 VALIDATORS = ("validator/untuned", "validator/plain", "validator/reccot")
@@ -55,7 +57,7 @@ class Arm:
         """The arm of a name.
 
         Raises:
-            ValueError: it is no arm's.
+            SettingError: it is no arm's.
         """
         if name in MEANS:
             return Arm(name, "mean")
@@ -97,12 +99,12 @@ def parse_arms(names: Sequence[str], key: str = "ctr.arms") -> list[Arm]:
         key: where they were typed.
 
     Raises:
-        ValueError: an arm is unknown or no net's, or there is none.
+        SettingError: an arm is unknown or no net's, or there is none.
     """
     unknown = [name for name in names if not _is_typed(name)]
     if unknown or not names:
         got = repr(unknown[0]) if unknown else "none"
-        raise ValueError(f"{key} must be among {', '.join(ARMS)}, or such as reccot+prompt, got {got}.")
+        raise SettingError(f"{key} must be among {', '.join(ARMS)}, or such as reccot+prompt, got {got}.")
     return [Arm.parse(name) for name in names]
 
 

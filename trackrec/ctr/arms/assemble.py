@@ -28,6 +28,7 @@ from trackrec.ctr.arms.texts import (
     texts_of_some_users,
 )
 from trackrec.ctr.features.features import CTRData, FeatureBuilder, TextArm, Vocabularies
+from trackrec.runtime.errors import SettingError
 
 # Without gaps in the RecCoTs a comparator or the prompt may still lack this share of the histories (a learned vector
 # stands for them); below it the arms would not be comparable.
@@ -80,17 +81,17 @@ def runnable_arms(
         key: where the arms were named.
 
     Raises:
-        ValueError: an arm is unknown, nothing can run, or log-odds are to be used and there are none.
+        SettingError: an arm is unknown, nothing can run, or log-odds are to be used and there are none.
     """
     parsed = parse_arms(arms, key)
     if text.use == "log_odds" and not inputs.log_odds:
-        raise ValueError(
+        raise SettingError(
             "ctr.text.use: log_odds needs V's log-odds of the samples, and there are none. Name an arm that reads them."
         )
     reasons = {arm.name: _why_not(arm, inputs, text) for arm in parsed}
     kept = [arm for arm in arms if not reasons[arm]]
     if not kept:
-        raise ValueError(f"{key}: none of {', '.join(arms)} can run: {'; '.join(filter(None, reasons.values()))}.")
+        raise SettingError(f"{key}: none of {', '.join(arms)} can run: {'; '.join(filter(None, reasons.values()))}.")
     if "reccot" in kept:
         kept += [f"reccot@{share:g}" for share in text.coverage or ()]
     return kept, [f"arm {arm} left out: {reason}" for arm, reason in reasons.items() if reason]

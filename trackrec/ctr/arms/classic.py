@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from trackrec.ctr.arms.arm import CLASSICS
 from trackrec.ctr.arms.texts import principal_components, used_histories
 from trackrec.ctr.features.features import CTRData
+from trackrec.runtime.errors import SettingError
+from trackrec.runtime.packages import MissingPackageError
 
 TEXT_COMPONENTS = 16
 _STRENGTHS = (0.01, 0.1, 1.0)  # C of the logistic regression, chosen by AUC on validation
@@ -46,14 +48,14 @@ def check_classics(names: Iterable[str]) -> None:
     """Say now, not after the nets, that a model can't run.
 
     Raises:
-        ValueError: an unknown name.
-        ImportError: LightGBM is named and not installed.
+        SettingError: an unknown name.
+        MissingPackageError: LightGBM is named and not installed.
     """
     for name in names:
         if name not in CLASSICS:
-            raise ValueError(f"ctr.classics must be among {', '.join(CLASSICS)}, got {name!r}.")
+            raise SettingError(f"ctr.classics must be among {', '.join(CLASSICS)}, got {name!r}.")
         if name == "lightgbm" and importlib.util.find_spec("lightgbm") is None:
-            raise ImportError(
+            raise MissingPackageError(
                 "ctr.classics names lightgbm, which is not installed. Run `pip install 'trackrec[lightgbm]'`, or leave "
                 "it out."
             )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from trackrec.ctr.arms.shuffle import exchange, some_users
 from trackrec.ctr.features.features import CTRData
+from trackrec.runtime.errors import SettingError
 
 Columns = dict[str, Tensor]
 _MAX_LOG_ODDS = 6.0  # p_yes of .9975: float32 rounds what lies beyond
@@ -41,13 +42,13 @@ def log_odds_arm(data: CTRData, arm: str, log_odds: Mapping[str, float]) -> Colu
         log_odds: by sample.
 
     Raises:
-        ValueError: a value isn't finite, or no train row has one.
+        SettingError: a value isn't finite, or no train row has one.
     """
     if not np.isfinite(list(log_odds.values())).all():
         raise ValueError(f"arm {arm!r}: log-odds hold NaN or infinity.")
     columns = {split: log_odds_columns(ids, log_odds) for split, ids in data.sample_ids.items()}
     if not columns["train"][:, 1].any():
-        raise ValueError(f"arm {arm!r}: no train row has log-odds, so a net can't learn what they mean.")
+        raise SettingError(f"arm {arm!r}: no train row has log-odds, so a net can't learn what they mean.")
     return columns
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from trackrec.runtime.errors import SettingError
+
 
 @dataclass(frozen=True)
 class TextSettings:
@@ -31,14 +33,14 @@ class TextSettings:
 
     def __post_init__(self) -> None:
         if self.pca_dim is not None and self.pca_dim < 3:
-            raise ValueError(
+            raise SettingError(
                 f"ctr.text.pca_dim must be at least 3 or null, got {self.pca_dim}: connectors put all vectors on one "
                 "scale, which leaves nothing of one number and a sign of two."
             )
         for share in self.coverage or ():
             if not 0 < share < 1:
-                raise ValueError(f"ctr.text.coverage: shares must be between 0 and 1, got {share}.")
+                raise SettingError(f"ctr.text.coverage: shares must be between 0 and 1, got {share}.")
         if self.score_rows is not None and self.score_rows < 1:
-            raise ValueError(f"ctr.text.score_rows must be at least 1 or null, got {self.score_rows}.")
+            raise SettingError(f"ctr.text.score_rows must be at least 1 or null, got {self.score_rows}.")
         if self.coverage and self.missing != "keep" and self.use != "log_odds":
-            raise ValueError("ctr.text.coverage needs ctr.text.missing: keep, since rows lose their text.")
+            raise SettingError("ctr.text.coverage needs ctr.text.missing: keep, since rows lose their text.")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from trackrec.runtime.errors import SettingError
 from trackrec.storage.atomic import stable_hash
 
 
@@ -13,13 +14,13 @@ def exchange(entries: Sequence[int], owners: Sequence[str], seed: int) -> dict[i
     """Each entry takes one of another owner: owners form one random cycle (Sattolo 1986), so nobody keeps their own.
 
     Raises:
-        ValueError: fewer than two owners.
+        SettingError: fewer than two owners.
     """
     owned: dict[str, list[int]] = {}
     for entry, owner in zip(entries, owners, strict=True):
         owned.setdefault(owner, []).append(entry)
     if len(owned) < 2:
-        raise ValueError(f"arm 'shuffled': shuffling needs the texts of two users, there are {len(owned)}.")
+        raise SettingError(f"arm 'shuffled': shuffling needs the texts of two users, there are {len(owned)}.")
     cycle = np.random.default_rng(seed).permutation(sorted(owned)).tolist()
     return {
         entry: owned[other][place % len(owned[other])]

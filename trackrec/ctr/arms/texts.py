@@ -16,13 +16,11 @@ from torch import Tensor
 
 from trackrec.ctr.arms.shuffle import exchange, some_users
 from trackrec.ctr.features.features import CTRData, TextArm
+from trackrec.runtime.errors import SettingError, TrackRecError
 
 
-class MissingEmbeddingError(KeyError):
+class MissingEmbeddingError(TrackRecError, KeyError):
     """Histories that samples refer to have no vector."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 def text_arm(
@@ -39,7 +37,7 @@ def text_arm(
 
     Raises:
         MissingEmbeddingError: a history of some sample has no vector and ``gaps`` is false. None becomes zeros.
-        ValueError: a repeated history, a non-finite vector, or shapes that don't fit.
+        SettingError: a repeated history, a non-finite vector, or shapes that don't fit.
     """
     matrix = torch.as_tensor(vectors).to(torch.float32)
     if matrix.ndim != 2 or len(matrix) != len(history_ids):
@@ -71,7 +69,7 @@ def shuffled_texts(data: CTRData, texts: TextArm, seed: int) -> TextArm:
     """Each user gets another user's texts; a user's histories take the other user's in turn.
 
     Raises:
-        ValueError: fewer than two users have texts.
+        SettingError: fewer than two users have texts.
     """
     with_text = torch.nonzero(texts.rows >= 0).flatten().tolist()
     rows = texts.rows.clone()
@@ -115,12 +113,12 @@ def principal_components(data: CTRData, texts: TextArm, dim: int, arm: str) -> T
     read the least of them as loudly as the first.
 
     Raises:
-        ValueError: there are not so many components.
+        SettingError: there are not so many components.
     """
     rows = texts.rows[used_histories(data, "train")]
     train = texts.matrix[rows[rows >= 0].unique()].double().numpy()
     if dim > min(train.shape):
-        raise ValueError(
+        raise SettingError(
             f"ctr.text.pca_dim must be at most {min(train.shape)} ({train.shape[0]} train texts of {train.shape[1]} "
             f"numbers in arm {arm!r}), got {dim}."
         )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trackrec.ctr.nets.blocks import MLP
+from trackrec.runtime.errors import SettingError
 
 
 class HEAConnector(nn.Module):
@@ -30,7 +31,7 @@ class HEAConnector(nn.Module):
         dropout: on the hidden layers.
 
     Raises:
-        ValueError: the kinds don't fill the vector, or there is no expert.
+        SettingError: the kinds don't fill the vector, or there is no expert.
     """
 
     def __init__(
@@ -46,11 +47,11 @@ class HEAConnector(nn.Module):
         super().__init__()
         self.kind_dim = kind_dim or text_dim
         if text_dim % self.kind_dim:
-            raise ValueError(
+            raise SettingError(
                 f"ctr.connector: HEAConnector's kind_dim must divide the text width {text_dim}, got {kind_dim}."
             )
         if shared + dedicated < 1:
-            raise ValueError("ctr.connector: HEAConnector needs an expert, got shared 0 and dedicated 0.")
+            raise SettingError("ctr.connector: HEAConnector needs an expert, got shared 0 and dedicated 0.")
         self.n_kinds, self.n_shared = text_dim // self.kind_dim, shared
         self.out_dim = self.n_kinds * out_dim
         self.norm = nn.LayerNorm(self.kind_dim, elementwise_affine=False)

@@ -21,6 +21,7 @@ from torch import Tensor
 from trackrec.ctr.features.columns import Catalogue, Rows, Statistics, attribute_table, columns_of, indices
 from trackrec.ctr.features.dense_statistics import DENSE_NAMES
 from trackrec.ctr.features.past import FIRST, encode, flatten, source_rows
+from trackrec.runtime.errors import SettingError
 
 RATING_SCALE = 2.0  # distance from the threshold that becomes 1
 MAX_ATTRIBUTES = 8
@@ -145,7 +146,7 @@ class FeatureBuilder:
         now: the moment of every row to come, which makes statistics of items a table; None: rows are of any moment.
 
     Raises:
-        ValueError: no train rows, or an item, history or user that its table doesn't hold.
+        SettingError: no train rows, or an item, history or user that its table doesn't hold.
     """
 
     def __init__(
@@ -165,7 +166,7 @@ class FeatureBuilder:
     ) -> None:
         train = samples.filter(pl.col("split") == "train")
         if not len(train):
-            raise ValueError(f"samples hold no train rows, only {samples['split'].unique().to_list()}.")
+            raise SettingError(f"samples hold no train rows, only {samples['split'].unique().to_list()}.")
         self.vocabularies = vocab = vocabularies or _vocabularies(train, items, users)
         width = max(1, int(recent_len or samples["recent_items"].list.len().max() or 1))  # type: ignore[arg-type]
         self._scales = (threshold, rating_scale)

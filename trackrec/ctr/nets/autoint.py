@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from trackrec.ctr.features.features import FeatureSpec
 from trackrec.ctr.nets.blocks import MLP
 from trackrec.ctr.nets.inputs import FieldInputs, LinearTerm, flatten_fields
+from trackrec.runtime.errors import SettingError
 
 
 class InteractingLayer(nn.Module):
@@ -64,7 +65,7 @@ class AutoInt(nn.Module):
         super().__init__()
         width = 2 * embed_dim
         if n_layers < 1 or width % n_heads:
-            raise ValueError(
+            raise SettingError(
                 f"ctr.net: AutoInt needs n_layers of at least 1 and n_heads that divide {width} (twice embed_dim), "
                 f"got {n_layers} and {n_heads}."
             )

@@ -15,6 +15,7 @@ from trackrec.ctr.features.features import FeatureSpec
 from trackrec.ctr.nets.blocks import MLP, Dropout
 from trackrec.ctr.nets.embedding import INIT_STD, masked_mean
 from trackrec.ctr.nets.inputs import SequenceInputs
+from trackrec.runtime.errors import SettingError
 
 
 class TransformerBlock(nn.Module):
@@ -68,7 +69,7 @@ class BST(nn.Module):
     ) -> None:
         super().__init__()
         if embed_dim % n_heads:
-            raise ValueError(f"ctr.net: embed_dim must be a multiple of n_heads ({n_heads}), got {embed_dim}.")
+            raise SettingError(f"ctr.net: embed_dim must be a multiple of n_heads ({n_heads}), got {embed_dim}.")
         self.inputs = SequenceInputs(spec, connector, embed_dim)
         self.positions = nn.Embedding(spec.recent_len + 1, embed_dim)
         nn.init.normal_(self.positions.weight, std=INIT_STD)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from trackrec.ctr.features.features import FeatureSpec
 from trackrec.ctr.nets.blocks import MLP
 from trackrec.ctr.nets.inputs import FieldInputs, flatten_fields
+from trackrec.runtime.errors import SettingError
 
 
 class CrossNetwork(nn.Module):
@@ -58,7 +59,7 @@ class DCNv2(nn.Module):
     ) -> None:
         super().__init__()
         if not hidden:
-            raise ValueError("ctr.net: DCNv2 needs at least one width in hidden, got none.")
+            raise SettingError("ctr.net: DCNv2 needs at least one width in hidden, got none.")
         self.inputs = FieldInputs(spec, connector, embed_dim)
         self.cross = CrossNetwork(self.inputs.flat_width, n_cross)
         self.deep = MLP(self.inputs.flat_width, hidden[:-1], hidden[-1], dropout)

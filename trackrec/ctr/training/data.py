@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from trackrec.ctr.features.features import CTRData
+from trackrec.runtime.errors import SettingError
 
 
 class TensorLoader:
@@ -43,7 +44,7 @@ class TensorLoader:
         if split not in data.splits:
             raise KeyError(f"split must be one of {list(data.splits)}, got {split!r}.")
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}. Set it under ctr.data.")
+            raise SettingError(f"batch_size must be at least 1, got {batch_size}. Set it under ctr.data.")
         data.spec_for(arm)
         self.columns = {name: t for name, t in data.splits[split].items() if labels or name != "label"}
         self.item_attributes = data.item_attributes

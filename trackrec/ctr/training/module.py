@@ -12,20 +12,21 @@ from torch.nn import functional as F
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
 
 from trackrec.ctr.training.lazy_adam import LazyAdam
+from trackrec.runtime.errors import DivergedError, SettingError
 
 
 def check_lazy_rows(lazy_rows: int | None, clips: float | None = None) -> None:
     """Whether ``lazy_rows`` can be used, beside a trainer that clips gradients where ``clips`` is given.
 
     Raises:
-        ValueError: it can't.
+        SettingError: it can't.
     """
     if lazy_rows is None:
         return
     if lazy_rows < 1:
-        raise ValueError(f"ctr.model.lazy_rows must be at least 1, or null, got {lazy_rows}.")
+        raise SettingError(f"ctr.model.lazy_rows must be at least 1, or null, got {lazy_rows}.")
     if clips:
-        raise ValueError(
+        raise SettingError(
             f"ctr.model.lazy_rows ({lazy_rows}) makes sparse gradients, which ctr.trainer.gradient_clip_val ({clips}) "
             "can't clip. Set one of them to null."
         )
@@ -93,11 +94,11 @@ class CTRModule(pl.LightningModule):
         """The loss of the batch.
 
         Raises:
-            FloatingPointError: it is no finite number. No step is made of it.
+            DivergedError: it is no finite number. No step is made of it.
         """
         loss = self.loss(batch)
         if not torch.isfinite(loss):
-            raise FloatingPointError(
+            raise DivergedError(
                 f"{type(self.net).__name__}: the loss is {loss.item()} at step {self.global_step} of epoch "
                 f"{self.current_epoch}. Lower ctr.model.lr (now {self.lr}) or set ctr.trainer.gradient_clip_val."
             )
@@ -128,7 +129,7 @@ class CTRModule(pl.LightningModule):
         Lightning clips no gradients of a fused optimizer in mixed precision.
 
         Raises:
-            ValueError: gradients are to be clipped, and those of large tables are sparse.
+            SettingError: gradients are to be clipped, and those of large tables are sparse.
         """
         clips = self._trainer is not None and self._trainer.gradient_clip_val
         check_lazy_rows(self.lazy_rows, clips)

@@ -20,7 +20,8 @@ from trackrec.ctr.plan import CTRPlan
 from trackrec.ctr.training.data import CTRDataModule
 from trackrec.ctr.training.malloc import kept_heap
 from trackrec.ctr.training.module import CTRModule
-from trackrec.runtime.lightning_tips import without_tips
+from trackrec.runtime.errors import SettingError
+from trackrec.runtime.trainer_errors import trainer_arguments, trainer_setup
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,10 @@ class BestWeights(pl.Callback):
         """Load the kept weights.
 
         Raises:
-            ValueError: no validation ran, so there are none.
+            SettingError: no validation ran, so there are none.
         """
         if not self.weights:
-            raise ValueError(
+            raise SettingError(
                 f"ctr.trainer: no validation ran in {trainer.current_epoch} epochs ({trainer.global_step} steps) to "
                 "choose weights. Look at max_epochs, max_steps, check_val_every_n_epoch and limit_val_batches."
             )
@@ -95,13 +96,13 @@ def fit_arm(plan: CTRPlan, data: CTRData, arm: str, seed: int, work_dir: Path) -
         work_dir: what the trainer writes, if anything.
 
     Raises:
-        ValueError: train or valid rows have one class only, the arm has texts and there is no connector, or the
+        SettingError: train or valid rows have one class only, the arm has texts and there is no connector, or the
             trainer's arguments leave no validation.
     """
     _check_classes(data)
     spec = data.spec_for(arm)
     if spec.text_dim and plan.connector is None:
-        raise ValueError(f"ctr.connector must be set for arm {arm!r}, got null. Use MLPConnector, or arm none.")
+        raise SettingError(f"ctr.connector must be set for arm {arm!r}, got null. Use MLPConnector, or arm none.")
     started = time.perf_counter()
     best = BestWeights()
     with isolate_rng(), kept_heap():
@@ -112,7 +113,8 @@ def fit_arm(plan: CTRPlan, data: CTRData, arm: str, seed: int, work_dir: Path) -
         # Not strict: an epoch without a validation, as the trainer may be told, decides nothing.
         stopping = EarlyStopping("valid/auc", mode="max", patience=plan.patience, strict=False)
         trainer = trainer_of(plan.trainer(), work_dir, [best, stopping])
-        trainer.fit(module, datamodule=loaders)
+        with trainer_setup("ctr.trainer"):
+            trainer.fit(module, datamodule=loaders)
         epochs = trainer.current_epoch
         best.put_back(trainer, module.net)
         splits: list[str] = [name for name in ("valid", "test") if name in data.splits]
@@ -147,12 +149,12 @@ def check_trainer(trainer_args: dict[str, Any]) -> None:
     """Whether every row would get its prediction.
 
     Raises:
-        ValueError: an argument that cuts the predictions too.
+        SettingError: an argument that cuts the predictions too.
     """
     for name, allowed in (("fast_dev_run", False), ("limit_predict_batches", 1.0)):
         given = trainer_args.get(name)  # a 1 is one batch, a 1.0 is all
         if given is not None and (type(given) is not type(allowed) or given != allowed):
-            raise ValueError(
+            raise SettingError(
                 f"ctr.trainer.{name} must be {allowed}, got {given}: rows would be left without a prediction. For a "
                 "short trial set ctr.trainer.limit_train_batches or max_epochs."
             )
@@ -175,7 +177,7 @@ def trainer_of(trainer_args: dict[str, Any], work_dir: Path, callbacks: list[pl.
     given = {name: value for name, value in trainer_args.items() if value is not None}
     if given.get("devices") == "auto":
         given["devices"] = 1
-    with without_tips():
+    with trainer_arguments("ctr.trainer"):
         return pl.Trainer(**{**defaults, **given, "callbacks": [*callbacks, *extra]})
 
 
@@ -190,4 +192,4 @@ def _check_classes(data: CTRData) -> None:
     for split in ("train", "valid"):
         labels = data.splits.get(split, {}).get("label", torch.zeros(0))
         if labels.unique().numel() < 2:
-            raise ValueError(f"split {split!r} needs rows of both classes, got {len(labels)} rows of one or none.")
+            raise SettingError(f"split {split!r} needs rows of both classes, got {len(labels)} rows of one or none.")

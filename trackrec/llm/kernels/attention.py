@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
+from trackrec.runtime.errors import SettingError
+
 NAME = "trackrec_sdpa"
 _BLOCK = 128  # queries per product
 
@@ -186,7 +188,9 @@ def sdpa_or_grouped(
     special = options.get("dropout") or options.get("softcap") or options.get("s_aux") is not None
     if isinstance(attention_mask, BlockMask):
         if special:
-            raise ValueError("backbone.attention: flex serves no attention dropout, soft cap or sinks: set it to sdpa.")
+            raise SettingError(
+                "backbone.attention: flex serves no attention dropout, soft cap or sinks: set it to sdpa."
+            )
         return _flex(query, key, value, attention_mask, scale).transpose(1, 2), None
     if special or not causal or query.device.type != "cpu":
         from transformers.integrations.sdpa_attention import sdpa_attention_forward

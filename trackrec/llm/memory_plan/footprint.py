@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trackrec.llm.logprobs import CHUNK
+from trackrec.runtime.errors import SettingError
 
 if TYPE_CHECKING:
     from trackrec.llm.loading import BackboneSettings, LoRASettings
@@ -99,12 +100,14 @@ def adapter_weights(shape: ModelShape, lora: LoRASettings) -> int:
     """Weights of one adapter: r (inputs + outputs) of every linear layer that it is on.
 
     Raises:
-        ValueError: ``target_modules`` is a pattern, which only the loaded model can resolve.
+        SettingError: ``target_modules`` is a pattern, which only the loaded model can resolve.
     """
     linears = shape.linears()
     named = lora.target_modules
     if isinstance(named, str) and named != "all-linear":
-        raise ValueError(f"backbone.lora.target_modules is the pattern {named!r}: give all-linear or a list of names.")
+        raise SettingError(
+            f"backbone.lora.target_modules is the pattern {named!r}: give all-linear or a list of names."
+        )
     wanted = linears if isinstance(named, str) else {name: linears[name] for name in named if name in linears}
     depth = lora.last_layers or shape.layers
     return depth * lora.r * sum(map(sum, wanted.values()))

@@ -6,6 +6,7 @@ import abc
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from trackrec.runtime.errors import SettingError
 from trackrec.storage.atomic import stable_hash
 
 if TYPE_CHECKING:
@@ -47,11 +48,11 @@ class Sampler(abc.ABC):
     ) -> None:
         for key, value, low in (("n", n, 1), ("max_new_tokens", max_new_tokens, 1), ("batch_tokens", batch_tokens, 1)):
             if value < low:
-                raise ValueError(f"sampler.init_args.{key} must be at least {low}, got {value}.")
+                raise SettingError(f"sampler.init_args.{key} must be at least {low}, got {value}.")
         if not 0 < top_p <= 1:
-            raise ValueError(f"sampler.init_args.top_p must be in (0, 1], got {top_p}.")
+            raise SettingError(f"sampler.init_args.top_p must be in (0, 1], got {top_p}.")
         if temperature <= 0:
-            raise ValueError(f"sampler.init_args.temperature must be above 0, got {temperature}.")
+            raise SettingError(f"sampler.init_args.temperature must be above 0, got {temperature}.")
         self.n, self.temperature, self.top_p = n, temperature, top_p
         self.max_new_tokens, self.batch_tokens = max_new_tokens, batch_tokens
 
@@ -66,10 +67,10 @@ class Sampler(abc.ABC):
             longest: tokens of the longest prompt.
 
         Raises:
-            ValueError: it doesn't.
+            SettingError: it doesn't.
         """
         if longest + self.max_new_tokens > lm.max_length:
-            raise ValueError(
+            raise SettingError(
                 f"a prompt with sampler.init_args.max_new_tokens has {longest + self.max_new_tokens} tokens, the model "
                 f"reaches {lm.max_length}: lower prompts.max_history or max_new_tokens."
             )

@@ -6,6 +6,8 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from trackrec.runtime.errors import SettingError
+
 Example = TypeVar("Example")
 
 _POOL = 16
@@ -52,7 +54,7 @@ class BatchLoader(Generic[Example]):
     ) -> None:
         for key, value in (("batch_size", batch_size), ("batch_tokens", batch_tokens)):
             if value is not None and value < 1:
-                raise ValueError(f"data.{key} must be at least 1, got {value}.")
+                raise SettingError(f"data.{key} must be at least 1, got {value}.")
         self.examples, self.lengths, self.collate = examples, lengths, collate
         self.batch_size, self.seed, self.shuffle = batch_size * processes, seed, shuffle
         self.batch_tokens = None if batch_tokens is None else batch_tokens * processes

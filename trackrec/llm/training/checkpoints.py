@@ -17,7 +17,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from trackrec.runtime.errors import reason
+from trackrec.runtime.errors import TrackRecError, reason
 from trackrec.storage.atomic import write_whole
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ LAST = "last.ckpt"
 CURVE = "metrics.csv"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(TrackRecError, ValueError):
     """A checkpoint holds what no training of trackrec writes; nothing of it was run."""
 
 

@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from trackrec.runtime.errors import SettingError
+
 if TYPE_CHECKING:
     import torch
 
@@ -20,21 +22,21 @@ def process_count(trainer_args: Mapping[str, Any], key: str) -> int:
         key: of these arguments, for the errors.
 
     Raises:
-        ValueError: more than one machine, a strategy other than ddp, or more GPUs than there are.
+        SettingError: more than one machine, a strategy other than ddp, or more GPUs than there are.
     """
     devices, nodes = trainer_args.get("devices"), trainer_args.get("num_nodes") or 1
     strategy = trainer_args.get("strategy") or "auto"
     if nodes != 1:
-        raise ValueError(f"{key}.num_nodes must be 1, got {nodes}: a run uses the devices of one machine.")
+        raise SettingError(f"{key}.num_nodes must be 1, got {nodes}: a run uses the devices of one machine.")
     if not isinstance(strategy, str) or strategy not in ("auto", "ddp"):
         shown = strategy if isinstance(strategy, str) else type(strategy).__name__
-        raise ValueError(f"{key}.strategy must be auto or ddp, got {shown}. docs/scale.md says why.")
+        raise SettingError(f"{key}.strategy must be auto or ddp, got {shown}. docs/scale.md says why.")
     named = device_list(devices)
     count = len(named) if named else 1 if devices in (None, "auto") else devices
     if isinstance(count, str) and count.isdigit():
         count = int(count)
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ValueError(f"{key}.devices must be auto, a number of devices or a list of them, got {devices!r}.")
+        raise SettingError(f"{key}.devices must be auto, a number of devices or a list of them, got {devices!r}.")
     if count > 1:
         _check_gpus(str(trainer_args.get("accelerator") or "auto"), named or list(range(count)), key)
     return count
@@ -56,13 +58,13 @@ def placed(trainer_args: Mapping[str, Any], device: torch.device, key: str) -> d
         key: of these arguments, for the errors.
 
     Raises:
-        ValueError: they ask for another device.
+        SettingError: they ask for another device.
     """
     own = "gpu" if device.type == "cuda" else device.type
     asked = str(trainer_args.get("accelerator") or "auto")
     named = device_list(trainer_args.get("devices"))
     if asked not in ("auto", own, device.type):
-        raise ValueError(
+        raise SettingError(
             f"{key}.accelerator is {asked}, but the model lies on {device}: set {key}.accelerator to auto, or "
             f"backbone.device to {'cuda' if asked in ('gpu', 'cuda') else asked}."
         )
@@ -72,7 +74,7 @@ def placed(trainer_args: Mapping[str, Any], device: torch.device, key: str) -> d
 
     index = torch.cuda.current_device() if device.index is None else device.index
     if named not in (None, [index]):
-        raise ValueError(
+        raise SettingError(
             f"{key}.devices is {named}, but the model lies on GPU {index}: leave it out, or set backbone.device to "
             f"cuda:{named[0]}."
         )
@@ -85,7 +87,7 @@ def _check_gpus(accelerator: str, wanted: list[int], key: str) -> None:
     if accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available()):
         there = torch.cuda.device_count()
         if max(wanted) >= there:
-            raise ValueError(f"{key}.devices asks for GPUs {wanted}, this machine has {there}.")
+            raise SettingError(f"{key}.devices asks for GPUs {wanted}, this machine has {there}.")
 
 
 def choose_gpu(devices: Any) -> None:

