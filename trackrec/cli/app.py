@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from trackrec.cli.arguments import add_experiment
 from trackrec.cli.errors import FAULT, broken_file, explain, mendable
+from trackrec.cli.old_paths import renamed, resolve_old_paths
 from trackrec.cli.quiet import quiet_libraries
 from trackrec.commands import export, fit, plan, predict, report, sweep, test, tune
 from trackrec.commands.call import Call
@@ -59,6 +60,7 @@ class TrackRecCLI(LightningCLI):
     """
 
     def __init__(self, args: list[str] | None = None) -> None:
+        resolve_old_paths()
         given = sys.argv[1:] if args is None else args
         if lines := broken_file(given):
             sys.stderr.write("\n".join(lines) + "\n")
@@ -120,7 +122,8 @@ class TrackRecCLI(LightningCLI):
     def _resolved(self, subcommand: str) -> dict[str, Any]:
         """The configuration as plain types, every default in its place."""
         config, parser = self.config[subcommand], self._subcommand_parsers[subcommand]
-        return yaml.safe_load(parser.dump(config, skip_unset=False, format="yaml"))
+        values: dict[str, Any] = renamed(yaml.safe_load(parser.dump(config, skip_unset=False, format="yaml")))
+        return values
 
     def _objects(self, changes: Mapping[str, Any] | None = None) -> Namespace:
         """The config's objects, new ones at each call: callbacks and loggers hold the state of one training."""
@@ -152,7 +155,7 @@ def parse_values(files: Sequence[Path]) -> dict[str, Any]:
     """The whole configuration of files, the later ones over the earlier ones, as plain types; its objects can be built.
 
     Raises:
-        SystemExit: a file is wrong; what about it has been said.
+        SystemExit: a file is invalid; the error was already printed.
     """
     sys.argv = sys.argv[:1]  # else LightningCLI wonders about two command lines
     return _ParseOnly(["fit", *(word for file in files for word in ("--config", str(file)))]).values

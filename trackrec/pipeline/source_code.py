@@ -75,13 +75,17 @@ def class_modules(paths: Iterable[str]) -> tuple[set[str], dict[str, str]]:
     Returns:
         Modules of the package; and for every class from outside, its path with a hash of the source file that holds it
         (empty where it has none).
+
+    Raises:
+        ValueError: a path into the package leads nowhere.
     """
     own, outside = set[str](), dict[str, str]()
     for path in paths:
         module, _, member = path.rpartition(".")
         if path == PACKAGE or path.startswith(f"{PACKAGE}."):
-            if (target := _defining(module, member)) is not None:
-                own.add(target)
+            if (target := _defining(module, member)) is None:
+                raise ValueError(f"no module of {path}")
+            own.add(target)
         elif module:
             outside[path] = _outside_hash(module, member)
     return own, outside

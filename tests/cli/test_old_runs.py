@@ -1,0 +1,96 @@
+"""What was made before the rooms: class paths of then resolve, and a run of then is reported, asked and exported.
+
+`tests/old_runs/run_2749ee3.tar.gz` holds a small whole run that commit 2749ee3 made, the ratings it read, an export,
+and what `trackrec predict` answered then (expected.parquet).
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from trackrec.cli.app import parse_values, run_cli
+from trackrec.cli.old_paths import MOVED
+
+RUN = Path(__file__).parents[1] / "old_runs" / "run_2749ee3.tar.gz"
+QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def old_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tiny_model_dir: Path
+) -> Callable[..., str]:
+    """Runs a command on the old run; returns what it printed."""
+    with tarfile.open(RUN) as archive:
+        archive.extractall(tmp_path, filter="data")
+    monkeypatch.chdir(tmp_path)
+
+    def run(command: str, *args: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["trackrec"])
+        capfd.readouterr()
+        run_cli([command, "--config", "run/ctr/config.yaml", "--backbone.model", str(tiny_model_dir), *args])
+        return capfd.readouterr().out
+
+    return run
+
+
+def test_a_report_of_it_is_written(old_run: Callable[..., str]) -> None:
+    assert "The report is run/report/index.html" in old_run("report")
+    text = Path("run/report/report.md").read_text()
+    assert "DIN + RecCoT" in text
+    assert "The test split was read once in this run directory." in text
+    assert "S-DPO" in text
+
+
+def test_it_answers_as_it_did(old_run: Callable[..., str]) -> None:
+    old_run("predict", "--requests", "in.parquet", "--output", "out.parquet")
+    found, expected = (pl.read_parquet(name)["p"].to_numpy() for name in ("out.parquet", "expected.parquet"))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_its_net_is_exported_as_it_was(old_run: Callable[..., str]) -> None:
+    pytest.importorskip("onnxruntime", reason="pip install 'trackrec[export]'")
+    from trackrec.serving.requests import RequestEncoder
+
+    old_run("export", "--output", "again")
+    assert Path("again/features.json").read_text() == Path("export/features.json").read_text()
+    first, second = (RequestEncoder(Path(name), Path("run/data"))(["1"], ["3"]) for name in ("export", "again"))
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_a_fit_of_it_says_that_the_code_is_another_by_running_again(old_run: Callable[..., str]) -> None:
+    """Nothing of it is taken for today's: the fingerprints of then were made in another way."""
+    assert "data                 starts" in old_run("fit", "--stages", "data", "--embed.model", "bert-base-uncased")
+
+
+def test_every_moved_module_is_where_the_table_says() -> None:
+    for new in MOVED.values():
+        importlib.import_module(new)
+
+
+def test_a_class_path_of_before_is_resolved_with_a_notice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for old in MOVED:
+        monkeypatch.delitem(sys.modules, old, raising=False)
+    overlay = tmp_path / "old.yaml"
+    overlay.write_text(
+        "ctr: {net: {class_path: trackrec.ctr.deepfm.DeepFM}, connector: {class_path: trackrec.ctr.hea.HEAConnector}}\n"
+        "sampler: {class_path: trackrec.llm.hf_sampler.HFSampler, init_args: {n: 4}}\n"
+        "dataset: {class_path: trackrec.interactions.simulated.Simulated}\n"
+    )
+    values = parse_values([QUICKSTART, overlay])
+    assert values["ctr"]["net"]["class_path"] == "trackrec.ctr.DeepFM"
+    assert values["ctr"]["connector"]["class_path"] == "trackrec.ctr.HEAConnector"
+    assert values["sampler"]["class_path"] == "trackrec.llm.sampling.hf_sampler.HFSampler"
+    said = capsys.readouterr().err
+    assert "trackrec.llm.hf_sampler is trackrec.llm.sampling.hf_sampler now" in said
+    assert importlib.import_module("trackrec.ctr.deepfm").__spec__.name == "trackrec.ctr.nets.deepfm"  # type: ignore[union-attr]
