@@ -140,3 +140,23 @@ def test_a_prompt_that_is_too_long_says_so(local, asked, tmp_path):
 
 def test_the_sampler_may_be_left_out(local):
     assert local(sampler=None).sampler.max_new_tokens == 320
+
+
+def test_answers_are_kept_under_all_that_decides_them(local, asked, tiny_model_dir):
+    """Three system prompts, two engines, two lengths, two revisions: each another key."""
+
+    class Other(HFSampler):
+        pass
+
+    def backbone_with(**changes):
+        return BackboneSettings(str(tiny_model_dir), dtype="float32", device="cpu", **changes)
+
+    teachers = [
+        *(local(backbone=backbone_with(system_prompt=prompt)) for prompt in (None, "", "Be brief.")),
+        local(sampler=Other(n=1, max_new_tokens=5)),
+        local(sampler=HFSampler(n=1, max_new_tokens=6)),
+        local(backbone=backbone_with(revision="a")),
+    ]
+    keys = {teacher._job(asked[0], WORDS).key for teacher in teachers}
+    assert len(keys) == 6
+    assert local()._job(asked[0], WORDS).key in keys

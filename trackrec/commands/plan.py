@@ -9,17 +9,21 @@ from typing import NamedTuple
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
+from trackrec.align.memory import align_work
 from trackrec.commands.call import Call
+from trackrec.distill.memory import distill_work
+from trackrec.generate.memory import sample_work
 from trackrec.llm.loading import BackboneSettings
 from trackrec.llm.memory_plan.footprint import ModelShape, Work, stage_bytes
 from trackrec.llm.memory_plan.shapes import SHAPES
+from trackrec.llm.memory_plan.stage_work import StageWork
 from trackrec.recipe.arm_scores import TARGETS_PER_TREE
 from trackrec.runtime.errors import SettingError
+from trackrec.validator.memory import log_odds_work, rec_tune_work, score_work
 
 _UNITS = {"GIB": 2**30, "GB": 10**9, "MIB": 2**20, "MB": 10**6}
 # Tokens of a prompt, from the shipped configs' own: a title with year takes about 12, with attributes 18.
 _ITEM, _ITEM_WITH_ATTRIBUTES, _ASK = 12, 18, 90
-_TARGET = 40
 # A teacher's words in tokens.
 _TOKENS_PER_WORD = 1.6
 # What a GPU holds beside tensors: the context, kernels, cuBLAS work space, fragments.
@@ -96,77 +100,54 @@ def prompt_tokens(objects: Namespace) -> int:
     return int(_ASK + prompts.max_history * each)
 
 
+def stage_works(objects: Namespace, prompt: int) -> list[StageWork]:
+    """What every language-model stage of a parsed config computes at once, as its room states it.
+
+    Args:
+        objects: the config's objects.
+        prompt: tokens of G's prompt.
+    """
+    loop, text, sampler = objects.loop, objects.ctr.text, objects.sampler
+    draws, new = sampler.n, sampler.max_new_tokens
+    taught = min(new, round(getattr(objects.teacher, "max_words", new) * _TOKENS_PER_WORD))
+    scored = objects.scoring.batch_tokens
+    distill, align, tune = objects.distill.data, objects.align.data, objects.rec_tune.data
+    works = {
+        "distill": (loop.distill, distill_work(prompt, taught, distill.batch_size, distill.batch_tokens)),
+        "sample": (True, sample_work(prompt, sampler)),
+        "score": (True, score_work(prompt, draws, new, loop.targets, scored)),
+        "align": (loop.align, align_work(prompt, draws, new, align.batch_size)),
+        "rec_tune": (
+            loop.rec_tune or loop.warmup,
+            rec_tune_work(prompt, new, tune.samples_per_history, tune.batch_size),
+        ),
+        "log_odds": (
+            text.use == "log_odds",
+            log_odds_work(prompt, new, TARGETS_PER_TREE, text.score_rows, scored),
+        ),
+    }
+    return [work for runs, work in works.values() if runs]
+
+
 def plan_stages(objects: Namespace, prompt: int | None = None) -> list[StagePlan]:
-    """Every language-model stage of a parsed config.
+    """The memory of every language-model stage of a parsed config.
 
     Args:
         objects: the config's objects.
         prompt: tokens of G's prompt; None estimates them from ``prompts``.
     """
-    P = prompt or prompt_tokens(objects)
-    N, new = objects.sampler.n, objects.sampler.max_new_tokens
-    taught = min(new, round(getattr(objects.teacher, "max_words", new) * _TOKENS_PER_WORD))
-    judged = P + N * (new + objects.loop.targets * _TARGET)
-    asked = objects.rec_tune.data.samples_per_history * _TARGET
-    prompts = max(1, objects.sampler.batch_tokens // (P + N * new))
-    scored = max(1, objects.scoring.batch_tokens // judged)
-    draws = prompts * N
-    text = objects.ctr.text
-    # With a limit, V is asked for so many rows of a history in each of three splits.
-    at_once = min(TARGETS_PER_TREE, 3 * text.score_rows) if text.score_rows else TARGETS_PER_TREE
-    candidates = P + new + at_once * _TARGET
-    judged_rows = max(1, objects.scoring.batch_tokens // candidates)
-    budget = objects.distill.data.batch_tokens
-    texts = max(1, budget // (P + taught)) if budget else objects.distill.data.batch_size
-    G, V = objects.backbone, objects.validator_backbone or objects.backbone
-    shapes = {
-        "G": model_shape(G),
-        "V": model_shape(V, "validator_backbone" if objects.validator_backbone else "backbone"),
-    }
-    stages: list[tuple[str, str, str, list[Work], str]] = [
-        (
-            "distill",
-            "G",
-            "distill",
-            [Work(texts, P + taught, True)],
-            f"distill.data.{'batch_tokens' if budget else 'batch_size'}",
-        ),
-        (
-            "sample",
-            "G",
-            "align",
-            [Work(prompts, P, False, cached=prompts * P), Work(draws, 1, False, cached=prompts * P + draws * new)],
-            "sampler.init_args.batch_tokens",
-        ),
-        ("score", "V", "rec_tune", [Work(scored, judged, False, True)], "scoring.batch_tokens, loop.targets"),
-        (
-            "align",
-            "G",
-            "align",
-            [Work(objects.align.data.batch_size, P + N * new, True, True)],
-            "align.data.batch_size, sampler.init_args.n",
-        ),
-        (
-            "rec_tune",
-            "V",
-            "rec_tune",
-            [Work(objects.rec_tune.data.batch_size, P + new + asked, True, True)],
-            "rec_tune.data.batch_size",
-        ),
-        ("log_odds", "V", "rec_tune", [Work(judged_rows, candidates, False, True)], "scoring.batch_tokens"),
-    ]
-    loop = objects.loop
-    off = {"distill": not loop.distill, "align": not loop.align, "rec_tune": not (loop.rec_tune or loop.warmup)}
-    off["log_odds"] = text.use != "log_odds"
+    other = objects.validator_backbone
+    settings = {"generator": objects.backbone, "validator": other or objects.backbone}
+    keys = {"generator": "backbone", "validator": "validator_backbone" if other else "backbone"}
+    shapes = {role: model_shape(settings[role], keys[role]) for role in settings}
     plans = []
-    for stage, who, section, works, knobs in (one for one in stages if not off.get(one[0])):
-        settings = G if who == "G" else V
-        optimizer = getattr(objects[section].model.optimizer, "name", "adamw")
-        parts = [(work, stage_bytes(shapes[who], settings, optimizer, work)) for work in works]
+    for stage in stage_works(objects, prompt or prompt_tokens(objects)):
+        own = settings[stage.role]
+        optimizer = getattr(objects[stage.section].model.optimizer, "name", "adamw")
+        parts = [(work, stage_bytes(shapes[stage.role], own, optimizer, work)) for work in stage.works]
         work, largest = max(parts, key=lambda pair: sum(pair[1].values()))
-        if work.train and not settings.gradient_checkpointing:
-            knobs += ", backbone.gradient_checkpointing: true"
-        plans.append(StagePlan(stage, work, largest, knobs))
+        more = ", backbone.gradient_checkpointing: true" if work.train and not own.gradient_checkpointing else ""
+        plans.append(StagePlan(stage.stage, work, largest, stage.keys + more))
     return plans
 
 

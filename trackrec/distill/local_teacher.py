@@ -73,8 +73,10 @@ class LocalTeacher(Teacher):
 
     def _job(self, request: TeacherRequest, words: PromptSettings) -> _Job:
         segments = request.segments(words)
-        model = [getattr(self.backbone, name) for name in ("model", "revision", "gguf_file", "quantize", "dtype")]
-        settings = (*model, model_digest(self.backbone.model), self.sampler.max_new_tokens)
+        named = ("model", "revision", "gguf_file", "quantize", "dtype", "system_prompt")
+        model = [getattr(self.backbone, name) for name in named]
+        engine = f"{type(self.sampler).__module__}.{type(self.sampler).__qualname__}"
+        settings = (*model, model_digest(self.backbone.model), engine, self.sampler.max_new_tokens)
         key = stable_hash("local", request.history_id, prompt_hash(RECCOT_TEMPLATE, segments), *settings, digits=32)
         return _Job(key, request.history_id, segments)
 
