@@ -36,7 +36,7 @@ from torch.nn import functional as F
 from trackrec.ctr import DIN, DeepFM
 from trackrec.ctr.features.features import CTRData, FeatureSpec, Vocabularies
 from trackrec.ctr.training.data import CTRDataModule, TensorLoader
-from trackrec.ctr.training.malloc import kept_heap
+from trackrec.ctr.training.malloc import keep_freed_memory
 from trackrec.ctr.training.module import CTRModule
 from trackrec.ctr.training.train import trainer_of
 
@@ -234,7 +234,7 @@ def train(
     with tempfile.TemporaryDirectory() as folder:
         args = {"accelerator": "cpu", "max_epochs": 1, "limit_val_batches": 0, "limit_train_batches": steps}
         trainer = trainer_of(args, Path(folder), [timed])
-        with kept_heap():
+        with keep_freed_memory():
             trainer.fit(
                 CTRModule(_net(name, data), **model_args), datamodule=CTRDataModule(data, batch_size=batch_size)
             )
@@ -246,7 +246,7 @@ def bare(name: str, data: CTRData, batch_size: int) -> Taken:
     net = _net(name, data).train()
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, weight_decay=1e-4)
     loader = TensorLoader(data, "train", "none", batch_size, shuffle=True)
-    with kept_heap(), Stopwatch() as watch:
+    with keep_freed_memory(), Stopwatch() as watch:
         for batch in loader:
             optimizer.zero_grad()
             F.binary_cross_entropy_with_logits(net(batch), batch["label"]).backward()

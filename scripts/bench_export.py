@@ -25,8 +25,8 @@ import torch
 
 import trackrec.ctr
 from trackrec.ctr.arms.assemble import CTRInputs
-from trackrec.ctr.plan import CTRPlan
 from trackrec.ctr.saved import load_net, saved_features, saved_net
+from trackrec.ctr.settings import CTRSettings
 from trackrec.ctr.stage import run_ctr
 from trackrec.interactions import MovieLens, SampleRules, build_samples
 from trackrec.serving.export import NET, export_net
@@ -76,9 +76,9 @@ def write_tables(root: Path, out: Path) -> CTRInputs:
     return CTRInputs(samples, histories, items, interactions, 3.0, {"reccot": vectors})
 
 
-def bench_plan(name: str) -> CTRPlan:
+def bench_plan(name: str) -> CTRSettings:
     """One epoch of a net with text, one seed."""
-    return CTRPlan(
+    return CTRSettings(
         net=getattr(trackrec.ctr, name),
         connector=trackrec.ctr.MLPConnector,
         model={},

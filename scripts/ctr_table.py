@@ -30,7 +30,7 @@ from trackrec.ctr.arms.classic import classic_predictions
 from trackrec.ctr.arms.verdict import ArmScores, arm_scores
 from trackrec.ctr.features.dense_statistics import DENSE_NAMES
 from trackrec.ctr.features.features import CTRData, FeatureBuilder
-from trackrec.ctr.plan import CTRPlan
+from trackrec.ctr.settings import CTRSettings
 from trackrec.ctr.training.train import fit_arm
 from trackrec.interactions import MovieLens, SampleRules, build_samples
 from trackrec.metrics.intervals import Draws, seed_draws
@@ -106,7 +106,7 @@ def fit(name: str, data: CTRData, seed: int, args: argparse.Namespace) -> pl.Dat
     """Predictions of one training."""
     net = partial(getattr(trackrec.ctr, name), **args.net_args)
     with tempfile.TemporaryDirectory() as folder:
-        plan = CTRPlan(
+        plan = CTRSettings(
             net, None, args.model_args, args.data_args, lambda: {"accelerator": "cpu"}, ["none"], [seed], patience=3
         )
         result = fit_arm(plan, data, "none", seed, Path(folder))

@@ -29,7 +29,7 @@ from trackrec.llm.loading import BackboneSettings
 from trackrec.llm.logprobs import branch_logprobs
 from trackrec.llm.packing import Branch, Tree, tree_tokens
 from trackrec.prompts.settings import PromptSettings
-from trackrec.prompts.templates import Item, Rated, history_segment, judge_segments, reccot_segments
+from trackrec.prompts.templates import Item, Rated, history_segment, reccot_segments, validator_segments
 
 _KINDS = ("text", "answered", "noted", "told")
 # Share of the steps after which answers by notes count: until notes are read at all, they are noise.
@@ -72,7 +72,7 @@ def phrases() -> list[str]:
     """What every prompt repeats, each a token of its own: prompts get half as long."""
     words = PromptSettings()
     ask = reccot_segments("", words)[1].split(str(words.max_words))
-    *_, notes, question, name = judge_segments("", "@", Item("@"), words)
+    *_, notes, question, name = validator_segments("", "@", Item("@"), words)
     first = history_segment([Rated(Item("@"), True)], words)
     return [
         "user\n",

@@ -28,9 +28,9 @@ from trackrec.prompts.templates import (
     Rated,
     counted,
     history_segment,
-    judge_segments,
     leanings,
     reccot_segments,
+    validator_segments,
 )
 
 # Worlds of runs have small seeds.
@@ -241,14 +241,14 @@ def _ask(
     Returns:
         The line that ends the notes, or the history where there are none.
     """
-    *told, ask, _ = judge_segments("", notes, chances[0][0], words)[1:]
+    *told, ask, _ = validator_segments("", notes, chances[0][0], words)[1:]
     for segment in told:
         lines.append(Line([segment], end))
         end = len(lines) - 1
     lines.append(Line([ask], end))
     asked = len(lines) - 1
     for item, chance in chances:
-        question = _ask_about(lines, asked, judge_segments("", notes, item, words)[-1], notes)
+        question = _ask_about(lines, asked, validator_segments("", notes, item, words)[-1], notes)
         said: Literal["answered", "noted"] = "answered" if notes is None else "noted"
         lines.append(Line(["Yes"], question, said, chance))
         lines.append(Line(["No"], question, said, 1 - chance))

@@ -13,7 +13,7 @@ from tiny import frame, reccot_row
 from trackrec.metrics.intervals import metric_rows
 from trackrec.storage.manifest import Manifest, content_hash, read_manifest, write_manifest
 from trackrec.storage.parts import write_part
-from trackrec.validator.evaluate import judged_rows, validator_metrics
+from trackrec.validator.evaluate import scored_rows_of, validator_metrics
 
 USERS = 30
 EVIL = "<script>alert('x')</script> & Sons | *Two*"
@@ -128,7 +128,7 @@ class MadeRun:
             p_true=pl.Series(np.where(labels > 0, p, 1 - p)),
         )
         write_part(self.run_dir / stage, "scores", scores, part)
-        return judged_rows(scores, rows, validator, source)
+        return scored_rows_of(scores, rows, validator, source)
 
     def evaluate(self, number: int) -> None:
         """V's answers on validation rows, and the metrics made of them."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from trackrec.cli.app import run_cli
 from trackrec.llm.memory import MemoryLimitError
 from trackrec.runtime.errors import SettingError
-from trackrec.runtime.terminal_text import PlainFormatter, plain
+from trackrec.runtime.terminal_text import PrintableFormatter, printable
 
 RED = "\x1b[31m[bold]Film\x1b]0;owned\x07\rgone\u202ecba<|im_end|>"
 SHOWN = r"\x1b[31m[bold]Film\x1b]0;owned\x07\rgone\u202ecba<|im_end|>"
@@ -22,23 +22,23 @@ CONFIG = str(Path(__file__).parent.parent / "configs" / "quickstart.yaml")
 
 @given(st.text(st.characters(codec="utf-8")))
 def test_nothing_that_a_terminal_obeys_is_left(text: str) -> None:
-    shown = plain(text)
+    shown = printable(text)
     assert all(char.isprintable() or char in "\n\u3000\xa0" or ord(char) > 127 for char in shown)
     assert not any(0x7F <= ord(char) < 0xA0 for char in shown)
     assert shown.count("\n") == text.count("\n")
-    assert plain(shown) == shown
-    assert "\n" not in plain(text, keep="")
+    assert printable(shown) == shown
+    assert "\n" not in printable(text, keep="")
 
 
 def test_ordinary_text_stays() -> None:
     text = "Amélie — 七人の侍 (1954) [Drama, War]: 5 ★\n\u3000\xa0 100 %"
-    assert plain(text) == text
-    assert plain(RED) == SHOWN
+    assert printable(text) == text
+    assert printable(RED) == SHOWN
 
 
 def test_a_log_record_is_one_plain_line() -> None:
     record = logging.LogRecord("trackrec", logging.WARNING, "f", 1, "a %s", (f"{RED}\nFAKE: all is well",), None)
-    assert PlainFormatter().format(record) == rf"a {SHOWN}\nFAKE: all is well"
+    assert PrintableFormatter().format(record) == rf"a {SHOWN}\nFAKE: all is well"
 
 
 def cli_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *args: str) -> str:

@@ -15,9 +15,9 @@ from trackrec.prompts.templates import (
     evidence,
     fold,
     history_segment,
-    judge_segments,
     prompt_hash,
     reccot_segments,
+    validator_segments,
 )
 
 HISTORY = [Rated(Item("Iron Coast", ["War", "Drama"], 1994), True), Rated(Item("Blue Harbour", [], None), False)]
@@ -33,7 +33,7 @@ def test_the_history_segment_literal():
 def test_years_of_the_history_are_left_out_on_request():
     settings = PromptSettings(history_years=False)
     assert history_segment(HISTORY, settings) == SHOWN.replace(" (1994)", "")
-    told = judge_segments("", None, HISTORY[0].item, settings)
+    told = validator_segments("", None, HISTORY[0].item, settings)
     assert told[-1] == "\n\nNext film: Iron Coast (1994) [War, Drama]."
 
 
@@ -87,7 +87,7 @@ def test_the_reccot_prompt_ends_with_the_request():
 def test_the_judge_prompt_literal(order):
     """shared: history, RecCoT, question, target. release: history, target, RecCoT, question. prefill: target last."""
     target = Item("Night Garden", ["Comedy"], 1987)
-    segments = judge_segments(SHOWN, "Likes\nWar.", target, PromptSettings(order=order))
+    segments = validator_segments(SHOWN, "Likes\nWar.", target, PromptSettings(order=order))
     notes = "\n\nNotes on this viewer: <summary>Likes War.</summary>"
     ask = "\n\nWill this viewer like the next film? Answer Yes or No."
     name = "\n\nNext film: Night Garden (1987) [Comedy]."
@@ -97,9 +97,9 @@ def test_the_judge_prompt_literal(order):
         "prefill": [SHOWN, notes, ask, "Night Garden (1987) [Comedy]:"],
     }
     assert segments == due[order]
-    without = judge_segments(SHOWN, None, target, PromptSettings(order=order))
+    without = validator_segments(SHOWN, None, target, PromptSettings(order=order))
     assert without == [segment for segment in due[order] if segment != notes]
-    hidden = judge_segments(SHOWN, None, target, PromptSettings(order=order, target_attributes=False))
+    hidden = validator_segments(SHOWN, None, target, PromptSettings(order=order, target_attributes=False))
     assert "Comedy" not in "".join(hidden)
 
 
@@ -124,7 +124,7 @@ def test_only_the_newest_of_a_history_are_shown():
 def test_words_of_another_domain():
     words = PromptSettings("song", "songs", "listener", "heard", "play", "played", "skipped")
     history = history_segment(HISTORY, words)
-    text = "".join([*reccot_segments(history, words), *judge_segments(history, "x", Item("T"), words)])
+    text = "".join([*reccot_segments(history, words), *validator_segments(history, "x", Item("T"), words)])
     for word in ("song", "songs", "listener heard, oldest", "Will this listener play the next song", "skipped"):
         assert word in text
     for word in ("film", "viewer", "like", "rated"):

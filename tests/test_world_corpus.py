@@ -19,7 +19,7 @@ from trackrec.interactions.simulated.claims import read_claims
 from trackrec.llm.chat import ChatEncoder
 from trackrec.llm.packing import path_ids
 from trackrec.prompts.settings import PromptSettings
-from trackrec.prompts.templates import Item, Rated, history_segment, judge_segments, reccot_segments
+from trackrec.prompts.templates import Item, Rated, history_segment, reccot_segments, validator_segments
 
 ROOT = Path(__file__).parent.parent
 
@@ -170,7 +170,7 @@ def test_a_path_of_a_lesson_is_a_prompt_of_the_package(
     example = training.encode(chat, lines)
     paths = {learnt.kind: path_ids(example.tree, learnt.branch) for learnt in example.learnt if learnt.kind != "told"}
     assert paths["text"] == [*chat.encode_prompt(reccot_segments(segment, words)), *chat.encode_response(notes)]
-    asked = chat.encode_prompt(judge_segments(segment, notes, film, words))
+    asked = chat.encode_prompt(validator_segments(segment, notes, film, words))
     assert paths["noted"] == [*asked, *chat.encode_response("No")]
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 
 from trackrec.runtime.lightning_import import import_lightning
-from trackrec.runtime.parent import PARENT, end_with
+from trackrec.runtime.parent import PARENT, exit_with_parent
 
 
 def main(args: list[str] | None = None) -> None:
@@ -17,7 +17,7 @@ def main(args: list[str] | None = None) -> None:
         sys.stdout.write(f"trackrec {__version__}\n")
         return
     if parent := os.environ.pop(PARENT, ""):
-        end_with(int(parent))
+        exit_with_parent(int(parent))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import_lightning()
     from trackrec.cli.app import run_cli

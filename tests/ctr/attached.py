@@ -7,7 +7,7 @@ from typing import Any
 
 from trackrec.ctr.arms.texts import shuffled_texts, text_arm
 from trackrec.ctr.features.features import CTRData
-from trackrec.ctr.plan import CTRPlan
+from trackrec.ctr.settings import CTRSettings
 
 
 def with_texts(data: CTRData, arm: str, history_ids: list[str], vectors: Any, gaps: bool = False) -> CTRData:
@@ -22,7 +22,7 @@ def with_shuffled(data: CTRData, seed: int = 0) -> CTRData:
 
 def net_plan(
     net: Any, connector: Any = None, model: Any = None, data: Any = None, patience: int = 3, **trainer: Any
-) -> CTRPlan:
+) -> CTRSettings:
     """What `fit_arm` trains, on a CPU; ``trainer`` are arguments of Lightning's."""
     flags = {"accelerator": "cpu", **trainer}
-    return CTRPlan(net, connector, model or {}, data or {}, lambda: dict(flags), ["none"], [0], patience)
+    return CTRSettings(net, connector, model or {}, data or {}, lambda: dict(flags), ["none"], [0], patience)

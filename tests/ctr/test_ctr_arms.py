@@ -11,7 +11,7 @@ from tiny import frame
 from trackrec.ctr.arms.arm import Arm, parse_arms, scored_arms, text_sources
 from trackrec.ctr.arms.assemble import CTRInputs, prepare, runnable_arms
 from trackrec.ctr.arms.log_odds import log_odds_arm, log_odds_of, log_odds_of_some_users, shuffled_log_odds
-from trackrec.ctr.arms.settings import TextSettings
+from trackrec.ctr.arms.text_settings import TextSettings
 from trackrec.ctr.arms.texts import (
     MissingEmbeddingError,
     principal_components,

@@ -27,10 +27,10 @@ from trackrec.ctr import (
     xDeepFM,
 )
 from trackrec.ctr.arms.assemble import CTRInputs
-from trackrec.ctr.arms.settings import TextSettings
+from trackrec.ctr.arms.text_settings import TextSettings
 from trackrec.ctr.features.dense_statistics import DENSE_NAMES
-from trackrec.ctr.plan import CTRPlan
 from trackrec.ctr.saved import SavedNets
+from trackrec.ctr.settings import CTRSettings
 from trackrec.ctr.stage import run_ctr
 from trackrec.interactions import DataError
 from trackrec.runtime.packages import MissingPackageError
@@ -67,7 +67,7 @@ def plan(arms=("reccot",), net=DIN, connector=MLPConnector, **more):
         "seeds": [0, 1],
         "patience": 3,
     }
-    return CTRPlan(**{**values, **more})
+    return CTRSettings(**{**values, **more})
 
 
 def run(url, inputs):

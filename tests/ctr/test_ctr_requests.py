@@ -10,9 +10,9 @@ import pytest
 import trackrec.serving.export as room
 from trackrec.ctr import DIN, MLPConnector
 from trackrec.ctr.arms.assemble import CTRInputs
-from trackrec.ctr.arms.settings import TextSettings
-from trackrec.ctr.plan import CTRPlan
+from trackrec.ctr.arms.text_settings import TextSettings
 from trackrec.ctr.saved import saved_features
+from trackrec.ctr.settings import CTRSettings
 from trackrec.ctr.stage import run_ctr
 from trackrec.interactions import DataError
 from trackrec.serving.requests import RequestEncoder, net_inputs, newest_histories, request_rows
@@ -50,11 +50,11 @@ def inputs(tables) -> CTRInputs:
 
 def exported(
     inputs: CTRInputs, arm: str, text: TextSettings, where: Path, monkeypatch
-) -> tuple[RequestEncoder, CTRPlan]:
+) -> tuple[RequestEncoder, CTRSettings]:
     """The encoder of an export of one short training; its graph is left out."""
     monkeypatch.setattr(room, "write_onnx", lambda net, example, path: None)
     monkeypatch.setattr(room, "largest_difference", lambda net, example, path: 0.0)
-    plan = CTRPlan(
+    plan = CTRSettings(
         net=partial(DIN, embed_dim=2, hidden=[4]),
         connector=partial(MLPConnector, out_dim=2, hidden=[2]),
         model={},

@@ -9,11 +9,11 @@ import pytest
 from trackrec.ctr import DIN, GatedConnector, MLPConnector
 from trackrec.ctr.arms.assemble import CTRInputs, prepare
 from trackrec.ctr.arms.classic import check_classics, classic_predictions
-from trackrec.ctr.arms.settings import TextSettings
+from trackrec.ctr.arms.text_settings import TextSettings
 from trackrec.ctr.arms.texts import MissingEmbeddingError
-from trackrec.ctr.check import check_plan
-from trackrec.ctr.plan import CTRPlan
+from trackrec.ctr.check import check_settings
 from trackrec.ctr.saved import SavedNets
+from trackrec.ctr.settings import CTRSettings
 from trackrec.ctr.stage import run_ctr
 from trackrec.metrics.scores import auc
 from trackrec.storage.parts import read_table
@@ -43,7 +43,7 @@ def plan(arms, connector=MLPConnector, **more):
         "seeds": [0, 1],
         "patience": 3,
     }
-    return CTRPlan(**{**values, **more})
+    return CTRSettings(**{**values, **more})
 
 
 def run(inputs, made, out):
@@ -198,4 +198,4 @@ def test_lightgbm_predicts_every_seed(inputs):
 )
 def test_what_is_named_twice_is_refused_before_anything_trains(changes, message):
     with pytest.raises(ValueError, match=message):
-        check_plan(plan(["none"])._replace(**changes))
+        check_settings(plan(["none"])._replace(**changes))

@@ -209,13 +209,13 @@ def test_dropout_of_nothing_of_all_and_outside_training():
 # A process of its own: what else lies on the heap decides whether its end can be given back.
 FAULTS = """
 import resource, runpy, sys
-kept_heap = runpy.run_path(sys.argv[1])["kept_heap"]
+keep_freed_memory = runpy.run_path(sys.argv[1])["keep_freed_memory"]
 
 def faults(free):
     def step():  # makes and frees a few megabytes, as a step of a small net does
         return [bytearray(b"x") * 1_200_000 for _ in range(8)]
 
-    with kept_heap(free) as kept:
+    with keep_freed_memory(free) as kept:
         step()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         for _ in range(50):

@@ -12,8 +12,8 @@ import trackrec.commands.tune as room
 from trackrec.commands.search_space import TuneSettings, changed, read_space
 from trackrec.ctr import BST, DIN, MLPConnector
 from trackrec.ctr.arms.assemble import CTRInputs
-from trackrec.ctr.arms.settings import TextSettings
-from trackrec.ctr.plan import CTRPlan
+from trackrec.ctr.arms.text_settings import TextSettings
+from trackrec.ctr.settings import CTRSettings
 from trackrec.metrics.scores import auc
 from trackrec.runtime.packages import MissingPackageError
 from trackrec.storage.parts import read_table
@@ -40,7 +40,7 @@ SPACE = {
 
 def plan_of(net, changes):
     after = changed(CONFIG, changes)["ctr"]
-    return CTRPlan(
+    return CTRSettings(
         net=partial(net, **after["net"]["init_args"]),
         connector=partial(MLPConnector, out_dim=3, hidden=[4]),
         model=after["model"],

@@ -8,7 +8,7 @@ import pytest
 
 from trackrec.interactions import DataError, MovieLens
 from trackrec.interactions.sources import movielens as room
-from trackrec.interactions.sources.movielens import clean_title
+from trackrec.interactions.sources.movielens import split_title
 from trackrec.storage.schemas import SCHEMAS, to_arrow
 
 
@@ -108,7 +108,7 @@ def test_frames_fit_the_tables(tmp_path: Path, write) -> None:
     ],
 )
 def test_titles_read_as_spoken(raw: str, title: str | None, year: int | None) -> None:
-    assert clean_title(raw) == (title or "The Horseman on the Roof (Le Hussard sur le toit)", year)
+    assert split_title(raw) == (title or "The Horseman on the Roof (Le Hussard sur le toit)", year)
 
 
 def test_fault_16_user_attributes_survive_id_mapping(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from trackrec.distill.module import DistillModule
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.loading import BackboneSettings, LoRASettings
 from trackrec.storage.parts import read_table, write_part
-from trackrec.validator.judge import judge_tree
+from trackrec.validator.prompt_tree import validator_tree
 from trackrec.validator.score import score_reccots
 from trackrec.validator.settings import ScoreSettings
 
@@ -44,7 +44,7 @@ def address_space(room: int) -> Iterator[None]:
 def scores(lm: LanguageModel, histories: int, out: Path) -> list[float]:
     book = build_book()
     entries = [
-        (f"h{i:02d}", judge_tree(lm.chat, book, f"h{i % 6}", [(0, LONG)], [(f"s{i}", "i3", 1), (f"t{i}", "i4", 0)]))
+        (f"h{i:02d}", validator_tree(lm.chat, book, f"h{i % 6}", [(0, LONG)], [(f"s{i}", "i3", 1), (f"t{i}", "i4", 0)]))
         for i in range(histories)
     ]
     common: dict[str, Any] = {"source": "g", "round_": 1, "validator": "base", "shard_size": 99}

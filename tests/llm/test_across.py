@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from trackrec.llm.training.batches import BatchLoader, Blank
+from trackrec.llm.training.batches import BatchLoader, EmptyShare
 from trackrec.llm.training.devices import device_list, process_count
-from trackrec.llm.training.distributed import add_across, gather, world
-from trackrec.llm.training.microbatch import StepGradients, StepSums, add_up, nothing_of
+from trackrec.llm.training.distributed import all_gather, process_rank, sum_over_processes
+from trackrec.llm.training.microbatch import StepGradients, StepSums, add_up, empty_share_of
 
 # -- shares of batches --------------------------------------------------------------------------------------------
 
@@ -41,9 +41,9 @@ def test_shares_make_up_the_batches_of_one_process(count, batch_size, processes,
         assert {len(one) for one in shares} == {len(whole)} == {len(alone)}
         for step, batch in enumerate(whole):
             own = [share[step] for share in shares]
-            seen = [example for one in own if not isinstance(one, Blank) for example in one]
+            seen = [example for one in own if not isinstance(one, EmptyShare) for example in one]
             assert sorted(seen) == sorted(batch)
-            blanks = [one for one in own if isinstance(one, Blank)]
+            blanks = [one for one in own if isinstance(one, EmptyShare)]
             assert len(blanks) == max(0, processes - len(batch))
             assert all(one.batch == batch[:1] for one in blanks)
         assert {str(one.state_dict()) for one in together} == {str(alone.state_dict())}
@@ -55,12 +55,12 @@ def sums(loss: float, units: int) -> StepSums:
 
 def test_one_process_agrees_with_itself():
     one = sums(2.0, 4)
-    assert (world(), gather("a"), add_across(one)) == ((0, 1), ["a"], one)
+    assert (process_rank(), all_gather("a"), sum_over_processes(one)) == ((0, 1), ["a"], one)
 
 
 def test_a_blank_counts_as_nothing():
     step = StepGradients(sums(5.0, 3), [torch.ones(2), None])
-    blank = nothing_of(step)
+    blank = empty_share_of(step)
     assert (blank.sums.units, float(blank.sums.loss), blank.sums.totals) == (0, 0.0, {"rows": 0.0})
     both = add_up([step, blank])
     assert (both.sums.units, float(both.sums.loss), both.sums.means) == (3, 5.0, {"accuracy": (1.0, 2.0)})

@@ -16,7 +16,7 @@ from trackrec.distill.module import DistillModule
 from trackrec.llm.loading import LoRASettings
 from trackrec.llm.training.training import fit_adapter
 from trackrec.storage.parts import read_table, write_part
-from trackrec.validator.judge import judge_tree
+from trackrec.validator.prompt_tree import validator_tree
 from trackrec.validator.score import score_reccots
 from trackrec.validator.settings import ScoreSettings
 
@@ -73,7 +73,7 @@ def little_memory() -> Iterator[Any]:
 
 def scores(lm: Any, book: Any, out: Path) -> list[float]:
     entries = [
-        (f"h{i:03d}", judge_tree(lm.chat, book, f"h{i % 6}", [(0, LONG)], [(f"s{i}", "i3", 1), (f"t{i}", "i4", 0)]))
+        (f"h{i:03d}", validator_tree(lm.chat, book, f"h{i % 6}", [(0, LONG)], [(f"s{i}", "i3", 1), (f"t{i}", "i4", 0)]))
         for i in range(200)
     ]
     common: dict[str, Any] = {"source": "g", "round_": 1, "validator": "base", "shard_size": 999}

@@ -24,7 +24,7 @@ from trackrec.llm.sampling.hf_sampler import HFSampler
 from trackrec.llm.sampling.sampler import draw_seed
 from trackrec.llm.training.training import fit_adapter
 from trackrec.storage.parts import read_table
-from trackrec.validator.judge import judge_tree
+from trackrec.validator.prompt_tree import validator_tree
 from trackrec.validator.score import score_reccots
 from trackrec.validator.settings import ScoreSettings
 
@@ -160,7 +160,7 @@ def test_a_greedy_prompt_that_does_not_fit_is_an_error(tiny_lm):
 def scores(lm: Any, book: Any, out: Path) -> Any:
     texts = [(0, "Enjoys Drama."), (1, "Avoids Horror; likes War and Comedy.")]
     targets = [("s0", "i3", 1), ("s1", "i8", 0)]
-    entries = [(f"h{i}", judge_tree(lm.chat, book, f"h{i}", texts, targets)) for i in range(6)]
+    entries = [(f"h{i}", validator_tree(lm.chat, book, f"h{i}", texts, targets)) for i in range(6)]
     common = {
         "source": "g",
         "round_": 1,

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import polars as pl
 import pytest
 import torch
 from adapter_stages import QUIET, TEXTS, align_stage, distill_stage, rec_tune_stage
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 
 from trackrec.distill.data import DistillData
 from trackrec.distill.module import DistillModule
 from trackrec.llm.loading import LoRASettings
 from trackrec.llm.training.devices import placed
-from trackrec.llm.training.training import OptimizerSettings, fit_adapter, stage_trainer
+from trackrec.llm.training.training import OptimizerSettings, fit_adapter
 from trackrec.validator.data import RecTuneData
 
 pytestmark = pytest.mark.usefixtures("quiet_lightning")
@@ -121,17 +120,6 @@ def test_an_adapter_that_is_not_finite_is_an_error(tiny_lm, tiny_book, texts_dir
     with pytest.raises(FloatingPointError, match=r"adapter 'g' .*lower distill\.model\.lr \(now 0\.003\)"):
         fit_adapter(module, data, QUIET | {"max_steps": 1, "callbacks": [Blowup()]}, tmp_path / "out")
     assert not (tmp_path / "out" / "adapter").exists()
-
-
-def test_lightning_advertises_nothing_and_says_all_else(tiny_lm, tmp_path, caplog):
-    module = DistillModule(tiny_lm(adapters=["g"]), "g")
-    with caplog.at_level(logging.INFO, "lightning.pytorch.utilities.rank_zero"):
-        stage_trainer(QUIET, tmp_path, module)
-        ours = caplog.text
-        Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    assert "Tip" not in ours
-    assert "GPU available" in ours
-    assert "Tip" in caplog.text  # else there is nothing to leave out any more
 
 
 # -- what moves ---------------------------------------------------------------------------------------------------

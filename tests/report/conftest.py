@@ -9,7 +9,7 @@ import pytest
 from made_run import MadeRun, made_config
 
 from trackrec.report.render.document import Report
-from trackrec.report.report import gather
+from trackrec.report.report import build_report
 
 
 @pytest.fixture(scope="session")
@@ -22,4 +22,4 @@ def made_dir(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 
 @pytest.fixture(scope="session")
 def made_report(made_dir: tuple[Path, dict[str, Any]]) -> Report:
-    return gather(*made_dir)
+    return build_report(*made_dir)

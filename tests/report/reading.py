@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trackrec.report.numbers import RunNumbers
-from trackrec.report.render.document import Figure, Missing, Report, Section, Table, Verdict
+from trackrec.report.render.document import Figure, Missing, Report, Section, TableBlock, Verdict
 from trackrec.report.sections.arms import arms_section
 
 
@@ -14,12 +14,12 @@ def section(report: Report, key: str) -> Section:
     return next(part for part in report.sections if part.key == key)
 
 
-def tables(report: Report, key: str) -> list[Table]:
+def tables(report: Report, key: str) -> list[TableBlock]:
     part = Report("", [], [section(report, key)])
     return [
         block.numbers if isinstance(block, Figure) else block
         for block in part.blocks()
-        if isinstance(block, Table | Figure)
+        if isinstance(block, TableBlock | Figure)
     ]
 
 
@@ -34,6 +34,6 @@ def answer_of(run_dir: Path, config: dict[str, Any]) -> Verdict:
     return found
 
 
-def row(table: Table, name: str) -> dict[str, Any]:
+def row(table: TableBlock, name: str) -> dict[str, Any]:
     (found,) = [line for line in table.rows if line[0] == name]
     return dict(zip(table.columns, found, strict=True))

@@ -11,7 +11,7 @@ from reading import section, tables
 from trackrec.report.render.arm_names import arm_name, arm_order, text_name
 from trackrec.report.render.document import Figure, Num
 from trackrec.report.render.figures import forest
-from trackrec.report.report import gather
+from trackrec.report.report import build_report
 
 
 def of_slice(part: str, arm: str, name: str, value: float, half: float = 0.02) -> dict[str, object]:
@@ -24,7 +24,7 @@ def report(tmp_path: Path, *extra: dict[str, object]):
     run.all()
     shutil.rmtree(tmp_path / "test")
     run.ctr(extra=extra)
-    return gather(tmp_path, config)
+    return build_report(tmp_path, config)
 
 
 def test_slices_and_detectable_effects_are_no_differences_of_their_own(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from tiny import frame
 
 from trackrec.report.render.terminal import coverage_table
-from trackrec.report.report import gather
+from trackrec.report.report import build_report
 
 
 def metrics(*arms: str) -> pl.DataFrame:
@@ -50,7 +50,7 @@ def test_the_page_names_the_shares_and_vs_placebo(tmp_path: Path) -> None:
     run.data()
     extra = [metric_row("ctr", "valid", "reccot@0.1", "auc", 0.61, 0.5, 0.7)]
     run.ctr(extra=[*extra, metric_row("ctr", "valid", "plain", "auc", 0.62, 0.5, 0.7)])
-    found = tables(gather(tmp_path / "run", made_config(2)), "arms")
+    found = tables(build_report(tmp_path / "run", made_config(2)), "arms")
     names = [str(row[0]) for table in found for row in table.rows]
     assert "DIN + RecCoT for 10% of the users" in names
     assert "DIN + V without RecCoT" in names

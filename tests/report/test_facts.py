@@ -15,7 +15,7 @@ from reading import answer_of, missing, row, section, tables
 from trackrec.metrics.scores import balanced_mean
 from trackrec.report.numbers import RunNumbers
 from trackrec.report.render.document import Badge, Figure, Num, Report, write_number
-from trackrec.report.report import gather
+from trackrec.report.report import build_report
 from trackrec.report.sections.arms import verdict
 from trackrec.report.sections.calibration import reliability_bins, wilson
 from trackrec.report.sections.judgements import draw_rewards
@@ -130,7 +130,7 @@ def test_without_logs_the_last_step_is_shown_and_the_gap_named(made_dir: Any, tm
     run_dir, config = made_dir
     shutil.copytree(run_dir, tmp_path / "run")
     shutil.rmtree(tmp_path / "run/round-2/align/logs")
-    report = gather(tmp_path / "run", config)
+    report = build_report(tmp_path / "run", config)
     assert "Curves of round 2: no step was logged" in missing(report)
     last = tables(report, "alignment")[-1]
     assert [line[0] for line in last.rows] == ["2"]
@@ -153,7 +153,7 @@ def test_a_ceiling_is_shown_where_a_stage_measured_one(made_dir: Any, tmp_path: 
     made.finish("data", [], **RunNumbers(run_dir, config).notes("data"))
     for stage in ("ctr", "test"):  # the ratings of the later stages are others now: made again
         made.ctr() if stage == "ctr" else made.test()
-    report = gather(tmp_path / "run", config)
+    report = build_report(tmp_path / "run", config)
     line = row(
         next(table for table in tables(report, "arms") if table.columns[0] == "arm"), "the most anyone could reach"
     )
@@ -173,7 +173,9 @@ def test_the_ceiling_is_drawn_beside_v(tmp_path: Path) -> None:
     made.texts("teacher", {"h0": "a"}, 0)
     made.texts("warmup/greedy", {"h0": "a"}, 0)
     made.evaluate(0)
-    figure = next(block for block in section(gather(tmp_path, config), "rounds").blocks if isinstance(block, Figure))
+    figure = next(
+        block for block in section(build_report(tmp_path, config), "rounds").blocks if isinstance(block, Figure)
+    )
     assert "ceiling: .9100" in figure.panels[0]
     assert 'class="band"' in figure.panels[0]
     assert "best reader: .7900" in figure.panels[0]
@@ -224,7 +226,7 @@ def test_cut_texts_and_unsupported_names_are_counted(made_dir: Any, tmp_path: Pa
     made.texts("round-2/greedy", texts, 2, "round-2/align", cut=["h1"])
     writing = Writing(RunNumbers(tmp_path / "run", config))
     assert sorted(writing.common) == ["h0", "h1"]
-    table = tables(gather(tmp_path / "run", config), "writing")[0]
+    table = tables(build_report(tmp_path / "run", config), "writing")[0]
     line = row(table, "round 2")
     assert (line["cut"].text, line["names a text"].text, line["unsupported"].text) == ("50.0 %", "1.5", "33.3 %")
     assert line["words"].value == 4.5

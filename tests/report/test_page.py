@@ -22,7 +22,7 @@ from trackrec.report.render.document import (
     Report,
     Section,
     Span,
-    Table,
+    TableBlock,
     Verdict,
 )
 from trackrec.report.render.markdown import plain, to_markdown
@@ -164,7 +164,7 @@ def test_both_state_the_same_sentences_and_texts(page: Tree, made_report: Report
         words = []
         if isinstance(block, Paragraph | Missing | Notice):
             words = [block.text]
-        elif isinstance(block, Table | Figure):
+        elif isinstance(block, TableBlock | Figure):
             words = [block.caption]
         elif isinstance(block, Verdict):
             words = [block.question, block.answer.text, *block.grounds]
@@ -189,7 +189,7 @@ def test_every_figure_is_drawn(made_report: Report) -> None:
 
 
 def test_every_kind_of_block_is_written() -> None:
-    table = Table("A caption", ("name", "value"), [["x", Num(0.5, 0.4, 0.6, 9)], ["y", Badge("helps", "good")]])
+    table = TableBlock("A caption", ("name", "value"), [["x", Num(0.5, 0.4, 0.6, 9)], ["y", Badge("helps", "good")]])
     blocks: list[Any] = [
         Paragraph("Text with `code`."),
         Missing("Nothing."),

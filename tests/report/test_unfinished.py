@@ -13,7 +13,7 @@ from reading import answer_of, missing, row, section, tables
 
 from trackrec.report.numbers import RunNumbers
 from trackrec.report.render.document import Badge, Notice, Num, Paragraph, Report
-from trackrec.report.report import gather
+from trackrec.report.report import build_report
 from trackrec.runs.hooks import DoneStage, Reading, write_readings
 from trackrec.storage.parts import write_part
 from trackrec.storage.schemas import TableError
@@ -26,13 +26,13 @@ def test_a_run_cut_off_in_round_one(tmp_path: Path) -> None:
     config = made_config()
     made = MadeRun(tmp_path, config)
     made.data()
-    seen = [missing(gather(tmp_path, config))]
+    seen = [missing(build_report(tmp_path, config))]
     made.texts("teacher", {"h0": "Enjoys Drama."}, 0)
     made.finish("distill", ["teacher"])
     made.texts("warmup/greedy", {"h0": "Enjoys Drama.", "h1": "Enjoys War."}, 0)
-    seen.append(missing(gather(tmp_path, config)))
+    seen.append(missing(build_report(tmp_path, config)))
     made.evaluate(0)
-    report = gather(tmp_path, config)
+    report = build_report(tmp_path, config)
     seen.append(missing(report))
     for text in seen:
         assert "round-1/sample" in text
@@ -51,7 +51,7 @@ def test_fit_without_test_says_so(made_dir: Any, tmp_path: Path) -> None:
     run_dir, config = made_dir
     shutil.copytree(run_dir, tmp_path / "run")
     shutil.rmtree(tmp_path / "run/test")
-    report = gather(tmp_path / "run", config)
+    report = build_report(tmp_path / "run", config)
     assert missing(report).startswith("The test split has not been read")
     block = answer_of(tmp_path / "run", config)
     assert "valid split" in block.grounds[0]
@@ -70,7 +70,7 @@ def test_what_an_older_config_left_is_not_read(made_dir: Any, tmp_path: Path) ->
     assert "round-1/greedy" in run.outdated
     assert not run.has("round-1/rec_tune")
     assert "Left out, since what they read has been replaced: round-1/greedy" in missing(
-        gather(tmp_path / "run", config)
+        build_report(tmp_path / "run", config)
     )
 
 
@@ -83,7 +83,7 @@ def test_rounds_beyond_the_config_are_not_read(made_dir: Any) -> None:
 
 def test_an_empty_directory_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TableError, match="run_dir: no stage is done in"):
-        gather(tmp_path / "nowhere", made_config())
+        build_report(tmp_path / "nowhere", made_config())
 
 
 def test_unknown_counts_of_the_data_are_shown_by_their_name(made_report: Report) -> None:
@@ -107,7 +107,7 @@ def test_monitors_are_shown_with_what_to_do(made_dir: Any, tmp_path: Path) -> No
         Reading("AlwaysYes", "lean", 1e-5, 3, None, None, "few", ""),
     ]
     write_readings(DoneStage("round-1/align", run), readings)
-    report = gather(tmp_path / "run", config)
+    report = build_report(tmp_path / "run", config)
     first, second, _ = section(report, "monitors").blocks
     assert isinstance(first, Paragraph)
     assert first.text == "2 readings of 3 monitors were judged, 1 more had too few rows behind them; 1 past a limit."
@@ -122,7 +122,7 @@ def test_monitors_are_shown_with_what_to_do(made_dir: Any, tmp_path: Path) -> No
     assert [cell.text for cell in table.rows[2] if isinstance(cell, Num)] == ["1e−05", "–", "–", "3"]
     assert not [block for block in report.sections[0].blocks if isinstance(block, Notice)]
     write_readings(DoneStage("round-2/align", run), [readings[1]._replace(verdict="stop", text="It is over.")])
-    top = section(gather(tmp_path / "run", config), "missing").blocks[0]
+    top = section(build_report(tmp_path / "run", config), "missing").blocks[0]
     assert top == Notice(Badge("stopped", "bad"), "Saturation after round-2/align: It is over.")
 
 
@@ -140,5 +140,5 @@ def test_stages_that_the_config_has_no_more_are_not_read(made_dir: Any, tmp_path
     assert "round-1/align" in run.foreign
     assert not run.has("round-1/sample")
     assert run.has("round-1/greedy")
-    report = gather(tmp_path / "run", without)
+    report = build_report(tmp_path / "run", without)
     assert "this configuration has no such stages: round-1/sample, round-1/score" in missing(report)

@@ -9,8 +9,8 @@ from trackrec.llm.chat import ChatEncoder
 from trackrec.llm.training.training import fit_adapter
 from trackrec.storage.parts import read_table
 from trackrec.validator.data import RecTuneData
-from trackrec.validator.judge import judge_tree, label_logps
 from trackrec.validator.module import RecTuningModule
+from trackrec.validator.prompt_tree import label_logps, validator_tree
 from trackrec.validator.score import score_reccots
 from trackrec.validator.settings import ScoreSettings
 
@@ -86,7 +86,7 @@ def test_v_learns_answers_of_several_tokens(tiny_lm, tiny_book, tmp_path, answer
     module = RecTuningModule(lm, "v", lr=2e-2, answers=answers)
     trainer = {"accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 1, "max_epochs": 50}
     fit_adapter(module, data, trainer, tmp_path)
-    entries = [(key, judge_tree(lm.chat, tiny_book, key, [(0, texts[key])], rows)) for key, rows in targets.items()]
+    entries = [(key, validator_tree(lm.chat, tiny_book, key, [(0, texts[key])], rows)) for key, rows in targets.items()]
     common = {"source": "g", "round_": 1, "validator": "v", "reader": ScoreSettings().reader(), "shard_size": 9}
     score_reccots(lm, "v", entries, tmp_path, **common)
     rows = read_table(tmp_path, "scores").sort("history_id")

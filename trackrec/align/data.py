@@ -14,7 +14,7 @@ from torch import Tensor
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.packing import Branch, Layout, Tree, tree_tokens
 from trackrec.llm.training.batches import BatchLoader
-from trackrec.llm.training.distributed import world
+from trackrec.llm.training.distributed import process_rank
 from trackrec.prompts.book import PromptBook
 from trackrec.storage.parts import read_dataset
 
@@ -119,11 +119,11 @@ class AlignData(LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader[PreferenceExample]:
         """Shuffled batches, or this process's shares of them."""
-        return self._loader(self.examples, True, *world())
+        return self._loader(self.examples, True, *process_rank())
 
     def predict_dataloader(self) -> BatchLoader[PreferenceExample]:
         """Every set once, in order, or this process's share: the reference pass."""
-        return self._loader(self.examples, False, *world())
+        return self._loader(self.examples, False, *process_rank())
 
     def check_batches(self) -> list[PreferenceBatch]:
         """The first training batch and random sets, on which the start of the training is checked.

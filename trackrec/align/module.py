@@ -15,8 +15,8 @@ from trackrec.align.softmax_dpo import reward_margins, softmax_dpo
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.loading import BackboneSettings
 from trackrec.llm.logprobs import branch_logprobs
-from trackrec.llm.training.batches import Blank
-from trackrec.llm.training.distributed import gather, world
+from trackrec.llm.training.batches import EmptyShare
+from trackrec.llm.training.distributed import all_gather, process_rank
 from trackrec.llm.training.microbatch import StepSums
 from trackrec.llm.training.training import AdapterModule, OptimizerSettings, stage_trainer
 from trackrec.runtime.errors import SettingError, TrackRecError
@@ -106,9 +106,9 @@ class SoftmaxDPOModule(AdapterModule):
         mask[rows, columns] = True
         return SetLogps(table[:, 0], table[:, 1:], mask[:, 1:], length[:, 0], length[:, 1:])
 
-    def predict_step(self, batch: PreferenceBatch | Blank, batch_idx: int) -> list[dict[str, Any]]:
+    def predict_step(self, batch: PreferenceBatch | EmptyShare, batch_idx: int) -> list[dict[str, Any]]:
         """Rows of reference log-probabilities, computed by the adapter as it is now."""
-        if isinstance(batch, Blank):
+        if isinstance(batch, EmptyShare):
             return []
         return [row for piece in self.memory.run(batch, self._reference_rows) for row in piece]
 
@@ -224,8 +224,8 @@ def write_references(module: SoftmaxDPOModule, data: AlignData, trainer_args: di
         args = {**trainer_args, "callbacks": [], "logger": False, "enable_checkpointing": False}
         args |= {"fast_dev_run": False, "limit_predict_batches": None}
         batches = stage_trainer(args, out_dir, module).predict(module, datamodule=data) or []
-        rows = [row for share in gather([row for batch in batches for row in batch]) for row in share]
+        rows = [row for share in all_gather([row for batch in batches for row in batch]) for row in share]
         rows.sort(key=lambda row: (row["history_id"], row["round"]))
-        if world().rank == 0:
+        if process_rank().rank == 0:
             write_part(out_dir, "reference_logps", rows)
     data.set_references(rows)

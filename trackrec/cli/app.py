@@ -19,12 +19,9 @@ from trackrec.cli.quiet import quiet_libraries
 from trackrec.commands import export, fit, plan, predict, report, sweep, test, tune
 from trackrec.commands.call import Call
 from trackrec.commands.search_space import at, changed
-from trackrec.llm.sampling.auto_sampler import AutoSampler  # noqa: F401 - a sampler of the config is found by its short name
-from trackrec.llm.sampling.hf_sampler import HFSampler  # noqa: F401 - likewise
-from trackrec.llm.vllm.sampler import VLLMSampler  # noqa: F401 - likewise
 from trackrec.pipeline.stage import StageResult
 from trackrec.runtime.errors import SettingError
-from trackrec.runtime.terminal_text import plain
+from trackrec.runtime.terminal_text import printable
 
 _COMMANDS: dict[str, Any] = {
     "fit": fit,
@@ -111,7 +108,7 @@ class TrackRecCLI(LightningCLI):
         if subcommand == "sweep" and self._given_run_dir:
             raise SettingError("--run_dir: a sweep writes each run under --output. Leave --run_dir out.")
         for line in swapped_classes(config, dump):
-            sys.stderr.write(plain(line, keep="") + "\n")
+            sys.stderr.write(printable(line, keep="") + "\n")
         own = {key: config.get(key) for key in vars(config) if key not in self._experiment_keys}
         _COMMANDS[subcommand].run(Call(self._experiment_values(dump), own, self._objects, parse_values))
 

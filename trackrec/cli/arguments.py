@@ -15,8 +15,8 @@ from trackrec.align.preferences import PreferenceSettings
 from trackrec.commands.search_space import TuneSettings
 from trackrec.ctr import FeatureSpec
 from trackrec.ctr.arms.arm import ARMS
-from trackrec.ctr.arms.settings import TextSettings
-from trackrec.ctr.plan import DEFAULT_ARMS
+from trackrec.ctr.arms.text_settings import TextSettings
+from trackrec.ctr.settings import DEFAULT_ARMS
 from trackrec.ctr.training.data import CTRDataModule
 from trackrec.ctr.training.module import CTRModule
 from trackrec.distill import Teacher

@@ -14,7 +14,7 @@ import yaml
 
 from trackrec.llm.memory import ran_out
 from trackrec.runtime.errors import TrackRecError, reason
-from trackrec.runtime.terminal_text import plain
+from trackrec.runtime.terminal_text import printable
 
 _LINES = 5
 _NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
@@ -29,9 +29,9 @@ def mendable(error: BaseException) -> list[str]:
     and memory that is full.
     """
     if isinstance(error, TrackRecError):
-        return ["trackrec: error:", *plain(str(error)).split("\n")[: _LINES - 1]]
+        return ["trackrec: error:", *printable(str(error)).split("\n")[: _LINES - 1]]
     if isinstance(error, OSError) and (error.errno in _NO_SPACE or error.filename is not None):
-        where = plain(str(error.filename or "while a stage was written"), keep="")
+        where = printable(str(error.filename or "while a stage was written"), keep="")
         remedy = "Make room" if error.errno in _NO_SPACE else "Mend that"
         return ["trackrec: error:", f"{error.strerror}: {where}", f"What is done stays. {remedy} {_AGAIN}"]
     if ran_out(error):
@@ -138,5 +138,5 @@ def _class_names(hint: Any) -> Iterator[str]:
 
 
 def _cut(line: str) -> str:
-    line = plain(line, keep="")
+    line = printable(line, keep="")
     return line if len(line) <= _WIDTH else f"{line[:_WIDTH]} ..."

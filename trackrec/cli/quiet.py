@@ -5,10 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 
-from trackrec.llm.sampling.auto_sampler import AutoSampler  # noqa: F401 - a sampler of the config is found by its short name
-from trackrec.llm.sampling.hf_sampler import HFSampler  # noqa: F401 - likewise
-from trackrec.llm.vllm.sampler import VLLMSampler  # noqa: F401 - likewise
-from trackrec.runtime.terminal_text import PlainFormatter
+from trackrec.runtime.terminal_text import PrintableFormatter
 
 
 def quiet_libraries() -> None:
@@ -19,7 +16,7 @@ def quiet_libraries() -> None:
     # Says that a kernel for 4-bit inference on CPU isn't installed, on runs that quantize nothing too.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if logging.lastResort is not None:
-        logging.lastResort.setFormatter(PlainFormatter())
+        logging.lastResort.setFormatter(PrintableFormatter())
     # https://github.com/Lightning-AI/pytorch-lightning/issues/21326
     warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated.*")
     # Loaders that slice memory have no workers to tune, and a stage may be shorter than the logging interval.

@@ -17,13 +17,13 @@ from typing import Any
 from trackrec.llm.training.devices import LOCAL_RANK
 from trackrec.pipeline.processes import RESULT
 from trackrec.runtime.lightning_import import import_lightning
-from trackrec.runtime.parent import end_with
+from trackrec.runtime.parent import exit_with_parent
 
 
 def main(stage: str, work: Path, folder: Path, parent: int) -> int:
     """Run the stage's body; returns the exit status."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    end_with(parent)
+    exit_with_parent(parent)
     rank = int(os.environ[LOCAL_RANK])
     import_lightning()
     from trackrec.cli.app import run_stage_body

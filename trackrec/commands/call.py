@@ -17,7 +17,7 @@ from trackrec.recipe.experiment import Experiment
 from trackrec.recipe.graph import Graph, add_stages
 from trackrec.recipe.models import drop_models
 from trackrec.runs.hooks import call_hooks
-from trackrec.runtime.terminal_text import plain
+from trackrec.runtime.terminal_text import printable
 
 Parse = Callable[[Sequence[Path]], dict[str, Any]]
 
@@ -47,7 +47,7 @@ class Call:
 
     def say(self, text: str) -> None:
         """Print one line, without markup and control characters."""
-        self.console.print(plain(text, keep=""), markup=False)
+        self.console.print(printable(text, keep=""), markup=False)
 
 
 def open_run(call: Call) -> tuple[Experiment, Graph]:

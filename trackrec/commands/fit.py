@@ -8,7 +8,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from trackrec.commands.call import Call, open_run
 from trackrec.commands.results import run_and_show
-from trackrec.ctr.check import check_plan
+from trackrec.ctr.check import check_settings
 from trackrec.llm.model_files import check_model_path
 from trackrec.recipe.arm_texts import stages_read
 from trackrec.recipe.names import EMBED
@@ -27,7 +27,7 @@ def run(call: Call) -> None:
     """Run the stages and print what they found on validation rows."""
     experiment, _ = open_run(call)
     experiment.pipeline.reuse = reused_folder(call.own["reuse"])
-    check_plan(experiment.ctr)
+    check_settings(experiment.ctr)
     if EMBED in stages_read(experiment):
         check_model_path(experiment.embed.model, "embed")
     chosen = call.own["stages"]

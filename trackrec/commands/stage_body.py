@@ -12,7 +12,7 @@ from trackrec.pipeline.stage import StageResult
 from trackrec.recipe.build import Objects, build_experiment
 from trackrec.recipe.graph import graph_of
 from trackrec.runtime.peak_memory import peak_memory, reset_peak_memory
-from trackrec.runtime.terminal_text import plain
+from trackrec.runtime.terminal_text import printable
 
 
 def run_body(config: dict[str, Any], objects: Objects, stage: str, work: Path, loud: bool) -> StageResult:
@@ -26,7 +26,7 @@ def run_body(config: dict[str, Any], objects: Objects, stage: str, work: Path, l
         loud: whether this process prints for all.
     """
     console = Console(highlight=False, soft_wrap=True, quiet=not loud)
-    experiment = build_experiment(config, objects, lambda text: console.print(plain(text, keep=""), markup=False))
+    experiment = build_experiment(config, objects, lambda text: console.print(printable(text, keep=""), markup=False))
     (found,) = (one for one in graph_of(experiment).stages if one.name == stage)
     choose_gpu(config[found.section]["trainer"]["devices"])
     reset_peak_memory()

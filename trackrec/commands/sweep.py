@@ -24,7 +24,7 @@ from trackrec.pipeline.lock import locked
 from trackrec.pipeline.stage import StageError
 from trackrec.runtime.errors import MissingFileError, SettingError
 from trackrec.runtime.parent import PARENT
-from trackrec.storage.atomic import write_whole
+from trackrec.storage.atomic import write_atomic
 
 BASE = "base"
 HELP = "Run variants of an experiment with several seeds, and print one table of what they change."
@@ -123,7 +123,7 @@ def resolve(
         SettingError: a file doesn't fit over the base.
     """
     base = out_dir / f"{BASE}.yaml"
-    write_whole(base, yaml.safe_dump(dict(config), sort_keys=False))
+    write_atomic(base, yaml.safe_dump(dict(config), sort_keys=False))
     variants: dict[str, Values] = {BASE: config}
     for name, file in files.items():
         try:
@@ -131,7 +131,7 @@ def resolve(
         except SystemExit as stop:  # the parser has said what is wrong
             raise SettingError(f"--variants: {file} can't be read over the experiment.") from stop
         variants[name] = values
-        write_whole(out_dir / f"{name}.yaml", yaml.safe_dump(dict(values), sort_keys=False))
+        write_atomic(out_dir / f"{name}.yaml", yaml.safe_dump(dict(values), sort_keys=False))
     return variants
 
 

@@ -23,9 +23,9 @@ from trackrec.metrics.intervals import Draws, Interval, seed_draws
 from trackrec.metrics.scores import accuracy, auc, balanced_mean
 from trackrec.recipe.names import in_round
 from trackrec.report.numbers import RunNumbers
-from trackrec.report.render.document import Num, Report, Section, Table, Unit
+from trackrec.report.render.document import Num, Report, Section, TableBlock, Unit
 from trackrec.report.render.markdown import to_markdown
-from trackrec.storage.atomic import write_whole
+from trackrec.storage.atomic import write_atomic
 
 _LEVEL = 0.975  # two-sided 95 %
 _NAN = float("nan")
@@ -184,7 +184,7 @@ def sweep_report(lines: Sequence[Line], title: str, seeds: Sequence[int], failed
         ]
         caption = f"Validation rows. {over}" + (f" {_NOTE}" if "reward" in outcome else "")
         columns = ("variant", "value", f"difference to {base}", "runs")
-        sections.append(Section(outcome, outcome, [Table(caption, columns, rows)]))
+        sections.append(Section(outcome, outcome, [TableBlock(caption, columns, rows)]))
     about = [f"seeds {', '.join(map(str, seeds))}"]
     about += [f"failed and left out: {', '.join(failed)}"] if failed else []
     return Report(title, about, sections)
@@ -234,5 +234,5 @@ def write_sweep(
     for name, rows in (("sweep.csv", table), ("runs.csv", each)):
         content = io.BytesIO()
         pl.DataFrame(rows).fill_nan(None).write_csv(content)
-        write_whole(out_dir / name, content.getvalue())
-    write_whole(out_dir / "sweep.md", to_markdown(report))
+        write_atomic(out_dir / name, content.getvalue())
+    write_atomic(out_dir / "sweep.md", to_markdown(report))

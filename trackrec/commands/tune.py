@@ -35,7 +35,7 @@ from trackrec.recipe.experiment import Experiment
 from trackrec.recipe.stages.ctr import CTRNets
 from trackrec.runtime.errors import SettingError
 from trackrec.runtime.packages import need
-from trackrec.storage.atomic import stable_hash, write_whole
+from trackrec.storage.atomic import stable_hash, write_atomic
 from trackrec.storage.parts import standing_part, write_part
 
 if TYPE_CHECKING:
@@ -43,16 +43,16 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
 
     from trackrec.ctr.arms.assemble import CTRInputs
-    from trackrec.ctr.arms.settings import TextSettings
+    from trackrec.ctr.arms.text_settings import TextSettings
     from trackrec.ctr.features.features import CTRData
-    from trackrec.ctr.plan import CTRPlan
+    from trackrec.ctr.settings import CTRSettings
 
 DIRECTORY, CHOSEN = "tune", "chosen.yaml"
 _SHOWN = 10
 _ERROR = "error"  # attribute of a trial whose net can't be built or trained
 # What decides a trial's AUC, beside what it changes.
 _KEYS = ("net", "connector", "model", "data", "trainer", "patience", "text")
-PlanOf = Callable[[dict[str, Any]], "CTRPlan"]
+PlanOf = Callable[[dict[str, Any]], "CTRSettings"]
 HELP = "Search hyper-parameters of the CTR net on validation rows; goes on where it stopped."
 
 
@@ -112,7 +112,7 @@ def tune(exp: Experiment, settings: TuneSettings, plan_of: PlanOf, trials: int |
         search.run(wanted)
         best = search.report()
         path = output or exp.directory(DIRECTORY) / CHOSEN
-        write_whole(path, overlay(config, best, search))
+        write_atomic(path, overlay(config, best, search))
     exp.say(f"Chosen values are in {path}: `trackrec fit --config … --config {path}` takes them.")
 
 

@@ -25,7 +25,7 @@ from trackrec.runtime.errors import SettingError
 from trackrec.storage.parts import check_weights
 
 if TYPE_CHECKING:
-    from trackrec.ctr.plan import CTRPlan
+    from trackrec.ctr.settings import CTRSettings
 
 BATCH = 8192
 
@@ -35,27 +35,27 @@ class SavedNets:
 
     Args:
         inputs: the tables on which the stage ran.
-        plan: of the stage.
+        settings: of the stage.
         ctr_dir: its directory.
         arm: whose nets.
         seed: of the placebos.
         now: the moment of every row to come; None: rows are of any moment, each answered by what came before it.
 
     Raises:
-        SettingError: the stage has no nets of this arm, or the plan describes another net.
+        SettingError: the stage has no nets of this arm, or the settings describes another net.
     """
 
     def __init__(
-        self, inputs: CTRInputs, plan: CTRPlan, ctr_dir: Path, arm: str, seed: int, now: int | None = None
+        self, inputs: CTRInputs, settings: CTRSettings, ctr_dir: Path, arm: str, seed: int, now: int | None = None
     ) -> None:
-        self._inputs, self._plan, self._arm, self._seed = inputs, plan, arm, seed
+        self._inputs, self._settings, self._arm, self._seed = inputs, settings, arm, seed
         paths = [saved_net(ctr_dir, arm, one) for one in saved_seeds(ctr_dir, arm)]
         saved = json.loads(features_file(ctr_dir).read_text())
         self._gaps = saved["gaps"][arm]
-        self._builder = _builder(inputs, plan, saved, now)
-        self._samples = sample_rows(inputs, plan.text)
+        self._builder = _builder(inputs, settings, saved, now)
+        self._samples = sample_rows(inputs, settings.text)
         self._data = self._attached(inputs, self._samples)
-        self._nets = [load_net(plan, self._data.spec_for(arm), path) for path in paths]
+        self._nets = [load_net(settings, self._data.spec_for(arm), path) for path in paths]
 
     def __call__(self, rows: pl.DataFrame, log_odds: Mapping[str, Mapping[str, float]] | None = None) -> NDArray[Any]:
         """P(like) of rows of the samples table, the mean over the seeds: (N,) float32.
@@ -84,7 +84,7 @@ class SavedNets:
         return np.asarray(np.mean(found, axis=0, dtype=np.float64), np.float32)
 
     def _attached(self, inputs: CTRInputs, rows: pl.DataFrame) -> CTRData:
-        data = attach_arms(self._builder.whose(rows), inputs, [self._arm], self._seed, self._plan.text)
+        data = attach_arms(self._builder.whose(rows), inputs, [self._arm], self._seed, self._settings.text)
         return _with_gaps(data, self._arm, self._gaps)
 
 
@@ -127,16 +127,18 @@ def saved_seeds(ctr_dir: Path, arm: str) -> list[int]:
     return seeds
 
 
-def saved_features(inputs: CTRInputs, plan: CTRPlan, ctr_dir: Path, arm: str, seed: int) -> CTRData:
+def saved_features(inputs: CTRInputs, settings: CTRSettings, ctr_dir: Path, arm: str, seed: int) -> CTRData:
     """Features of the samples in the form that the saved nets of an arm were trained on."""
     saved = json.loads(features_file(ctr_dir).read_text())
-    data = _builder(inputs, plan, saved)(sample_rows(inputs, plan.text))
-    return _with_gaps(attach_arms(data, inputs, [arm], seed, plan.text), arm, saved["gaps"][arm])
+    data = _builder(inputs, settings, saved)(sample_rows(inputs, settings.text))
+    return _with_gaps(attach_arms(data, inputs, [arm], seed, settings.text), arm, saved["gaps"][arm])
 
 
-def _builder(inputs: CTRInputs, plan: CTRPlan, saved: Mapping[str, Any], now: int | None = None) -> FeatureBuilder:
+def _builder(
+    inputs: CTRInputs, settings: CTRSettings, saved: Mapping[str, Any], now: int | None = None
+) -> FeatureBuilder:
     vocabularies = Vocabularies(**saved["vocabularies"])
-    return feature_builder(inputs, plan.text, vocabularies, int(saved["spec"]["recent_len"]), now)
+    return feature_builder(inputs, settings.text, vocabularies, int(saved["spec"]["recent_len"]), now)
 
 
 def _with_gaps(data: CTRData, arm: str, gaps: bool) -> CTRData:
@@ -146,7 +148,7 @@ def _with_gaps(data: CTRData, arm: str, gaps: bool) -> CTRData:
     return replace(data, arms={**data.arms, arm: replace(data.arms[arm], gaps=gaps)})
 
 
-def load_net(plan: CTRPlan, spec: FeatureSpec, path: Path) -> nn.Module:
+def load_net(settings: CTRSettings, spec: FeatureSpec, path: Path) -> nn.Module:
     """A saved net, in eval mode.
 
     Raises:
@@ -156,8 +158,8 @@ def load_net(plan: CTRPlan, spec: FeatureSpec, path: Path) -> nn.Module:
     from safetensors.torch import load_file
 
     check_weights(path)
-    connector = plan.connector(spec.text_dim) if spec.text_dim and plan.connector else None
-    net = plan.net(spec, connector)
+    connector = settings.connector(spec.text_dim) if spec.text_dim and settings.connector else None
+    net = settings.net(spec, connector)
     try:
         net.load_state_dict(load_file(path))
     except RuntimeError as error:

@@ -14,26 +14,28 @@ from trackrec.ctr.arms.arm import MEANS, Arm
 from trackrec.ctr.arms.assemble import CTRInputs, prepare, runnable_arms, sample_rows
 from trackrec.ctr.arms.baselines import baseline_predictions
 from trackrec.ctr.arms.classic import check_classics, classic_predictions
-from trackrec.ctr.arms.settings import TextSettings
 from trackrec.ctr.arms.slices import sample_slices
+from trackrec.ctr.arms.text_settings import TextSettings
 from trackrec.ctr.arms.verdict import arm_metrics
 from trackrec.ctr.features.features import CTRData
-from trackrec.ctr.plan import CTRPlan
 from trackrec.ctr.saved import features_file, saved_net
+from trackrec.ctr.settings import CTRSettings
 from trackrec.ctr.training.train import ArmResult, fit_arm
 from trackrec.metrics.intervals import Interval, metric_rows
-from trackrec.storage.atomic import write_whole
+from trackrec.storage.atomic import write_atomic
 from trackrec.storage.parts import read_table, standing_part, write_part
 
 
-def run_ctr(inputs: CTRInputs, plan: CTRPlan, out_dir: Path, seed: int, say: Callable[[str], None]) -> dict[str, Any]:
+def run_ctr(
+    inputs: CTRInputs, settings: CTRSettings, out_dir: Path, seed: int, say: Callable[[str], None]
+) -> dict[str, Any]:
     """Train every arm and seed, and write predictions (valid and test), nets and validation metrics.
 
     A part of the predictions table is one arm and seed; parts that stand are kept.
 
     Args:
         inputs: tables and vectors.
-        plan: what to train.
+        settings: what to train.
         out_dir: the stage directory.
         seed: of the placebos and of the intervals.
         say: prints one line per training.
@@ -41,23 +43,23 @@ def run_ctr(inputs: CTRInputs, plan: CTRPlan, out_dir: Path, seed: int, say: Cal
     Returns:
         Counts for the manifest.
     """
-    check_classics(plan.classics)
-    arms, notes = runnable_arms(inputs, plan.arms, plan.text)
-    data = prepare(inputs, arms, seed, plan.text)
+    check_classics(settings.classics)
+    arms, notes = runnable_arms(inputs, settings.arms, settings.text)
+    data = prepare(inputs, arms, seed, settings.text)
     rows = {name: len(ids) for name, ids in data.sample_ids.items()}
     left_out = len(inputs.samples) - sum(rows.values())
     say(f"    rows {rows}, {left_out:,} rows left out because their history has no text")
     for note in notes:
         say(f"    {note}")
-    parts = [(arm, arm_seed) for arm in arms for arm_seed in plan.seeds]
+    parts = [(arm, arm_seed) for arm in arms for arm_seed in settings.seeds]
     for part, (arm, arm_seed) in enumerate(parts):
         if standing_part(out_dir, "predictions", part) is None:
-            _train(data, plan, arm, arm_seed, out_dir, part, say)
+            _train(data, settings, arm, arm_seed, out_dir, part, say)
     _write_features(data, arms, out_dir)
-    write_part(out_dir, "predictions", baseline_rows(inputs, plan.text), part=len(parts))
-    if plan.classics:
+    write_part(out_dir, "predictions", baseline_rows(inputs, settings.text), part=len(parts))
+    if settings.classics:
         with_text = [arm.name for arm in map(Arm.parse, arms) if arm.texts and arm.coverage == 1]
-        classics = classic_predictions(data, plan.classics, with_text, plan.seeds)
+        classics = classic_predictions(data, settings.classics, with_text, settings.seeds)
         write_part(out_dir, "predictions", classics, part=len(parts) + 1)
     predictions = read_table(out_dir, "predictions")
     found = arm_metrics(predictions, inputs.samples, "valid", "ctr", seed, sample_slices(inputs))
@@ -66,10 +68,10 @@ def run_ctr(inputs: CTRInputs, plan: CTRPlan, out_dir: Path, seed: int, say: Cal
 
 
 def _train(
-    data: CTRData, plan: CTRPlan, arm: str, seed: int, out_dir: Path, part: int, say: Callable[[str], None]
+    data: CTRData, settings: CTRSettings, arm: str, seed: int, out_dir: Path, part: int, say: Callable[[str], None]
 ) -> None:
     """One training; its predictions are written last, so that a training cut off counts as not done."""
-    result = fit_arm(plan, data, arm, seed, out_dir / "logs")
+    result = fit_arm(settings, data, arm, seed, out_dir / "logs")
     _save_net(result, out_dir)
     if result.facts:
         n_texts = len(data.splits["valid"]["history"].unique())
@@ -90,14 +92,14 @@ def _write_features(data: CTRData, arms: Sequence[str], out_dir: Path) -> None:
         "vocabularies": asdict(data.vocabularies),
         "gaps": {arm: data.spec_for(arm).text_gaps for arm in arms},
     }
-    write_whole(features_file(out_dir), json.dumps(found, sort_keys=True))
+    write_atomic(features_file(out_dir), json.dumps(found, sort_keys=True))
 
 
 def _save_net(result: ArmResult, out_dir: Path) -> None:
     from safetensors.torch import save
 
     content = save({name: value.contiguous() for name, value in result.state_dict.items()})
-    write_whole(saved_net(out_dir, result.arm, result.seed), content)
+    write_atomic(saved_net(out_dir, result.arm, result.seed), content)
 
 
 def _prediction_rows(result: ArmResult, data: CTRData) -> pl.DataFrame:

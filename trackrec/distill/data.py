@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.packing import Branch, Layout, Tree, tree_tokens
 from trackrec.llm.training.batches import BatchLoader
-from trackrec.llm.training.distributed import world
+from trackrec.llm.training.distributed import process_rank
 from trackrec.prompts.book import PromptBook
 from trackrec.runtime.errors import SettingError
 from trackrec.storage.parts import read_dataset
@@ -90,7 +90,7 @@ class DistillData(LightningDataModule):
     def train_dataloader(self) -> BatchLoader[ResponseExample]:
         """Shuffled batches, or this process's shares of them."""
         lengths = [tree_tokens(entry.tree) for entry in self.examples]
-        rank, size = world()
+        rank, size = process_rank()
         return BatchLoader(
             self.examples,
             lengths,

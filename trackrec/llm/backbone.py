@@ -163,14 +163,14 @@ class LanguageModel:
         from peft import get_peft_model_state_dict
         from safetensors.torch import save
 
-        from trackrec.storage.atomic import write_whole
+        from trackrec.storage.atomic import write_atomic
 
         weights = get_peft_model_state_dict(self._peft, adapter_name=name)
         content = save({key: value.detach().cpu().contiguous() for key, value in weights.items()})
-        write_whole(directory / "adapter_model.safetensors", content)
+        write_atomic(directory / "adapter_model.safetensors", content)
         config = {**self._peft.peft_config[name].to_dict(), "inference_mode": True}
         config = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
-        write_whole(directory / "adapter_config.json", json.dumps(config, indent=1, sort_keys=True, default=str))
+        write_atomic(directory / "adapter_config.json", json.dumps(config, indent=1, sort_keys=True, default=str))
 
     def train_only(self, name: str) -> list[nn.Parameter]:
         """Put ``name`` in force and make it the only thing that trains. Build the optimizer after this call.

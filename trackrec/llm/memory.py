@@ -48,7 +48,7 @@ class FittingBatches(Generic[Batch]):
     Args:
         what: the work, as the messages call it.
         then: what the message about pieces ends with.
-        alone: what helps where even the smallest piece doesn't fit.
+        oom_hint: what helps where even the smallest piece doesn't fit.
         size: tokens that a batch takes, padding included.
         halve: two pieces of a batch in order, or None for the smallest.
     """
@@ -57,11 +57,11 @@ class FittingBatches(Generic[Batch]):
         self,
         what: str,
         then: str,
-        alone: str,
+        oom_hint: str,
         size: Callable[[Batch], int],
         halve: Callable[[Batch], tuple[Batch, Batch] | None],
     ) -> None:
-        self.what, self.then, self.alone, self.size, self.halve = what, then, alone, size, halve
+        self.what, self.then, self.oom_hint, self.size, self.halve = what, then, oom_hint, size, halve
         self.limit: int | None = None  # tokens
 
     def run(self, batch: Batch, compute: Callable[[Batch], Result]) -> list[Result]:
@@ -86,7 +86,7 @@ class FittingBatches(Generic[Batch]):
                 if halves is None:
                     raise MemoryLimitError(
                         f"{self.what}: {self.size(piece):,} tokens that can't be divided don't fit into memory "
-                        f"({full}). {self.alone}"
+                        f"({full}). {self.oom_hint}"
                     )
                 self.limit = max(1, self.size(piece) // 2)
             todo.extend(reversed(halves))

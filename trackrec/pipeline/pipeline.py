@@ -21,8 +21,8 @@ from trackrec.pipeline.publish import describe, describe_notes, partial_director
 from trackrec.pipeline.reuse import take_over
 from trackrec.pipeline.stage import Stage, StageError, StageResult
 from trackrec.runtime.peak_memory import peak_memory, reset_peak_memory
-from trackrec.storage.atomic import write_whole
-from trackrec.storage.manifest import BrokenManifestError, Manifest, content_hash, damage, read_manifest
+from trackrec.storage.atomic import write_atomic
+from trackrec.storage.manifest import BrokenManifestError, Manifest, content_hash, find_damage, read_manifest
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Pipeline:
             manifest = read_manifest(self.directory(name))
         except BrokenManifestError as error:
             return error.problem
-        return damage(self.directory(name), manifest) if manifest else ""
+        return find_damage(self.directory(name), manifest) if manifest else ""
 
     def done(self, name: str) -> Manifest | None:
         """The manifest of a stage that is done and whole, else None."""
@@ -227,7 +227,7 @@ class Pipeline:
         return True
 
     def _save_config(self, work: Path) -> None:
-        write_whole(work / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
+        write_atomic(work / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
 
     def _publish(self, work: Path, stage: Stage) -> None:
         put_in_place(work, self.run_dir, stage.name)

@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from trackrec.storage.manifest import MANIFEST, content_files, content_hash, damage, read_manifest
+from trackrec.storage.manifest import MANIFEST, content_files, content_hash, find_damage, read_manifest
 from trackrec.storage.schemas import TableError
 
 _LOGS = "logs"
@@ -34,7 +34,7 @@ def take_over(folder: Path, stage: str, fingerprint: str, work: Path) -> Path | 
             manifest = read_manifest(source)
         except TableError:  # damaged, or of another version: its own run says so
             continue
-        if manifest is None or manifest.fingerprint != fingerprint or damage(source, manifest):
+        if manifest is None or manifest.fingerprint != fingerprint or find_damage(source, manifest):
             continue
         shutil.rmtree(work, ignore_errors=True)
         _link(source, work)

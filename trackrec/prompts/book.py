@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from trackrec.prompts.settings import PromptSettings
-from trackrec.prompts.templates import Item, Rated, evidence, history_segment, judge_segments, reccot_segments
+from trackrec.prompts.templates import Item, Rated, evidence, history_segment, reccot_segments, validator_segments
 
 
 class PromptBook:
@@ -61,4 +61,4 @@ class PromptBook:
 
     def judge_prompt(self, history_id: str, reccot: str | None, item_id: str) -> list[str]:
         """Segments of V's prompt."""
-        return judge_segments(self.history_text(history_id), reccot, self.item(item_id), self.settings)
+        return validator_segments(self.history_text(history_id), reccot, self.item(item_id), self.settings)

@@ -122,7 +122,7 @@ def reccot_segments(history: str, settings: PromptSettings) -> list[str]:
     return [history, ask]
 
 
-def judge_segments(history: str, reccot: str | None, target: Item, settings: PromptSettings) -> list[str]:
+def validator_segments(history: str, reccot: str | None, target: Item, settings: PromptSettings) -> list[str]:
     """V's prompt: the history, the RecCoT (left out when None) and the question about the target.
 
     With ``order: shared`` the segments are history, RecCoT, question, target, so that what every target needs is read

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from jsonargparse import Namespace
 
-from trackrec.ctr.plan import CTRPlan
+from trackrec.ctr.settings import CTRSettings
 from trackrec.llm.loading import BackboneSettings
 from trackrec.llm.model_files import model_digest
 from trackrec.llm.sampling.auto_sampler import AutoSampler
@@ -124,10 +124,10 @@ def check_training(
     modules[name].check(model, backbone)
 
 
-def ctr_plan(objects: Objects, changes: Mapping[str, Any] | None = None) -> CTRPlan:
+def ctr_plan(objects: Objects, changes: Mapping[str, Any] | None = None) -> CTRSettings:
     """The plan of the CTR stage, with the values of some dotted keys changed."""
     made = objects(changes).ctr
-    return CTRPlan(
+    return CTRSettings(
         net=made.net,
         connector=made.connector,
         model=_arguments(made.model),

@@ -14,7 +14,7 @@ from trackrec.storage.parts import read_table
 
 if TYPE_CHECKING:
     from trackrec.align.preferences import PreferenceSettings
-    from trackrec.ctr.plan import CTRPlan
+    from trackrec.ctr.settings import CTRSettings
     from trackrec.distill.teacher import Teacher
     from trackrec.embed.encode import EmbedSettings
     from trackrec.interactions.samples.samples import SampleRules
@@ -52,7 +52,7 @@ class Experiment:
     align: Training
     rec_tune: Training
     embed: EmbedSettings
-    ctr: CTRPlan
+    ctr: CTRSettings
     monitors: Sequence[Any] = ()  # `trackrec.runs.hooks.StageHook`
     models: dict[str, LanguageModel] = field(default_factory=dict)
     _read: dict[str, Any] = field(default_factory=dict)

@@ -14,7 +14,7 @@ from trackrec.recipe.book import prompt_book
 from trackrec.recipe.cohort import targets_by_history
 from trackrec.recipe.models import announce, language_model, load_adapter
 from trackrec.storage.parts import read_table
-from trackrec.validator.evaluate import judged_rows, validator_metrics
+from trackrec.validator.evaluate import scored_rows_of, validator_metrics
 from trackrec.validator.score import encode_jobs, score_jobs, score_reccots
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def measure_texts(
     wanted = set(rows["history_id"].to_list())
     given = single_texts({key: text for key, text in texts.items() if key in wanted})
     notes = score_texts(exp, out, rows, given, validator, source, round_, first_part)
-    scored = judged_rows(read_table(out, "scores"), rows, validator or BASE, source)
+    scored = scored_rows_of(read_table(out, "scores"), rows, validator or BASE, source)
     return notes, validator_metrics(scored, exp.seed)
 
 

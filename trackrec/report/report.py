@@ -29,7 +29,7 @@ from trackrec.storage.schemas import TableError
 FOLDER = "report"
 
 
-def gather(run_dir: Path, config: Mapping[str, Any]) -> Report:
+def build_report(run_dir: Path, config: Mapping[str, Any]) -> Report:
     """Everything that the tables and manifests of a run tell; what isn't there is named as missing.
 
     Args:
@@ -63,7 +63,7 @@ def gather(run_dir: Path, config: Mapping[str, Any]) -> Report:
 
 def write_report(run_dir: Path, config: Mapping[str, Any]) -> Path:
     """Write ``report/index.html`` and ``report/report.md`` under the run directory; returns the page's path."""
-    report = gather(run_dir, config)
+    report = build_report(run_dir, config)
     folder = run_dir / FOLDER
     folder.mkdir(exist_ok=True)
     for name, text in (("index.html", to_html(report)), ("report.md", to_markdown(report))):

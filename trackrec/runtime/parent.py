@@ -11,7 +11,7 @@ PARENT = "TRACKREC_PARENT"
 _POLL_S = 0.5
 
 
-def end_with(parent: int) -> None:
+def exit_with_parent(parent: int) -> None:
     """End this process with status 1 once ``parent``, which started it, is gone; looks twice a second."""
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 

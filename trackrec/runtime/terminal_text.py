@@ -6,7 +6,7 @@ import logging
 import unicodedata
 
 
-def plain(text: str, keep: str = "\n") -> str:
+def printable(text: str, keep: str = "\n") -> str:
     r"""Text whose control characters are visible: ``\x1b`` instead of a colour, ``\r`` instead of a rewritten line.
 
     Titles, ids, file names and the messages of servers come from strangers, and a terminal obeys what is in them.
@@ -23,9 +23,9 @@ def _is_shown(char: str) -> bool:
     return char.isprintable() or unicodedata.category(char) == "Zs"
 
 
-class PlainFormatter(logging.Formatter):
+class PrintableFormatter(logging.Formatter):
     """Log records as one plain line each."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See `plain`; a traceback keeps its lines."""
-        return plain(super().format(record), keep="\n" if record.exc_info else "")
+        return printable(super().format(record), keep="\n" if record.exc_info else "")

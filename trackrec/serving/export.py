@@ -31,8 +31,8 @@ from trackrec.ctr.arms.assemble import CTRInputs, sample_rows
 from trackrec.ctr.features.dense_statistics import DENSE_NAMES, EarlierItemRatings, item_years
 from trackrec.ctr.features.features import MAX_ATTRIBUTES, RATING_SCALE, CTRData
 from trackrec.ctr.features.past import FIRST, PADDING, UNKNOWN, source_rows
-from trackrec.ctr.plan import CTRPlan
 from trackrec.ctr.saved import load_net, saved_features, saved_net, saved_seeds
+from trackrec.ctr.settings import CTRSettings
 from trackrec.recipe.ctr_inputs import check_nets, ctr_inputs
 from trackrec.recipe.experiment import Experiment
 from trackrec.runtime.errors import SettingError, reason
@@ -88,13 +88,13 @@ def check_packages() -> None:
 
 
 def export_net(
-    inputs: CTRInputs, plan: CTRPlan, ctr_dir: Path, arm: str, net_seed: int | None, seed: int, output: Path
+    inputs: CTRInputs, settings: CTRSettings, ctr_dir: Path, arm: str, net_seed: int | None, seed: int, output: Path
 ) -> Exported:
     """The body of `export`: built in a temporary folder, checked, then renamed.
 
     Args:
         inputs: the tables on which the stage ran.
-        plan: of the stage.
+        settings: of the stage.
         ctr_dir: its directory.
         arm: whose net.
         net_seed: of its training; None takes the first.
@@ -107,8 +107,8 @@ def export_net(
     chosen = seeds[0] if net_seed is None else net_seed
     if chosen not in seeds:
         raise SettingError(f"--seed must be among {', '.join(map(str, seeds))}, got {chosen}.")
-    data = saved_features(inputs, plan, ctr_dir, arm, seed)
-    net = load_net(plan, data.spec_for(arm), saved_net(ctr_dir, arm, chosen))
+    data = saved_features(inputs, settings, ctr_dir, arm, seed)
+    net = load_net(settings, data.spec_for(arm), saved_net(ctr_dir, arm, chosen))
     work = output.with_name(f".{output.name}.tmp")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -116,7 +116,7 @@ def export_net(
         example = net_inputs(data, arm, "valid", slice(_CHECKED_ROWS))
         write_onnx(net, example, work / NET)
         difference = largest_difference(net, example, work / NET)
-        _write_tables(data, inputs, plan, arm, work)
+        _write_tables(data, inputs, settings, arm, work)
         facts = {"net": type(net).__name__, "arm": arm, "seed": chosen, "inputs": _shapes(example)}
         (work / FEATURES).write_text(json.dumps({**facts, **_features(data, inputs, arm, work)}, indent=1) + "\n")
         work.rename(output)
@@ -218,9 +218,9 @@ def _shapes(example: dict[str, NDArray[Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _write_tables(data: CTRData, inputs: CTRInputs, plan: CTRPlan, arm: str, work: Path) -> None:
+def _write_tables(data: CTRData, inputs: CTRInputs, settings: CTRSettings, arm: str, work: Path) -> None:
     """``users.parquet`` and ``ratings.parquet``."""
-    samples = sample_rows(inputs, plan.text)
+    samples = sample_rows(inputs, settings.text)
     source_rows(inputs.samples, inputs.histories, inputs.interactions).write_parquet(work / RATINGS)
     users = newest_histories(samples, set(samples["history_id"].to_list()))
     texts: list[list[float] | None] = [None] * len(users)

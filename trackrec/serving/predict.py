@@ -25,7 +25,7 @@ from trackrec.recipe.tables import sample_rows as all_samples
 from trackrec.recipe.tables import texts_of
 from trackrec.runtime.errors import reason
 from trackrec.serving.requests import after_all, check_items, check_users, newest_histories, request_rows
-from trackrec.storage.atomic import write_whole
+from trackrec.storage.atomic import write_atomic
 from trackrec.storage.parts import read_table
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def predict(exp: Experiment, graph: Graph, requests: Path, output: Path, arm: st
     answered = wanted.with_columns(p=every.scatter(known.arg_true(), pl.Series(p)))
     content = io.BytesIO()
     answered.write_parquet(content)
-    write_whole(output, content.getvalue())
+    write_atomic(output, content.getvalue())
     without = len(answered) - len(some)
     left = f"; {without:,} requests of unknown users or items have none" if without else ""
     exp.say(f"{len(some):,} predictions of arm {arm} in {output}{left}")

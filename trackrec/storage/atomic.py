@@ -13,7 +13,7 @@ def stable_hash(*parts: object, digits: int = 16) -> str:
     return hashlib.blake2b(joined.encode(), digest_size=32).hexdigest()[:digits]
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
+def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a file under a temporary name, then rename it: whole or absent, after a crash of the machine too.
 
     Raises:

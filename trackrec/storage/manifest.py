@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from trackrec.storage.atomic import write_whole
+from trackrec.storage.atomic import write_atomic
 from trackrec.storage.schemas import TableError
 
 FORMAT_VERSION = 1
@@ -47,7 +47,7 @@ class Manifest:
 
 
 def content_files(stage_dir: Path) -> list[Path]:
-    """The files that make up what a stage produced, in a fixed order; none that `write_whole` was killed over."""
+    """The files that make up what a stage produced, in a fixed order; none that `write_atomic` was killed over."""
     files = [path for path in stage_dir.rglob("*") if path.is_file() and not path.match(".*.tmp")]
     return sorted(path for path in files if path.relative_to(stage_dir).parts[0] not in _NOT_CONTENT)
 
@@ -67,7 +67,7 @@ def file_sizes(stage_dir: Path) -> dict[str, int]:
     return {path.relative_to(stage_dir).as_posix(): path.stat().st_size for path in content_files(stage_dir)}
 
 
-def damage(stage_dir: Path, manifest: Manifest) -> str:
+def find_damage(stage_dir: Path, manifest: Manifest) -> str:
     """What is missing or has another length than when the stage was done; empty where all is well.
 
     It looks at names and lengths alone, which costs nothing; `content_hash` sees the rest.
@@ -83,7 +83,7 @@ def damage(stage_dir: Path, manifest: Manifest) -> str:
 
 def write_manifest(stage_dir: Path, manifest: Manifest) -> None:
     """Write ``manifest.json`` atomically; call it after everything else in the directory is whole."""
-    write_whole(stage_dir / MANIFEST, json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n")
+    write_atomic(stage_dir / MANIFEST, json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n")
 
 
 def read_manifest(stage_dir: Path) -> Manifest | None:

@@ -10,20 +10,20 @@ from lightning.pytorch import LightningDataModule
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.packing import Layout, Spot, tree_tokens
 from trackrec.llm.training.batches import BatchLoader
-from trackrec.llm.training.distributed import world
+from trackrec.llm.training.distributed import process_rank
 from trackrec.prompts.book import PromptBook
 from trackrec.runtime.errors import SettingError
-from trackrec.validator.judge import JudgeTree, judge_tree
+from trackrec.validator.prompt_tree import ValidatorTree, validator_tree
 
 
-class JudgeBatch(NamedTuple):
+class ValidatorBatch(NamedTuple):
     """Rows, the branch ends at which V answers (M of them), their samples' ids and labels, and the examples."""
 
     layout: Layout
     spots: list[Spot]
     ids: list[str]
     labels: list[int]
-    examples: list[JudgeTree]
+    examples: list[ValidatorTree]
 
 
 class RecTuneData(LightningDataModule):
@@ -66,25 +66,25 @@ class RecTuneData(LightningDataModule):
         if most > self.samples_per_history:
             raise ValueError(f"a history brings {most} tuning rows, samples_per_history is {self.samples_per_history}")
         self.examples = [
-            judge_tree(self.lm.chat, self.book, history_id, [(0, self.texts[history_id])], rows)
+            validator_tree(self.lm.chat, self.book, history_id, [(0, self.texts[history_id])], rows)
             for history_id, rows in sorted(self.targets.items())
         ]
         self.lm.check_reach(entry.tree for entry in self.examples)
 
-    def collate(self, trees: list[JudgeTree]) -> JudgeBatch:
+    def collate(self, trees: list[ValidatorTree]) -> ValidatorBatch:
         """Rows and answer positions of some histories."""
         layout = self.lm.layout([entry.tree for entry in trees])
         spots = [layout.spots[index][branch] for index, entry in enumerate(trees) for branch in entry.branches]
         questions = [question for entry in trees for question in entry.questions]
         samples, labels = [one.sample_id for one in questions], [one.label for one in questions]
-        return JudgeBatch(layout, spots, samples, labels, trees)
+        return ValidatorBatch(layout, spots, samples, labels, trees)
 
-    def train_dataloader(self) -> BatchLoader[JudgeTree]:
+    def train_dataloader(self) -> BatchLoader[ValidatorTree]:
         """Shuffled batches, or this process's shares of them."""
         lengths = [tree_tokens(entry.tree) for entry in self.examples]
-        rank, size = world()
+        rank, size = process_rank()
         return BatchLoader(self.examples, lengths, self.batch_size, self.collate, self.seed, rank=rank, processes=size)
 
-    def transfer_batch_to_device(self, batch: JudgeBatch, device: Any, dataloader_idx: int) -> JudgeBatch:
+    def transfer_batch_to_device(self, batch: ValidatorBatch, device: Any, dataloader_idx: int) -> ValidatorBatch:
         """Nothing to move: the model places what it computes on."""
         return batch

@@ -9,7 +9,7 @@ from trackrec.metrics.intervals import Interval, evaluate, user_bootstrap
 from trackrec.metrics.scores import balanced_mean
 
 
-def judged_rows(scores: pl.DataFrame, samples: pl.DataFrame, validator: str, source: str) -> pl.DataFrame:
+def scored_rows_of(scores: pl.DataFrame, samples: pl.DataFrame, validator: str, source: str) -> pl.DataFrame:
     """One validator's scores of one source, joined to labels and users.
 
     Raises:

@@ -10,8 +10,8 @@ from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.logprobs import next_token_logprobs
 from trackrec.llm.training.microbatch import StepSums
 from trackrec.llm.training.training import AdapterModule, OptimizerSettings
-from trackrec.validator.data import JudgeBatch
-from trackrec.validator.judge import label_logps
+from trackrec.validator.data import ValidatorBatch
+from trackrec.validator.prompt_tree import label_logps
 
 
 class RecTuningModule(AdapterModule):
@@ -43,7 +43,7 @@ class RecTuningModule(AdapterModule):
         super().__init__(lm, adapter, lr, optimizer)
         self._labels, self.answers = lm.chat.label_tokens(), answers
 
-    def sums(self, batch: JudgeBatch) -> StepSums:
+    def sums(self, batch: ValidatorBatch) -> StepSums:
         """Over the rows, -log p(answer)."""
         yes, no = self._labels
         logps = next_token_logprobs(self.lm, batch.layout, batch.spots, [*yes, *no])  # (M, L)

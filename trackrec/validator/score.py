@@ -14,9 +14,9 @@ from trackrec.llm.chat import LabelTokens
 from trackrec.llm.packing import tree_tokens
 from trackrec.prompts.book import PromptBook
 from trackrec.storage.parts import standing_part, write_part
-from trackrec.validator.judge import JudgeTree, judge_tree, label_logps
+from trackrec.validator.prompt_tree import ValidatorTree, label_logps, validator_tree
 
-Entry = tuple[str, JudgeTree]
+Entry = tuple[str, ValidatorTree]
 
 
 class AnswerReader(Protocol):
@@ -132,7 +132,7 @@ def encode_jobs(lm: LanguageModel, book: PromptBook, jobs: Sequence[ScoreJob]) -
     Raises:
         ValueError: a prompt is longer than the model reaches.
     """
-    entries = [(job.history_id, judge_tree(lm.chat, book, *job)) for job in jobs]
+    entries = [(job.history_id, validator_tree(lm.chat, book, *job)) for job in jobs]
     lm.check_reach(entry.tree for _, entry in entries if entry.questions)
     return entries
 

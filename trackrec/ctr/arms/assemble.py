@@ -18,7 +18,7 @@ from trackrec.ctr.arms.log_odds import (
     random_log_odds,
     shuffled_log_odds,
 )
-from trackrec.ctr.arms.settings import TextSettings
+from trackrec.ctr.arms.text_settings import TextSettings
 from trackrec.ctr.arms.texts import (
     only_where,
     principal_components,

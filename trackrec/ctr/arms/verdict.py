@@ -100,11 +100,11 @@ def arm_metrics(
     for arm, scores in found.items():
         values = {name: drawn.interval() for name, drawn in draws[arm].items()}
         one_class = uauc(scores.p[0], scores.labels, scores.users).n_one_class
-        values["users_one_class"] = _plain(one_class, len(set(scores.users)))
+        values["users_one_class"] = _without_interval(one_class, len(set(scores.users)))
         values |= _differences(arm, draws, placebo, _DIFFERENCES)
         values |= _verdict(arm, draws, placebo)
         if arm == placebo:
-            values["chosen_placebo"] = _plain(1.0, len(scores.labels))
+            values["chosen_placebo"] = _without_interval(1.0, len(scores.labels))
         rows.extend(metric_rows(values, stage=stage, split=split, arm=arm))
     for name, ids in _by_slice(slices):
         cut = {arm: _rows_of(scores, ids) for arm, scores in found.items()}
@@ -145,7 +145,7 @@ def _differences(arm: str, draws: AllDraws, placebo: str | None, metrics: Iterab
         for name in metrics:
             values[f"{name}_minus_{label}"] = (draws[arm][name] - draws[other][name]).interval()
         difference = draws[arm]["auc"] - draws[other]["auc"]
-        values[f"auc_minus_{label}_mde"] = _plain(MDE_FACTOR * difference.standard_error(), difference.n)
+        values[f"auc_minus_{label}_mde"] = _without_interval(MDE_FACTOR * difference.standard_error(), difference.n)
     return values
 
 
@@ -161,7 +161,7 @@ def _verdict(arm: str, draws: AllDraws, placebo: str | None) -> dict[str, Interv
         value = HELPS
     elif against_none.high < 0:
         value = HURTS
-    return {"verdict": _plain(value, against_none.n)}
+    return {"verdict": _without_interval(value, against_none.n)}
 
 
 def _by_slice(slices: pl.DataFrame | None) -> list[tuple[str, set[str]]]:
@@ -190,5 +190,5 @@ def _slice_metrics(
     return rows
 
 
-def _plain(value: float, n: int) -> Interval:
+def _without_interval(value: float, n: int) -> Interval:
     return Interval(value, float("nan"), float("nan"), n)

@@ -14,7 +14,7 @@ _MIB = 1 << 20
 
 
 @contextmanager
-def kept_heap(free: int = 256 * _MIB) -> Iterator[bool]:
+def keep_freed_memory(free: int = 256 * _MIB) -> Iterator[bool]:
     """glibc gives back free memory at the heap's end only above ``free`` bytes; yields whether that was set.
 
     A step of ten milliseconds makes and frees a few megabytes. By default glibc hands them to the system and asks for

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trackrec.ctr.features.features import CTRData
-from trackrec.ctr.plan import CTRPlan
+from trackrec.ctr.settings import CTRSettings
 from trackrec.ctr.training.data import CTRDataModule
-from trackrec.ctr.training.malloc import kept_heap
+from trackrec.ctr.training.malloc import keep_freed_memory
 from trackrec.ctr.training.module import CTRModule
 from trackrec.runtime.errors import SettingError
 from trackrec.runtime.trainer_errors import trainer_arguments, trainer_setup
@@ -82,14 +82,14 @@ class BestWeights(pl.Callback):
         net.load_state_dict(self.weights)
 
 
-def fit_arm(plan: CTRPlan, data: CTRData, arm: str, seed: int, work_dir: Path) -> ArmResult:
+def fit_arm(settings: CTRSettings, data: CTRData, arm: str, seed: int, work_dir: Path) -> ArmResult:
     """Train on train rows, stop and choose weights by AUC on valid rows, predict valid and test rows.
 
     Test labels aren't read: prediction batches don't hold them. The global random state is left as it was.
 
     Args:
-        plan: the net, its connector, and how it trains. The arguments of its ``trainer`` go over the defaults here (20
-            epochs at most, no logger, no progress bar, no checkpoints), ``callbacks`` beside the callbacks here.
+        settings: the net, its connector, and how it trains. The arguments of its ``trainer`` go over the defaults here
+            (20 epochs at most, no logger, no progress bar, no checkpoints), ``callbacks`` beside the callbacks here.
         data: features, with the arm attached.
         arm: ``none`` or an attached arm.
         seed: of weights, dropout and batches.
@@ -101,18 +101,18 @@ def fit_arm(plan: CTRPlan, data: CTRData, arm: str, seed: int, work_dir: Path) -
     """
     _check_classes(data)
     spec = data.spec_for(arm)
-    if spec.text_dim and plan.connector is None:
+    if spec.text_dim and settings.connector is None:
         raise SettingError(f"ctr.connector must be set for arm {arm!r}, got null. Use MLPConnector, or arm none.")
     started = time.perf_counter()
     best = BestWeights()
-    with isolate_rng(), kept_heap():
+    with isolate_rng(), keep_freed_memory():
         torch.manual_seed(seed)
-        connector = plan.connector(spec.text_dim) if spec.text_dim and plan.connector else None
-        module = CTRModule(plan.net(spec, connector), **plan.model)
-        loaders = CTRDataModule(data, **{"arm": arm, "seed": seed, **plan.data})
+        connector = settings.connector(spec.text_dim) if spec.text_dim and settings.connector else None
+        module = CTRModule(settings.net(spec, connector), **settings.model)
+        loaders = CTRDataModule(data, **{"arm": arm, "seed": seed, **settings.data})
         # Not strict: an epoch without a validation, as the trainer may be told, decides nothing.
-        stopping = EarlyStopping("valid/auc", mode="max", patience=plan.patience, strict=False)
-        trainer = trainer_of(plan.trainer(), work_dir, [best, stopping])
+        stopping = EarlyStopping("valid/auc", mode="max", patience=settings.patience, strict=False)
+        trainer = trainer_of(settings.trainer(), work_dir, [best, stopping])
         with trainer_setup("ctr.trainer"):
             trainer.fit(module, datamodule=loaders)
         epochs = trainer.current_epoch

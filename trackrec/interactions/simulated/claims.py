@@ -24,7 +24,7 @@ class Claim(NamedTuple):
     positive: bool = True
 
 
-class Reading(NamedTuple):
+class ReadText(NamedTuple):
     """The claims of a text in its order, and its clauses (or parts of lists) that no rule reads."""
 
     claims: list[Claim]
@@ -58,18 +58,18 @@ _GENRES = {word.casefold(): genre.name for genre in GENRES for word in (genre.na
 _ERAS = {"old": "old", "older": "old", "classic": "old", "new": "new", "newer": "new", "recent": "new", "modern": "new"}
 
 
-def read_claims(text: str) -> Reading:
+def read_claims(text: str) -> ReadText:
     """The claims of a text. It knows the sentences of `trackrec.distill.ProfileTeacher` and plain ones like them.
 
     "Likes westerns (3), old films; avoids Horror." holds three. Sentences that say how sure a text is hold none.
     """
-    reading = Reading([], [])
+    reading = ReadText([], [])
     for clause in filter(None, (part.strip() for part in re.split(r"[.;!?\n]+", text))):
         _read_clause(clause, reading)
     return reading
 
 
-def _read_clause(clause: str, reading: Reading) -> None:
+def _read_clause(clause: str, reading: ReadText) -> None:
     if _SILENT.match(clause):
         return
     if found := _GENEROSITY.match(clause):

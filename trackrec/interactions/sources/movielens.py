@@ -203,7 +203,7 @@ class MovieLens(RatingSource):
         return f"It should hold {_WANTED}. Set dataset.init_args.variant to ml-100k or ml-1m to have it fetched."
 
 
-def clean_title(raw: str) -> tuple[str, int | None]:
+def split_title(raw: str) -> tuple[str, int | None]:
     """A title as spoken, and its year: "Matrix, The (1999)" -> ("The Matrix", 1999).
 
     An article moved behind a translated title in brackets returns to its front as well.
@@ -259,7 +259,7 @@ def _read_recbole(files: _Files) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFra
 
 def _items(raw: pl.DataFrame) -> pl.DataFrame:
     """The items table from item_id, title, genres, and year where the file has it apart from the title."""
-    cleaned = [clean_title(title) for title in raw["title"]]
+    cleaned = [split_title(title) for title in raw["title"]]
     year = pl.Series("year", [year for _, year in cleaned], dtype=pl.Int32)
     genre = pl.element()
     return raw.select(

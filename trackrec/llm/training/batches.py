@@ -13,7 +13,7 @@ Example = TypeVar("Example")
 _POOL = 16
 
 
-class Blank(NamedTuple):
+class EmptyShare(NamedTuple):
     """For a process for which a batch has no example left: one that another process has, to be counted as nothing."""
 
     batch: Any
@@ -117,7 +117,7 @@ class BatchLoader(Generic[Example]):
             self._epoch, self._next = (self._epoch + 1, 0) if last else (self._epoch, index + 1)
             own = batches[index][self.rank :: self.processes]
             made = self.collate([self.examples[example] for example in own or batches[index][:1]])
-            yield made if own else Blank(made)
+            yield made if own else EmptyShare(made)
 
     def state_dict(self) -> dict[str, int]:
         """Where the next batch comes from."""

@@ -18,7 +18,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from trackrec.runtime.errors import TrackRecError, reason
-from trackrec.storage.atomic import write_whole
+from trackrec.storage.atomic import write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class WholeFiles(TorchCheckpointIO):
         """Whole or absent, and no temporary file either way."""
         content = io.BytesIO()  # torch's own writer would turn a full disk into a riddle
         torch.save(checkpoint, content)
-        write_whole(Path(path), content.getvalue())
+        write_atomic(Path(path), content.getvalue())
 
 
 class StepCheckpoint(Checkpoint):
@@ -130,7 +130,7 @@ def merge_curves(logs: Path) -> None:
         writer = csv.DictWriter(text, names, restval="")
         writer.writeheader()
         writer.writerows(rows[step] for step in sorted(rows))
-        write_whole(logs / CURVE, text.getvalue())
+        write_atomic(logs / CURVE, text.getvalue())
     for path in versions:
         shutil.rmtree(path)
 

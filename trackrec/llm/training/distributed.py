@@ -10,23 +10,23 @@ from torch import distributed
 from trackrec.llm.training.microbatch import StepSums
 
 
-class World(NamedTuple):
+class ProcessRank(NamedTuple):
     """This process's number, and how many there are."""
 
     rank: int
     size: int
 
 
-def world() -> World:
+def process_rank() -> ProcessRank:
     """Of the training that this process takes part in; alone, (0, 1)."""
     if distributed.is_available() and distributed.is_initialized():
-        return World(distributed.get_rank(), distributed.get_world_size())
-    return World(0, 1)
+        return ProcessRank(distributed.get_rank(), distributed.get_world_size())
+    return ProcessRank(0, 1)
 
 
-def gather(value: Any) -> list[Any]:
+def all_gather(value: Any) -> list[Any]:
     """Every process's value, in the order of their numbers."""
-    size = world().size
+    size = process_rank().size
     if size == 1:
         return [value]
     values: list[Any] = [None] * size
@@ -34,9 +34,9 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
-def add_across(sums: StepSums) -> StepSums:
+def sum_over_processes(sums: StepSums) -> StepSums:
     """The sums of all processes' shares of a batch, so that its loss and its values are those of the whole batch."""
-    if world().size == 1:
+    if process_rank().size == 1:
         return sums
     flat = [float(sums.loss), float(sums.units)]
     flat += [number for pair in sums.means.values() for number in pair] + list(sums.totals.values())

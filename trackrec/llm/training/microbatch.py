@@ -59,7 +59,7 @@ def add_up(pieces: Sequence[StepGradients]) -> StepGradients:
     return StepGradients(whole, [_sum(column) for column in columns])
 
 
-def nothing_of(step: StepGradients) -> StepGradients:
+def empty_share_of(step: StepGradients) -> StepGradients:
     """The share of a process for which a batch had no example left: the same names, and zeros."""
     means = dict.fromkeys(step.sums.means, (0.0, 0.0))
     totals = dict.fromkeys(step.sums.totals, 0.0)

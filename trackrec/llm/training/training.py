@@ -21,11 +21,18 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from trackrec.llm.memory import FittingBatches, MemoryLimitError, halve_list, ran_out
-from trackrec.llm.training.batches import Blank
+from trackrec.llm.training.batches import EmptyShare
 from trackrec.llm.training.checkpoints import CHECKPOINTS, StepCheckpoint, WholeFiles, merge_curves, usable_checkpoint
 from trackrec.llm.training.devices import placed, process_count
-from trackrec.llm.training.distributed import add_across, gather, world
-from trackrec.llm.training.microbatch import GivenGradients, StepGradients, StepSums, add_up, differentiate, nothing_of
+from trackrec.llm.training.distributed import all_gather, process_rank, sum_over_processes
+from trackrec.llm.training.microbatch import (
+    GivenGradients,
+    StepGradients,
+    StepSums,
+    add_up,
+    differentiate,
+    empty_share_of,
+)
 from trackrec.runtime.errors import DivergedError, SettingError
 from trackrec.runtime.trainer_errors import trainer_arguments, trainer_setup
 from trackrec.storage.atomic import stable_hash
@@ -139,15 +146,15 @@ class AdapterModule(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         """The mean loss of the batch, all processes' shares together; in pieces where the memory is too small."""
-        blank, batch = isinstance(batch, Blank), batch.batch if isinstance(batch, Blank) else batch
+        blank, batch = isinstance(batch, EmptyShare), batch.batch if isinstance(batch, EmptyShare) else batch
         step = add_up(self.memory.run(batch, self._differentiated))
-        step = nothing_of(step) if blank else step
-        whole = add_across(step.sums)
+        step = empty_share_of(step) if blank else step
+        whole = sum_over_processes(step.sums)
         loss = whole.loss / whole.units
         means = {name: total / max(count, 1) for name, (total, count) in whole.means.items()}
         self.log_step({"loss": loss, **means, **whole.totals}, batch.ids)
         # Lightning takes the mean over the processes.
-        share = world().size / whole.units
+        share = process_rank().size / whole.units
         gradients = [None if one is None else one * share for one in step.gradients]
         return GivenGradients.apply(loss, gradients, *self._trained)
 
@@ -210,7 +217,7 @@ class AdapterModule(LightningModule):
         names = set(self.trained_names)
         checkpoint["state_dict"] = {key: value for key, value in checkpoint["state_dict"].items() if key in names}
         row = {**self.last_values, "epoch": self.trainer.current_epoch}
-        checkpoint["trackrec"] = {"rng": gather(_rng_state(self.lm.device)), "row": row}
+        checkpoint["trackrec"] = {"rng": all_gather(_rng_state(self.lm.device)), "row": row}
         for logger in self.trainer.loggers:
             logger.save()
 
@@ -223,7 +230,7 @@ class AdapterModule(LightningModule):
         """Go on with the random numbers and the batch that the cut-off run would have had next."""
         if not self._restored:
             return
-        _set_rng_state(self._restored["rng"][world().rank], self.lm.device)
+        _set_rng_state(self._restored["rng"][process_rank().rank], self.lm.device)
         # Lightning restores a loader only when it sets it up, and estimated_stepping_batches did so before.
         if states := self._restored["loader"].get("combined_loader"):
             loader: Any = self.trainer.train_dataloader
@@ -248,7 +255,7 @@ class AdapterModule(LightningModule):
             DivergedError: the loss is no finite number. No step is made of it; the last checkpoint stays.
         """
         if not torch.isfinite(values["loss"]):
-            ids = [one for some in gather(ids) for one in some]
+            ids = [one for some in all_gather(ids) for one in some]
             shown = ", ".join(ids[:_SHOWN_IDS]) + (
                 f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
             )

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
-from trackrec.runtime.parent import end_with
+from trackrec.runtime.parent import exit_with_parent
 
 Adapter = tuple[str, int, str]
 Report = Callable[[int], None]
@@ -110,5 +110,5 @@ def _messages(connection: Connection) -> Iterator[Any]:
 
 
 if __name__ == "__main__":
-    end_with(os.getppid())  # a parent that is killed closes no engine
+    exit_with_parent(os.getppid())  # a parent that is killed closes no engine
     serve(Connection(int(sys.argv[1])))

@@ -60,7 +60,7 @@ Cell = str | Num | Badge
 
 
 @dataclass(frozen=True)
-class Table:
+class TableBlock:
     """Rows of cells under named columns.
 
     Attributes:
@@ -89,7 +89,7 @@ class Figure:
 
     caption: str
     panels: Sequence[str]
-    numbers: Table
+    numbers: TableBlock
     legend: Sequence[str] = ()
     pairs: bool = False
     folded: bool = False
@@ -165,7 +165,7 @@ class Folded:
     blocks: Sequence[Block]
 
 
-Block = Table | Figure | Paragraph | Missing | Notice | Verdict | Example | Code | Folded
+Block = TableBlock | Figure | Paragraph | Missing | Notice | Verdict | Example | Code | Folded
 
 
 @dataclass(frozen=True)

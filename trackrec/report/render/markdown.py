@@ -19,7 +19,7 @@ from trackrec.report.render.document import (
     Paragraph,
     Report,
     Span,
-    Table,
+    TableBlock,
     Verdict,
     sentence,
 )
@@ -70,7 +70,7 @@ def _(block: Verdict) -> str:
 
 
 @write.register
-def _(block: Table) -> str:
+def _(block: TableBlock) -> str:
     heads = [plain(name) for name in block.columns]
     marks = ["---" if place == 0 else "---:" for place in range(len(heads))]
     rows = [[_cell(cell) for cell in row] for row in block.rows]

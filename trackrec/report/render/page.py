@@ -21,7 +21,7 @@ from trackrec.report.render.document import (
     Report,
     Section,
     Span,
-    Table,
+    TableBlock,
     Verdict,
     sentence,
 )
@@ -103,7 +103,7 @@ def _(block: Verdict) -> str:
 
 
 @write.register
-def _(block: Table) -> str:
+def _(block: TableBlock) -> str:
     kinds = [_kind(block, place) for place in range(len(block.columns))]
     heads = zip(kinds, block.columns, strict=True)
     head = "".join(f'<th scope="col" role="columnheader" class="{kind}">{escape(name)}</th>' for kind, name in heads)
@@ -168,7 +168,7 @@ def prose(text: str) -> str:
     return "".join(f"<code>{part}</code>" if place % 2 else part for place, part in enumerate(parts))
 
 
-def _kind(table: Table, place: int) -> str:
+def _kind(table: TableBlock, place: int) -> str:
     """Numbers stand right, words left."""
     cells = [row[place] for row in table.rows]
     return "number" if any(isinstance(cell, Num) for cell in cells) else "words"

@@ -8,7 +8,7 @@ import polars as pl
 
 from trackrec.recipe.names import in_round
 from trackrec.report.numbers import RunNumbers
-from trackrec.report.render.document import Block, Cell, Figure, Missing, Num, Section, Table, Unit
+from trackrec.report.render.document import Block, Cell, Figure, Missing, Num, Section, TableBlock, Unit
 from trackrec.report.render.figures import curves
 from trackrec.report.sections.judgements import reward_label_correlation
 
@@ -46,7 +46,7 @@ def alignment_section(run: RunNumbers) -> Section:
     return Section("alignment", "Alignment (S-DPO)", blocks)
 
 
-def _sets_table(run: RunNumbers, rounds: Sequence[int]) -> Table:
+def _sets_table(run: RunNumbers, rounds: Sequence[int]) -> TableBlock:
     notes = {number: run.notes(in_round(number, "preferences")) for number in rounds}
     reasons = [reason for reason in _DROPPED if any(own.get(reason) for own in notes.values())]
     rows: list[list[Cell]] = []
@@ -58,7 +58,7 @@ def _sets_table(run: RunNumbers, rounds: Sequence[int]) -> Table:
         each = Num(own["negatives"] / own["sets"] if own.get("sets") else float("nan"), unit="one")
         rows.append([str(number), *cells, each, reward_label_correlation(run, number) or "–"])
     columns = ("round", "histories", "draws", "equal, merged", "cut", *(_DROPPED[reason] for reason in reasons))
-    return Table(
+    return TableBlock(
         "Preference sets, from train rows. One set per history: the draw that V likes best is chosen, the others are "
         "rejected. Sets are dropped whose draws are all cut, all wrong, or all alike to V. The last column is the "
         "correlation of a question's reward with its label, with a 95 % interval over users: near one, V says much the "
@@ -89,7 +89,7 @@ def _curves(logs: dict[int, pl.DataFrame], rounds: Sequence[int]) -> Figure:
             ]
             if len(ends) == 2:
                 rows.append([str(number), _CURVES[name][0], *ends, Num(len(values), unit="count")])
-    table = Table(
+    table = TableBlock(
         f"Means over the first and the last {100 * _END:.0f} % of the logged optimizer steps, on train sets. Steps of "
         "one training depend on each other, so there is no interval.",
         ("round", "measure", "first steps", "last steps", "steps"),
@@ -121,7 +121,7 @@ def _last_steps(run: RunNumbers, rounds: Sequence[int]) -> list[Block]:
             f"Curves of round {names}: no step was logged. `align.trainer.logger: false` does that, and a "
             "`log_every_n_steps` beyond the number of steps."
         ),
-        Table(
+        TableBlock(
             "What the last optimizer step measured, on the train sets of its batch: one step is noisy.",
             ("round", *(title for title, _ in _CURVES.values()), "steps"),
             rows,

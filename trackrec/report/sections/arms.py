@@ -20,7 +20,7 @@ from trackrec.report.render.document import (
     Missing,
     Num,
     Section,
-    Table,
+    TableBlock,
     Verdict,
     sentence,
 )
@@ -136,7 +136,7 @@ def _forest(found: Sequence[Difference], split: str, net: str, intervals: str) -
     )
 
 
-def _difference_table(found: Sequence[Difference], caption: str) -> Table:
+def _difference_table(found: Sequence[Difference], caption: str) -> TableBlock:
     rows: list[list[Cell]] = [
         [
             f"{one.name}, {MEASURES[one.measure]}",
@@ -147,10 +147,10 @@ def _difference_table(found: Sequence[Difference], caption: str) -> Table:
         ]
         for one in found
     ]
-    return Table(caption, ("comparison", "difference", "verdict", "smallest that would show", "rows"), rows)
+    return TableBlock(caption, ("comparison", "difference", "verdict", "smallest that would show", "rows"), rows)
 
 
-def _slices_table(run: RunNumbers, stage: str, net: str) -> Table | None:
+def _slices_table(run: RunNumbers, stage: str, net: str) -> TableBlock | None:
     """AUC without and with the RecCoT on parts of the rows, and what the differences allow one to say."""
     split = _SPLITS[stage]
     rows: list[list[Cell]] = []
@@ -172,7 +172,7 @@ def _slices_table(run: RunNumbers, stage: str, net: str) -> Table | None:
         f"AUC on parts of the {_ROWS[split]} rows; parts with fewer than {LEAST_USERS} users are left out. "
         f"{_intervals(run)} One in twenty misses zero by chance alone."
     )
-    return Table(caption, (*columns, "verdict", "rows"), rows) if rows else None
+    return TableBlock(caption, (*columns, "verdict", "rows"), rows) if rows else None
 
 
 def _verdict(run: RunNumbers, stage: str, net: str) -> Verdict | None:
@@ -214,7 +214,7 @@ def _best_placebo(run: RunNumbers) -> str | None:
     return max(found, key=lambda arm: found[arm]) if found else None
 
 
-def _arms_table(run: RunNumbers, stage: str, net: str) -> Table:
+def _arms_table(run: RunNumbers, stage: str, net: str) -> TableBlock:
     split = _SPLITS[stage]
     arms = sorted((arm for arm in run.arms(stage, split) if arm not in VALIDATORS), key=arm_order)
     rows: list[list[Cell]] = []
@@ -229,7 +229,7 @@ def _arms_table(run: RunNumbers, stage: str, net: str) -> Table:
     caption = f"Arms on {_ROWS[split]} rows. {_intervals(run)}"
     if one_class is not None:
         caption += f" UAUC leaves out {one_class.value:,.0f} of {one_class.n:,} users, whose rows have one class."
-    return Table(caption, ("arm", *_COLUMNS.values(), "rows"), rows)
+    return TableBlock(caption, ("arm", *_COLUMNS.values(), "rows"), rows)
 
 
 # -- V as the recommender -----------------------------------------------------------------------------------------
@@ -253,7 +253,7 @@ def _validator_blocks(run: RunNumbers, split: str) -> list[Block]:
             rows.append([arm_name(arm, ""), *(num or "–" for num in nums), Num(nums[0].n or 0, unit="count")])
     if rows:
         caption = f"V as the recommender, on {_ROWS[split]} rows. Intervals are 95 %, over users."
-        blocks.append(Table(caption, ("V", *_COLUMNS.values(), "rows"), rows))
+        blocks.append(TableBlock(caption, ("V", *_COLUMNS.values(), "rows"), rows))
     if found := _validator_differences(run, split, in_round(run.rounds, "rec_tune")):
         caption = f"What the RecCoT changes for V, on the same {_ROWS[split]} rows. Intervals are 95 %, over users."
         blocks.append(_difference_table(found, caption))

@@ -11,7 +11,7 @@ from trackrec.metrics.intervals import Interval, user_bootstrap
 from trackrec.metrics.scores import calibration_error
 from trackrec.recipe.names import in_round
 from trackrec.report.numbers import RunNumbers, as_num
-from trackrec.report.render.document import Cell, Figure, Missing, Num, Section, Table, sentence
+from trackrec.report.render.document import Cell, Figure, Missing, Num, Section, TableBlock, sentence
 from trackrec.report.render.figures import Bin, reliability
 from trackrec.report.sections.rounds import round_name
 
@@ -39,7 +39,7 @@ def calibration_section(run: RunNumbers) -> Section:
         rows.append([name, *_calibration(answers), Num(len(answers), unit="count")])
     if not rows:
         return Section("calibration", "V's calibration", [Missing("V answered nothing yet: run `trackrec fit`.")])
-    table = Table(
+    table = TableBlock(
         f"ECE is the expected calibration error in {_BINS} equal-width bins; with few rows even an honest V has one "
         "well above zero. Says Yes: rows with P(Yes) above one half. Intervals are 95 %, over users.",
         ("answers of", "ECE", "mean P(Yes)", "liked", "says Yes", "rows"),

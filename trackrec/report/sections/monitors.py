@@ -7,7 +7,18 @@ import math
 import polars as pl
 
 from trackrec.report.numbers import RunNumbers
-from trackrec.report.render.document import Badge, Block, Cell, Folded, Missing, Notice, Num, Paragraph, Section, Table
+from trackrec.report.render.document import (
+    Badge,
+    Block,
+    Cell,
+    Folded,
+    Missing,
+    Notice,
+    Num,
+    Paragraph,
+    Section,
+    TableBlock,
+)
 
 _BADGES = {
     "ok": Badge("ok", "good"),
@@ -28,7 +39,7 @@ def monitors_section(run: RunNumbers) -> Section:
     few = len(readings) - len(judged)
     seen += f", {few} more had too few rows behind them" if few else ""
     blocks: list[Block] = [Paragraph(f"{seen}; {len(fired) or 'none'} past a limit."), *fired]
-    table = Table(
+    table = TableBlock(
         "Every number that a monitor looked at, with its limits: past the first a line is printed, past the second the "
         "run stops. n counts rows, texts, claims, sets or steps. The numbers have no intervals; the limits are wide.",
         ("stage", "monitor", "number", "value", "warns", "stops", "verdict", "n"),

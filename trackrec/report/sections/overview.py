@@ -11,7 +11,7 @@ import yaml
 from trackrec.recipe.graph import stage_names
 from trackrec.recipe.names import in_round
 from trackrec.report.numbers import RunNumbers
-from trackrec.report.render.document import Block, Cell, Code, Figure, Missing, Num, Section, Table
+from trackrec.report.render.document import Block, Cell, Code, Figure, Missing, Num, Section, TableBlock
 from trackrec.report.render.figures import bars
 
 # The counts of the data stage in the order in which rows are lost; what isn't named here follows under its own name.
@@ -45,7 +45,7 @@ def run_section(run: RunNumbers) -> Section:
     players = _players(run)
     if players:
         caption = "Who took part, and with how many rows."
-        blocks.append(Table(caption, ("stage", "what", "count"), players))
+        blocks.append(TableBlock(caption, ("stage", "what", "count"), players))
     blocks.append(_models_table(run))
     return Section("run", "What was run", blocks)
 
@@ -94,7 +94,7 @@ def missing_blocks(run: RunNumbers) -> list[Block]:
     return blocks
 
 
-def _data_table(run: RunNumbers) -> Table:
+def _data_table(run: RunNumbers) -> TableBlock:
     notes = {key: value for key, value in run.notes("data").items() if key not in _HIDDEN}
     keys = [*(key for key in _DATA if key in notes), *(key for key in notes if key not in _DATA)]
     rows: list[list[Cell]] = [
@@ -106,7 +106,7 @@ def _data_table(run: RunNumbers) -> Table:
     caption = (
         f"The data after each filter. A rating above {threshold:g} is a like." if threshold is not None else "The data."
     )
-    return Table(caption, ("what", "count"), rows)
+    return TableBlock(caption, ("what", "count"), rows)
 
 
 def _players(run: RunNumbers) -> list[list[Cell]]:
@@ -136,7 +136,7 @@ def _players(run: RunNumbers) -> list[list[Cell]]:
     ]
 
 
-def _models_table(run: RunNumbers) -> Table:
+def _models_table(run: RunNumbers) -> TableBlock:
     config = run.saved_config
     rows: list[list[Cell]] = [["generator G", _describe(config["backbone"])]]
     validator = config.get("validator_backbone")
@@ -149,7 +149,7 @@ def _models_table(run: RunNumbers) -> Table:
     rows.append(["split", f"{config['samples']['protocol']}, history per {config['samples']['per']}"])
     for versions, stages in _versions(run).items():
         rows.append(["versions" if len(stages) == len(run.manifests) else f"versions ({', '.join(stages)})", versions])
-    return Table("Models, seeds and versions.", ("what", "value"), rows)
+    return TableBlock("Models, seeds and versions.", ("what", "value"), rows)
 
 
 def _describe(backbone: Mapping[str, Any]) -> str:
@@ -196,7 +196,7 @@ def cost_section(run: RunNumbers) -> Section:
         bars("Peak memory", [(kind, memory[kind], f"{memory[kind] / 2**30:.1f} GiB") for kind, _ in top]),
     ]
     threads = sorted({manifest.threads for manifest in run.manifests.values()})
-    table = Table(
+    table = TableBlock(
         f"Every stage as it ran last, with {' or '.join(map(str, threads))} threads. Peak memory is the process's "
         "(with a GPU, the GPU's) while the stage ran: what earlier stages left loaded counts too.",
         ("stage", "seconds", "amount", "of", "per second", "peak GiB"),

@@ -11,7 +11,7 @@ from trackrec.metrics.intervals import user_bootstrap
 from trackrec.metrics.scores import auc
 from trackrec.recipe.names import in_round, without_text
 from trackrec.report.numbers import RunNumbers, as_num
-from trackrec.report.render.document import Cell, Figure, Missing, Num, Section, Table, Unit
+from trackrec.report.render.document import Cell, Figure, Missing, Num, Section, TableBlock, Unit
 from trackrec.report.render.figures import Reference, by_round, histogram
 from trackrec.report.sections.judgements import draw_rewards, paired_difference, reward_difference
 
@@ -73,7 +73,7 @@ def rounds_section(run: RunNumbers) -> Section:
         nums = (line.before, line.reward, line.change, line.auc, line.acc, line.tuning)
         count = Num(line.auc.n or 0, unit="count") if line.auc else "–"
         rows.append([line.name, *(num or "–" for num in nums), count])
-    table = Table(
+    table = TableBlock(
         "Validation rows. The reward of G's greedy texts is V's probability of the true label, per class first, judged "
         "in each line by one V, the one that scored the round's draws. V's change in AUC is Rec-Tuning's: the new V "
         "against the old one on the same texts. Changes are paired on the same rows; intervals are 95 %, over users.",
@@ -83,7 +83,7 @@ def rounds_section(run: RunNumbers) -> Section:
     return Section("rounds", "Round by round", [_rounds_figure(run, found, table)])
 
 
-def _rounds_figure(run: RunNumbers, found: list[Round], table: Table) -> Figure:
+def _rounds_figure(run: RunNumbers, found: list[Round], table: TableBlock) -> Figure:
     names = [line.name.split(",")[0] for line in found]
     levels = [_CHANCE]
     if plain := run.measured(without_text("evaluate"), "valid", "plain", "auc"):
@@ -132,7 +132,7 @@ def rewards_section(run: RunNumbers) -> Section:
         small = spread.with_columns(reward=(pl.col("reward") < least).cast(pl.Float64))
         counts = [Num(len(rows), unit="count") for rows in (draws, spread)]
         lines.append([str(number), _mean(draws), _mean(spread), _mean(small, "share"), *counts])
-    table = Table(
+    table = TableBlock(
         "Training rows that score (use: reward). Means with 95 % intervals over users. Spread is the best minus the "
         "worst reward of one history's draws; sets below align.sets.min_spread teach nothing and are dropped.",
         ("round", "mean reward", "mean spread", "spread too small", "draws", "histories"),

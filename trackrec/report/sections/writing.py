@@ -28,7 +28,7 @@ from trackrec.report.render.document import (
     Paragraph,
     Section,
     Span,
-    Table,
+    TableBlock,
     Unit,
     sentence,
 )
@@ -124,7 +124,7 @@ def writing_section(writing: Writing) -> Section:
         for name, nums in measures.items()
     ]
     heads = next(iter(measures.values()))
-    table = Table(
+    table = TableBlock(
         f"Greedy texts about the {len(writing.common)} histories that have one in every round (and as many of the "
         "teacher's). distinct-2: distinct word pairs over all word pairs. Unsupported: titles and genres of the "
         "catalogue that a text names and the history that G read doesn't hold. Intervals are 95 %, over texts.",

@@ -22,7 +22,7 @@ class Question(NamedTuple):
     label: int
 
 
-class JudgeTree(NamedTuple):
+class ValidatorTree(NamedTuple):
     """A tree and, per question, the branch after whose last token V answers."""
 
     tree: Tree
@@ -47,13 +47,13 @@ def label_logps(logps: Tensor, labels: LabelTokens) -> Tensor:
     return torch.stack([no, yes], -1).log_softmax(-1)
 
 
-def judge_tree(
+def validator_tree(
     chat: ChatEncoder,
     book: PromptBook,
     history_id: str,
     reccots: Sequence[tuple[int, str | None]],
     targets: Sequence[tuple[str, str, int]],
-) -> JudgeTree:
+) -> ValidatorTree:
     """Every target under every RecCoT of a history.
 
     A tree's branches are the prompt's segments; equal segments under one parent are one branch, whatever the order of
@@ -82,4 +82,4 @@ def judge_tree(
                 parent = known[key]
             questions.append(Question(draw, sample_id, item_id, label))
             branches.append(parent)
-    return JudgeTree(tree, questions, branches)
+    return ValidatorTree(tree, questions, branches)

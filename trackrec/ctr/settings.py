@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from trackrec.ctr.arms.settings import TextSettings
+from trackrec.ctr.arms.text_settings import TextSettings
 
 DEFAULT_ARMS = ("none", "reccot", "shuffled", "random")
 
 
-class CTRPlan(NamedTuple):
+class CTRSettings(NamedTuple):
     """What to train.
 
     Attributes:
