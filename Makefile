@@ -29,9 +29,7 @@ simulated: setup  ## the whole loop on a world whose truth is known; fetches not
 	$(BIN)/trackrec fit --config configs/experiments/simulated.yaml
 
 check: setup  ## lint, format, types, import rules, configs
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/pre-commit run --all-files
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q tests/test_configs.py
 

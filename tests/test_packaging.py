@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from trackrec.pipeline.source_code import code_of, package_modules
 
 ROOT = Path(__file__).parent.parent
 
@@ -36,3 +39,40 @@ def test_callbacks_import_under_the_package_name() -> None:
 
     assert trackrec.callbacks.__name__ == "trackrec.callbacks"
     assert Path(trackrec.callbacks.__file__ or "").resolve().parent == ROOT / "callbacks"
+
+
+# Import name -> distribution, where they differ.
+DISTRIBUTIONS = {
+    "jinja2": "jinja2",
+    "lightning_utilities": "lightning-utilities",
+    "sentence_transformers": "sentence-transformers",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
+# Used by another package on our behalf, and never imported.
+UNIMPORTED = {"accelerate", "gguf", "onnx", "onnxscript"}
+
+
+def declared(groups: dict[str, list[str]], names: list[str]) -> set[str]:
+    """Distributions of some lists of requirements; those of trackrec's own extras are other lists."""
+    found = {re.split(r"[\[<>=!~ ]", line, maxsplit=1)[0].lower() for name in names for line in groups[name]}
+    return found - {"trackrec"}
+
+
+def test_what_is_imported_is_declared_and_nothing_else() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = {**project["optional-dependencies"], "base": project["dependencies"]}
+    extras = [name for name in groups if name not in ("base", "dev", "all")]
+    imported = set(code_of(package_modules()).packages) - set(sys.stdlib_module_names) - {"trackrec"}
+    named = {DISTRIBUTIONS.get(name, name) for name in imported}
+    assert named == declared(groups, ["base", *extras]) - UNIMPORTED
+    assert "torch>=2.9,<2.15" in groups["base"]
+
+
+def test_the_version_stands_in_one_place() -> None:
+    import trackrec
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert "version" not in project
+    assert project["dynamic"] == ["version"]
+    assert f"## {trackrec.__version__}" in (ROOT / "CHANGELOG.md").read_text()

@@ -11,8 +11,10 @@ from trackrec.commands.results import run_and_show
 from trackrec.ctr.check import check_settings
 from trackrec.llm.model_files import check_model_path
 from trackrec.recipe.arm_texts import stages_read
+from trackrec.recipe.experiment import Experiment
 from trackrec.recipe.names import EMBED
 from trackrec.runtime.errors import MissingFileError
+from trackrec.runtime.packages import need
 
 HELP = "Run every stage that is not up to date, from ratings to the recommender; goes on where it stopped."
 
@@ -28,11 +30,33 @@ def run(call: Call) -> None:
     experiment, _ = open_run(call)
     experiment.pipeline.reuse = reused_folder(call.own["reuse"])
     check_settings(experiment.ctr)
-    if EMBED in stages_read(experiment):
-        check_model_path(experiment.embed.model, "embed")
     chosen = call.own["stages"]
     stages = [name.strip() for name in chosen.split(",")] if isinstance(chosen, str) else chosen
+    if EMBED in stages_read(experiment):
+        check_model_path(experiment.embed.model, "embed")
+    if not stages:
+        check_packages(experiment)
     run_and_show(call, experiment, stages, "valid")
+
+
+def check_packages(experiment: Experiment) -> None:
+    """Whether the packages that a whole run needs are installed, before its hours.
+
+    Raises:
+        MissingPackageError: naming the setting and the extra to install.
+    """
+    if EMBED in stages_read(experiment):
+        need(f"embed.model {experiment.embed.model}", "text", "sentence_transformers")
+    backbones = {"backbone": experiment.backbone, "validator_backbone": experiment.validator_backbone}
+    for key, settings in backbones.items():
+        if settings is not None and settings.quantize != "none":
+            need(f"{key}.quantize {settings.quantize}", "quantize", "bitsandbytes")
+        if settings is not None and settings.gguf_file:
+            need(f"{key}.gguf_file", "gguf", "gguf")
+    for section, training in experiment.trainings.items():
+        optimizer = getattr(training.model.get("optimizer"), "name", "adamw")
+        if "8bit" in optimizer:
+            need(f"{section}.model.optimizer.name {optimizer}", "quantize", "bitsandbytes")
 
 
 def reused_folder(given: Path | None) -> Path | None:
