@@ -93,7 +93,7 @@ def test_a_draw_without_a_score_is_an_error():
 
 def test_a_score_that_is_no_number_is_an_error():
     draws = tables({("h0", 0, "a"): float("nan"), ("h0", 2, "a"): 0.5, ("h1", 0, "a"): 0.5}, {"a": 1})
-    with pytest.raises(FloatingPointError, match=r"scores of 1 histories are no numbers, the first is h0.*dtype"):
+    with pytest.raises(FloatingPointError, match=r"scores of 1 histories are not finite, the first is h0.*dtype"):
         collect_draws(*draws)
 
 

@@ -225,7 +225,7 @@ def test_tuning_aims_at_the_answer_of_each_row(tiny_lm, tiny_book):
 
 def test_more_rows_than_a_round_takes_are_an_error(tiny_lm, tiny_book):
     data = RecTuneData(tiny_lm(), tiny_book, dict.fromkeys(TARGETS), TARGETS, samples_per_history=2)
-    with pytest.raises(ValueError, match="a history brings 3 tuning rows, samples_per_history is 2"):
+    with pytest.raises(ValueError, match="a history has 3 tuning rows, samples_per_history is 2"):
         data.setup("fit")
     with pytest.raises(ValueError, match="samples_per_history must be at least 1, got 0"):
         RecTuneData(tiny_lm(), tiny_book, {}, {}, samples_per_history=0)

@@ -1,1 +1,1 @@
-"""Alignment of G: preference sets from V's scores, and S-DPO on them."""
+"""Alignment of the generator (G): preference sets from the validator's (V's) scores, and S-DPO on them."""

@@ -1,4 +1,4 @@
-"""Preference sets as trees: one prompt, one chosen and K rejected texts, as the tokens that were sampled."""
+"""Preference sets as trees: one prompt, one chosen and K rejected texts, each with the token ids as sampled."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PreferenceExample(NamedTuple):
 
 
 class PreferenceBatch(NamedTuple):
-    """B sets and, once computed, their reference log-probabilities (K rejected in the largest set)."""
+    """B sets and, once computed, their reference log-probabilities: (B,) and (B, K), K rejected in the largest set."""
 
     ids: list[str]
     layout: Layout
@@ -41,7 +41,7 @@ class PreferenceBatch(NamedTuple):
 
 
 class AlignData(LightningDataModule):
-    """The preference sets of a round, or of several whose texts one G wrote.
+    """The preference sets of one round, or of several rounds whose texts the same generator (G) wrote.
 
     Args:
         lm: encodes and lays out.
@@ -82,27 +82,27 @@ class AlignData(LightningDataModule):
         return PreferenceExample(history_id, tree, row["round"])
 
     def set_references(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Take the reference_logps table."""
+        """Store the rows of the reference_logps table."""
         self.references = {
             (row["history_id"], row["round"]): (row["chosen_logp"], row["rejected_logps"]) for row in rows
         }
 
     def collate(self, examples: list[PreferenceExample]) -> PreferenceBatch:
-        """Rows, the branches in question, and padded (B, K) references."""
-        wanted = [(place, branch) for place, entry in enumerate(examples) for branch in range(1, len(entry.tree))]
+        """Packed rows, the (set, branch) of every text, and padded (B, K) references."""
+        wanted = [(index, branch) for index, entry in enumerate(examples) for branch in range(1, len(entry.tree))]
         sizes = [len(entry.tree) - 2 for entry in examples]
         ref_chosen = ref_rejected = None
         if self.references:
-            found = [self.references[entry.history_id, entry.round] for entry in examples]
-            ref_chosen = torch.tensor([chosen for chosen, _ in found])
-            ref_rejected = torch.zeros(len(found), max(sizes))
-            for place, (_, rejected) in enumerate(found):
-                ref_rejected[place, : len(rejected)] = torch.tensor(rejected)
+            references = [self.references[entry.history_id, entry.round] for entry in examples]
+            ref_chosen = torch.tensor([chosen for chosen, _ in references])
+            ref_rejected = torch.zeros(len(references), max(sizes))
+            for index, (_, rejected) in enumerate(references):
+                ref_rejected[index, : len(rejected)] = torch.tensor(rejected)
         return PreferenceBatch(
             [entry.history_id for entry in examples],
             self.lm.layout([entry.tree for entry in examples]),
             wanted,
-            [list(examples[place].tree[branch].ids) for place, branch in wanted],
+            [list(examples[index].tree[branch].ids) for index, branch in wanted],
             sizes,
             ref_chosen,
             ref_rejected,
@@ -118,17 +118,17 @@ class AlignData(LightningDataModule):
         )
 
     def train_dataloader(self) -> BatchLoader[PreferenceExample]:
-        """Shuffled batches, or this process's shares of them."""
+        """Shuffled batches, or this rank's shares of them."""
         return self._loader(self.examples, True, *process_rank())
 
     def predict_dataloader(self) -> BatchLoader[PreferenceExample]:
-        """Every set once, in order, or this process's share: the reference pass."""
+        """Every set once, in order, or this rank's share of them: for the reference pass."""
         return self._loader(self.examples, False, *process_rank())
 
     def check_batches(self) -> list[PreferenceBatch]:
-        """The first training batch and random sets, on which the start of the training is checked.
+        """The first training batch and randomly drawn sets, for the check of the loss at step 0.
 
-        An eighth of the sets, at least 8 and at most 32: of 50 sets 32 took a tenth of the stage.
+        An eighth of the sets, at least 8 and at most 32: with 50 sets, checking 32 took a tenth of the stage's time.
         """
         rng = random.Random(self.seed)
         sets = len(self.examples)
@@ -136,5 +136,5 @@ class AlignData(LightningDataModule):
         return [next(iter(self._loader(self.examples, shuffle=True))), *self._loader(picked, shuffle=False)]
 
     def transfer_batch_to_device(self, batch: PreferenceBatch, device: Any, dataloader_idx: int) -> PreferenceBatch:
-        """Nothing to move: the model places what it computes on."""
+        """The batch as it is: the model moves its inputs to its device."""
         return batch

@@ -10,7 +10,7 @@ def align_work(prompt: int, draws: int, new: int, batch_size: int) -> StageWork:
     """Packed rows of a prompt and all its draws.
 
     Args:
-        prompt: tokens of G's prompt.
+        prompt: tokens of the generator's prompt.
         draws: ``sampler.init_args.n``.
         new: tokens of a draw at most.
         batch_size: ``align.data.batch_size``.

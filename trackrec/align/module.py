@@ -1,4 +1,7 @@
-"""S-DPO: moves G toward the draws that V likes best, held to the G that sampled them."""
+"""S-DPO: moves the generator (G) toward the draws that the validator (V) scores highest.
+
+The reference is the G that sampled the draws.
+"""
 
 from __future__ import annotations
 
@@ -25,16 +28,16 @@ from trackrec.storage.schemas import TableError
 
 # Logged values that are means over rejected texts; the others are means over sets.
 _PER_NEGATIVE = ("rejected_reward", "margin", "accuracy", "rejected_tokens")
-# A set whose negatives hold less than this share of the softmax moves nothing any more.
+# A set is saturated when its rejected texts hold less than this share of the softmax: its gradient is near zero.
 _SATURATED = 0.01
 
 
 class StaleReferenceError(TrackRecError, RuntimeError):
-    """At step 0 the policy isn't its own reference: the reference log-probabilities belong to something else."""
+    """At step 0 the policy differs from the reference: other weights computed the reference log-probabilities."""
 
 
 class SetLogps(NamedTuple):
-    """Log-probabilities of B sets with up to K rejected texts, and their lengths in tokens."""
+    """Log-probabilities of B sets with up to K rejected texts, (B,) and (B, K), and their lengths in tokens."""
 
     chosen: Tensor
     rejected: Tensor
@@ -50,9 +53,10 @@ class SoftmaxDPOModule(AdapterModule):
         lm: the model. Its LoRA dropout must be 0: the reference is computed without dropout.
         adapter: the adapter that becomes this round's G; it starts as a copy of the G that sampled.
         lr: peak learning rate.
-        beta: strength of the tie to the reference.
+        beta: how strongly the policy is held to the reference.
         length_norm: ``none`` compares summed log-probabilities (paper), ``avg`` their mean per token.
-        sft_coef: weight of the chosen text's mean token loss, added against falling likelihood; 0 is the paper's.
+        sft_coef: weight of the chosen text's mean token loss, added so that its likelihood doesn't fall; the paper
+            has 0.
         optimizer: the rest of the optimizer.
 
     Raises:
@@ -94,10 +98,10 @@ class SoftmaxDPOModule(AdapterModule):
             )
 
     def set_logps(self, batch: PreferenceBatch) -> SetLogps:
-        """Log-probabilities of every text of a batch of sets, (B,) and (B, K)."""
+        """Log-probabilities of every text of a batch of sets."""
         sums, lengths = branch_logprobs(self.lm, batch.layout, batch.wanted, batch.tokens)
         B, K = len(batch.sizes), max(batch.sizes)
-        rows = [place for place, size in enumerate(batch.sizes) for _ in range(size + 1)]
+        rows = [index for index, size in enumerate(batch.sizes) for _ in range(size + 1)]
         columns = [column for size in batch.sizes for column in range(size + 1)]
         table, length = sums.new_zeros(B, K + 1), sums.new_ones(B, K + 1)
         table = table.index_put((torch.tensor(rows), torch.tensor(columns)), sums)
@@ -107,7 +111,7 @@ class SoftmaxDPOModule(AdapterModule):
         return SetLogps(table[:, 0], table[:, 1:], mask[:, 1:], length[:, 0], length[:, 1:])
 
     def predict_step(self, batch: PreferenceBatch | EmptyShare, batch_idx: int) -> list[dict[str, Any]]:
-        """Rows of reference log-probabilities, computed by the adapter as it is now."""
+        """Rows of the reference_logps table, computed by the adapter with its present weights."""
         if isinstance(batch, EmptyShare):
             return []
         return [row for piece in self.memory.run(batch, self._reference_rows) for row in piece]
@@ -118,10 +122,10 @@ class SoftmaxDPOModule(AdapterModule):
             {
                 "history_id": entry.history_id,
                 "round": entry.round,
-                "chosen_logp": logps.chosen[place].item(),
-                "rejected_logps": logps.rejected[place, : batch.sizes[place]].tolist(),
+                "chosen_logp": logps.chosen[index].item(),
+                "rejected_logps": logps.rejected[index, : batch.sizes[index]].tolist(),
             }
-            for place, entry in enumerate(batch.examples)
+            for index, entry in enumerate(batch.examples)
         ]
 
     def losses(self, batch: PreferenceBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -158,10 +162,10 @@ class SoftmaxDPOModule(AdapterModule):
         return loss, values
 
     def on_train_start(self) -> None:
-        """At step 0 the loss must be the mean of ln(1 + K), or the reference is not this policy.
+        """Check that the loss at step 0 is the mean of ln(1 + K), which holds only if the reference is this policy.
 
         Raises:
-            StaleReferenceError: with the loss found and the loss due.
+            StaleReferenceError: it is not; the message has the measured and the expected loss.
         """
         super().on_train_start()
         data: AlignData = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -174,11 +178,11 @@ class SoftmaxDPOModule(AdapterModule):
         exact = self.lm.dtype == torch.float32 and self.trainer.precision in ("32-true", "32", 32)
         tolerance = 1e-3 if exact and self.lm.settings.quantize == "none" else 0.05 * max(1.0, 10 * self.beta)
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
-            found = sum(self.memory.run(batch, self._start_loss)) / len(batch.sizes)
-        due = sum(math.log(1 + size) for size in batch.sizes) / len(batch.sizes)
-        if not abs(found - due) <= tolerance:
+            loss = sum(self.memory.run(batch, self._start_loss)) / len(batch.sizes)
+        expected = sum(math.log(1 + size) for size in batch.sizes) / len(batch.sizes)
+        if not abs(loss - expected) <= tolerance:
             raise StaleReferenceError(
-                f"at step 0 the S-DPO loss is {found:.4f}, and ln(1+K) is {due:.4f} (tolerance {tolerance}): the "
+                f"at step 0 the S-DPO loss is {loss:.4f}, and ln(1+K) is {expected:.4f} (tolerance {tolerance}): the "
                 "reference log-probabilities were not computed by the adapter that trains. Delete the stage and rerun."
             )
 
@@ -190,7 +194,7 @@ class SoftmaxDPOModule(AdapterModule):
         return loss.sum().item()
 
     def sums(self, batch: PreferenceBatch) -> StepSums:
-        """Over the sets: a set's weight doesn't depend on its neighbours."""
+        """Sums over the sets: every set has the same weight, whatever the sizes of the others."""
         losses, values = self.losses(batch)
         sets, negatives = len(losses), sum(batch.sizes)
         counts = {name: negatives if name in _PER_NEGATIVE else sets for name in values}
@@ -199,15 +203,15 @@ class SoftmaxDPOModule(AdapterModule):
 
 
 def write_references(module: SoftmaxDPOModule, data: AlignData, trainer_args: dict[str, Any], out_dir: Path) -> None:
-    """Compute the reference log-probabilities once, before training, and hand them to the data.
+    """Compute the reference log-probabilities once, before training, and store them in ``data``.
 
-    The same packer, rows, precision and adapter serve the reference and the training, so that at step 0 both agree.
+    Reference and training use the same packing, rows, precision and adapter, so that at step 0 they agree.
 
     Args:
         module: its adapter is still the G that sampled.
-        data: set up.
-        trainer_args: of the training; the precision counts.
-        out_dir: the stage directory; a finished reference_logps table there is read instead.
+        data: after ``setup``.
+        trainer_args: of the training; the precision is taken from them.
+        out_dir: the stage directory; if it has a finished reference_logps table, that is read instead.
 
     Raises:
         SettingError: there is no preference set.
@@ -220,7 +224,7 @@ def write_references(module: SoftmaxDPOModule, data: AlignData, trainer_args: di
     try:
         rows = read_table(out_dir, "reference_logps").to_dicts()
     except TableError:
-        # Prediction has no steps: what bounds the training must not bound the reference.
+        # Limits of the training (fast_dev_run, batch limits) must not cut the reference pass short.
         args = {**trainer_args, "callbacks": [], "logger": False, "enable_checkpointing": False}
         args |= {"fast_dev_run": False, "limit_predict_batches": None}
         batches = stage_trainer(args, out_dir, module).predict(module, datamodule=data) or []

@@ -1,4 +1,4 @@
-"""Preference sets: V's scores of a history's draws become one chosen and several rejected texts."""
+"""Preference sets: from the validator's (V's) scores of a history's draws, one chosen and several rejected texts."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class PreferenceSettings:
 
     Attributes:
         negatives: how many of the other draws are rejected; ``all`` or a number.
-        pick: where a number is given, the ``hardest`` (highest reward) or ``random`` ones.
-        min_spread: a set whose chosen and worst reward are closer than this teaches nothing and is dropped.
-        min_best: a set whose best reward is below this is dropped: V is wrong on every draw.
-        shuffle_rewards: deal the rewards of a history's draws out among them by chance, the control of an alignment on
-            what V thinks; as many sets, and as far apart.
+        pick: with a number, which draws: the ``hardest`` (highest reward) or ``random`` ones.
+        min_spread: a set is dropped when its chosen and its lowest reward differ by less than this: it teaches nothing.
+        min_best: a set is dropped when its best reward is below this: V is wrong on every draw.
+        shuffle_rewards: permute the rewards among a history's draws at random. This is the control for aligning on V's
+            scores: as many sets, with the same spreads.
     """
 
     negatives: Literal["all"] | int = "all"
@@ -41,7 +41,7 @@ class PreferenceSettings:
 
 
 class ScoredDraw(NamedTuple):
-    """One draw and what V makes of it."""
+    """One draw and its reward."""
 
     draw: int
     token_ids: tuple[int, ...]
@@ -50,14 +50,14 @@ class ScoredDraw(NamedTuple):
 
 
 class PreferenceSets(NamedTuple):
-    """Rows of the preferences table, and what became of every history."""
+    """Rows of the preferences table, and counts of the sets made and of the histories dropped, by reason."""
 
     rows: list[dict[str, Any]]
     counts: dict[str, Any]
 
 
 def draw_reward(p_true: Sequence[float], labels: Sequence[int]) -> float:
-    """Mean of P(true label), per class first: a text that only makes V say Yes more often wins nothing."""
+    """Mean of P(true label), per class first: a text that only makes V say Yes more often gains nothing."""
     return balanced_mean(np.asarray(p_true), np.asarray(labels))
 
 
@@ -72,23 +72,25 @@ def collect_draws(
         samples: for the labels.
 
     Returns:
-        The draws, and the correlation of a row's reward with its label over all rows (near 0 unless V leans).
+        The draws, and the correlation of a row's reward with its label over all rows (near 0 unless V favours one
+        answer).
 
     Raises:
-        SettingError: a draw has no score.
+        ValueError: a draw has no score.
+        DivergedError: a score is not finite.
     """
     key = ["history_id", "source", "round", "draw"]
-    judged = scores.join(samples.select("sample_id", "label"), on="sample_id", how="inner")
-    grouped = judged.group_by(key).agg("p_true", "label")
+    labelled = scores.join(samples.select("sample_id", "label"), on="sample_id", how="inner")
+    grouped = labelled.group_by(key).agg("p_true", "label")
     joined = draws.join(grouped, on=key, how="left").sort(key)
     if joined["p_true"].null_count():
         raise ValueError(f"{joined['p_true'].null_count()} of {len(joined)} draws have no score")
-    if wrong := judged.filter(~pl.col("p_true").is_finite())["history_id"].unique().sort().to_list():
+    if wrong := labelled.filter(~pl.col("p_true").is_finite())["history_id"].unique().sort().to_list():
         raise DivergedError(
-            f"V's scores of {len(wrong)} histories are no numbers, the first is {wrong[0]}. Set backbone.dtype: "
+            f"V's scores of {len(wrong)} histories are not finite, the first is {wrong[0]}. Set backbone.dtype: "
             "bfloat16 or float32 (float16 overflows), or look at rec_tune.model.lr."
         )
-    found: dict[str, list[ScoredDraw]] = {}
+    by_history: dict[str, list[ScoredDraw]] = {}
     for row in joined.iter_rows(named=True):
         draw = ScoredDraw(
             row["draw"],
@@ -96,17 +98,17 @@ def collect_draws(
             row["finish_reason"] == "stop",
             draw_reward(row["p_true"], row["label"]),
         )
-        found.setdefault(row["history_id"], []).append(draw)
-    correlation = judged.select(pl.corr("p_true", "label")).item()
-    return found, 0.0 if correlation is None or correlation != correlation else float(correlation)
+        by_history.setdefault(row["history_id"], []).append(draw)
+    correlation = labelled.select(pl.corr("p_true", "label")).item()
+    return by_history, 0.0 if correlation is None or correlation != correlation else float(correlation)
 
 
 def build_preferences(
     draws: Mapping[str, Sequence[ScoredDraw]], settings: PreferenceSettings, source: str, round_: int, seed: int
 ) -> PreferenceSets:
-    """One set per history, or a count of why there is none.
+    """One set per history, or a count of the reason why it has none.
 
-    A cut draw may be rejected but never chosen; one that V likes better than the chosen draw is left out of the set.
+    A cut draw may be rejected but never chosen; one with a higher reward than the chosen draw is left out of the set.
 
     Args:
         draws: the scored draws of each history.
@@ -120,7 +122,9 @@ def build_preferences(
     for history_id, scored in sorted(draws.items()):
         unique = _merge_equal(scored)
         if settings.shuffle_rewards:
-            unique = _shuffled(unique, random.Random(stable_hash("rewards", seed, round_, history_id)))
+            rewards = [draw.reward for draw in unique]
+            random.Random(stable_hash("rewards", seed, round_, history_id)).shuffle(rewards)
+            unique = [draw._replace(reward=reward) for draw, reward in zip(unique, rewards, strict=True)]
         counts["histories"] += 1
         counts["draws"] += len(scored)
         counts["equal_draws_merged"] += len(scored) - len(unique)
@@ -150,22 +154,15 @@ def build_preferences(
 
 
 def _merge_equal(scored: Sequence[ScoredDraw]) -> list[ScoredDraw]:
-    """Equal token sequences as one draw, the first of them."""
+    """The draws without repeated token sequences; of equal ones the first is kept."""
     seen: dict[tuple[int, ...], ScoredDraw] = {}
     for draw in sorted(scored, key=lambda entry: entry.draw):
         seen.setdefault(draw.token_ids, draw)
     return list(seen.values())
 
 
-def _shuffled(draws: Sequence[ScoredDraw], rng: random.Random) -> list[ScoredDraw]:
-    """The same draws with each other's rewards."""
-    rewards = [draw.reward for draw in draws]
-    rng.shuffle(rewards)
-    return [draw._replace(reward=reward) for draw, reward in zip(draws, rewards, strict=True)]
-
-
 def _reason_to_drop(unique: Sequence[ScoredDraw], chosen: ScoredDraw | None, settings: PreferenceSettings) -> str:
-    """Why these draws make no set; empty where they do."""
+    """Why these draws make no set; empty if they make one."""
     rewards = [draw.reward for draw in unique]
     if len(unique) < 2:
         return "dropped_one_draw"
@@ -179,7 +176,7 @@ def _reason_to_drop(unique: Sequence[ScoredDraw], chosen: ScoredDraw | None, set
 
 
 def _negatives(others: Sequence[ScoredDraw], settings: PreferenceSettings, rng: random.Random) -> list[ScoredDraw]:
-    """The rejected draws, best first. All of them, or k."""
+    """The rejected draws, highest reward first: all of them, or ``settings.negatives``."""
     ranked = sorted(others, key=lambda draw: (-draw.reward, draw.draw))
     if settings.negatives == "all":
         return ranked

@@ -28,7 +28,7 @@ def softmax_dpo(
 
     Args:
         chosen: (B,) log-probabilities of the chosen texts under the policy.
-        rejected: (B, K) the same for the rejected ones; what stands where ``mask`` is False is never read.
+        rejected: (B, K) the same for the rejected ones; values where ``mask`` is False are never read.
         ref_chosen: (B,) under the reference.
         ref_rejected: (B, K) under the reference.
         mask: (B, K) True where a rejected text exists; each set needs at least one.

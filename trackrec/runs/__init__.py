@@ -1,1 +1,1 @@
-"""What reports and monitors read of a run directory."""
+"""Reading a run directory, for reports and monitors."""

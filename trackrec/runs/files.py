@@ -1,4 +1,4 @@
-"""What a run directory holds, as far as it is done and fits together: read by the report and by monitors."""
+"""Reads the finished, up-to-date stages of a run directory, for the report and for monitors."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ LOGS = "logs"
 
 
 def newest_of(paths: Iterable[Path]) -> Path | None:
-    """Of the files that exist the one written last; None where there is none."""
+    """Of the files that exist the one written last; None if none exists."""
     return max(filter(Path.exists, paths), key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 class RunFiles:
-    """Reads the done stages of a run.
+    """Reads the finished stages of a run.
 
-    A stage whose inputs have been replaced since is ``outdated``, one that the configuration has no more, as
-    ``round-1/align`` under ``loop.align: false``, is ``foreign``; neither is read.
+    A stage whose inputs have been replaced since it ran is ``outdated``. A stage that the configuration no longer has
+    is ``foreign``, such as ``round-1/align`` under ``loop.align: false``. Neither is read.
 
     Args:
         run_dir: of the run.
@@ -42,68 +42,68 @@ class RunFiles:
     def __init__(self, run_dir: Path, config: Mapping[str, Any], stages: Iterable[str] | None = None) -> None:
         self.run_dir, self.config = run_dir, config
         self.rounds = int(config["loop"]["rounds"])
-        own = {*(stage_names(config) if stages is None else stages), TEST}
-        found = _manifests(run_dir)
-        current = _current(found)
-        self.manifests = {name: found[name] for name in found if name in current and name in own}
-        self.outdated = [name for name in found if name not in current and name in own]
-        self.foreign = [name for name in found if name not in own]
+        configured = {*(stage_names(config) if stages is None else stages), TEST}
+        manifests = _manifests(run_dir)
+        current = _current(manifests)
+        self.manifests = {name: manifests[name] for name in manifests if name in current and name in configured}
+        self.outdated = [name for name in manifests if name not in current and name in configured]
+        self.foreign = [name for name in manifests if name not in configured]
 
     def has(self, stage: str) -> bool:
         """Whether a stage is done and current."""
         return stage in self.manifests
 
     def notes(self, stage: str) -> dict[str, Any]:
-        """What a stage noted of itself, empty where it isn't done."""
+        """The notes in a stage's manifest, empty if the stage isn't done."""
         return self.manifests[stage].notes if self.has(stage) else {}
 
     def table(self, stage: str, name: str, columns: Sequence[str] | None = None) -> pl.DataFrame | None:
-        """A table of a stage, None where the stage isn't done or wrote no such table."""
+        """A table of a stage, None if the stage isn't done or wrote no such table."""
         if not self.has(stage) or name not in self.manifests[stage].rows:
             return None
         return read_table(self.run_dir / stage, name, columns=columns)
 
     @cached_property
     def saved_config(self) -> Mapping[str, Any]:
-        """The configuration of the stage that ran last, which a config file may differ from by now."""
-        # By time: while a changed configuration makes stages anew, those behind them stand with the old one.
+        """The configuration of the stage that ran last; the config file may have changed since."""
+        # By time, not by order: while a changed configuration reruns stages, later stages still have the old one.
         paths = [self.run_dir / stage / "config.yaml" for stage in reversed(self.manifests)]
         newest = newest_of(paths)
         return self.config if newest is None else dict(yaml.safe_load(newest.read_text()))
 
     @cached_property
     def samples(self) -> pl.DataFrame:
-        """sample_id, user_id, history_id and label of every sample; no rows where there is no data stage."""
+        """sample_id, user_id, history_id and label of every sample; no rows if the data stage isn't done."""
         columns = ("sample_id", "user_id", "history_id", "label")
-        found = self.table(DATA, "samples", columns)
-        return _empty("samples").select(columns) if found is None else found
+        samples = self.table(DATA, "samples", columns)
+        return _empty("samples").select(columns) if samples is None else samples
 
     @cached_property
     def metrics(self) -> pl.DataFrame:
         """The metrics of every stage."""
-        frames = [found for stage in self.manifests if (found := self.table(stage, "metrics")) is not None]
+        frames = [table for stage in self.manifests if (table := self.table(stage, "metrics")) is not None]
         return pl.concat([_empty("metrics"), *frames])
 
     def answers(self, stage: str, validator: str) -> pl.DataFrame | None:
-        """One validator's answers in a stage, by sample; None where there are none.
+        """One validator's scores in a stage, by sample; None if there are none.
 
         Columns: sample_id, p_yes, answer_mass, p_true, user_id, history_id, label.
         """
         scores = self.table(stage, "scores", ("sample_id", "validator", "p_yes", "answer_mass", "p_true"))
         if scores is None:
             return None
-        own = scores.filter(pl.col("validator") == validator).drop("validator")
-        found = own.join(self.samples, on="sample_id", how="inner").sort("sample_id")
-        return found if len(found) else None
+        scores = scores.filter(pl.col("validator") == validator).drop("validator")
+        labelled = scores.join(self.samples, on="sample_id", how="inner").sort("sample_id")
+        return labelled if len(labelled) else None
 
     def validators(self, stage: str) -> list[str]:
-        """Names of the validators that answered in a stage."""
+        """Names of the validators that scored in a stage."""
         scores = self.table(stage, "scores", ("validator",))
         return [] if scores is None else scores["validator"].unique(maintain_order=True).to_list()
 
     @property
     def prompts(self) -> PromptSettings:
-        """Words and limits of the prompts that G and V read."""
+        """Words and limits of the prompts that the generator and the validator read."""
         return PromptSettings(**self.saved_config["prompts"])
 
     def book(self, history_ids: Collection[str]) -> PromptBook:
@@ -116,22 +116,22 @@ class RunFiles:
         return PromptBook(histories, items, users.head(0), self.notes(DATA)["threshold"], self.prompts)
 
     def claim_checker(self, texts: Iterable[str]) -> ClaimChecker:
-        """Finds names of the catalogue: of titles those alone whose words occur in the texts."""
-        known = {word for text in texts for word in name_words(text)}
+        """Finds names of the catalogue; it knows only those titles whose words all occur in the texts."""
+        words = {word for text in texts for word in name_words(text)}
         items = self.table(DATA, "items", ("title", "attributes"))
         assert items is not None
         attributes = items["attributes"].explode().drop_nulls().unique().to_list()
-        titles = (title for title in items["title"].to_list() if known.issuperset(name_words(title)))
+        titles = (title for title in items["title"].to_list() if words.issuperset(name_words(title)))
         return ClaimChecker(titles, attributes)
 
     def readings(self) -> pl.DataFrame:
-        """What monitors saw after the stages, in the order of the stages."""
+        """The monitors' readings, in the order of the stages."""
         folders = [self.run_dir / stage / LOGS for stage in self.manifests]
         frames = [read_table(folder, "monitors") for folder in folders if (folder / "monitors").is_dir()]
         return pl.concat([_empty("monitors"), *frames])
 
     def step_logs(self, stage: str) -> pl.DataFrame | None:
-        """What a training logged at its steps, in their order."""
+        """What a training stage logged, in the order of its steps; None if there is no log."""
         path = self.run_dir / stage / LOGS / "metrics.csv"
         if not self.has(stage) or not path.exists():
             return None
@@ -139,40 +139,40 @@ class RunFiles:
 
 
 def _empty(table: str) -> pl.DataFrame:
-    found = pl.from_arrow(SCHEMAS[table].empty_table())
-    assert isinstance(found, pl.DataFrame)
-    return found
+    frame = pl.from_arrow(SCHEMAS[table].empty_table())
+    assert isinstance(frame, pl.DataFrame)
+    return frame
 
 
 def _manifests(run_dir: Path) -> dict[str, Manifest]:
-    """Manifests of all done stages in the order of the recipe; names that it doesn't know come last."""
-    found = {}
+    """Manifests of all finished stages in the order of the recipe; stages that it doesn't have come last."""
+    manifests = {}
     for path in [*run_dir.glob(f"*/{MANIFEST}"), *run_dir.glob(f"*/*/{MANIFEST}")]:
         name = path.parent.relative_to(run_dir).as_posix()
         if name.startswith("."):
             continue
         try:
             manifest = read_manifest(path.parent)
-        except BrokenManifestError:  # a stage whose manifest is torn isn't done; the next `fit` names it
+        except BrokenManifestError:  # the stage isn't done; the next `fit` reports it
             continue
         if manifest is not None:
-            found[name] = manifest
-    order = every_stage(max([1, *map(round_of, found)]))
-    known = [name for name in order if name in found]
-    return {name: found[name] for name in (*known, *sorted(found.keys() - set(known)))}
+            manifests[name] = manifest
+    order = every_stage(max([1, *map(round_of, manifests)]))
+    known = [name for name in order if name in manifests]
+    return {name: manifests[name] for name in (*known, *sorted(manifests.keys() - set(known)))}
 
 
 def _current(manifests: Mapping[str, Manifest]) -> set[str]:
-    """Stages whose inputs are what they read, and are current themselves."""
+    """Stages whose inputs have the recorded content and are current themselves."""
     current: set[str] = set()
-    left = dict(manifests)
+    remaining = dict(manifests)
     while True:
         ready = {
             name
-            for name, manifest in left.items()
+            for name, manifest in remaining.items()
             if all(key in current and manifests[key].content_hash == value for key, value in manifest.inputs.items())
         }
         if not ready:
             return current
         current |= ready
-        left = {name: manifest for name, manifest in left.items() if name not in ready}
+        remaining = {name: manifest for name, manifest in remaining.items() if name not in ready}

@@ -1,6 +1,6 @@
-"""What is called after every stage: the protocol, and the readings that it may leave.
+"""Hooks that are called after every stage: their protocol, and the readings that they return.
 
-Shipped hooks are the monitors of `trackrec.callbacks`; a config names them, or your own, under ``monitors``.
+The hooks of this package are the monitors of `trackrec.callbacks`; a config names these or yours under ``monitors``.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ Verdict = Literal["ok", "few", "warn", "stop"]
 
 
 class StoppedByMonitorError(StageError):
-    """A monitor found the run past one of its limits. What is done stays."""
+    """A reading passed its stop limit. Finished stages are kept."""
 
 
 class DoneStage(NamedTuple):
-    """A stage that is done, and the run so far.
+    """A finished stage, and the run so far.
 
     Attributes:
         name: ``round-1/align``.
-        run: every table, note, log and metric of the done stages; see `RunFiles`.
+        run: every table, note, log and metric of the finished stages; see `RunFiles`.
     """
 
     name: str
@@ -42,32 +42,32 @@ class DoneStage(NamedTuple):
 
     @property
     def round(self) -> int:
-        """The round in the name, 0 where it has none."""
+        """The round in the name, 0 if there is none."""
         return round_of(self.name)
 
     @property
     def directory(self) -> Path:
-        """Where the stage's result lies."""
+        """The stage's directory."""
         return self.run.run_dir / self.name
 
     @property
     def metrics(self) -> pl.DataFrame:
-        """The metrics of all done stages."""
+        """The metrics of all finished stages."""
         return self.run.metrics
 
 
 class Reading(NamedTuple):
-    """One number that a hook looked at.
+    """One number that a hook measured.
 
     Attributes:
-        monitor: who looked.
+        monitor: name of the hook.
         name: what the number is.
         value: the number.
-        n: rows, texts or steps behind it.
-        warn: the limit past which a line is printed, None without one.
+        n: how many rows, texts or steps it was computed from.
+        warn: the limit past which a warning is printed, None without one.
         stop: the limit past which the run ends, None without one.
-        verdict: ``few`` where too few rows stand behind the number to judge it.
-        text: what was found and what to do about it, in one sentence or two; empty where all is well.
+        verdict: ``few`` means that ``n`` is too small to compare the number with its limits.
+        text: what was measured and what to do about it, in one sentence or two; empty if no limit was passed.
     """
 
     monitor: str
@@ -82,44 +82,45 @@ class Reading(NamedTuple):
 
 @runtime_checkable
 class StageHook(Protocol):
-    """Looks at a run after each of its stages, whether the stage ran just now or was up to date.
+    """Called after each stage of a run, whether the stage ran just now or was up to date.
 
-    It reads, and changes nothing. A reading whose verdict is ``warn`` is printed, ``stop`` ends the run.
+    It must not change the run. A reading with verdict ``warn`` is printed; ``stop`` ends the run.
     """
 
     def on_stage_end(self, stage: DoneStage) -> Sequence[Reading]:
-        """What there is to tell after this stage.
+        """Measure the run after this stage.
 
         Args:
             stage: the stage and the run so far.
 
         Returns:
-            Readings, which are kept beside the stage's logs and shown by the report; empty where the stage is none of
-            the hook's concern.
+            Readings, which are stored with the stage's logs and shown in the report; empty for stages that the hook
+            doesn't measure.
         """
         ...
 
 
 def write_readings(stage: DoneStage, readings: Sequence[Reading]) -> None:
-    """Keep the readings of a stage in the table ``monitors`` among its logs, which no fingerprint counts."""
+    """Write the readings of a stage to the table ``monitors`` in its log folder, which fingerprints leave out."""
     rows = [{"stage": stage.name, "round": stage.round, **reading._asdict()} for reading in readings]
     write_part(stage.directory / LOGS, "monitors", rows)
 
 
 def call_hooks(pipeline: Pipeline, hooks: Sequence[StageHook]) -> Callable[[str, bool], None]:
-    """What a pipeline calls after each stage: every hook looks at it, warnings are printed, a stop ends the run.
+    """The function that a pipeline calls after each stage: it calls every hook, prints warnings, and may end the run.
 
-    A hook that stopped the run stops it again when it is started again: the stage is done all the same.
+    The stage before a stop counts as finished; when the run is started again, the same hook stops it again.
 
     Args:
         pipeline: of the run.
-        hooks: who looks.
+        hooks: to call.
 
     Returns:
-        A function of the stage's name and whether it was made just now.
+        A function of the stage's name and whether the stage ran just now.
 
     Raises:
-        StoppedByMonitorError: by that function, with the first reading past its limit, once all hooks have looked.
+        StoppedByMonitorError: by that function, after all hooks were called, with the first reading past its stop
+            limit.
     """
     files: RunFiles | None = None
 

@@ -1,1 +1,1 @@
-"""What any program needs, and what knows no recommender: errors, versions, memory, terminal text."""
+"""Parts that have nothing to do with recommenders: errors, versions, memory, terminal text."""

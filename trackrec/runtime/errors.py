@@ -1,16 +1,16 @@
-"""Errors that a person can mend, and how other packages' errors are told in ours.
+"""Errors that a user can fix.
 
-Whatever is not a `TrackRecError` is a fault of trackrec's: it keeps its traceback.
+Any other error is a bug in trackrec and keeps its traceback.
 """
 
 from __future__ import annotations
 
 
 class TrackRecError(Exception):
-    """An error that the person who runs trackrec can mend.
+    """An error that the user can fix.
 
-    Its message names the key or the file, the value, what is allowed and what to do. Subclasses have the built-in error
-    that fits as their second base, so that ``except ValueError`` keeps working.
+    Its message names the key or the file, the value, what is allowed and what to do. Subclasses have a fitting built-in
+    error as their second base, so that ``except ValueError`` keeps working.
     """
 
     def __str__(self) -> str:
@@ -26,10 +26,10 @@ class MissingFileError(TrackRecError, FileNotFoundError):
 
 
 class DivergedError(TrackRecError, FloatingPointError):
-    """A training or a model gave numbers that are not finite; the message names what to lower."""
+    """A training or a model gave numbers that are not finite; the message names the setting to change."""
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an error's text that isn't blank; its class where it has none."""
+    """The first line of an error's text that isn't blank; the name of its class if there is none."""
     lines = (line.strip() for line in str(error).splitlines())
     return next((line for line in lines if line), type(error).__name__)

@@ -1,4 +1,4 @@
-"""Imports Lightning without the packages that no stage uses, so that ``--help`` and errors come in seconds."""
+"""Imports Lightning without packages that no stage uses, so that ``--help`` and errors appear within seconds."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ _UNUSED = ("transformers", "scipy")
 
 
 def import_lightning() -> None:
-    """Import Lightning without what no stage uses, so that ``--help`` and errors come in seconds.
+    """Import Lightning without transformers and scipy.
 
     torchmetrics imports transformers for its text metrics and scipy.signal for its audio metrics whenever they are
-    installed: four seconds before the first line. While it is imported, its questions whether they are there are
-    answered with no.
+    installed, which takes four seconds. While it is imported, both are reported to it as not installed.
     """
     from lightning_utilities.core import imports
 
-    met, installed = imports.RequirementCache.__bool__, imports.package_available
+    met = imports.RequirementCache.__bool__
+    installed = imports.package_available
 
     def classification_only(self: imports.RequirementCache) -> bool:
         return not (self.requirement or "").startswith(_UNUSED) and met(self)

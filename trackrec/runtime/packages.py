@@ -8,22 +8,22 @@ from trackrec.runtime.errors import TrackRecError
 
 
 class MissingPackageError(TrackRecError, ImportError):
-    """A package that a setting needs isn't installed; the message says which setting, and what to install.
+    """A package that a setting needs isn't installed; the message names the setting and the package to install.
 
-    Any other ImportError is a fault of the installation or of trackrec, and keeps its traceback.
+    Any other ImportError is a fault of the installation or a bug in trackrec, and keeps its traceback.
     """
 
 
 def need(who: str, extra: str, *packages: str) -> None:
-    """Whether the packages of an extra are installed.
+    """Check that the packages of an extra are installed.
 
     Args:
-        who: what needs them, as typed.
-        extra: its name in pyproject.toml.
-        packages: as they are imported.
+        who: the setting that needs them, as typed.
+        extra: name of the extra in pyproject.toml.
+        packages: import names.
 
     Raises:
-        MissingPackageError: some aren't.
+        MissingPackageError: one isn't.
     """
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:

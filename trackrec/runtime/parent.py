@@ -1,4 +1,4 @@
-"""A process that ends when the one that started it is gone, however that one ended."""
+"""Exit when the parent process dies, even by SIGKILL."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import threading
 import time
 
 PARENT = "TRACKREC_PARENT"
-"""Environment variable that names the process with which a ``trackrec`` command ends."""
+"""Environment variable with the id of the parent process: a ``trackrec`` command exits when that process dies."""
 _POLL_S = 0.5
 
 
 def exit_with_parent(parent: int) -> None:
-    """End this process with status 1 once ``parent``, which started it, is gone; looks twice a second."""
+    """Exit with status 1 when ``parent``, the process that started this one, has died; checked twice a second."""
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 
 

@@ -1,4 +1,4 @@
-"""The most memory that a process held, of the machine or, where torch runs on one, of the GPU."""
+"""Peak memory of this process: of the GPU if torch uses one, of the machine otherwise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 def reset_peak_memory() -> None:
-    """Start measuring peak memory anew, where the system can (Linux), and on the GPU where torch runs on one."""
+    """Start measuring peak memory anew: of the process on Linux, and of the GPU if torch uses one."""
     clear = Path("/proc/self/clear_refs")
     try:
         clear.write_text("5")

@@ -1,4 +1,4 @@
-"""Foreign text on a terminal: shown, never obeyed."""
+"""Text from outside on a terminal: control characters are shown instead of executed."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import unicodedata
 
 
 def printable(text: str, keep: str = "\n") -> str:
-    r"""Text whose control characters are visible: ``\x1b`` instead of a colour, ``\r`` instead of a rewritten line.
+    r"""Text with visible control characters: ``\x1b`` instead of a colour, ``\r`` instead of a rewritten line.
 
-    Titles, ids, file names and the messages of servers come from strangers, and a terminal obeys what is in them.
-    Format characters (directions, zero widths) are shown the same way, since they hide what a line says.
+    Titles, ids, file names and messages of servers come from outside, and a terminal executes the control characters
+    in them. Format characters (directions, zero widths) are shown the same way, since they hide parts of a line.
 
     Args:
         text: any.
@@ -24,8 +24,8 @@ def _is_shown(char: str) -> bool:
 
 
 class PrintableFormatter(logging.Formatter):
-    """Log records as one plain line each."""
+    """Log records as one printable line each."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """See `plain`; a traceback keeps its lines."""
+        """See `printable`; a traceback keeps its lines."""
         return printable(super().format(record), keep="\n" if record.exc_info else "")

@@ -1,4 +1,4 @@
-"""What Lightning says of a trainer that can't be, as an error of the section that asked for it."""
+"""Lightning's errors about trainer arguments, as errors that name the section of the configuration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trackrec.runtime.errors import SettingError, TrackRecError, reason
 
 @contextmanager
 def trainer_arguments(section: str) -> Iterator[None]:
-    """While a Trainer is built: whatever it refuses is a wrong argument.
+    """While a Trainer is built: whatever it rejects is a wrong argument.
 
     Args:
         section: dotted key of its arguments, such as ``align.trainer``.
@@ -30,7 +30,7 @@ def trainer_arguments(section: str) -> Iterator[None]:
 
 @contextmanager
 def trainer_setup(section: str) -> Iterator[None]:
-    """While a Trainer runs: it refuses some combinations of its arguments only then.
+    """While a Trainer runs: some combinations of arguments are rejected only then.
 
     Args:
         section: dotted key of its arguments, such as ``align.trainer``.

@@ -1,4 +1,4 @@
-"""What a stage ran with, for its manifest."""
+"""Versions and threads that a stage ran with, for its manifest."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ _PACKAGES = ("torch", "lightning", "transformers", "peft", "bitsandbytes", "torc
 
 
 def versions() -> dict[str, str]:
-    """Python, this package, and those that decide its numbers."""
-    found = {"python": platform.python_version()}
+    """Versions of Python, of this package, and of the packages that determine its numbers."""
+    by_name = {"python": platform.python_version()}
     for name in ("trackrec", *_PACKAGES):
         try:
-            found[name] = importlib.metadata.version(name)
+            by_name[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            by_name[name] = "not installed"
+    return by_name
 
 
 def threads() -> int:
-    """Threads of torch; 1 where nothing has imported it."""
+    """Threads of torch; 1 if it isn't imported."""
     torch = sys.modules.get("torch")
     return torch.get_num_threads() if torch is not None else 1

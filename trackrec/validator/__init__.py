@@ -1,1 +1,1 @@
-"""The validator V: its prompts, its scores and its Rec-Tuning."""
+"""The validator (V): its prompts, its scores and its Rec-Tuning."""

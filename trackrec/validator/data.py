@@ -17,7 +17,7 @@ from trackrec.validator.prompt_tree import ValidatorTree, validator_tree
 
 
 class ValidatorBatch(NamedTuple):
-    """Rows, the branch ends at which V answers (M of them), their samples' ids and labels, and the examples."""
+    """Packed rows, the M branch ends where the validator answers, their sample ids and labels, and the examples."""
 
     layout: Layout
     spots: list[Spot]
@@ -59,12 +59,12 @@ class RecTuneData(LightningDataModule):
         """Encode every history.
 
         Raises:
-            SettingError: a history has more targets than ``samples_per_history``: the caller chose the rows wrongly;
-                or a prompt is longer than the model reaches.
+            ValueError: a history has more targets than ``samples_per_history``.
+            SettingError: a prompt is longer than the model's context.
         """
         most = max(map(len, self.targets.values()))
         if most > self.samples_per_history:
-            raise ValueError(f"a history brings {most} tuning rows, samples_per_history is {self.samples_per_history}")
+            raise ValueError(f"a history has {most} tuning rows, samples_per_history is {self.samples_per_history}")
         self.examples = [
             validator_tree(self.lm.chat, self.book, history_id, [(0, self.texts[history_id])], rows)
             for history_id, rows in sorted(self.targets.items())
@@ -76,15 +76,16 @@ class RecTuneData(LightningDataModule):
         layout = self.lm.layout([entry.tree for entry in trees])
         spots = [layout.spots[index][branch] for index, entry in enumerate(trees) for branch in entry.branches]
         questions = [question for entry in trees for question in entry.questions]
-        samples, labels = [one.sample_id for one in questions], [one.label for one in questions]
+        samples = [question.sample_id for question in questions]
+        labels = [question.label for question in questions]
         return ValidatorBatch(layout, spots, samples, labels, trees)
 
     def train_dataloader(self) -> BatchLoader[ValidatorTree]:
-        """Shuffled batches, or this process's shares of them."""
+        """Shuffled batches, or this rank's shares of them."""
         lengths = [tree_tokens(entry.tree) for entry in self.examples]
         rank, size = process_rank()
         return BatchLoader(self.examples, lengths, self.batch_size, self.collate, self.seed, rank=rank, processes=size)
 
     def transfer_batch_to_device(self, batch: ValidatorBatch, device: Any, dataloader_idx: int) -> ValidatorBatch:
-        """Nothing to move: the model places what it computes on."""
+        """The batch as it is: the model moves its inputs to its device."""
         return batch

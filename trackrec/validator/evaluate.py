@@ -1,4 +1,4 @@
-"""V as a recommender, and G's reward on held-out rows, from the scores table."""
+"""The validator (V) as a recommender, and the reward of the generator (G) on held-out rows, from the scores table."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ def scored_rows_of(scores: pl.DataFrame, samples: pl.DataFrame, validator: str, 
     """One validator's scores of one source, joined to labels and users.
 
     Raises:
-        ValueError: a scored row is no sample, or a sample was scored twice.
+        ValueError: a score belongs to no sample, or a sample was scored twice.
     """
-    own = scores.filter((pl.col("validator") == validator) & (pl.col("source") == source))
-    joined = own.join(samples.select("sample_id", "user_id", "label"), on="sample_id", how="inner")
-    if len(joined) != len(own) or joined["sample_id"].n_unique() != len(own):
-        raise ValueError(f"scores of {validator} on {source}: {len(own)} rows, {len(joined)} of them known samples")
+    rows = scores.filter((pl.col("validator") == validator) & (pl.col("source") == source))
+    joined = rows.join(samples.select("sample_id", "user_id", "label"), on="sample_id", how="inner")
+    if len(joined) != len(rows) or joined["sample_id"].n_unique() != len(rows):
+        raise ValueError(f"scores of {validator} on {source}: {len(rows)} rows, {len(joined)} of them known samples")
     return joined.sort("sample_id")
 
 
 def validator_metrics(rows: pl.DataFrame, seed: int) -> dict[str, Interval]:
-    """AUC, ACC, LogLoss, UAUC and reward of judged rows; every answer counts, whatever V would have written."""
+    """AUC, ACC, LogLoss, UAUC and reward of scored rows; a row counts even where V would write neither Yes nor No."""
     users, labels = rows["user_id"].to_numpy(), rows["label"].to_numpy()
-    found = evaluate(rows["p_yes"].to_numpy(), labels, users, seed=seed)
+    metrics = evaluate(rows["p_yes"].to_numpy(), labels, users, seed=seed)
     p_true = rows["p_true"].to_numpy().astype(np.float64)
-    found["reward"] = user_bootstrap(balanced_mean, users, p_true, labels, n_resamples=500, seed=seed)
+    metrics["reward"] = user_bootstrap(balanced_mean, users, p_true, labels, n_resamples=500, seed=seed)
     mass = float(rows["answer_mass"].mean() or 0.0)  # type: ignore[arg-type]
-    found["answer_mass"] = Interval(mass, float("nan"), float("nan"), len(rows))
-    return found
+    metrics["answer_mass"] = Interval(mass, float("nan"), float("nan"), len(rows))
+    return metrics

@@ -10,7 +10,7 @@ def score_work(prompt: int, draws: int, new: int, targets: int, batch_tokens: in
     """Packed rows of a history with all draws and their targets.
 
     Args:
-        prompt: tokens of V's prompt before the text.
+        prompt: tokens of the validator's prompt before the text.
         draws: ``sampler.init_args.n``.
         new: tokens of a draw at most.
         targets: ``loop.targets``.
@@ -25,7 +25,7 @@ def rec_tune_work(prompt: int, new: int, samples: int, batch_size: int) -> Stage
     """Packed rows of a history, its text and its tuning targets.
 
     Args:
-        prompt: tokens of V's prompt before the text.
+        prompt: tokens of the validator's prompt before the text.
         new: tokens of a text at most.
         samples: ``rec_tune.data.samples_per_history``.
         batch_size: ``rec_tune.data.batch_size``.
@@ -38,7 +38,7 @@ def log_odds_work(prompt: int, new: int, per_row: int, score_rows: int | None, b
     """Packed rows of a history, its text and the candidates of the CTR nets.
 
     Args:
-        prompt: tokens of V's prompt before the text.
+        prompt: tokens of the validator's prompt before the text.
         new: tokens of a text at most.
         per_row: targets that share a packed row at most.
         score_rows: ``ctr.text.score_rows``: rows of a history in each of three splits; None is all.

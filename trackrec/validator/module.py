@@ -1,4 +1,4 @@
-"""Rec-Tuning: V learns to answer Yes or No on history, RecCoT and target."""
+"""Rec-Tuning: the validator (V) learns to answer Yes or No on history, RecCoT and target."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class RecTuningModule(AdapterModule):
         adapter: the adapter that becomes V.
         lr: peak learning rate.
         answers: ``vocabulary`` (paper) raises the answer token's probability among all tokens; ``labels`` that of
-            all forms of the right answer among all forms of Yes and No, which is what a score reads: a small model then
-            spends no step on learning to answer at all.
+            all forms of the right answer among all forms of Yes and No, which is what scoring reads: a small model
+            then needs no steps to learn the answer format.
         optimizer: the rest of the optimizer.
     """
 
@@ -47,11 +47,11 @@ class RecTuningModule(AdapterModule):
         """Over the rows, -log p(answer)."""
         yes, no = self._labels
         logps = next_token_logprobs(self.lm, batch.layout, batch.spots, [*yes, *no])  # (M, L)
-        both = logps[:, [len(yes), 0]]  # (M, 2), the first forms of No and Yes
+        answer_logps = logps[:, [len(yes), 0]]  # (M, 2), the first forms of No and Yes
         if self.answers == "labels":
-            both = label_logps(logps, self._labels)
+            answer_logps = label_logps(logps, self._labels)
         labels = torch.tensor(batch.labels, device=logps.device)
         rows = len(labels)
-        right = float((both.argmax(-1) == labels).sum())
-        loss = -both.gather(-1, labels.unsqueeze(-1)).sum()
-        return StepSums(loss, rows, {"accuracy": (right, rows)}, {"rows": float(rows)})
+        correct = float((answer_logps.argmax(-1) == labels).sum())
+        loss = -answer_logps.gather(-1, labels.unsqueeze(-1)).sum()
+        return StepSums(loss, rows, {"accuracy": (correct, rows)}, {"rows": float(rows)})

@@ -1,4 +1,4 @@
-"""Reads V's answers with the model of this process: all questions about a history in one packed row."""
+"""Scores with the model of this process: all RecCoTs and targets of a history in one packed row."""
 
 from __future__ import annotations
 
@@ -19,28 +19,35 @@ if TYPE_CHECKING:
 
 
 class PackedReader:
-    """Reads trees as packed rows, with the model of this process."""
+    """Scores trees as packed rows, with the model of this process."""
 
     def __init__(self, settings: ScoreSettings) -> None:
-        self._batch_tokens, self._memory = settings.batch_tokens, _memory()
+        self._batch_tokens = settings.batch_tokens
+        self._memory: FittingBatches[Sequence[Entry]] = FittingBatches(
+            "scoring",
+            "Lower scoring.batch_tokens to begin there.",
+            "Lower prompts.max_history, sampler.init_args.max_new_tokens or loop.targets.",
+            lambda batch: len(batch) * max(tree_tokens(entry.tree) for _, entry in batch),
+            halve_list,
+        )
 
     def read(
         self, lm: LanguageModel, adapter: str | None, entries: Sequence[Entry]
     ) -> Iterator[tuple[Sequence[Entry], Tensor]]:
-        """Batches, and the (M, L) log-probabilities of the answers to their questions."""
+        """See `AnswerReader.read`."""
         with lm.using(adapter):
             for batch in _batches(entries, self._batch_tokens):
                 yield from self._memory.run(batch, partial(_read_packed, lm))
 
     def release(self) -> None:
-        """Nothing is held."""
+        """Do nothing: this reader holds no resources."""
 
 
 def _batches(shard: Sequence[Entry], batch_tokens: int) -> Iterator[list[Entry]]:
-    """Trees of like size together, up to ``batch_tokens`` with padding; a tree larger than that goes alone."""
-    trees = sorted(shard, key=lambda entry: -tree_tokens(entry[1].tree))
+    """Trees of similar size together, up to ``batch_tokens`` with padding; a larger tree is a batch by itself."""
+    largest_first = sorted(shard, key=lambda entry: -tree_tokens(entry[1].tree))
     batch: list[Entry] = []
-    for entry in trees:
+    for entry in largest_first:
         width = tree_tokens(batch[0][1].tree) if batch else 0
         if batch and (len(batch) + 1) * width > batch_tokens:
             yield batch
@@ -50,18 +57,8 @@ def _batches(shard: Sequence[Entry], batch_tokens: int) -> Iterator[list[Entry]]
         yield batch
 
 
-def _memory() -> FittingBatches[Sequence[Entry]]:
-    return FittingBatches(
-        "scoring",
-        "Lower scoring.batch_tokens to begin there.",
-        "Lower prompts.max_history, sampler.init_args.max_new_tokens or loop.targets.",
-        lambda batch: len(batch) * max(tree_tokens(entry.tree) for _, entry in batch),
-        halve_list,
-    )
-
-
 def _read_packed(lm: LanguageModel, batch: Sequence[Entry]) -> tuple[Sequence[Entry], Tensor]:
-    """A batch, and the (M, L) log-probabilities of the answers to its questions."""
+    """A batch, and the (M, L) log-probabilities of the answers at its M questions."""
     labels = lm.chat.label_tokens()
     layout = lm.layout([entry.tree for _, entry in batch])
     spots = [layout.spots[index][branch] for index, (_, entry) in enumerate(batch) for branch in entry.branches]

@@ -1,4 +1,4 @@
-"""V's prompts as trees: one history, the RecCoTs about it, and the targets under each."""
+"""The validator's (V's) prompts as trees: one history, the RecCoTs about it, and the targets under each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Question(NamedTuple):
-    """One judgement that V is asked for."""
+    """One target under one RecCoT, for which V gives P(Yes)."""
 
     draw: int
     sample_id: str
@@ -63,23 +63,23 @@ def validator_tree(
         chat: encodes.
         book: histories, items and words.
         history_id: the history.
-        reccots: (draw, text) pairs; a text of None asks without a RecCoT.
+        reccots: (draw, text) pairs; with a text of None the prompt has no RecCoT.
         targets: (sample_id, item_id, label) triples.
     """
     tree: list[Branch] = []
-    coded: dict[str, list[int]] = {}
-    known: dict[tuple[int, tuple[int, ...]], int] = {}
+    encoded: dict[str, list[int]] = {}
+    branch_of: dict[tuple[int, tuple[int, ...]], int] = {}
     questions, branches = [], []
     for draw, text in reccots:
         for sample_id, item_id, label in targets:
             parent = -1
             prompt = book.judge_prompt(history_id, text, item_id)
-            for ids in chat.encode_segments(prompt, coded, book.settings.prefilled):
+            for ids in chat.encode_segments(prompt, encoded, book.settings.prefilled):
                 key = (parent, tuple(ids))
-                if key not in known:
-                    known[key] = len(tree)
+                if key not in branch_of:
+                    branch_of[key] = len(tree)
                     tree.append(Branch(ids, parent))
-                parent = known[key]
+                parent = branch_of[key]
             questions.append(Question(draw, sample_id, item_id, label))
             branches.append(parent)
     return ValidatorTree(tree, questions, branches)

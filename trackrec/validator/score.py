@@ -1,4 +1,4 @@
-"""V's opinion: P(true label | history, RecCoT, target), read in one forward pass without decoding."""
+"""The validator's (V's) scores: P(true label | history, RecCoT, target), read in one forward pass without decoding."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ Entry = tuple[str, ValidatorTree]
 
 
 class AnswerReader(Protocol):
-    """An engine that reads V's answers: `trackrec.validator.packed_reader` or `trackrec.validator.vllm_reader`."""
+    """An engine that computes V's scores: `trackrec.validator.packed_reader` or `trackrec.validator.vllm_reader`."""
 
     def read(
         self, lm: LanguageModel, adapter: str | None, entries: Sequence[Entry]
     ) -> Iterator[tuple[Sequence[Entry], Tensor]]:
-        """Batches of the entries, and the (M, L) log-probabilities of the answers to each batch's questions."""
+        """Batches of the entries, and the (M, L) log-probabilities of the answers at each batch's M questions."""
         ...
 
     def release(self) -> None:
-        """Give back what the engine holds."""
+        """Free the engine's memory and processes."""
         ...
 
 
 class ScoreJob(NamedTuple):
-    """What V is asked about one history: (draw, text) pairs and (sample_id, item_id, label) targets."""
+    """What V scores of one history: every (draw, text) pair with every (sample_id, item_id, label) target."""
 
     history_id: str
     reccots: Sequence[tuple[int, str | None]]
@@ -42,7 +42,7 @@ class ScoreJob(NamedTuple):
 
 
 def yes_probability(logps: Tensor, labels: LabelTokens) -> tuple[Tensor, Tensor]:
-    """P(Yes) and how much probability the two answers hold together.
+    """P(Yes), and the total probability of both answers.
 
     Args:
         logps: (M, L) log-probabilities of ``labels.yes + labels.no`` at the answer position.
@@ -50,7 +50,7 @@ def yes_probability(logps: Tensor, labels: LabelTokens) -> tuple[Tensor, Tensor]
 
     Returns:
         p_yes (M,): all surface forms of Yes against all of No, softmaxed on log-probabilities.
-        answer_mass (M,): their total probability. It is rounded in the model's dtype, so 1 is made its most.
+        answer_mass (M,): their total probability, clamped to 1: rounding in the model's dtype can push it above.
     """
     return label_logps(logps, labels)[:, 1].exp(), logps.logsumexp(-1).exp().clamp(max=1.0)
 
@@ -68,17 +68,17 @@ def score_reccots(
     shard_size: int,
     first_part: int = 0,
 ) -> dict[str, Any]:
-    """Write (or go on writing) the scores table of a stage.
+    """Write the scores table of a stage; parts that an interrupted run finished are kept.
 
     Args:
         lm: the model.
         adapter: V's adapter; None is the plain base.
-        entries: what to ask, one tree per history id (see `encode_jobs`).
+        entries: what to score, one tree per history id (see `encode_jobs`).
         out_dir: the stage directory.
         source: of the RecCoTs.
         round_: of the RecCoTs.
-        validator: the name under which the opinions are filed.
-        reader: the engine; it is released at the end.
+        validator: value of the table's column ``validator``.
+        reader: the engine; released at the end.
         shard_size: histories per part.
         first_part: number of the first part, where several validators share a table.
 
@@ -86,30 +86,30 @@ def score_reccots(
         Counts for the manifest.
     """
     ordered = sorted(entries, key=lambda entry: entry[0])
-    asked = tokens = 0
+    questions = tokens = 0
     bar = tqdm(total=len(ordered), desc=f"scores {source} by {validator}", unit="history", disable=None)
     common = {"source": source, "round": round_, "validator": validator}
     try:
         for part, start in enumerate(range(0, len(ordered), shard_size), first_part):
             shard = ordered[start : start + shard_size]
             if (kept := standing_part(out_dir, "scores", part)) is not None:
-                asked += len(kept)
+                questions += len(kept)
                 bar.update(len(shard))
                 continue
             rows: list[dict[str, Any]] = []
             for batch, logps in reader.read(lm, adapter, [entry for entry in shard if entry[1].questions]):
-                rows.extend(_opinions(lm.chat.label_tokens(), batch, logps))
+                rows.extend(_score_rows(lm.chat.label_tokens(), batch, logps))
                 tokens += sum(tree_tokens(tree.tree) for _, tree in batch)
                 bar.update(len(batch))
             write_part(out_dir, "scores", [{**row, **common} for row in rows], part)
-            asked += len(rows)
+            questions += len(rows)
     finally:
         bar.close()
         reader.release()
-    return {"histories": len(entries), "questions": asked, "tokens": tokens}
+    return {"histories": len(entries), "questions": questions, "tokens": tokens}
 
 
-def _opinions(labels: LabelTokens, batch: Sequence[Entry], logps: Tensor) -> list[dict[str, Any]]:
+def _score_rows(labels: LabelTokens, batch: Sequence[Entry], logps: Tensor) -> list[dict[str, Any]]:
     """Rows of the scores table."""
     p_yes, mass = (values.tolist() for values in yes_probability(logps, labels))
     keys = [(history_id, question) for history_id, entry in batch for question in entry.questions]
@@ -130,7 +130,7 @@ def encode_jobs(lm: LanguageModel, book: PromptBook, jobs: Sequence[ScoreJob]) -
     """The tree of each job's history.
 
     Raises:
-        ValueError: a prompt is longer than the model reaches.
+        SettingError: a prompt is longer than the model's context.
     """
     entries = [(job.history_id, validator_tree(lm.chat, book, *job)) for job in jobs]
     lm.check_reach(entry.tree for _, entry in entries if entry.questions)

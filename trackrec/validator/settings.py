@@ -1,4 +1,4 @@
-"""The ``scoring`` section of a configuration: the engine that reads V's answers."""
+"""The ``scoring`` section of a configuration: the engine that computes the validator's (V's) scores."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """How V is asked.
+    """How V's scores are computed.
 
     Attributes:
         batch_tokens: most tokens of one forward pass, padding included.
-        engine: ``hf`` reads each history once for all its questions, in this process; ``vllm`` runs beside it and
-            shares the prompts' beginnings in its prefix cache.
-        vllm: how much vLLM may take, where it is the engine.
+        engine: ``hf`` reads each history once for all its texts and targets, in this process; ``vllm`` runs in a
+            process of its own and shares the beginnings of prompts through its prefix cache.
+        vllm: vLLM's limits, for ``engine: vllm``.
     """
 
     batch_tokens: int = 8192
@@ -35,10 +35,10 @@ class ScoreSettings:
         self.vllm.check("scoring.vllm")
 
     def check(self, backbone: BackboneSettings) -> None:
-        """Asked before anything runs: whether the engine can ask V on this machine.
+        """Check, before any stage runs, that the engine works on this machine.
 
         Raises:
-            MissingPackageError: vLLM is asked for and missing.
+            MissingPackageError: the engine is vLLM, which isn't installed.
             SettingError: vLLM does not load this form of weights.
         """
         if self.engine == "vllm":
@@ -46,14 +46,14 @@ class ScoreSettings:
 
     @property
     def reader_path(self) -> str:
-        """The path of the engine's class."""
+        """Import path of the engine's class."""
         return {
             "hf": f"{__package__}.packed_reader.PackedReader",
             "vllm": f"{__package__}.vllm_reader.VLLMReader",
         }[self.engine]
 
     def reader(self) -> AnswerReader:
-        """The engine. It is imported here, so that a stage's code holds the one engine that it uses."""
+        """The engine. It is imported here, so that a stage's recorded source code holds only the engine in use."""
         module, _, name = self.reader_path.rpartition(".")
-        made: AnswerReader = getattr(import_module(module), name)(self)
-        return made
+        reader: AnswerReader = getattr(import_module(module), name)(self)
+        return reader

@@ -1,4 +1,4 @@
-"""Reads V's answers with vLLM, which runs beside this process: each question is a prompt of its own."""
+"""Scores with vLLM, in a process of its own: each target under each RecCoT is one prompt."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 
 class VLLMReader:
-    """Reads each question as a prompt of its own, with vLLM."""
+    """Scores each question as a separate prompt, with vLLM."""
 
     def __init__(self, settings: ScoreSettings) -> None:
-        # In bfloat16 the output layer would tie the answers of half the rows.
+        # With a bfloat16 output layer half the rows would have tied answers.
         overrides = {"hf_overrides": {"head_dtype": "float32"}}
         self._host = VLLMHost(settings.vllm, settings.batch_tokens, "scoring.vllm", overrides)
 
     def read(
         self, lm: LanguageModel, adapter: str | None, entries: Sequence[Entry]
     ) -> Iterator[tuple[Sequence[Entry], Tensor]]:
-        """See `AnswerReader.read`; all entries are one batch, vLLM makes its own."""
+        """See `AnswerReader.read`; all entries are one batch, which vLLM divides itself."""
         labels = lm.chat.label_tokens()
         prompts = [path_ids(entry.tree, branch) for _, entry in entries for branch in entry.branches]
         if prompts:
-            found = self._host.score(lm, adapter, prompts, [*labels.yes, *labels.no], lambda _count: None)
-            yield entries, torch.tensor(found)
+            logps = self._host.score(lm, adapter, prompts, [*labels.yes, *labels.no], lambda _count: None)
+            yield entries, torch.tensor(logps)
 
     def release(self) -> None:
         """End vLLM's process."""
