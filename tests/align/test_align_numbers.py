@@ -1,0 +1,80 @@
+"""Every number that S-DPO logs, from log-probabilities whose results are worked out here by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from trackrec.align.data import PreferenceBatch
+from trackrec.align.module import SetLogps, SoftmaxDPOModule
+
+# Two sets; the second has one rejected text only. Rows are sets, columns texts.
+CHOSEN, REF_CHOSEN = torch.tensor([-10.0, -20.0]), torch.tensor([-11.0, -18.0])
+REJECTED, REF_REJECTED = torch.tensor([[-12.0, -13.0], [-15.0, 99.0]]), torch.tensor([[-11.0, -14.0], [-16.0, 7.0]])
+MASK = torch.tensor([[True, True], [True, False]])
+CHOSEN_LENGTH, REJECTED_LENGTH = torch.tensor([4.0, 6.0]), torch.tensor([[3.0, 5.0], [7.0, 1.0]])
+# log π - log π_ref: chosen +1 and -2; rejected -1, +1 and +1. With β = 1 the margins d are -2, 0 and 3.
+BY_HAND = {
+    "chosen_reward": (1 - 2) / 2,
+    "rejected_reward": (-1 + 1 + 1) / 3,
+    "margin": -(-2 + 0 + 3) / 3,
+    "accuracy": 1 / 3,  # d < 0 in one of three pairs
+    "chosen_log_ratio": (1 - 2) / 2,
+    "chosen_tokens": 5.0,
+    "rejected_tokens": (3 + 5 + 7) / 3,
+    "saturated": 0.0,
+    "negatives": 1.5,
+}
+LOSSES = [math.log(1 + math.exp(-2) + math.exp(0)), math.log(1 + math.exp(3))]
+
+
+@pytest.fixture
+def module(tiny_lm: Any, monkeypatch: pytest.MonkeyPatch) -> SoftmaxDPOModule:
+    made = SoftmaxDPOModule(tiny_lm(adapters=["g"]), "g", beta=1.0)
+    logps = SetLogps(CHOSEN, REJECTED, MASK, CHOSEN_LENGTH, REJECTED_LENGTH)
+    monkeypatch.setattr(made, "set_logps", lambda batch: logps)
+    return made
+
+
+def batch(ref_rejected: torch.Tensor = REF_REJECTED) -> PreferenceBatch:
+    empty: Any = None
+    return PreferenceBatch(["h0", "h1"], empty, [], [], [2, 1], REF_CHOSEN, ref_rejected, [])
+
+
+def test_every_logged_value(module: SoftmaxDPOModule) -> None:
+    losses, values = module.losses(batch())
+    assert losses.tolist() == pytest.approx(LOSSES, rel=1e-6)
+    assert {name: value.item() for name, value in values.items()} == pytest.approx(BY_HAND, abs=1e-6)
+
+
+def test_a_set_that_is_won_counts_as_saturated(module: SoftmaxDPOModule) -> None:
+    """Both rejected texts of the first set lost 10 nats: their share of the softmax is 3e-5, below 1 %."""
+    won = batch(REJECTED + torch.tensor([[10.0, 10.0], [-1.0, 0.0]]))
+    assert module.losses(won)[1]["saturated"].item() == 0.5
+
+
+def test_a_step_weighs_sets_and_pairs_as_their_means_say(module: SoftmaxDPOModule) -> None:
+    sums = module.sums(batch())
+    assert sums.units == 2
+    assert sums.loss.item() == pytest.approx(sum(LOSSES), rel=1e-6)
+    means = {name: total / count for name, (total, count) in sums.means.items()}
+    assert means == pytest.approx(BY_HAND, abs=1e-6)
+    per_pair = {name for name, (_, count) in sums.means.items() if count == 3}
+    assert per_pair == {"rejected_reward", "margin", "accuracy", "rejected_tokens"}
+
+
+def test_the_mean_per_token_compares_lengths_away(tiny_lm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = SoftmaxDPOModule(tiny_lm(adapters=["g"]), "g", beta=1.0, length_norm="avg", sft_coef=2.0)
+    monkeypatch.setattr(made, "set_logps", lambda _: SetLogps(CHOSEN, REJECTED, MASK, CHOSEN_LENGTH, REJECTED_LENGTH))
+    losses, values = made.losses(batch())
+    # Per token: chosen +1/4 and -2/6; rejected -1/3, +1/5 and +1/7.
+    d = [[-1 / 3 - 1 / 4, 1 / 5 - 1 / 4], [1 / 7 + 2 / 6]]
+    sft = [10 / 4, 20 / 6]
+    due = [math.log(1 + sum(map(math.exp, row))) + 2 * nll for row, nll in zip(d, sft, strict=True)]
+    assert losses.tolist() == pytest.approx(due, rel=1e-5)
+    assert values["sft_loss"].item() == pytest.approx(sum(sft) / 2, rel=1e-6)
+    assert values["accuracy"].item() == pytest.approx(2 / 3)
+    assert values["chosen_log_ratio"].item() == -0.5  # in nats of the whole text, as the monitors read it
