@@ -30,10 +30,8 @@ def test_the_table_of_rounds() -> None:
     rows = []
     for number, stage in enumerate(("warmup/evaluate", "round-1/evaluate")):
         base = 0.1 + 0.4 * number
-        for offset, (arm, name) in enumerate(
-            [("judge", "reward"), ("judge", "auc"), ("judge", "acc"), ("tuned", "reward"), ("tuned", "auc")]
-            + [("tuned", "acc")]
-        ):
+        measured = [(arm, name) for arm in ("judge", "tuned") for name in ("reward", "auc", "acc")]
+        for offset, (arm, name) in enumerate(measured):
             if arm == "judge" or number:
                 rows.append(metric(stage, number, "valid", arm, name, base + 0.01 * offset))
         texts = {"distinct_2": 0.90 + number / 100, "mean_words": 20.0 + number, "cut_share": 0.30 + number / 100}
