@@ -234,7 +234,7 @@ def test_nothing_is_left_where_an_export_fails(exported, tmp_path, monkeypatch):
     output = tmp_path / "deep" / "export"
 
     def attempt(**changes):
-        values = {"inputs": inputs, "plan": made, "ctr_dir": ctr_dir, "arm": "reccot", "net_seed": None}
+        values = {"inputs": inputs, "settings": made, "ctr_dir": ctr_dir, "arm": "reccot", "net_seed": None}
         return export_net(**{**values, "seed": 0, "output": output, **changes})
 
     with pytest.raises(ValueError, match="--seed must be among 3, got 7"):
@@ -242,7 +242,7 @@ def test_nothing_is_left_where_an_export_fails(exported, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="--arm must be among reccot, got 'none'"):
         attempt(arm="none")
     with pytest.raises(ValueError, match=r"ctr\.net: DIN as configured isn't the net in"):
-        attempt(plan=plan(net=partial(DIN, hidden=(8,))))
+        attempt(settings=plan(net=partial(DIN, hidden=(8,))))
     monkeypatch.setattr(room, "TOLERANCE", -1.0)
     with pytest.raises(ValueError, match="onnxruntime differs from torch by"):
         attempt()

@@ -1,4 +1,4 @@
-"""Checks of what the CTR stage is to train, before the hours that come before it."""
+"""Checks the settings of the CTR stage before a run starts, since the stages before it take hours."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from trackrec.runtime.errors import SettingError
 
 
 def check_settings(settings: CTRSettings) -> None:
-    """What can be known of a settings before the hours that come before it.
+    """Reject settings that the CTR stage can't train.
 
     Raises:
-        SettingError: an unknown arm or classic model, no or repeated seeds, arms or shares, or log-odds are to be used
-            and no arm reads them.
+        SettingError: an arm or classic model is unknown; there are no arms or seeds; an arm, seed or share repeats; a
+            seed, the learning rate, ``lazy_rows`` or a trainer flag isn't allowed; or ``use: log_odds`` without an arm
+            that reads V's answers.
         MissingPackageError: a classic model isn't installed.
     """
     parse_arms(settings.arms)
     check_classics(settings.classics)
     shares = [f"{share:g}" for share in settings.text.coverage or ()]
-    for key, given in (("arms", settings.arms), ("seeds", settings.seeds), ("text.coverage", shares)):
-        if len(set(given)) < len(given) or (key != "text.coverage" and not given):
-            raise SettingError(f"ctr.{key} must name one or more, each once, got {list(given)}.")
+    for key, values in (("arms", settings.arms), ("seeds", settings.seeds), ("text.coverage", shares)):
+        if len(set(values)) < len(values) or (key != "text.coverage" and not values):
+            raise SettingError(f"ctr.{key} must name one or more, each once, got {list(values)}.")
     if wrong := [seed for seed in settings.seeds if not 0 <= seed < 2**31]:
         raise SettingError(f"ctr.seeds must be from 0 to 2147483647, got {wrong[0]}.")
     check_trainer(settings.trainer())

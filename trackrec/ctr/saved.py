@@ -1,4 +1,4 @@
-"""The nets of a done CTR stage: where they lie, and what they answer for new rows.
+"""The saved nets of a finished CTR stage: their files, and their predictions for new rows.
 
 Letters: N rows.
 """
@@ -31,25 +31,25 @@ BATCH = 8192
 
 
 class SavedNets:
-    """The nets of one arm, which answer rows part by part: between calls nothing of the rows stays.
+    """Predicts with the nets of one arm. Rows may come in several calls; nothing of them is kept between calls.
 
     Args:
         inputs: the tables on which the stage ran.
         settings: of the stage.
-        ctr_dir: its directory.
-        arm: whose nets.
+        ctr_dir: the stage's directory.
+        arm: the arm whose nets predict.
         seed: of the placebos.
-        now: the moment of every row to come; None: rows are of any moment, each answered by what came before it.
+        now: the timestamp that all rows will have; None: any timestamps, and each row uses only what came before it.
 
     Raises:
-        SettingError: the stage has no nets of this arm, or the settings describes another net.
+        SettingError: the stage has no nets of this arm, or the settings describe another net.
     """
 
     def __init__(
         self, inputs: CTRInputs, settings: CTRSettings, ctr_dir: Path, arm: str, seed: int, now: int | None = None
     ) -> None:
         self._inputs, self._settings, self._arm, self._seed = inputs, settings, arm, seed
-        paths = [saved_net(ctr_dir, arm, one) for one in saved_seeds(ctr_dir, arm)]
+        paths = [saved_net(ctr_dir, arm, net_seed) for net_seed in saved_seeds(ctr_dir, arm)]
         saved = json.loads(features_file(ctr_dir).read_text())
         self._gaps = saved["gaps"][arm]
         self._builder = _builder(inputs, settings, saved, now)
@@ -58,30 +58,31 @@ class SavedNets:
         self._nets = [load_net(settings, self._data.spec_for(arm), path) for path in paths]
 
     def __call__(self, rows: pl.DataFrame, log_odds: Mapping[str, Mapping[str, float]] | None = None) -> NDArray[Any]:
-        """P(like) of rows of the samples table, the mean over the seeds: (N,) float32.
+        """P(like) of rows of the samples table, averaged over the seeds: (N,) float32.
 
         Args:
-            rows: all of one split, which is none of the stage's.
-            log_odds: V's of these rows, as in `CTRInputs`, where the nets read them.
+            rows: all of one split, which must not be one of the stage's.
+            log_odds: the log-odds of the validator (V) for these rows, as in `CTRInputs`, where the nets read them.
 
         Raises:
-            MissingEmbeddingError: a row's history has no text, and the nets never met such a row.
+            MissingEmbeddingError: a row's history has no text, and the nets were trained without such rows.
         """
         (split,) = rows["split"].unique()
         data = self._data
         if self._arm in data.columns:
-            given = {arm: {**self._inputs.log_odds.get(arm, {}), **own} for arm, own in (log_odds or {}).items()}
-            inputs = self._inputs._replace(log_odds={**self._inputs.log_odds, **given})
+            known = self._inputs.log_odds
+            merged = {arm: {**known.get(arm, {}), **values} for arm, values in (log_odds or {}).items()}
+            inputs = self._inputs._replace(log_odds={**known, **merged})
             data = self._attached(inputs, pl.concat([self._samples.select(rows.columns), rows]))
         features = {name: torch.from_numpy(value) for name, value in self._builder.columns(rows).items()}
         data = replace(data, splits={split: features})
         check_texts(data, self._arm, split)
-        found = []
+        predictions = []
         with torch.inference_mode():
             for net in self._nets:
                 batches = TensorLoader(data, split, self._arm, batch_size=BATCH, labels=False)
-                found.append(torch.cat([net(batch).sigmoid() for batch in batches]).numpy())
-        return np.asarray(np.mean(found, axis=0, dtype=np.float64), np.float32)
+                predictions.append(torch.cat([net(batch).sigmoid() for batch in batches]).numpy())
+        return np.asarray(np.mean(predictions, axis=0, dtype=np.float64), np.float32)
 
     def _attached(self, inputs: CTRInputs, rows: pl.DataFrame) -> CTRData:
         data = attach_arms(self._builder.whose(rows), inputs, [self._arm], self._seed, self._settings.text)
@@ -89,10 +90,10 @@ class SavedNets:
 
 
 def check_texts(data: CTRData, arm: str, split: str) -> None:
-    """Whether every row of a split has a text, where the nets of the arm never met a row without one.
+    """Check that every row of a split has a text, unless the arm's nets were trained on rows without one.
 
     Raises:
-        MissingEmbeddingError: one has none.
+        MissingEmbeddingError: a row has no text.
     """
     texts = data.arms.get(arm)
     if texts is None or texts.gaps:
@@ -105,12 +106,12 @@ def check_texts(data: CTRData, arm: str, split: str) -> None:
 
 
 def features_file(ctr_dir: Path) -> Path:
-    """Where sizes, vocabularies and the arms' gaps lie."""
+    """The file that holds sizes, vocabularies and whether each arm has gaps."""
     return ctr_dir / "nets" / "features.json"
 
 
 def saved_net(ctr_dir: Path, arm: str, seed: int) -> Path:
-    """Where the weights of one training lie."""
+    """The file that holds the weights of one training."""
     return ctr_dir / "nets" / f"{arm}-{seed}.safetensors"
 
 
@@ -121,9 +122,9 @@ def saved_seeds(ctr_dir: Path, arm: str) -> list[int]:
         SettingError: the stage has no nets of this arm.
     """
     names = [path.stem.rpartition("-") for path in sorted((ctr_dir / "nets").glob("*.safetensors"))]
-    seeds = [int(seed) for own, _, seed in names if own == arm]
+    seeds = [int(seed) for name, _, seed in names if name == arm]
     if not seeds:
-        raise SettingError(f"--arm must be among {', '.join(sorted({own for own, _, _ in names}))}, got {arm!r}.")
+        raise SettingError(f"--arm must be among {', '.join(sorted({name for name, _, _ in names}))}, got {arm!r}.")
     return seeds
 
 
@@ -142,7 +143,7 @@ def _builder(
 
 
 def _with_gaps(data: CTRData, arm: str, gaps: bool) -> CTRData:
-    """A net has a vector for rows without a text if its train rows had such, whatever the rows to come are."""
+    """Set ``gaps`` as it was in training: only nets trained on rows without a text have a vector for them."""
     if arm not in data.arms:
         return data
     return replace(data, arms={**data.arms, arm: replace(data.arms[arm], gaps=gaps)})

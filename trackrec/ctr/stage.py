@@ -1,4 +1,4 @@
-"""The CTR stage: every arm and seed on the same rows, their predictions, nets, and validation metrics."""
+"""The CTR stage: trains every arm and seed on the same rows; writes predictions, nets and validation metrics."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run_ctr(
 ) -> dict[str, Any]:
     """Train every arm and seed, and write predictions (valid and test), nets and validation metrics.
 
-    A part of the predictions table is one arm and seed; parts that stand are kept.
+    Each part of the predictions table holds one arm and seed; existing parts are kept.
 
     Args:
         inputs: tables and vectors.
@@ -62,17 +62,20 @@ def run_ctr(
         classics = classic_predictions(data, settings.classics, with_text, settings.seeds)
         write_part(out_dir, "predictions", classics, part=len(parts) + 1)
     predictions = read_table(out_dir, "predictions")
-    found = arm_metrics(predictions, inputs.samples, "valid", "ctr", seed, sample_slices(inputs))
-    write_part(out_dir, "metrics", found)
+    metrics = arm_metrics(predictions, inputs.samples, "valid", "ctr", seed, sample_slices(inputs))
+    write_part(out_dir, "metrics", metrics)
     return {**rows, "left_out": left_out, "trainings": len(parts), "arms": arms}
 
 
 def _train(
     data: CTRData, settings: CTRSettings, arm: str, seed: int, out_dir: Path, part: int, say: Callable[[str], None]
 ) -> None:
-    """One training; its predictions are written last, so that a training cut off counts as not done."""
+    """One training. Its predictions are written last, so that an interrupted training is repeated."""
+    from safetensors.torch import save
+
     result = fit_arm(settings, data, arm, seed, out_dir / "logs")
-    _save_net(result, out_dir)
+    weights = save({name: value.contiguous() for name, value in result.state_dict.items()})
+    write_atomic(saved_net(out_dir, arm, seed), weights)
     if result.facts:
         n_texts = len(data.splits["valid"]["history"].unique())
         values = {name: Interval(value, float("nan"), float("nan"), n_texts) for name, value in result.facts.items()}
@@ -87,19 +90,12 @@ def _train(
 
 def _write_features(data: CTRData, arms: Sequence[str], out_dir: Path) -> None:
     """What `trackrec.ctr.saved` needs to build the same nets again."""
-    found = {
+    content = {
         "spec": asdict(data.spec),
         "vocabularies": asdict(data.vocabularies),
         "gaps": {arm: data.spec_for(arm).text_gaps for arm in arms},
     }
-    write_atomic(features_file(out_dir), json.dumps(found, sort_keys=True))
-
-
-def _save_net(result: ArmResult, out_dir: Path) -> None:
-    from safetensors.torch import save
-
-    content = save({name: value.contiguous() for name, value in result.state_dict.items()})
-    write_atomic(saved_net(out_dir, result.arm, result.seed), content)
+    write_atomic(features_file(out_dir), json.dumps(content, sort_keys=True))
 
 
 def _prediction_rows(result: ArmResult, data: CTRData) -> pl.DataFrame:
@@ -112,9 +108,9 @@ def _prediction_rows(result: ArmResult, data: CTRData) -> pl.DataFrame:
 
 def baseline_rows(inputs: CTRInputs, text: TextSettings) -> pl.DataFrame:
     """Predictions of the item mean, the user mean and their sum for the valid and test rows that the nets predict."""
-    samples = sample_rows(inputs, text)
-    tables = (samples, inputs.histories, inputs.interactions, inputs.threshold)
-    wide = baseline_predictions(*tables, whole=inputs.samples)
+    wide = baseline_predictions(
+        sample_rows(inputs, text), inputs.histories, inputs.interactions, inputs.threshold, whole=inputs.samples
+    )
     wide = wide.filter(pl.col("split") != "train")
     return wide.unpivot(MEANS, index=["sample_id", "split"], variable_name="arm", value_name="p").with_columns(
         model=pl.lit("baseline"), seed=pl.lit(0)

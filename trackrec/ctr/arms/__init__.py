@@ -1,1 +1,1 @@
-"""What a net may read of the texts, the placebos, and what the arms say in the end."""
+"""The arms: which texts each reads, the placebos, and how the arms are compared."""

@@ -1,7 +1,7 @@
-"""The arms of the comparison: who predicts, and what it reads of the texts.
+"""The arms of the comparison: each is a model and the texts that it reads.
 
-An arm is written as a name in ``ctr.arms``, in the predictions and metrics tables and in ``--arm``. `Arm.parse` is the
-one place that reads such a name:
+An arm is written as a name in ``ctr.arms``, in the predictions and metrics tables and in ``--arm``. Only `Arm.parse`
+reads such a name:
 
 ==========================  =============================================================================
 ``none``                    the CTR net without any text
@@ -11,7 +11,7 @@ one place that reads such a name:
 ``logistic``                a classic model on the net's dense features, without text
 ``lightgbm+reccot``         a classic model with the principal components of a text
 ``item_mean``               a mean of the ratings
-``validator/reccot``        V itself; ``validator/plain`` and ``validator/untuned`` read no text
+``validator/reccot``        the validator (V); ``validator/plain`` and ``validator/untuned`` read no text
 ==========================  =============================================================================
 """
 
@@ -30,9 +30,9 @@ VALIDATORS = ("validator/untuned", "validator/plain", "validator/reccot")
 PLACEBOS = ("shuffled", "random", "prompt", "plain")
 COMPARATORS = ("untuned", "teacher")
 ARMS = ("none", "reccot", *PLACEBOS, *COMPARATORS)
-_MADE = ("shuffled", "random")  # from the RecCoT's own vectors or log-odds
+_DERIVED = ("shuffled", "random")  # made from the vectors or log-odds of the RecCoT
 _FIELDS = ("reccot", "prompt", *COMPARATORS)
-_SCORED = ("reccot", "plain", "shuffled")  # by V, for ctr.text.use: log_odds
+_SCORED = ("reccot", "plain", "shuffled")  # V scores rows for them with ctr.text.use: log_odds
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Arm:
 
     Attributes:
         name: as it is written.
-        model: who predicts: ``net``, ``mean``, ``validator``, or the name of a classic model.
-        texts: what is read of the texts, in the order in which vectors are joined; empty without text.
+        model: what predicts: ``net``, ``mean``, ``validator``, or the name of a classic model.
+        texts: the texts it reads, in the order in which their vectors are joined; empty without text.
         coverage: share of the users who keep their text.
     """
 
@@ -57,17 +57,17 @@ class Arm:
         """The arm of a name.
 
         Raises:
-            SettingError: it is no arm's.
+            ValueError: no arm has this name.
         """
         if name in MEANS:
             return Arm(name, "mean")
         if name in VALIDATORS:
             return Arm(name, "validator", ("reccot",) if name == "validator/reccot" else ())
-        whole, at, share = name.partition("@")
-        head, _, rest = whole.partition("+")
+        full_text, at, share = name.partition("@")
+        head, _, rest = full_text.partition("+")
         if head == "logistic" or head == "lightgbm":
             return Arm(name, head, _texts(name, rest) if rest else ())
-        texts = () if whole == "none" else _texts(name, whole)
+        texts = () if full_text == "none" else _texts(name, full_text)
         return Arm(name, "net", texts, _share(name, share) if at else 1.0)
 
     @property
@@ -77,8 +77,8 @@ class Arm:
 
     @property
     def source(self) -> str:
-        """What its texts are made of: those of ``shuffled`` and ``random`` are made of the ``reccot``'s."""
-        return "reccot" if self.text in _MADE else self.text
+        """The texts that its texts come from: ``shuffled`` and ``random`` are made from ``reccot``."""
+        return "reccot" if self.text in _DERIVED else self.text
 
     @property
     def scored_as(self) -> str:
@@ -87,7 +87,7 @@ class Arm:
 
     @property
     def is_placebo(self) -> bool:
-        """Whether what it reads is no description of its user."""
+        """Whether what it reads does not describe its user."""
         return self.text in PLACEBOS
 
 
@@ -95,32 +95,32 @@ def parse_arms(names: Sequence[str], key: str = "ctr.arms") -> list[Arm]:
     """The arms that a configuration names for the nets.
 
     Args:
-        names: as they are typed.
-        key: where they were typed.
+        names: as they were typed.
+        key: the key they were typed under, for errors.
 
     Raises:
-        SettingError: an arm is unknown or no net's, or there is none.
+        SettingError: an arm is unknown, isn't one of a net, or there is none.
     """
-    unknown = [name for name in names if not _is_typed(name)]
+    unknown = [name for name in names if not _is_configurable(name)]
     if unknown or not names:
         got = repr(unknown[0]) if unknown else "none"
-        raise SettingError(f"{key} must be among {', '.join(ARMS)}, or such as reccot+prompt, got {got}.")
+        raise SettingError(f"{key} must be among {', '.join(ARMS)}, or joined texts such as reccot+prompt, got {got}.")
     return [Arm.parse(name) for name in names]
 
 
 def text_sources(names: Iterable[str]) -> set[str]:
-    """What the arms of the nets are made of, field by field: ``none``, ``reccot``, ``shuffled``, ``prompt``."""
+    """The single texts that arms of the nets read (``reccot``, ``shuffled``, ``prompt``); ``none`` without text."""
     return {field for name in names for field in Arm.parse(name).texts or ("none",)}
 
 
 def scored_arms(names: Iterable[str]) -> list[str]:
-    """The arms for which V scores, where texts are used through its log-odds: ``random`` is made of ``reccot``'s."""
+    """The arms for which V scores rows with ``ctr.text.use: log_odds``; ``random`` is made from those of ``reccot``."""
     arms = [Arm.parse(name) for name in names]
     sources = {arm.source for arm in arms} | {arm.text for arm in arms if arm.text == "shuffled"}
     return [arm for arm in _SCORED if arm in sources]
 
 
-def _is_typed(name: str) -> bool:
+def _is_configurable(name: str) -> bool:
     try:
         arm = Arm.parse(name)
     except ValueError:

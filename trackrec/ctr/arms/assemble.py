@@ -1,4 +1,4 @@
-"""From what the stage is given to features with every arm attached."""
+"""Builds the features of the CTR stage and attaches every arm."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from trackrec.ctr.arms.texts import (
 from trackrec.ctr.features.features import CTRData, FeatureBuilder, TextArm, Vocabularies
 from trackrec.runtime.errors import SettingError
 
-# Without gaps in the RecCoTs a comparator or the prompt may still lack this share of the histories (a learned vector
-# stands for them); below it the arms would not be comparable.
+# With ``missing: leave_out`` every row has a RecCoT. A comparator or the prompt must cover this share of the histories;
+# a learned vector replaces the others. With lower coverage the arms would not be comparable.
 MIN_COVERAGE = 0.99
 
 Vectors = Mapping[str, NDArray[np.float32]]
@@ -45,9 +45,10 @@ class CTRInputs(NamedTuple):
         threshold: a rating above it is a like.
         vectors: field of texts (``reccot``, ``prompt``, ``untuned``, ``teacher``) -> history -> text vector; empty
             where no arm reads one.
-        log_odds: V's log-odds by arm (``reccot``; ``plain``, without any text; ``shuffled``, given another user's) and
-            sample, for ``ctr.text.use: log_odds``. See :func:`trackrec.ctr.arms.log_odds.log_odds_of`.
-        seen_users: users on whose labels G and V were tuned; None where that isn't known.
+        log_odds: log-odds of the validator (V) by arm (``reccot``; ``plain``, without any text; ``shuffled``, with
+            another user's text) and sample, for ``ctr.text.use: log_odds``. See
+            :func:`trackrec.ctr.arms.log_odds.log_odds_of`.
+        seen_users: users on whose labels the generator (G) and V were tuned; None where that isn't known.
         published_lists: whether the dataset gives each sample its history and recent list.
     """
 
@@ -63,7 +64,10 @@ class CTRInputs(NamedTuple):
 
 
 def sample_rows(inputs: CTRInputs, text: TextSettings) -> pl.DataFrame:
-    """The samples of every arm: all where no arm has texts, else those whose history has a RecCoT."""
+    """The samples of every arm: those whose history has a RecCoT.
+
+    All samples with ``missing: keep``, with ``use: log_odds``, and where no arm has texts.
+    """
     if text.missing == "keep" or text.use == "log_odds" or not inputs.vectors:
         return inputs.samples
     return inputs.samples.filter(pl.col("history_id").is_in(list(inputs.vectors.get("reccot", {}))))
@@ -72,16 +76,16 @@ def sample_rows(inputs: CTRInputs, text: TextSettings) -> pl.DataFrame:
 def runnable_arms(
     inputs: CTRInputs, arms: Sequence[str], text: TextSettings, key: str = "ctr.arms"
 ) -> tuple[list[str], list[str]]:
-    """The arms whose texts exist, those of ``text.coverage`` added, and a line for each that is left out.
+    """The arms whose texts exist, plus those of ``text.coverage``, and a line for each arm that is left out.
 
     Args:
         inputs: what the CTR stage reads.
-        arms: the arms.
+        arms: names of the arms.
         text: how texts enter the nets.
-        key: where the arms were named.
+        key: the key that names the arms, for errors.
 
     Raises:
-        SettingError: an arm is unknown, nothing can run, or log-odds are to be used and there are none.
+        SettingError: an arm is unknown, no arm can run, or ``use: log_odds`` and there are no log-odds.
     """
     parsed = parse_arms(arms, key)
     if text.use == "log_odds" and not inputs.log_odds:
@@ -102,8 +106,8 @@ def _why_not(arm: Arm, inputs: CTRInputs, text: TextSettings) -> str:
     if not arm.texts:
         return ""
     if text.use == "log_odds":
-        given = inputs.log_odds.get(arm.source) or inputs.log_odds.get(arm.name)
-        return "" if given else f"there are no log-odds of {arm.source}"
+        log_odds = inputs.log_odds.get(arm.source) or inputs.log_odds.get(arm.name)
+        return "" if log_odds else f"there are no log-odds of {arm.source}"
     missing = [field for field in arm.source.split("+") if not inputs.vectors.get(field)]
     if missing:
         return f"there are no vectors of {missing[0]}"
@@ -135,11 +139,11 @@ def feature_builder(
     recent_len: int | None = None,
     now: int | None = None,
 ) -> FeatureBuilder:
-    """What makes features of the stage's samples, and of rows like them.
+    """The builder of features for the stage's samples and for further rows.
 
     Args:
         inputs: the tables.
-        text: how texts are used: it says which samples the stage has.
+        text: how texts are used, which decides the samples of the stage.
         vocabularies: of an earlier training, for rows to predict.
         recent_len: of that training.
         now: see `FeatureBuilder`.
@@ -159,20 +163,19 @@ def feature_builder(
 
 
 def attach_arms(data: CTRData, inputs: CTRInputs, arms: Sequence[str], seed: int, text: TextSettings) -> CTRData:
-    """``data`` with arms; see `prepare`. It reads whose its rows are, and none of their features."""
+    """``data`` with arms; see `prepare`. Reads the ids, users and histories of the rows, not their features."""
     with_text = [arm for arm in map(Arm.parse, arms) if arm.texts]
     if text.use == "log_odds":
         columns = {arm.name: _log_odds(data, inputs, arm, seed) for arm in with_text}
         return replace(data, columns={**data.columns, **columns})
-    spec, made = replace(data.spec, text_use=text.use), dict[str, TextArm]()
+    spec = replace(data.spec, text_use=text.use)
     sources = {source: _source(data, inputs, source, text) for source in dict.fromkeys(arm.source for arm in with_text)}
-    for arm in with_text:
-        made[arm.name] = _texts(data, inputs, arm, sources[arm.source], seed)
-    return replace(data, spec=spec, arms={**data.arms, **made})
+    text_arms = {arm.name: _texts(data, inputs, arm, sources[arm.source], seed) for arm in with_text}
+    return replace(data, spec=spec, arms={**data.arms, **text_arms})
 
 
 def _source(data: CTRData, inputs: CTRInputs, source: str, text: TextSettings) -> TextArm:
-    """The vectors that an arm's texts are made of."""
+    """The vectors that an arm's texts are made from."""
     vectors = _vectors(inputs, source)
     ids = sorted(vectors)
     gaps = text.missing == "keep" or source != "reccot"
@@ -199,12 +202,12 @@ def _vectors(inputs: CTRInputs, source: str) -> Vectors:
 
 
 def _log_odds(data: CTRData, inputs: CTRInputs, arm: Arm, seed: int) -> Columns:
-    """V's log-odds of an arm. Those of another user's text are V's own where it was asked, else exchanged."""
-    if given := inputs.log_odds.get(arm.name):
-        return log_odds_arm(data, arm.name, given)
-    own = log_odds_arm(data, arm.source, inputs.log_odds[arm.source])
+    """V's log-odds of an arm; made from those of ``reccot`` where V scored no rows for the arm itself."""
+    if scored := inputs.log_odds.get(arm.name):
+        return log_odds_arm(data, arm.name, scored)
+    columns = log_odds_arm(data, arm.source, inputs.log_odds[arm.source])
     if arm.text == "shuffled":
-        return shuffled_log_odds(data, own, seed)
+        return shuffled_log_odds(data, columns, seed)
     if arm.text == "random":
-        return random_log_odds(own, seed)
-    return log_odds_of_some_users(data, own, arm.coverage, seed) if arm.coverage < 1 else own
+        return random_log_odds(columns, seed)
+    return log_odds_of_some_users(data, columns, arm.coverage, seed) if arm.coverage < 1 else columns

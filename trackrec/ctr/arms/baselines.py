@@ -1,4 +1,4 @@
-"""What needs no training: the item's mean, the user's mean, and both together."""
+"""Baselines without training: the item's mean, the user's mean, and both together."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def baseline_predictions(
 ) -> pl.DataFrame:
     """Smoothed like-rates of strictly earlier rows, for every sample in order.
 
-    The item's rate counts train and history rows. The user's adds the sample's recent list, so that a user of a later
-    split has one and a user's newest ratings count twice. ``item_user`` adds the two as evidence:
+    The item's rate counts train and history rows. The user's rate adds the sample's recent list, so that users of a
+    later split have a rate too; a user's newest ratings then count twice. ``item_user`` adds the two as evidence:
     logit = logit(item) + logit(user) - logit(base), the base being the like-rate of all earlier rows.
 
     Args:
         samples, histories, interactions: the tables of :mod:`trackrec.storage.schemas`.
         threshold: a rating above it is a like.
-        item_smoothing: rows of the base rate that an item starts with.
+        item_smoothing: pseudo-rows at the base rate, added to the rows of an item.
         user_smoothing: the same for a user.
         whole: the whole samples table where ``samples`` are a part of it, as in
             `trackrec.ctr.features.features.FeatureBuilder`.

@@ -1,6 +1,6 @@
 """Logistic regression and gradient boosting on the nets' own dense features, with and without the text.
 
-On ratings they are hard to beat: a net that loses to them has learned less than its statistics say.
+On ratings they are hard to beat. A net that loses to them has learned less than its dense features hold.
 
 Letters: N rows, F columns.
 """
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from trackrec.ctr.arms.arm import CLASSICS
 from trackrec.ctr.arms.texts import principal_components, used_histories
 from trackrec.ctr.features.features import CTRData
+from trackrec.metrics.scores import auc
 from trackrec.runtime.errors import SettingError
 from trackrec.runtime.packages import MissingPackageError
 
@@ -45,7 +46,7 @@ Float = NDArray[np.float64]
 
 
 def check_classics(names: Iterable[str]) -> None:
-    """Say now, not after the nets, that a model can't run.
+    """Check that the models can run, before the nets are trained.
 
     Raises:
         SettingError: an unknown name.
@@ -86,13 +87,15 @@ def classic_predictions(data: CTRData, names: Sequence[str], arms: Sequence[str]
     return pl.concat(frames)
 
 
-def _rows(data: CTRData, found: dict[str, Float], arm: str, seed: int) -> list[pl.DataFrame]:
-    frames = [pl.DataFrame({"sample_id": data.sample_ids[split], "p": p, "split": split}) for split, p in found.items()]
+def _rows(data: CTRData, predictions: dict[str, Float], arm: str, seed: int) -> list[pl.DataFrame]:
+    frames = [
+        pl.DataFrame({"sample_id": data.sample_ids[split], "p": p, "split": split}) for split, p in predictions.items()
+    ]
     return [frame.with_columns(model=pl.lit("classic"), arm=pl.lit(arm), seed=pl.lit(seed)) for frame in frames]
 
 
 def _columns(data: CTRData, split: str, arm: str | None) -> Float:
-    """(N, F): dense features, the arm's own dense columns, or the components of its text and whether there is one."""
+    """(N, F): dense features, then the arm's dense columns, or the components of its text and whether it has one."""
     dense = data.splits[split]["dense"].double().numpy()
     if arm is None:
         return dense
@@ -100,8 +103,8 @@ def _columns(data: CTRData, split: str, arm: str | None) -> Float:
         return np.concatenate([dense, data.columns[arm][split].double().numpy()], axis=1)
     texts = data.arms[arm]
     rows = texts.rows[data.splits[split]["history"].long()].numpy()
-    own = np.where(rows[:, None] >= 0, _components(data, arm)[rows], 0.0)
-    return np.concatenate([dense, own, rows[:, None] >= 0], axis=1)
+    components = np.where(rows[:, None] >= 0, _components(data, arm)[rows], 0.0)
+    return np.concatenate([dense, components, rows[:, None] >= 0], axis=1)
 
 
 def _components(data: CTRData, arm: str) -> Float:
@@ -124,7 +127,8 @@ def _logistic(data: CTRData, columns: dict[str, Float]) -> dict[str, Float]:
         )
         for strength in _STRENGTHS
     ]
-    best = max(fitted, key=lambda model: _valid_auc(data, model.predict_proba(columns["valid"])[:, 1]))
+    labels = _labels(data, "valid")
+    best = max(fitted, key=lambda model: auc(model.predict_proba(columns["valid"])[:, 1], labels))
     return {split: best.predict_proba(columns[split])[:, 1] for split in _predicted(data)}
 
 
@@ -144,9 +148,3 @@ def _labels(data: CTRData, split: str) -> NDArray[np.int64]:
 
 def _predicted(data: CTRData) -> list[str]:
     return [split for split in ("valid", "test") if split in data.splits]
-
-
-def _valid_auc(data: CTRData, p: Float) -> float:
-    from trackrec.metrics.scores import auc
-
-    return auc(p, _labels(data, "valid"))

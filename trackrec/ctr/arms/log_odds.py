@@ -1,6 +1,6 @@
-"""V's log-odds as dense columns of an arm, and the placebos made of them.
+"""The log-odds of the validator (V) as dense columns of an arm, and the placebos made from them.
 
-Letters: N rows. The columns of an arm are given by split, each (N, 2): the log-odds, scaled, and whether there are any.
+Letters: N rows. An arm has one tensor (N, 2) per split: the scaled log-odds, and whether the row has any.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from trackrec.ctr.features.features import CTRData
 from trackrec.runtime.errors import SettingError
 
 Columns = dict[str, Tensor]
-_MAX_LOG_ODDS = 6.0  # p_yes of .9975: float32 rounds what lies beyond
+_MAX_LOG_ODDS = 6.0  # p_yes of .9975; float32 rounds values beyond it
 
 
 def log_odds_of(scores: pl.DataFrame, tuned_on: set[str]) -> dict[str, float]:
@@ -42,7 +42,8 @@ def log_odds_arm(data: CTRData, arm: str, log_odds: Mapping[str, float]) -> Colu
         log_odds: by sample.
 
     Raises:
-        SettingError: a value isn't finite, or no train row has one.
+        ValueError: a value isn't finite.
+        SettingError: no train row has a value.
     """
     if not np.isfinite(list(log_odds.values())).all():
         raise ValueError(f"arm {arm!r}: log-odds hold NaN or infinity.")
@@ -53,31 +54,31 @@ def log_odds_arm(data: CTRData, arm: str, log_odds: Mapping[str, float]) -> Colu
 
 
 def log_odds_columns(sample_ids: Sequence[str], log_odds: Mapping[str, float]) -> Tensor:
-    """(N, 2): the log-odds of each sample, cut at ±6 and halved, and whether it has any."""
+    """(N, 2): the log-odds of each sample, clipped to ±6 and halved, and whether it has any."""
     known = torch.tensor([[log_odds.get(key, 0.0), float(key in log_odds)] for key in sample_ids]).reshape(-1, 2)
     return torch.stack([known[:, 0].clamp(-_MAX_LOG_ODDS, _MAX_LOG_ODDS) / 2.0, known[:, 1]], dim=1)
 
 
 def shuffled_log_odds(data: CTRData, columns: Columns, seed: int) -> Columns:
-    """The log-odds of a split exchanged between users, gaps left where they are."""
-    found = {}
+    """The log-odds of a split exchanged between users; gaps stay where they are."""
+    shuffled = {}
     for split, values in columns.items():
         present = torch.nonzero(values[:, 1]).flatten().tolist()
-        found[split] = values.clone()
+        shuffled[split] = values.clone()
         if present:
             exchanged = exchange(present, [data.user_ids[split][row] for row in present], seed)
-            found[split][list(exchanged)] = values[list(exchanged.values())]
-    return found
+            shuffled[split][list(exchanged)] = values[list(exchanged.values())]
+    return shuffled
 
 
 def random_log_odds(columns: Columns, seed: int) -> Columns:
-    """Normal noise in the place of the log-odds, gaps left where they are."""
+    """Normal noise instead of the log-odds; gaps stay where they are."""
     generator = torch.Generator().manual_seed(seed)
-    found = {}
+    noisy = {}
     for split, values in columns.items():
         noise = torch.randn(len(values), generator=generator)
-        found[split] = torch.stack([noise * values[:, 1], values[:, 1]], dim=1)
-    return found
+        noisy[split] = torch.stack([noise * values[:, 1], values[:, 1]], dim=1)
+    return noisy
 
 
 def log_odds_of_some_users(data: CTRData, columns: Columns, share: float, seed: int) -> Columns:

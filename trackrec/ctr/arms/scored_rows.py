@@ -1,4 +1,4 @@
-"""What V is asked where its log-odds are a feature of the CTR nets: which rows, and with whose texts."""
+"""Which rows the validator (V) scores for ``ctr.text.use: log_odds``, and with whose texts."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from trackrec.storage.atomic import stable_hash
 
 
 def rows_to_score(samples: pl.DataFrame, most: int | None, seed: int) -> pl.DataFrame:
-    """At most so many rows of each history and split, chosen by hash; all of them where there is no limit."""
+    """At most ``most`` rows of each history and split, chosen by hash; None: all rows."""
     if most is None:
         return samples
     ranks = [stable_hash("log_odds", seed, key) for key in samples["sample_id"].to_list()]
     ranked = samples.with_columns(rank=pl.Series(ranks, dtype=pl.String)).sort("rank")
-    place = pl.int_range(pl.len()).over("history_id", "split")
-    return ranked.filter(place < most).drop("rank").sort("sample_id")
+    position = pl.int_range(pl.len()).over("history_id", "split")
+    return ranked.filter(position < most).drop("rank").sort("sample_id")
 
 
 def texts_of_arm(
@@ -31,4 +31,4 @@ def texts_of_arm(
     owners = dict(histories.select("history_id", "user_id").iter_rows())
     ids = sorted(texts)
     other = exchange(range(len(ids)), [owners[key] for key in ids], seed)
-    return {key: texts[ids[other[place]]] for place, key in enumerate(ids)}
+    return {key: texts[ids[other[index]]] for index, key in enumerate(ids)}

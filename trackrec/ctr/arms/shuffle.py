@@ -1,4 +1,4 @@
-"""Exchanges entries between users, and picks users by hash: what placebos and coverage arms are made with."""
+"""Exchanges entries between users, and picks users by hash, for the placebos and the coverage arms."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trackrec.storage.atomic import stable_hash
 
 
 def exchange(entries: Sequence[int], owners: Sequence[str], seed: int) -> dict[int, int]:
-    """Each entry takes one of another owner: owners form one random cycle (Sattolo 1986), so nobody keeps their own.
+    """Map each entry to one of another owner: owners form one random cycle (Sattolo 1986), so nobody keeps their own.
 
     Raises:
         SettingError: fewer than two owners.
@@ -23,13 +23,13 @@ def exchange(entries: Sequence[int], owners: Sequence[str], seed: int) -> dict[i
         raise SettingError(f"arm 'shuffled': shuffling needs the texts of two users, there are {len(owned)}.")
     cycle = np.random.default_rng(seed).permutation(sorted(owned)).tolist()
     return {
-        entry: owned[other][place % len(owned[other])]
+        entry: owned[other][position % len(owned[other])]
         for user, other in zip(cycle, cycle[1:] + cycle[:1], strict=True)
-        for place, entry in enumerate(owned[user])
+        for position, entry in enumerate(owned[user])
     }
 
 
 def some_users(users: set[str], share: float, seed: int) -> set[str]:
-    """A share of the users, by hash; at least one. A smaller share is a part of a larger one."""
+    """A share of the users, by hash; at least one. A smaller share is a subset of a larger one."""
     ranked = sorted(users, key=lambda user: stable_hash("coverage", seed, user))
     return set(ranked[: max(1, round(share * len(ranked)))])

@@ -1,4 +1,4 @@
-"""Parts of the rows on which arms are compared too: where a text might help although it doesn't on average."""
+"""Slices: subsets of the rows where a text might help although it doesn't on average."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import polars as pl
 from trackrec.ctr.arms.assemble import CTRInputs
 from trackrec.ctr.features.past import source_rows
 
-COLD_ITEM = 5  # ratings of the item that statistics may count: at most so many
-SHORT_HISTORY = 15  # items in the history: at most so many
+COLD_ITEM = 5  # at most so many ratings of the item among train and history rows
+SHORT_HISTORY = 15  # at most so many items in the history
 _QUINTILES = 5
 
 
@@ -17,8 +17,8 @@ def sample_slices(inputs: CTRInputs) -> pl.DataFrame:
 
     ``cold_items`` and ``warm_items`` by the ratings of the item among train and history rows; ``short_history`` and
     ``long_history`` by the history's length; ``activity_1`` (least) to ``activity_5`` by the user's number of ratings,
-    quintiles over the users of each split; ``seen_users`` and ``unseen_users`` by whether G and V were tuned on labels
-    of the user, where that is known.
+    quintiles over the users of each split; ``seen_users`` and ``unseen_users`` by whether the generator and the
+    validator were tuned on labels of the user, where that is known.
     """
     samples = inputs.samples.select("sample_id", "user_id", "item_id", "history_id", "split")
     source = source_rows(inputs.samples, inputs.histories, inputs.interactions)
@@ -42,8 +42,8 @@ def sample_slices(inputs: CTRInputs) -> pl.DataFrame:
 
 
 def _quintiles(samples: pl.DataFrame, of_user: pl.DataFrame) -> pl.DataFrame:
-    """Each user's quintile of activity among the users of a split, 1 to 5; equal users by their ids."""
+    """Each user's quintile of activity among the users of a split, 1 to 5; ties are ordered by user id."""
     users = samples.select("split", "user_id").unique().join(of_user, on="user_id", how="left")
     users = users.sort("split", "activity", "user_id")
-    place = pl.int_range(pl.len()).over("split")
-    return users.select("split", "user_id", quintile=1 + place * _QUINTILES // pl.len().over("split"))
+    position = pl.int_range(pl.len()).over("split")
+    return users.select("split", "user_id", quintile=1 + position * _QUINTILES // pl.len().over("split"))

@@ -13,16 +13,16 @@ class TextSettings:
     """How texts enter the CTR nets.
 
     Attributes:
-        use: ``dense``: the connector's output beside the dense features (the paper's way). ``query``: it asks history
-            and target, as DIN's target does. ``log_odds``: V's log-odds for the target, given the text, as a dense
-            feature; V then scores every row in a stage of its own.
-        pca_dim: reduce the text vectors to so many principal components of the train rows' texts; null leaves them.
+        use: ``dense``: the connector's output beside the dense features (the paper's way). ``query``: the query
+            of an attention over history and target, as the target is in DIN. ``log_odds``: the log-odds of the
+            validator (V) for the target, given the text, as a dense feature; V then scores the rows in a further stage.
+        pca_dim: reduce the text vectors to so many principal components of the train rows' texts; null: don't reduce.
         missing: rows without a text are left out of every arm (``leave_out``), or stay (``keep``) with a learned vector
-            in the place of the text.
-        coverage: further arms ``reccot@0.5`` and so on, in which only that share of the users keeps its texts; shares
-            below 1 need ``missing: keep``.
-        score_rows: with ``use: log_odds``, most rows of a history and split that V scores, chosen by hash; the others
-            go without. null: all.
+            instead of the text.
+        coverage: further arms ``reccot@0.5`` and so on, in which only that share of the users keeps its texts; they
+            need ``missing: keep``, except with ``use: log_odds``.
+        score_rows: with ``use: log_odds``, how many rows of each history and split V scores at most, chosen by hash;
+            the others get no log-odds. null: all.
     """
 
     use: Literal["dense", "query", "log_odds"] = "dense"
@@ -34,8 +34,8 @@ class TextSettings:
     def __post_init__(self) -> None:
         if self.pca_dim is not None and self.pca_dim < 3:
             raise SettingError(
-                f"ctr.text.pca_dim must be at least 3 or null, got {self.pca_dim}: connectors put all vectors on one "
-                "scale, which leaves nothing of one number and a sign of two."
+                f"ctr.text.pca_dim must be at least 3 or null, got {self.pca_dim}: connectors normalise each "
+                "vector, which turns one number into 0 and two numbers into ±1."
             )
         for share in self.coverage or ():
             if not 0 < share < 1:

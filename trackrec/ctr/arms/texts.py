@@ -1,6 +1,6 @@
-"""Text vectors of an arm, and the placebos made of them.
+"""Text vectors of an arm, and the placebos made from them.
 
-Letters: N rows, D text dim. Arms differ in their text matrix and its row index alone; every other tensor is shared, so
+Letters: N rows, D text dim. Arms differ only in their text matrix and its row index; every other tensor is shared, so
 the rows, their order and their features are the same in every arm.
 """
 
@@ -29,15 +29,16 @@ def text_arm(
     """The texts of an arm.
 
     Args:
-        data: whose rows refer to the histories.
+        data: the rows, which refer to histories.
         arm: its name, for errors.
-        history_ids: (n_texts,) whose text each vector is.
+        history_ids: (n_texts,) the history of each vector.
         vectors: (n_texts, D).
         gaps: histories may lack a text; the net learns a vector for them.
 
     Raises:
-        MissingEmbeddingError: a history of some sample has no vector and ``gaps`` is false. None becomes zeros.
-        SettingError: a repeated history, a non-finite vector, or shapes that don't fit.
+        MissingEmbeddingError: a history of some sample has no vector and ``gaps`` is false. A missing vector is never
+            replaced by zeros.
+        ValueError: a repeated history, a non-finite vector, or shapes that don't fit.
     """
     matrix = torch.as_tensor(vectors).to(torch.float32)
     if matrix.ndim != 2 or len(matrix) != len(history_ids):
@@ -60,7 +61,7 @@ def text_arm(
 
 
 def used_histories(data: CTRData, split: str | None = None) -> list[int]:
-    """Numbers of the histories that the rows of a split, or of all splits, refer to."""
+    """Indices of the histories that the rows of a split, or of all splits, refer to."""
     chosen = data.splits.values() if split is None else [data.splits[split]]
     return torch.cat([tensors["history"] for tensors in chosen]).unique().tolist()
 
@@ -81,7 +82,7 @@ def shuffled_texts(data: CTRData, texts: TextArm, seed: int) -> TextArm:
 def random_texts(texts: TextArm, seed: int) -> TextArm:
     """Normal noise, one vector per text, with the mean and spread of the texts' numbers.
 
-    A net can tell users apart by it, and learn them by heart, as by any vector of the user; it says nothing else.
+    A net can use it to tell users apart and to memorise them, as any vector of the user; it holds nothing else.
     """
     noise = torch.randn(texts.matrix.shape, generator=torch.Generator().manual_seed(seed))
     return replace(texts, matrix=texts.matrix.mean(dim=0) + texts.matrix.std(dim=0, correction=0) * noise)
@@ -96,9 +97,9 @@ def texts_of_some_users(data: CTRData, texts: TextArm, share: float, seed: int) 
 
 
 def only_where(data: CTRData, texts: TextArm, histories: Sequence[str]) -> TextArm:
-    """The texts of some histories alone.
+    """The texts of the given histories only.
 
-    A placebo has none where the RecCoT has none: else its coverage would be what it is judged by.
+    A placebo must lack a text where the RecCoT lacks one. Otherwise a difference could come from the coverage.
     """
     kept = set(histories)
     rows = torch.where(torch.tensor([history in kept for history in data.history_ids]), texts.rows, -1)
@@ -109,11 +110,11 @@ def only_where(data: CTRData, texts: TextArm, histories: Sequence[str]) -> TextA
 def principal_components(data: CTRData, texts: TextArm, dim: int, arm: str) -> TextArm:
     """Vectors replaced by their ``dim`` principal components, fitted on train rows' texts only.
 
-    Each text counts once, however many rows its user has. The scale is one for all components: a whitened net would
-    read the least of them as loudly as the first.
+    Each text counts once, however many rows its user has. All components share one scale: after whitening the last
+    component would weigh as much as the first.
 
     Raises:
-        SettingError: there are not so many components.
+        SettingError: there are fewer than ``dim`` components.
     """
     rows = texts.rows[used_histories(data, "train")]
     train = texts.matrix[rows[rows >= 0].unique()].double().numpy()

@@ -1,4 +1,4 @@
-"""What the arms say: metrics, paired differences, and whether the text helps.
+"""Compares the arms: metrics, paired differences, and whether the text helps.
 
 Letters: N rows, S training seeds. Everything is resampled over users and training seeds together.
 """
@@ -36,13 +36,13 @@ class ArmScores(NamedTuple):
 
 
 def arm_scores(predictions: pl.DataFrame, samples: pl.DataFrame, split: str, arm: str) -> ArmScores:
-    """(S, N) predictions of an arm on a split, rows in the order of their ids.
+    """(S, N) predictions of an arm on a split, rows sorted by sample id.
 
     Raises:
         ValueError: the seeds of an arm were not run on the same rows.
     """
-    own = predictions.filter((pl.col("split") == split) & (pl.col("arm") == arm))
-    wide = own.pivot("seed", index="sample_id", values="p").sort("sample_id")
+    selected = predictions.filter((pl.col("split") == split) & (pl.col("arm") == arm))
+    wide = selected.pivot("seed", index="sample_id", values="p").sort("sample_id")
     if any(wide[column].null_count() for column in wide.columns):
         raise ValueError(f"predictions of arm {arm} on {split}: the seeds differ in their rows")
     rows = wide.select("sample_id").join(
@@ -78,26 +78,27 @@ def arm_metrics(
     ``auc``, ``acc``, ``log_loss`` and ``uauc`` belong to an arm. ``auc_minus_none`` and so on are paired differences on
     the same rows: to no text, to each placebo, to ``best_placebo`` (chosen on validation rows, so ``predictions`` must
     hold them) and to the classic models. ``auc_minus_none_mde`` is the smallest true difference that a run of this size
-    shows with 80 % power. An arm of partial coverage (``reccot@0.5``) has no placebo and no
-    verdict. ``verdict`` of a text arm: 1 (helps) where AUC is above no text and above the best placebo,
-    each with its whole interval; -1 (hurts) where it is below no text with its whole interval; 0 (no evidence)
-    otherwise.
+    shows with 80 % power. An arm of partial coverage (``reccot@0.5``) has no placebo and no verdict.
+
+    ``verdict`` of a text arm: 1 (helps) where the intervals of ``auc_minus_none`` and ``auc_minus_best_placebo`` are
+    both above 0; -1 (hurts) where the interval of ``auc_minus_none`` is below 0; 0 (no evidence) otherwise.
 
     Args:
         predictions: of valid rows and of ``split``.
         samples: the samples table.
         split: which rows.
-        stage: under which the rows are filed.
+        stage: the ``stage`` written to the rows.
         seed: of the resampling.
         slices: `trackrec.ctr.arms.slices.sample_slices`; None leaves slices out.
     """
-    found = {arm: arm_scores(predictions, samples, split, arm) for arm in predictions["arm"].unique().sort()}
+    scores_by_arm = {arm: arm_scores(predictions, samples, split, arm) for arm in predictions["arm"].unique().sort()}
     placebo = best_placebo(predictions, samples)
     draws = {
-        arm: {name: _draws(metric, scores, seed) for name, metric in _METRICS.items()} for arm, scores in found.items()
+        arm: {name: _draws(metric, scores, seed) for name, metric in _METRICS.items()}
+        for arm, scores in scores_by_arm.items()
     }
     rows: list[dict[str, Any]] = []
-    for arm, scores in found.items():
+    for arm, scores in scores_by_arm.items():
         values = {name: drawn.interval() for name, drawn in draws[arm].items()}
         one_class = uauc(scores.p[0], scores.labels, scores.users).n_one_class
         values["users_one_class"] = _without_interval(one_class, len(set(scores.users)))
@@ -106,9 +107,11 @@ def arm_metrics(
         if arm == placebo:
             values["chosen_placebo"] = _without_interval(1.0, len(scores.labels))
         rows.extend(metric_rows(values, stage=stage, split=split, arm=arm))
-    for name, ids in _by_slice(slices):
-        cut = {arm: _rows_of(scores, ids) for arm, scores in found.items()}
-        rows.extend(_slice_metrics(cut, placebo, seed, {"stage": stage, "split": split, "slice": name}))
+    if slices is not None:
+        for name, ids in slices.group_by("slice").agg("sample_id").sort("slice").iter_rows():
+            in_slice = set(ids)
+            cut = {arm: _rows_of(scores, in_slice) for arm, scores in scores_by_arm.items()}
+            rows.extend(_slice_metrics(cut, placebo, seed, {"stage": stage, "split": split, "slice": name}))
     return rows
 
 
@@ -117,7 +120,7 @@ def _draws(metric: Callable[..., Any], scores: ArmScores, seed: int, n_resamples
 
 
 def comparisons(arm: Arm, ran: Iterable[str], placebo: str | None) -> dict[str, str]:
-    """What an arm is compared with: name of a comparison -> the arm on its other side.
+    """The comparisons of an arm: name of the comparison -> the arm that it is compared with.
 
     Args:
         arm: the arm.
@@ -131,7 +134,7 @@ def comparisons(arm: Arm, ran: Iterable[str], placebo: str | None) -> dict[str, 
         return others | ({"best_placebo": control} if control in ran and others and not arm.is_placebo else {})
     if arm.model != "net":
         return {}
-    # A text for some users alone has no placebo: those that run are about everybody.
+    # An arm of partial coverage has no placebo: the placebos that run cover all users.
     controls = () if arm.coverage < 1 else PLACEBOS
     others = {name: name for name in ("none", *controls, *CLASSICS) if name in ran and name != arm.name}
     if arm.coverage == 1 and placebo is not None and arm.texts and not arm.is_placebo:
@@ -150,7 +153,7 @@ def _differences(arm: str, draws: AllDraws, placebo: str | None, metrics: Iterab
 
 
 def _verdict(arm: str, draws: AllDraws, placebo: str | None) -> dict[str, Interval]:
-    """Only where both controls ran: without a placebo nothing shows that it is the text that helps."""
+    """Only where both controls ran: without a placebo a gain can't be attributed to the text."""
     others = comparisons(Arm.parse(arm), draws, placebo)
     if "none" not in others or "best_placebo" not in others:
         return {}
@@ -164,13 +167,6 @@ def _verdict(arm: str, draws: AllDraws, placebo: str | None) -> dict[str, Interv
     return {"verdict": _without_interval(value, against_none.n)}
 
 
-def _by_slice(slices: pl.DataFrame | None) -> list[tuple[str, set[str]]]:
-    if slices is None:
-        return []
-    grouped = slices.group_by("slice").agg("sample_id").sort("slice")
-    return [(name, set(ids)) for name, ids in grouped.iter_rows()]
-
-
 def _rows_of(scores: ArmScores, ids: set[str]) -> ArmScores:
     index = np.array([row for row, key in enumerate(scores.sample_ids) if key in ids], dtype=np.int64)
     return ArmScores(scores.p[:, index], scores.labels[index], scores.users[index], scores.sample_ids[index])
@@ -180,7 +176,7 @@ def _slice_metrics(
     cut: dict[str, ArmScores], placebo: str | None, seed: int, key: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """AUC of every arm and its differences on a slice; nothing where it has one class, no row or too few users."""
-    if any(len(np.unique(one.labels)) < 2 or len(np.unique(one.users)) < LEAST_USERS for one in cut.values()):
+    if any(len(np.unique(s.labels)) < 2 or len(np.unique(s.users)) < LEAST_USERS for s in cut.values()):
         return []
     draws = {arm: {"auc": _draws(auc, scores, seed, _SLICE_RESAMPLES)} for arm, scores in cut.items()}
     rows: list[dict[str, Any]] = []
