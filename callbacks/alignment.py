@@ -1,4 +1,4 @@
-"""Monitors of an alignment, from the steps that it logged."""
+"""Monitors of the alignment, computed from its step log."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from trackrec.runs.hooks import DoneStage
 
 from .monitor import Gauge, Limits, Monitor
 
-_END = 0.2
-_UNTUNED = "untuned"  # what the plain base's texts are filed under
+_END = 0.2  # the last fifth of the steps
+_UNTUNED = "untuned"  # the source in the tables for texts of the plain base model
 
 
 def _steps(stage: DoneStage, *columns: str) -> pl.DataFrame | None:
-    """Rows of the logged steps that have all columns, None after other stages and without a log."""
+    """The logged steps that have all columns; None after other stages or without a log."""
     log = stage.run.step_logs(stage.name) if stage.kind == "align" else None
     if log is None or not set(columns) <= set(log.columns):
         return None
@@ -29,11 +29,11 @@ def _end(log: pl.DataFrame) -> pl.DataFrame:
 
 
 class LikelihoodDisplacement(Monitor):
-    """The chosen texts become unlikely: S-DPO lowers both sides of a set, the rejected one more (trl#2964).
+    """The chosen texts become unlikely: S-DPO lowers both sides of a set, the rejected side more (trl#2964).
 
     Args:
         log_ratio: log π(chosen) − log π_ref(chosen) in nats per token, the mean over the last fifth of the steps.
-        least: fewer logged steps aren't judged.
+        least: with fewer logged steps the limits don't apply.
     """
 
     low = ("log_ratio",)
@@ -52,11 +52,11 @@ class LikelihoodDisplacement(Monitor):
 
 
 class Saturation(Monitor):
-    """Most sets are won and teach nothing: what still moves G is noise.
+    """Most sets are already won and give almost no gradient: what still moves the generator (G) is noise.
 
     Args:
-        share: sets whose negatives hold less than 1 % of the softmax, the mean over the last fifth of the steps.
-        least: fewer logged steps aren't judged.
+        share: share of sets whose negatives have less than 1 % of the softmax, mean over the last fifth of the steps.
+        least: with fewer logged steps the limits don't apply.
     """
 
     def __init__(self, share: Limits = Limits(0.5, 0.95), least: int = 5) -> None:
@@ -71,22 +71,23 @@ class Saturation(Monitor):
             yield Gauge("share", "the share of saturated sets", value, len(log), advice, share=True)
 
 
-def _began_with(stage: DoneStage) -> str:
-    """The source of the texts of the G that an alignment began with."""
+def _start_source(stage: DoneStage) -> str:
+    """The source, as in the tables, of texts by the G that this alignment started from."""
     inputs = stage.run.manifests[stage.name].inputs
-    found = next((name for name in inputs if name == "distill" or name.endswith("/align")), None)
-    return inputs[found][:12] if found else _UNTUNED
+    parent = next((name for name in inputs if name == "distill" or name.endswith("/align")), None)
+    return inputs[parent][:12] if parent else _UNTUNED
 
 
 class StaleReference(Monitor):
-    """The reference isn't the G that sampled. The alignment checks its loss before the first step and stops by itself
-    (`trackrec.align.module`); this looks at what was logged and filed, for modules of your own too.
+    """The reference model isn't the generator (G) that sampled the texts.
+
+    The shipped alignment checks its loss before the first step and stops by itself (`trackrec.align.module`). This
+    monitor reads the log and the tables, so it also covers alignment modules that you write.
 
     Args:
-        start: |log π(chosen) − log π_ref(chosen)| in nats per token at the first step, where both are one model.
-        foreign: share of preference sets whose texts were drawn by another G than the one that the alignment began
-            with.
-        least: fewer steps or sets aren't judged.
+        start: |log π(chosen) − log π_ref(chosen)| in nats per token at the first step, where both are the same model.
+        foreign: share of preference sets whose texts came from another G than the one that the alignment started from.
+        least: with fewer steps or sets the limits don't apply.
     """
 
     def __init__(self, start: Limits = Limits(0.02, 0.1), foreign: Limits = Limits(0.0, 0.0), least: int = 1) -> None:
@@ -101,6 +102,6 @@ class StaleReference(Monitor):
             yield Gauge("start", "the policy's distance from its reference at step 0", value, 1, advice)
         sets = stage.run.table(in_round(stage.round, "preferences"), "preferences", ("source",))
         if stage.kind == "align" and sets is not None and stage.run.has(stage.name):
-            value = float((sets["source"] != _began_with(stage)).mean() or 0.0)  # type: ignore[arg-type]
+            value = float((sets["source"] != _start_source(stage)).mean() or 0.0)  # type: ignore[arg-type]
             advice = f"Delete {in_round(stage.round, 'sample')} and run again."
             yield Gauge("foreign", "the share of sets drawn by another G", value, len(sets), advice, share=True)

@@ -1,4 +1,4 @@
-"""Monitors of V's answers on validation rows."""
+"""Monitors of the answers of the validator (V) on validation rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BINS = 10
 
 
 def tuned_answers(stage: DoneStage) -> pl.DataFrame | None:
-    """The answers of the V that a round tuned (or the warm-up), None after other stages and of an untuned V."""
+    """Answers of the V tuned in this round or in the warm-up; None after other stages and for an untuned V."""
     if stage.kind != "evaluate" or stage.name == without_text("evaluate"):
         return None
     validator = stage.name.replace("evaluate", "rec_tune")
@@ -24,12 +24,12 @@ def tuned_answers(stage: DoneStage) -> pl.DataFrame | None:
 
 
 class Calibration(Monitor):
-    """V's probabilities are far from the shares of likes: rewards of different histories can't be compared.
+    """V's probabilities are far from the observed shares of likes: rewards of different histories can't be compared.
 
     Args:
-        error: expected calibration error in ten equal-width bins, on validation rows. A V that is right has one of
-            about .05 to .1 with 200 rows.
-        least: fewer rows aren't judged.
+        error: expected calibration error in ten equal-width bins, on validation rows. With 200 rows even a calibrated V
+            has about .05 to .1.
+        least: with fewer rows the limits don't apply.
     """
 
     def __init__(self, error: Limits = Limits(0.25, 0.5), least: int = 100) -> None:
@@ -44,13 +44,13 @@ class Calibration(Monitor):
 
 
 class AnswerMass(Monitor):
-    """V hardly considers Yes or No: its scores are ratios of two tiny probabilities.
+    """V puts little probability on Yes and No: its scores are ratios of two tiny probabilities.
 
     Args:
-        vocabulary: mean probability of all forms of Yes and No, where V learns among all tokens
+        vocabulary: mean probability of all forms of Yes and No, where V is trained over all tokens
             (``rec_tune.model.answers: vocabulary``).
-        labels: the same where V learns among Yes and No alone (``answers: labels``), which doesn't raise it.
-        least: fewer rows aren't judged.
+        labels: the same where V is trained over Yes and No only (``answers: labels``), which doesn't raise it.
+        least: with fewer rows the limits don't apply.
     """
 
     low = ("vocabulary", "labels")
@@ -70,12 +70,12 @@ class AnswerMass(Monitor):
 
 
 class AlwaysYes(Monitor):
-    """V says one thing whatever it reads: always Yes, always No, or one number.
+    """V answers the same whatever it reads: always Yes, always No, or the same number.
 
     Args:
         lean: |mean P(Yes) − share of likes| on validation rows.
         variation: standard deviation of P(Yes) over the rows.
-        least: fewer rows aren't judged.
+        least: with fewer rows the limits don't apply.
     """
 
     low = ("variation",)

@@ -1,4 +1,4 @@
-"""What the monitors share: limits, a number held against them, and the sentence that tells a person what to do."""
+"""Base class of the monitors: measured numbers, their limits, and the message when a limit is passed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from trackrec.runtime.errors import SettingError
 
 @dataclass(frozen=True)
 class Limits:
-    """How far a number may go.
+    """Thresholds of one number.
 
     Attributes:
-        warn: past it a line is printed; null: never.
-        stop: past it the run ends with an error; null: never.
+        warn: past this value a warning is printed; null: never.
+        stop: past this value the run ends with an error; null: never.
     """
 
     warn: float | None = None
@@ -26,15 +26,15 @@ class Limits:
 
 
 class Gauge(NamedTuple):
-    """One number of a stage.
+    """One number measured on a stage.
 
     Attributes:
-        key: the argument that holds its limits.
+        key: the monitor's argument that holds its limits.
         name: what the number is, in words.
         value: the number.
-        n: rows, texts or steps behind it.
+        n: number of rows, texts or steps that it was computed from.
         advice: what to do when it is past a limit.
-        share: written in percent.
+        share: whether it is printed in percent.
     """
 
     key: str
@@ -46,46 +46,48 @@ class Gauge(NamedTuple):
 
 
 class Monitor(abc.ABC):
-    """A hook that measures numbers after some stages and holds them against limits. It fulfils `StageHook`.
+    """A hook that measures numbers after some stages and compares them with limits. It implements `StageHook`.
 
     Args:
-        least: numbers with fewer rows, texts or steps behind them are kept but not judged.
-        limits: by the name of the argument that holds them.
+        least: numbers computed from fewer rows, texts or steps are recorded, but the limits don't apply.
+        limits: by the name of the subclass's argument.
 
     Raises:
-        SettingError: ``least`` is below 1, or a number would stop the run before it warns.
+        SettingError: ``least`` is below 1, or a ``stop`` limit would be reached before its ``warn`` limit.
     """
 
     low: ClassVar[tuple[str, ...]] = ()
-    """Names of the limits below which a number must not fall; it must not rise above the others."""
+    """Names of the limits that are lower bounds; all others are upper bounds."""
 
     def __init__(self, least: int, limits: Mapping[str, Limits]) -> None:
         if least < 1:
             raise SettingError(f"monitors, {self.name}: least must be at least 1, got {least}.")
-        for key, (warn, stop) in {key: (limit.warn, limit.stop) for key, limit in limits.items()}.items():
-            first, last = (stop, warn) if key in self.low else (warn, stop)
-            if first is not None and last is not None and first > last:
+        for key, limit in limits.items():
+            smaller, larger = (limit.stop, limit.warn) if key in self.low else (limit.warn, limit.stop)
+            if smaller is not None and larger is not None and smaller > larger:
                 side = "at least" if key in self.low else "at most"
                 raise SettingError(
-                    f"monitors, {self.name}: {key}.warn must be {side} {key}.stop, got {warn} and {stop}."
+                    f"monitors, {self.name}: {key}.warn must be {side} {key}.stop, got {limit.warn} and {limit.stop}."
                 )
-        self.least, self.limits = least, dict(limits)
+        self.least = least
+        self.limits = dict(limits)
 
     @property
     def name(self) -> str:
-        """The class's."""
+        """Name of the class."""
         return type(self).__name__
 
     @abc.abstractmethod
     def measure(self, stage: DoneStage) -> Iterable[Gauge]:
-        """The numbers to judge after this stage; none where the stage is none of the monitor's concern."""
+        """The numbers to check after this stage; none for stages that the monitor doesn't cover."""
 
     def on_stage_end(self, stage: DoneStage) -> Sequence[Reading]:
         """See `trackrec.runs.hooks.StageHook`."""
         return [self._read(gauge) for gauge in self.measure(stage)]
 
     def _read(self, gauge: Gauge) -> Reading:
-        limits, below = self.limits[gauge.key], gauge.key in self.low
+        limits = self.limits[gauge.key]
+        below = gauge.key in self.low
         verdict = _judge(gauge, limits, self.least, below)
         text = ""
         if verdict in ("warn", "stop"):
@@ -94,15 +96,15 @@ class Monitor(abc.ABC):
             side = "below" if below else "above"
             text = f"{gauge.name} is {value}, {side} the limit of {limit} (n = {gauge.n:,}). {gauge.advice}"
         if verdict == "stop":
-            turn = "lower" if below else "raise"
+            change = "lower" if below else "raise"
             text += (
-                f" To go on all the same, {turn} {gauge.key}.stop of {self.name} under monitors (see --print_config)."
+                f" To continue anyway, {change} {gauge.key}.stop of {self.name} under monitors (see --print_config)."
             )
         return Reading(self.name, gauge.name, gauge.value, gauge.n, limits.warn, limits.stop, verdict, text)
 
 
 def _judge(gauge: Gauge, limits: Limits, least: int, below: bool) -> Verdict:
-    """Where a number stands; NaN, of which nothing could be measured, counts as too few rows."""
+    """Compare a number with its limits. NaN means that nothing could be measured and counts as too few rows."""
     if gauge.n < least or math.isnan(gauge.value):
         return "few"
 

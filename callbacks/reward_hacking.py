@@ -1,4 +1,4 @@
-"""Does G earn its reward by something other than knowing the user?"""
+"""Does the generator (G) raise its reward other than by describing the user?"""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from .monitor import Gauge, Limits, Monitor
 from .texts import Compared, compared_texts
 
 _ADVICE = "Raise align.model.beta or lower align.model.lr; look at the marked texts in the report."
-# What answers V's question instead of describing a taste: "the answer is Yes", a bare "No.", V's own summary tags.
+# Text that answers the validator's (V's) question instead of describing a taste: "the answer is Yes", a bare "No.",
+# the summary tags of V's prompt.
 _LEAK = re.compile(
     r"\b(?:answer|label|prediction|verdict)\b\W*(?:is|was|would be|will be|should be)?\W*\b(?:yes|no)\b"
     r"|^\W*(?:yes|no)\W*$"
@@ -27,19 +28,19 @@ _LEAK = re.compile(
 
 
 class RewardHacking(Monitor):
-    """The reward rises by inventions, by telling V the answer, by tone, or while V gets worse.
+    """The reward rises through invented claims, answers given away to V, or tone, or while V gets worse.
 
     Args:
-        claims: share of named titles and attributes that the history doesn't hold, minus the distilled G's about the
-            same histories.
+        claims: share of named titles and attributes that the history doesn't contain, minus the same share of the
+            distilled G on the same histories.
         leak: share of texts that tell V an answer ("the answer is Yes"), minus the share before the loop.
-        auc_fall: how far the AUC of V fell in a round whose alignment raised G's reward; 0 unless both changes have
-            intervals clear of zero (paired on the same validation rows, over users).
+        auc_fall: how far the AUC of V fell in a round whose alignment raised G's reward; 0 unless the intervals of both
+            changes exclude zero (paired on the same validation rows, over users).
         tone: correlation, over the draws of one history, of a draw's reward with V's mean P(Yes) on it. At 1 the
-            reward pays for nothing but a Yes; a majority of likes among the scoring rows alone makes it some .2 to .5.
-        label: |correlation| of a row's reward with its label. A V that answers by the base rate alone has 1; the
-            quickstart's has .96 to .98, hence no limit that stops.
-        least: fewer texts, claims or rows aren't judged.
+            reward pays only for a Yes; a majority of likes among the scoring rows is enough for about .2 to .5.
+        label: |correlation| of a row's reward with its label. A V that answers with the base rate has 1; the
+            quickstart's has .96 to .98, hence no ``stop`` limit.
+        least: with fewer texts, claims or rows the limits don't apply.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class RewardHacking(Monitor):
         """After greedy, preferences and evaluate stages."""
         if (texts := compared_texts(stage)) is not None:
             excess = _leaks(texts.texts) - _leaks(texts.before)
-            name = "the share of texts that tell V an answer, beyond that before"
+            name = "the share of texts that give V the answer, minus that before the loop"
             yield Gauge("leak", name, excess, len(texts.texts), _ADVICE, share=True)
             if stage.round and texts.before:
                 yield self._claims(stage, texts)
@@ -72,12 +73,12 @@ class RewardHacking(Monitor):
         book = run.book({*texts.histories, *texts.before_histories})
         checker = run.claim_checker([*texts.texts, *texts.before])
         shares, counts = [], []
-        for keys, own in ((texts.histories, texts.texts), (texts.before_histories, texts.before)):
-            found = [checker.check(text, book.evidence(key)) for key, text in zip(keys, own, strict=True)]
-            claims = sum(one.claims for one in found)
+        for history_ids, group in ((texts.histories, texts.texts), (texts.before_histories, texts.before)):
+            checks = [checker.check(text, book.evidence(key)) for key, text in zip(history_ids, group, strict=True)]
+            claims = sum(check.claims for check in checks)
             counts.append(claims)
-            shares.append(sum(one.unsupported for one in found) / claims if claims else 0.0)
-        name = "the share of names that the history doesn't hold, beyond that before the rounds"
+            shares.append(sum(check.unsupported for check in checks) / claims if claims else 0.0)
+        name = "the share of names that are not in the history, minus that before the loop"
         return Gauge("claims", name, shares[0] - shares[1], counts[0], _ADVICE, share=True)
 
     def _tone(self, stage: DoneStage) -> Iterator[Gauge]:
@@ -98,23 +99,26 @@ class RewardHacking(Monitor):
         yield Gauge("label", "the correlation of reward and label", abs(label), len(rows), advice)
 
     def _fall(self, stage: DoneStage) -> Gauge | None:
-        """The fall of V's AUC in a round that raised the reward; None where either wasn't measured."""
-        run, number = stage.run, stage.round
-        # Without alternation only the last round is evaluated.
+        """The fall of V's AUC in a round that raised the reward; None if either wasn't measured."""
+        run = stage.run
+        number = stage.round
+        # Without alternation only the last round is evaluated, so look back for the last evaluated one.
         rounds = (in_round(earlier, "evaluate") for earlier in range(number - 1, -1, -1))
         before = next((name for name in rounds if run.has(name)), in_round(0, "evaluate"))
         tuned = in_round(number, "rec_tune")
-        judge = next((name for name in run.validators(stage.name) if name != tuned), None)
-        if judge is None:
+        previous = next((name for name in run.validators(stage.name) if name != tuned), None)
+        if previous is None:
             return None
-        new, old, ours = run.answers(stage.name, judge), run.answers(before, judge), run.answers(stage.name, tuned)
-        if new is None or old is None or ours is None:
+        new_texts = run.answers(stage.name, previous)
+        old_texts = run.answers(before, previous)
+        new_v = run.answers(stage.name, tuned)
+        if new_texts is None or old_texts is None or new_v is None:
             return None
-        gain = _paired(balanced_mean, new, old, "p_true")
-        fall = _paired(auc, old, ours, "p_yes")
+        gain = _paired(balanced_mean, new_texts, old_texts, "p_true")
+        fall = _paired(auc, old_texts, new_v, "p_yes")
         value = fall[0] if gain[1] > 0 and fall[1] > 0 else 0.0
         advice = "G has learnt to please V: lower align.model.lr, or set loop.validator_start: base."
-        return Gauge("auc_fall", "the fall of V's AUC while the reward rose", value, len(ours), advice)
+        return Gauge("auc_fall", "the fall of V's AUC while the reward rose", value, len(new_v), advice)
 
 
 def _leaks(texts: Sequence[str]) -> float:
@@ -122,7 +126,7 @@ def _leaks(texts: Sequence[str]) -> float:
 
 
 def _draws(rows: pl.DataFrame) -> pl.DataFrame:
-    """Reward (per class first) and mean P(Yes) of every draw of histories with more than one."""
+    """Reward (averaged per class first) and mean P(Yes) of every draw, for histories with more than one draw."""
     key = ["history_id", "draw"]
     classes = rows.group_by(*key, "label").agg(pl.col("p_true").cast(pl.Float64).mean().alias("reward"))
     rewards = classes.group_by(key).agg(pl.col("reward").mean())
@@ -135,9 +139,10 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _paired(metric: object, ours: pl.DataFrame, other: pl.DataFrame, column: str) -> tuple[float, float]:
-    """metric(ours) - metric(other) on the rows of both, and the lower end of its interval over users."""
+    """metric(ours) - metric(other) on the rows that both have, and the lower end of its interval over users."""
     both = ours.join(other.select("sample_id", pl.col(column).alias("other")), on="sample_id", how="inner")
-    users, labels = both["user_id"].to_numpy(), both["label"].to_numpy()
+    users = both["user_id"].to_numpy()
+    labels = both["label"].to_numpy()
     p, q = (both[name].to_numpy().astype(np.float64) for name in (column, "other"))
-    found = paired_bootstrap(metric, users, labels, p, q, n_resamples=300)  # type: ignore[arg-type]
-    return found.value, found.low
+    difference = paired_bootstrap(metric, users, labels, p, q, n_resamples=300)  # type: ignore[arg-type]
+    return difference.value, difference.low

@@ -1,4 +1,4 @@
-"""Monitors of the greedy texts: do they grow alike, and do they grow long?"""
+"""Monitors of the greedy texts of the generator (G): do they become alike, and do they become long?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trackrec.storage.atomic import stable_hash
 from .monitor import Gauge, Limits, Monitor
 
 MOST_TEXTS = 500
-"""Texts of a round that are looked at, chosen by hash."""
+"""At most this many texts of a round are checked, chosen by hash."""
 _START = in_round(0, "greedy")
 _COLUMNS = ("history_id", "text", "finish_reason")
 _ADVICE = "Lower align.model.lr or raise align.model.beta; look at the texts in the report."
@@ -27,15 +27,15 @@ _ADVICE_AT_START = (
 
 
 class Compared(NamedTuple):
-    """Greedy texts and those to compare with: no more than they, in a round about the same histories.
+    """Greedy texts and the texts from before the loop, at most as many; in a round both cover the same histories.
 
     Attributes:
         histories: history ids of ``texts``.
-        texts: of this round, or the final ones.
-        cut: whether the length limit ended them.
-        before: of the distilled G, or of the teacher where this round is the distilled G's.
+        texts: this round's texts, or the final ones.
+        cut: per text, whether the length limit ended it.
+        before: texts of the distilled G; where ``texts`` are the distilled G's, texts of the teacher.
         before_histories: history ids of ``before``.
-        before_cut: whether the length limit ended those.
+        before_cut: per text of ``before``, whether the length limit ended it.
     """
 
     histories: list[str]
@@ -47,18 +47,19 @@ class Compared(NamedTuple):
 
 
 def compared_texts(stage: DoneStage) -> Compared | None:
-    """The texts of a greedy stage or the final ones beside those before the loop, None after other stages."""
-    own = stage.run.table(stage.name, "reccots", _COLUMNS) if stage.kind in ("greedy", "texts") else None
-    if own is None:
+    """Texts of a greedy stage, or the final ones, with those from before the loop; None after other stages."""
+    after = stage.run.table(stage.name, "reccots", _COLUMNS) if stage.kind in ("greedy", "texts") else None
+    if after is None:
         return None
     before = stage.run.table("teacher" if stage.name == _START else _START, "reccots", _COLUMNS)
-    before = own.head(0) if before is None else before
+    before = after.head(0) if before is None else before
     if stage.kind == "greedy" and stage.name != _START and len(before):
-        own = own.join(before.select("history_id"), on="history_id", how="semi")
-        before = before.join(own.select("history_id"), on="history_id", how="semi")
-    own, before = _first(own, MOST_TEXTS), _first(before, min(MOST_TEXTS, len(own)))
-    columns = [frame[name].to_list() for frame in (own, before) for name in ("history_id", "text")]
-    cut = [(frame["finish_reason"] == "length").to_list() for frame in (own, before)]
+        after = after.join(before.select("history_id"), on="history_id", how="semi")
+        before = before.join(after.select("history_id"), on="history_id", how="semi")
+    before = _first(before, min(MOST_TEXTS, len(after)))
+    after = _first(after, MOST_TEXTS)
+    columns = [frame[name].to_list() for frame in (after, before) for name in ("history_id", "text")]
+    cut = [(frame["finish_reason"] == "length").to_list() for frame in (after, before)]
     return Compared(columns[0], columns[1], cut[0], columns[3], columns[2], cut[1])
 
 
@@ -68,17 +69,17 @@ def _first(texts: pl.DataFrame, most: int) -> pl.DataFrame:
 
 
 class Collapse(Monitor):
-    """Texts grow alike: G writes one text for everybody, or fills one form.
+    """Texts become alike: G writes one text for everybody, or fills in one template.
 
-    Each number is held against the texts before the loop: the distilled G's about the same histories, or the teacher's
+    Each number is compared with the texts before the loop: the distilled G's on the same histories, or the teacher's
     where the stage is the distilled G's. What the teacher repeats, G may repeat.
 
     Args:
-        identical: share of texts that repeat another user's word by word, minus that before.
-        distinct: distinct word pairs over all word pairs (distinct-2), as a share of that before.
-        spread: of the final texts' vectors, after the embed stage: one minus their mean cosine. Off by default, since
-            its level is the encoder's.
-        least: fewer texts aren't judged.
+        identical: share of texts that repeat another user's word by word, minus the same share before the loop.
+        distinct: distinct word pairs over all word pairs (distinct-2), divided by the value before the loop.
+        spread: one minus the mean cosine of the final texts' vectors, after the embed stage. Off by default, since its
+            level depends on the encoder.
+        least: with fewer texts the limits don't apply.
     """
 
     low: ClassVar[tuple[str, ...]] = ("distinct", "spread")
@@ -95,16 +96,19 @@ class Collapse(Monitor):
     def measure(self, stage: DoneStage) -> Iterator[Gauge]:
         """After greedy stages, the final texts, and embed."""
         advice = _ADVICE if stage.name != _START else _ADVICE_AT_START
-        if found := compared_texts(stage):
-            excess = _identical(found.texts) - _identical(found.before)
-            n, most = len(found.texts), min(len(found.texts), len(found.before))
-            # Of as many texts: distinct-2 falls with their number.
-            ratio = distinct_n(found.texts[:most]) / distinct_n(found.before[:most]) if most else float("nan")
-            yield Gauge("identical", "the share of identical texts, beyond that before", excess, n, advice, share=True)
-            yield Gauge("distinct", "distinct-2 as a share of that before", ratio, most, advice)
+        if compared := compared_texts(stage):
+            excess = _identical(compared.texts) - _identical(compared.before)
+            n = len(compared.texts)
+            most = min(n, len(compared.before))
+            # On equally many texts, since distinct-2 falls with their number.
+            ratio = distinct_n(compared.texts[:most]) / distinct_n(compared.before[:most]) if most else float("nan")
+            yield Gauge(
+                "identical", "the share of identical texts, minus that before the loop", excess, n, advice, share=True
+            )
+            yield Gauge("distinct", "distinct-2, relative to that before the loop", ratio, most, advice)
         if stage.kind == "embed" and (vectors := stage.run.table(stage.name, "embeddings", ("vector",))) is not None:
-            some = vectors["vector"].head(MOST_TEXTS).to_list()
-            yield Gauge("spread", "the spread of the texts' vectors", _spread(some), len(some), advice)
+            rows = vectors["vector"].head(MOST_TEXTS).to_list()
+            yield Gauge("spread", "the spread of the texts' vectors", _spread(rows), len(rows), advice)
 
 
 def _identical(texts: Sequence[str]) -> float:
@@ -112,7 +116,7 @@ def _identical(texts: Sequence[str]) -> float:
 
 
 def _spread(vectors: Sequence[Sequence[float]]) -> float:
-    """One minus the mean cosine of two different vectors."""
+    """One minus the mean cosine over all pairs of different rows."""
     matrix = np.asarray(vectors, np.float64)
     n = len(matrix)
     if n < 2:
@@ -122,12 +126,12 @@ def _spread(vectors: Sequence[Sequence[float]]) -> float:
 
 
 class LengthDrift(Monitor):
-    """Texts grow long over the rounds: the reward pays for words, or G forgets to end.
+    """Texts become long over the rounds: the reward pays for length, or G forgets to end.
 
     Args:
-        words: mean words of a text over those of the distilled G's about the same histories.
+        words: mean words of a text, divided by the distilled G's on the same histories.
         cut: share of texts that the length limit cut, minus the distilled G's.
-        least: fewer texts aren't judged.
+        least: with fewer texts the limits don't apply.
     """
 
     def __init__(self, words: Limits = Limits(1.5, 3.0), cut: Limits = Limits(0.1, 0.5), least: int = 25) -> None:
@@ -135,14 +139,14 @@ class LengthDrift(Monitor):
 
     def measure(self, stage: DoneStage) -> Iterator[Gauge]:
         """After the greedy stages of the rounds."""
-        found = compared_texts(stage) if stage.round else None
-        if found is None or not found.before:
+        compared = compared_texts(stage) if stage.round else None
+        if compared is None or not compared.before:
             return
-        n = len(found.texts)
-        words = mean_words(found.before)
-        ratio = mean_words(found.texts) / words if words else float("nan")
-        rise = float(np.mean(found.cut) - np.mean(found.before_cut))
+        n = len(compared.texts)
+        words = mean_words(compared.before)
+        ratio = mean_words(compared.texts) / words if words else float("nan")
+        rise = float(np.mean(compared.cut) - np.mean(compared.before_cut))
         advice = "Set align.model.length_norm: avg or raise align.model.beta."
-        yield Gauge("words", "the mean length in words, over that before the rounds", ratio, n, advice)
+        yield Gauge("words", "the mean length in words, relative to that before the loop", ratio, n, advice)
         advice = "Raise sampler.init_args.max_new_tokens, or keep G shorter with align.model.sft_coef."
-        yield Gauge("cut", "the share of cut texts, beyond that before the rounds", rise, n, advice, share=True)
+        yield Gauge("cut", "the share of cut texts, minus that before the loop", rise, n, advice, share=True)

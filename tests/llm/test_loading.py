@@ -112,5 +112,5 @@ def test_a_model_of_another_build_is_named(tmp_path):
     size = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64}
     GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **size)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="a GPT2LMHeadModel isn't built as models of Llama's form"):
+    with pytest.raises(ValueError, match="a GPT2LMHeadModel doesn't have the layout of Llama models"):
         LanguageModel(BackboneSettings(model=str(tmp_path), device="cpu"))

@@ -204,7 +204,7 @@ def test_a_windowed_model_is_served_plain_rows(tiny_lm, caplog, architecture, co
         layout = lm.layout(forest)
         lm.layout(forest)
     assert [record.message for record in caplog.records if "windowed" in record.message] == [
-        f"{lm.settings.model} has windowed or linear layers: plain rows, no shared prefixes"
+        f"{lm.settings.model} has windowed or linear layers: using plain rows without shared prefixes"
     ]
     assert not lm.can_pack()
     assert layout.until is None

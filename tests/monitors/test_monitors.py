@@ -92,7 +92,7 @@ def greedy(made: MadeRun, texts: dict[str, str], cut: Sequence[str] = ()) -> dic
 def test_one_text_for_everybody(planted: Planted) -> None:
     """30 texts, 29 of them repeat another: beyond the 0 of the distilled G."""
     found = greedy(planted(), dict.fromkeys(made_texts(1), "Likes war and Iron Coast, round 1."))
-    assert found["Collapse", "the share of identical texts, beyond that before"] == "stop"
+    assert found["Collapse", "the share of identical texts, minus that before the loop"] == "stop"
     assert {monitor for monitor, _ in found} == {"Collapse"}
 
 
@@ -103,7 +103,7 @@ def test_one_form_for_everybody(planted: Planted) -> None:
     made.texts("warmup/greedy", own, 0, "distill")
     texts = {key: f"Enjoys this and all that is {key}" for key in own}
     found = greedy(made, texts)
-    assert found == {("Collapse", "distinct-2 as a share of that before"): "stop"}
+    assert found == {("Collapse", "distinct-2, relative to that before the loop"): "stop"}
 
 
 def test_what_the_teacher_repeats_g_may_repeat(planted: Planted) -> None:
@@ -116,8 +116,8 @@ def test_what_the_teacher_repeats_g_may_repeat(planted: Planted) -> None:
     made.finish("distill", ["teacher"])
     made.texts("warmup/greedy", {f"h{u}": "Yes" for u in range(USERS)}, 0, "distill")
     found = fired(made, "warmup/greedy")
-    assert found["Collapse", "the share of identical texts, beyond that before"] == "stop"
-    assert found["RewardHacking", "the share of texts that tell V an answer, beyond that before"] == "stop"
+    assert found["Collapse", "the share of identical texts, minus that before the loop"] == "stop"
+    assert found["RewardHacking", "the share of texts that give V the answer, minus that before the loop"] == "stop"
     stops = [one.text for one in look(made, [Collapse()], "warmup/greedy") if one.verdict == "stop"]
     assert stops
     assert all("more epochs (distill.trainer.max_epochs)" in text for text in stops)
@@ -152,13 +152,13 @@ def test_vectors_in_one_place(planted: Planted) -> None:
 def test_texts_grow_long(planted: Planted) -> None:
     texts = {key: " ".join([text, *(f"{key}w{n}" for n in range(40))]) for key, text in made_texts(1).items()}
     found = greedy(planted(), texts)
-    assert found == {("LengthDrift", "the mean length in words, over that before the rounds"): "stop"}
+    assert found == {("LengthDrift", "the mean length in words, relative to that before the loop"): "stop"}
 
 
 def test_texts_never_end(planted: Planted) -> None:
     texts = made_texts(1)
     found = greedy(planted(), texts, cut=list(texts)[: USERS // 3])
-    assert found == {("LengthDrift", "the share of cut texts, beyond that before the rounds"): "warn"}
+    assert found == {("LengthDrift", "the share of cut texts, minus that before the loop"): "warn"}
 
 
 # -- the alignment ------------------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ def test_g_invents_names(planted: Planted) -> None:
     the texts before named, are in all."""
     made = planted()
     made.texts("warmup/greedy", {f"h{u}": f"Likes drama, war, comedy {u}." for u in range(USERS)}, 0)
-    name = ("RewardHacking", "the share of names that the history doesn't hold, beyond that before the rounds")
+    name = ("RewardHacking", "the share of names that are not in the history, minus that before the loop")
     texts = {f"h{u}": f"Likes Blue Harbour, drama, comedy {u}." for u in range(USERS)}
     assert greedy(made, texts) == {name: "warn"}
     (one,) = [one for one in look(made, [RewardHacking()], "round-1/greedy") if one.name == name[1]]
@@ -245,7 +245,7 @@ def test_g_tells_v_the_answer(planted: Planted, text: str, leaks: bool) -> None:
     texts = made_texts(1)
     some = dict(list(texts.items())[:3])
     found = greedy(planted(), texts | {key: f"{key}. {text}" if len(text) > 6 else text for key in some})
-    name = ("RewardHacking", "the share of texts that tell V an answer, beyond that before")
+    name = ("RewardHacking", "the share of texts that give V the answer, minus that before the loop")
     assert (found.get(name) == "warn") == leaks
 
 
@@ -350,7 +350,7 @@ def test_what_a_person_reads(planted: Planted) -> None:
     (one,) = look(made, [Saturation()], "round-1/align")
     assert one.text == (
         "the share of saturated sets is 100.0 %, above the limit of 95.0 % (n = 6). Lower align.model.lr, or align on "
-        "more histories (loop.users) for fewer steps. To go on all the same, raise share.stop of Saturation under "
+        "more histories (loop.users) for fewer steps. To continue anyway, raise share.stop of Saturation under "
         "monitors (see --print_config)."
     )
     align(made, chosen_log_ratio=[0.0, -9.0, -20.0, -40.0, -50.0, -60.0])

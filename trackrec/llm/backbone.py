@@ -19,21 +19,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_WIDTHS = 8  # rows are padded to a multiple of it
-_COMPARED = 4  # paths of a tree; all forty of a large one as plain rows might not fit into memory
+_WIDTH_MULTIPLE = 8  # rows are padded to a multiple of this
+# Paths of a tree that `check_packing` compares: all forty of a large tree as plain rows might not fit into memory.
+_COMPARED_PATHS = 4
 
 
 class LanguageModel:
-    """A frozen base and its adapters; exactly one adapter, or none, is in force at a time.
+    """A frozen base model and its adapters; at most one adapter is active at a time.
 
     Args:
         settings: what to load.
-        key: the configuration's name of the settings, for errors.
+        key: the config key of the settings, for errors.
 
     Raises:
         MissingPackageError: bitsandbytes is missing where ``quantize`` asks for it.
-        SettingError: the model can't be found, or would run code.
-        MemoryLimitError: it doesn't fit.
+        SettingError: the model can't be found, or needs remote code.
+        MemoryLimitError: the model doesn't fit into memory.
     """
 
     def __init__(self, settings: BackboneSettings, key: str = "backbone") -> None:
@@ -47,13 +48,14 @@ class LanguageModel:
         layers = getattr(self.base.get_decoder(), "layers", None)
         if layers is None:
             raise SettingError(
-                f"{key}.model {settings.model}: a {type(self.base).__name__} isn't built as models of Llama's form "
-                "are, and can't be packed or tuned here. Use a Llama, Qwen, Mistral, Gemma, Phi or like model."
+                f"{key}.model {settings.model}: a {type(self.base).__name__} doesn't have the layout of Llama models "
+                "and can't be packed or tuned here. Use a Llama, Qwen, Mistral, Gemma, Phi or similar model."
             )
-        self._depth, self._linear_names = len(layers), linear_names(layers[-1])
-        ends = self.base.generation_config.eos_token_id
-        ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
-        self.chat = ChatEncoder(tokenizer, ends, settings.system_prompt, key)
+        self._depth = len(layers)
+        self._linear_names = linear_names(layers[-1])
+        eos_ids = self.base.generation_config.eos_token_id
+        eos_ids = eos_ids if isinstance(eos_ids, list) else [] if eos_ids is None else [eos_ids]
+        self.chat = ChatEncoder(tokenizer, eos_ids, settings.system_prompt, key)
         self._peft: Any = None
         self._packs: bool | None = None
         self._checked = False
@@ -61,11 +63,9 @@ class LanguageModel:
             self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         log.info(self.describe())
 
-    # -- what it is -------------------------------------------------------------------------------------------
-
     def quantized_layers(self) -> int:
-        """How many linear layers really hold 4- or 8-bit weights."""
-        # PEFT wraps such a layer in a class of the same name: only bitsandbytes' own holds the weights.
+        """Number of linear layers that really hold 4- or 8-bit weights."""
+        # PEFT wraps such a layer in a class of the same name; only the class of bitsandbytes holds the weights.
         kinds = [type(module) for module in self.base.modules() if type(module).__module__.startswith("bitsandbytes")]
         return sum(kind.__name__ in ("Linear4bit", "Linear8bitLt") for kind in kinds)
 
@@ -84,10 +84,8 @@ class LanguageModel:
 
     @property
     def max_length(self) -> int:
-        """Tokens that the model's positions reach."""
+        """The longest row in tokens: the size of the model's position range."""
         return int(getattr(self.base.config, "max_position_embeddings", 1 << 30))
-
-    # -- adapters ---------------------------------------------------------------------------------------------
 
     @property
     def adapters(self) -> list[str]:
@@ -95,7 +93,11 @@ class LanguageModel:
         return sorted(self._peft.peft_config) if self._peft is not None else []
 
     def add_adapter(self, name: str, seed: int) -> None:
-        """A new adapter with PEFT's initial weights (its update is zero), drawn from ``seed``."""
+        """Add an adapter with PEFT's initial weights, drawn from ``seed``; its update is zero.
+
+        Raises:
+            SettingError: ``lora.target_modules`` reaches lm_head.
+        """
         import torch
         from peft import get_peft_model
 
@@ -138,12 +140,12 @@ class LanguageModel:
         except (ValueError, TypeError, KeyError) as error:
             raise SettingError(
                 f"the adapter in {directory} can't be loaded ({error}). Delete {directory.parent} and run again: the "
-                "stage is then made anew."
+                "stage is then repeated."
             ) from error
         fuse(self.base)
 
     def drop_adapter(self, name: str) -> None:
-        """Forget an adapter; the last one leaves the plain base."""
+        """Remove an adapter; without any adapter the plain base remains."""
         if name not in self.adapters:
             return
         if len(self.adapters) == 1:
@@ -173,16 +175,19 @@ class LanguageModel:
         write_atomic(directory / "adapter_config.json", json.dumps(config, indent=1, sort_keys=True, default=str))
 
     def train_only(self, name: str) -> list[nn.Parameter]:
-        """Put ``name`` in force and make it the only thing that trains. Build the optimizer after this call.
+        """Activate adapter ``name`` and make its weights the only trainable ones. Build the optimizer after this call.
+
+        Returns:
+            The trainable weights.
 
         Raises:
-            RuntimeError: anything else would train too (a change in PEFT).
+            RuntimeError: other weights would train too (a change in PEFT).
         """
         self._peft.set_adapter(name)
         trained = {key: value for key, value in self._peft.named_parameters() if value.requires_grad}
-        strangers = [key for key in trained if f".{name}." not in key]
-        if strangers or not trained:
-            raise RuntimeError(f"only adapter {name!r} may train, but {strangers[:3] or 'nothing'} does")
+        others = [key for key in trained if f".{name}." not in key]
+        if others or not trained:
+            raise RuntimeError(f"only adapter {name!r} may train, but {others[:3] or 'nothing'} does")
         return list(trained.values())
 
     @contextmanager
@@ -217,7 +222,7 @@ class LanguageModel:
 
     @contextmanager
     def _rounded(self, adapter: str) -> Iterator[None]:
-        """An adapter's weights in the model's dtype for a while: autocast would round them anew in every product."""
+        """Hold an adapter's weights in the model's dtype: autocast would otherwise round them in every product."""
         weights = [value for key, value in self._peft.named_parameters() if f".{adapter}." in key]
         exact = [weight.data for weight in weights]
         try:
@@ -228,10 +233,8 @@ class LanguageModel:
             for weight, data in zip(weights, exact, strict=True):
                 weight.data = data
 
-    # -- what it computes -------------------------------------------------------------------------------------
-
     def hidden(self, layout: Layout) -> Tensor:
-        """Last hidden states (B, T, D) of laid-out rows, without the output layer."""
+        """Last hidden states (B, T, D) of a layout's rows, without the output layer."""
         import torch
 
         self._cast_inputs(not torch.is_autocast_enabled(self.device.type))
@@ -244,10 +247,11 @@ class LanguageModel:
         ).last_hidden_state
 
     def _cast_inputs(self, wanted: bool) -> None:
-        """Whether PEFT turns what a LoRA layer reads into its weights' float32.
+        """Set whether PEFT casts the input of LoRA layers to float32, the dtype of their weights.
 
-        Under autocast that is a copy of every activation which the product then rounds back: a twentieth of a step, for
-        the same bits. It isn't undone after the forward pass: checkpointing runs parts of it again in the backward one.
+        Under autocast the cast copies every activation, and the product rounds the copy back: 5 % of the time of a
+        step for the same bits. The setting stays after the forward pass, because gradient checkpointing repeats parts
+        of it in the backward pass.
         """
         from peft.tuners.lora import LoraLayer
 
@@ -256,12 +260,12 @@ class LanguageModel:
                 layer.cast_input_dtype_enabled = wanted
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(M, V) float32 logits of (M, D) hidden states, computed in the model's dtype, with its own scaling."""
+        """(M, V) float32 logits of (M, D) hidden states, computed in the model's dtype and scaled as the model does."""
         head = self.base.get_output_embeddings()
         return self._scale(head(hidden.to(head.weight.dtype)).float())
 
     def logits_of(self, hidden: Tensor, tokens: Tensor) -> Tensor:
-        """Logits of chosen tokens, multiplied in float32: bfloat16 would tie the answers of half the rows.
+        """Logits of chosen tokens, multiplied in float32: in bfloat16 the answers would tie in half of the rows.
 
         Args:
             hidden: (M, D).
@@ -280,7 +284,7 @@ class LanguageModel:
             return self._scale(logits)
 
     def _scale(self, logits: Tensor) -> Tensor:
-        """Scaling that some families (Granite, Cohere, Gemma) put between the output layer and the softmax."""
+        """Apply the scaling that some families (Granite, Cohere, Gemma) have between output layer and softmax."""
         import torch
 
         config = self.base.config.get_text_config()
@@ -293,9 +297,9 @@ class LanguageModel:
         return logits
 
     def can_pack(self) -> bool:
-        """Whether one row may hold a tree: every layer must attend to all of a 4-D mask.
+        """Whether one row may hold a tree: every layer must respect the whole 4-D mask.
 
-        A sliding window ignores part of the mask in silence, so a model with one is served plain rows.
+        Layers with a sliding window silently ignore part of the mask, so such a model gets plain rows.
         """
         if self._packs is None:
             config = self.base.config.get_text_config()
@@ -306,44 +310,48 @@ class LanguageModel:
                 windowed = bool(getattr(config, "sliding_window", None)) and getattr(config, "use_sliding_window", True)
             self._packs = not windowed
             if windowed:
-                log.warning("%s has windowed or linear layers: plain rows, no shared prefixes", self.settings.model)
+                log.warning(
+                    "%s has windowed or linear layers: using plain rows without shared prefixes", self.settings.model
+                )
         return self._packs
 
     def check_packing(self, tree: Tree, adapter: str | None) -> None:
-        """Compare one tree packed with the same tree in plain rows, once; where they differ, plain rows it is.
+        """Compare one tree packed with the same tree in plain rows, once; if they differ, use plain rows from now on.
 
         Args:
-            tree: one that shares a prefix.
-            adapter: in force while they are compared.
+            tree: a tree that shares a prefix.
+            adapter: the adapter to compare with; None is the plain base.
         """
         if self._checked or not self.can_pack():
             return
         from trackrec.llm.logprobs import next_token_logprobs
 
         self._checked = True
-        tree = first_paths(tree, _COMPARED)
+        tree = first_paths(tree, _COMPARED_PATHS)
         leaves = sorted(set(range(len(tree))) - {branch.parent for branch in tree})
         probe = [self.chat.eos_id]
         with self.using(adapter):
-            both = [
-                next_token_logprobs(self, made, [made.spots[0][leaf] for leaf in leaves], probe)
-                for made in (pack([tree]), unroll([tree]))
+            packed, plain = [
+                next_token_logprobs(self, layout, [layout.spots[0][leaf] for leaf in leaves], probe)
+                for layout in (pack([tree]), unroll([tree]))
             ]
-        gap = float((both[0] - both[1]).abs().max())
+        gap = float((packed - plain).abs().max())
         if gap > (1e-2 if self.settings.dtype == "float32" else 0.5) or gap != gap:
             self._packs = False
-            log.warning("%s reads packed rows differently (%.3f nats): plain rows instead", self.settings.model, gap)
+            log.warning(
+                "%s computes packed rows differently (by %.3f nats): using plain rows instead", self.settings.model, gap
+            )
 
     def layout(self, trees: Sequence[Tree]) -> Layout:
-        """Packed rows where a prefix is shared and the model can read them, plain rows otherwise."""
+        """Packed rows if a prefix is shared and the model can read them, plain rows otherwise."""
         shares = any(len({branch.parent for branch in tree}) < len(tree) for tree in trees)
-        return pack(trees, _WIDTHS) if shares and self.can_pack() else unroll(trees, _WIDTHS)
+        return pack(trees, _WIDTH_MULTIPLE) if shares and self.can_pack() else unroll(trees, _WIDTH_MULTIPLE)
 
     def check_reach(self, trees: Iterable[Tree]) -> None:
-        """Whether the model's positions reach to the end of every tree; asked before a stage starts its work.
+        """Check before a stage starts that every tree fits into the model's position range.
 
         Raises:
-            SettingError: naming the longest and what to do.
+            SettingError: a path is too long; names the longest and what to do.
         """
         longest = max(map(longest_path, trees), default=0)
         if longest > self.max_length:

@@ -1,4 +1,4 @@
-"""Chat framing: text segments to token ids, with user data never able to write a control token."""
+"""Text segments to token ids in the model's chat format. User data can never produce a control token."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from trackrec.runtime.errors import SettingError, reason
 
 _CONTENT = "@@content@@"
 _NO_SYSTEM = "system_prompt: the model's chat template takes no system turn"
-_NO_SYSTEM_THEN = "Leave the key at null."
+_NO_SYSTEM_FIX = "Leave the key at null."
 _DAY = date(2025, 1, 1)
 _YES_FORMS = ("Yes", "yes", "YES")
 _NO_FORMS = ("No", "no", "NO")
 
 
 class LabelTokens(NamedTuple):
-    """Token ids whose probability counts as an answer; the first of each is what training aims at."""
+    """Token ids whose probability counts as an answer; the first of each list is the training target."""
 
     yes: list[int]
     no: list[int]
@@ -26,28 +26,29 @@ class LabelTokens(NamedTuple):
 class ChatEncoder:
     """Encodes one user turn and the opening of the assistant's turn.
 
-    Every segment is tokenized by itself: prompts that share leading segments share leading tokens, packed or not.
+    Segments are tokenized separately: prompts that share leading segments share leading tokens, packed or not.
 
     Args:
         tokenizer: a transformers tokenizer; its chat template is used where it has one.
-        ends: further tokens that end a text of this model, as its generation settings name them; those that the
-            tokenizer holds for text are left out.
-        system: what the system turn says; None leaves it to the template. Without a template it opens the prompt.
-        key: the configuration's name of the backbone, for errors.
+        ends: further end-of-text tokens, from the model's generation settings; ids that the tokenizer treats as
+            ordinary text are ignored.
+        system: text of the system turn; None leaves it to the template. Without a template it starts the prompt.
+        key: the config key of the backbone, for errors.
 
     Raises:
-        SettingError: the tokenizer has no end-of-text token, or its template refuses a system turn (Gemma's does).
+        SettingError: the tokenizer has no end-of-text token, or its template rejects a system turn (Gemma's does).
 
     Attributes:
-        eos_id: what ends the texts that a model is trained on.
+        eos_id: the end-of-text token of training texts.
     """
 
     def __init__(
         self, tokenizer: Any, ends: Iterable[int] = (), system: str | None = None, key: str = "backbone"
     ) -> None:
-        self.tokenizer, self._key = tokenizer, key
+        self.tokenizer = tokenizer
+        self._key = key
         opening, closing = self._frame(system)
-        # The frame is ours, so its control tokens are real ones.
+        # The frame isn't user data, so its control tokens are encoded as such.
         self.opening = tokenizer(opening, add_special_tokens=not tokenizer.chat_template).input_ids
         self.closing = tokenizer(closing, add_special_tokens=False).input_ids
         eos = tokenizer.eos_token_id
@@ -61,9 +62,9 @@ class ChatEncoder:
         if not self.tokenizer.chat_template:
             return f"{system}\n\n" if system else "", "\n\nAnswer: "
         turns = [] if system is None else [{"role": "system", "content": system}]
-        opening, found, closing = self._apply([*turns, {"role": "user", "content": _CONTENT}]).rpartition(_CONTENT)
-        if system and (not found or system.strip() not in opening):
-            raise SettingError(f"{self._key}.{_NO_SYSTEM}: it leaves the turn out. {_NO_SYSTEM_THEN}")
+        opening, content, closing = self._apply([*turns, {"role": "user", "content": _CONTENT}]).rpartition(_CONTENT)
+        if system and (not content or system.strip() not in opening):
+            raise SettingError(f"{self._key}.{_NO_SYSTEM}: it leaves the turn out. {_NO_SYSTEM_FIX}")
         return opening, closing
 
     def _apply(self, turns: list[dict[str, str]]) -> str:
@@ -74,17 +75,17 @@ class ChatEncoder:
                 turns,
                 tokenize=False,
                 add_generation_prompt=True,
-                # A template that prints today's date would change every prompt of a run at midnight.
+                # With today's date in the template, every prompt of a run would change at midnight.
                 strftime_now=lambda pattern: _DAY.strftime(pattern),
             )
         except TemplateError as error:
             if len(turns) == 1:
                 raise
-            raise SettingError(f"{self._key}.{_NO_SYSTEM} ({reason(error)}). {_NO_SYSTEM_THEN}") from error
+            raise SettingError(f"{self._key}.{_NO_SYSTEM} ({reason(error)}). {_NO_SYSTEM_FIX}") from error
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """What ends a text that a model writes."""
+        """Tokens that end a generated text."""
         return self._ends | {self.eos_id}
 
     def encode_data(self, text: str) -> list[int]:
@@ -94,12 +95,12 @@ class ChatEncoder:
     def encode_segments(
         self, segments: Sequence[str], known: dict[str, list[int]] | None = None, prefilled: int = 0
     ) -> list[list[int]]:
-        """One list of ids per segment; the frame is joined to the first and to the last of the user's turn.
+        """One list of ids per segment; the frame is added to the first segment and the last one of the user's turn.
 
         Args:
             segments: the prompt's text, in order.
-            known: ids of segments that earlier calls met; those of this one are added.
-            prefilled: so many of the last segments stand in the assistant's turn, fewer than there are.
+            known: a cache of segment ids from earlier calls; new segments are added to it.
+            prefilled: how many of the last segments belong to the assistant's turn; must be fewer than all.
         """
         known = {} if known is None else known
         for segment in segments:
@@ -116,15 +117,15 @@ class ChatEncoder:
         return [token for ids in self.encode_segments(segments) for token in ids]
 
     def encode_response(self, text: str) -> list[int]:
-        """A finished response: its tokens and the end-of-text token."""
+        """Token ids of a finished response, with the end-of-text token."""
         return [*self.encode_data(text), self.eos_id]
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of generated ids, without control tokens and outer white space."""
+        """Text of generated ids, without control tokens and surrounding white space."""
         return self.tokenizer.decode(list(token_ids), skip_special_tokens=True).strip()
 
     def label_tokens(self) -> LabelTokens:
-        """All surface forms of Yes and No that are one token; where a label has none, the first token of each form.
+        """All forms of Yes and No that are one token; if a label has none, the first token of each form.
 
         Raises:
             SettingError: Yes and No begin with the same token, so that one position can't tell them apart.
@@ -138,7 +139,7 @@ class ChatEncoder:
         return LabelTokens(yes, no)
 
     def _forms(self, words: Sequence[str]) -> list[int]:
-        coded = [self.encode_data(form) for word in words for form in (word, f" {word}")]
-        single = [ids[0] for ids in coded if len(ids) == 1]
-        bare = [self.encode_data(word)[0] for word in words]
-        return list(dict.fromkeys(single or bare))
+        encoded = [self.encode_data(form) for word in words for form in (word, f" {word}")]
+        single = [ids[0] for ids in encoded if len(ids) == 1]
+        first = [self.encode_data(word)[0] for word in words]
+        return list(dict.fromkeys(single or first))

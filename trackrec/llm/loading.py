@@ -1,4 +1,4 @@
-"""Which language model, in which form, with which adapters; and loading it."""
+"""Settings of a language model and its adapters, and loading the model."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class LoRASettings:
 
     Attributes:
         r: rank.
-        alpha: scale of the update is alpha / r.
+        alpha: the update is scaled by alpha / r.
         dropout: on the adapter's input; S-DPO needs 0, since its reference is computed without dropout.
         target_modules: ``all-linear`` or names of linear layers.
-        last_layers: only this many of the last decoder layers carry the adapter, so that no gradient passes the ones
-            before them; null is all.
+        last_layers: only this many of the last decoder layers get the adapter, so that the backward pass stops before
+            the earlier ones; null is all.
     """
 
     r: int = 16
@@ -62,22 +62,22 @@ class LoRASettings:
 
 @dataclass(frozen=True)
 class BackboneSettings:
-    """Which language model, in which form.
+    """Which language model to load, and how.
 
     Attributes:
         model: a name on the model hub or a directory.
         quantize: ``nf4`` (QLoRA) or ``int8`` through bitsandbytes, or ``none``.
-        dtype: of the weights that are not quantized, and of the computation.
-        lora: the adapters.
+        dtype: dtype of the weights that are not quantized, and of the computation.
+        lora: shape of the adapters.
         gguf_file: name of a GGUF file inside ``model``; it is dequantized to ``dtype``.
-        revision: of a hub model.
-        attention: of packed rows. ``flex`` is FlexAttention, compiled at its first use, on a GPU; ``sdpa`` reads a
-            dense mask, and on a CPU means the grouped products of `trackrec.llm.kernels.attention`; ``eager`` is
-            transformers'.
-        device: ``auto`` is the GPU where there is one.
-        gradient_checkpointing: trade time for memory in training.
-        system_prompt: what the system turn says, of G and V alike. null leaves it to the model's chat template (Qwen2.5
-            and SmolLM2 introduce themselves there, in some twenty tokens of every prompt); "" is an empty turn.
+        revision: revision of a hub model.
+        attention: attention of packed rows. ``flex`` is FlexAttention on a GPU, compiled at its first use; ``sdpa``
+            uses a dense mask, and on a CPU the grouped products of `trackrec.llm.kernels.attention`; ``eager`` is that
+            of transformers.
+        device: ``auto`` is the GPU if there is one.
+        gradient_checkpointing: save memory in training at the cost of time.
+        system_prompt: text of the system turn, for generator and validator. null leaves it to the model's chat template
+            (Qwen2.5 and SmolLM2 introduce themselves there, about twenty tokens in every prompt); "" is an empty turn.
     """
 
     model: str
@@ -92,16 +92,16 @@ class BackboneSettings:
     system_prompt: str | None = None
 
     def check_path(self, key: str = "backbone") -> None:
-        """Fail early where ``model`` is plainly a path, and nothing is there.
+        """Fail early if ``model`` is clearly a path and holds no model.
 
         Raises:
-            FileNotFoundError: naming the key and what to do.
+            FileNotFoundError: names the key and what to do.
         """
         check_model_path(self.model, key)
 
 
 def linear_names(layer: nn.Module) -> list[str]:
-    """Names of the linear layers inside one decoder layer that carries no adapter yet."""
+    """Names of the linear layers inside one decoder layer, before it gets an adapter."""
     from torch import nn
 
     return sorted({name.split(".")[-1] for name, part in layer.named_modules() if isinstance(part, nn.Linear)})
@@ -111,27 +111,28 @@ def lora_config(settings: LoRASettings, linears: Sequence[str], depth: int) -> A
     """PEFT's config of an adapter.
 
     Args:
-        settings: its shape.
-        linears: what ``all-linear`` means; PEFT takes ``last_layers`` only together with names.
-        depth: decoder layers of the model.
+        settings: shape of the adapter.
+        linears: the layers of ``all-linear``; PEFT accepts ``last_layers`` only together with names.
+        depth: number of decoder layers of the model.
 
     Raises:
         SettingError: the model has fewer layers than ``last_layers``.
     """
     from peft import LoraConfig
 
-    targets, some = settings.target_modules, None
+    targets = settings.target_modules
+    layers = None
     if settings.last_layers is not None:
         if settings.last_layers > depth:
             raise SettingError(f"backbone.lora.last_layers is {settings.last_layers}, the model has {depth} layers.")
-        some = list(range(depth - settings.last_layers, depth))
+        layers = list(range(depth - settings.last_layers, depth))
         targets = list(linears) if targets == "all-linear" else targets
     return LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=targets,
-        layers_to_transform=some,
+        layers_to_transform=layers,
         task_type="CAUSAL_LM",
     )
 
@@ -139,47 +140,47 @@ def lora_config(settings: LoRASettings, linears: Sequence[str], depth: int) -> A
 def load_or_explain(
     settings: BackboneSettings, dtype: torch.dtype, device: torch.device, key: str = "backbone"
 ) -> tuple[Any, Any]:
-    """`load_base`, its errors in the words of the config, where the settings stand under ``key``.
+    """`load_base`, with errors that name the config keys; ``key`` is the key of the settings.
 
     Raises:
         MissingPackageError: bitsandbytes is missing where ``quantize`` asks for it.
-        SettingError: the model can't be found, or would run code.
-        MemoryLimitError: it doesn't fit.
+        SettingError: the model can't be found, or needs remote code.
+        MemoryLimitError: the model doesn't fit into memory.
     """
     return _explained(lambda: load_base(settings, dtype, device, key), settings, str(device), key)
 
 
 def tokenizer_or_explain(settings: BackboneSettings, key: str = "backbone") -> Any:
-    """A model's tokenizer alone, errors in the words of the config; see `load_or_explain`."""
+    """Only the tokenizer of a model, with errors that name the config keys; see `load_or_explain`."""
     return _explained(lambda: load_tokenizer(settings), settings, "cpu", key)
 
 
 def _explained(load: Callable[[], _Loaded], settings: BackboneSettings, device: str, key: str) -> _Loaded:
     from safetensors import SafetensorError
 
-    name, known = f"{key}.model {settings.model}", (RuntimeError, MemoryError, OSError, ValueError)
+    name = f"{key}.model {settings.model}"
     try:
         return load()
     except UnpicklingError:
-        text = f"{name} holds a pickle of more than weights, and was not loaded. Choose one with safetensors weights."
+        text = f"{name} holds a pickle with more than weights, and was not loaded. Choose one with safetensors weights."
         raise SettingError(text) from None
     except SafetensorError as error:
-        raise SettingError(f"{name}: its weights are damaged ({reason(error)}). Fetch it again.") from error
+        raise SettingError(f"{name}: its weights are damaged ({reason(error)}). Download it again.") from error
     except ImportError as error:
         if settings.quantize == "none":
             raise
         text = f"{key}.quantize {settings.quantize} needs a package: {reason(error)}"
         raise MissingPackageError(text) from error
-    except known as error:
+    except (RuntimeError, MemoryError, OSError, ValueError) as error:
         if "trust_remote_code" in str(error):
-            text = f"{name} needs code of its own, which trackrec never runs. Choose one that transformers knows."
+            text = f"{name} needs remote code, which trackrec never runs. Choose one that transformers supports."
             raise SettingError(text) from None
-        if isinstance(error, OSError) and error.errno is None:  # transformers' own: it found no such model
+        if isinstance(error, OSError) and error.errno is None:  # raised by transformers: no such model
             text = (
                 f"{name} can't be loaded ({reason(error)}). Give a directory with a model, or a name on the model hub."
             )
             raise SettingError(text) from error
-        if isinstance(error, ValueError):  # an unknown architecture, a tokenizer that is none
+        if isinstance(error, ValueError):  # an unknown architecture, an invalid tokenizer
             raise SettingError(f"{name} can't be loaded ({reason(error)}). Choose another model.") from error
         if not ran_out(error):
             raise
@@ -195,10 +196,10 @@ def load_base(settings: BackboneSettings, dtype: torch.dtype, device: torch.devi
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    where, common = _source(settings)
+    model_source, common = _source(settings)
     tokenizer = load_tokenizer(settings)
     model = AutoModelForCausalLM.from_pretrained(
-        where,
+        model_source,
         dtype=dtype,
         attn_implementation="eager" if settings.attention == "eager" else register(),
         quantization_config=_quantization(settings, dtype),
@@ -209,11 +210,11 @@ def load_base(settings: BackboneSettings, dtype: torch.dtype, device: torch.devi
     if settings.quantize == "none":
         model.to(device)  # type: ignore[arg-type]
     for module in model.modules():
-        # On AVX512-BF16 CPUs bitsandbytes repacks 4-bit weights at the first inference, for good, into a form that
-        # no gradient passes (autograd/_functions.py, matmul_4bit).
+        # On AVX512-BF16 CPUs bitsandbytes permanently repacks 4-bit weights at the first inference into a format
+        # without gradients (autograd/_functions.py, matmul_4bit).
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
-    _without_dropout(model)
+    _disable_dropout(model)
     # Published generation settings (a repetition penalty, top_k) would change the distribution that S-DPO trains on.
     model.generation_config = GenerationConfig(
         eos_token_id=model.generation_config.eos_token_id, pad_token_id=tokenizer.pad_token_id
@@ -226,12 +227,12 @@ def load_tokenizer(settings: BackboneSettings) -> Any:
     """The tokenizer of a model."""
     from transformers import AutoTokenizer
 
-    where, common = _source(settings)
-    return AutoTokenizer.from_pretrained(where, **common)
+    model_source, common = _source(settings)
+    return AutoTokenizer.from_pretrained(model_source, **common)
 
 
 def _source(settings: BackboneSettings) -> tuple[str, dict[str, Any]]:
-    """Where transformers finds the model, and how it may be loaded."""
+    """The model argument of ``from_pretrained``, and its keywords for model and tokenizer."""
     path = Path(settings.model).expanduser()
     common: dict[str, Any] = {"revision": settings.revision, "trust_remote_code": False}
     if settings.gguf_file:
@@ -243,15 +244,15 @@ def _check_cache(model: Any, name: str) -> None:
     config = model.config.get_text_config()
     others = set(getattr(config, "layer_types", None) or ()) - _CACHED_LAYERS
     if others or getattr(model, "_is_stateful", False):
-        found = ", ".join(sorted(others)) or "state-space layers"
+        kinds = ", ".join(sorted(others)) or "state-space layers"
         raise SettingError(
-            f"{name} has layers without keys and values ({found}), whose past can't be shared by the "
-            "draws of a prompt. Choose a model with attention alone, such as Qwen2.5 or Llama."
+            f"{name} has layers without keys and values ({kinds}), whose cache can't be shared by the draws of a "
+            "prompt. Choose a model with attention layers only, such as Qwen2.5 or Llama."
         )
 
 
-def _without_dropout(model: nn.Module) -> None:
-    """Some bases are published with dropout: it would act in training, and in no reference."""
+def _disable_dropout(model: nn.Module) -> None:
+    """Set dropout of the base to 0: in training it would act on the policy, but not on the reference."""
     from torch import nn
 
     for module in model.modules():

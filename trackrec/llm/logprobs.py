@@ -1,8 +1,8 @@
-"""Log-probabilities of chosen tokens at chosen positions: the one place where logits come into being.
+"""Log-probabilities of chosen tokens at chosen positions: the only code that computes logits in training and scoring.
 
-Logits exist for the asked positions only, ``CHUNK`` of them at a time, and are recomputed in the backward pass, so no
-tensor of (row tokens x vocabulary) is ever held. Shapes: M asked positions, D dim, V vocabulary, L tokens asked at
-each.
+Logits are computed only for the requested positions, ``CHUNK`` of them at a time, and recomputed in the backward pass,
+so no tensor of (row tokens x vocabulary) is ever held. Shapes: M requested positions, D dim, V vocabulary, L requested
+tokens per position.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def selected_logprobs(lm: LanguageModel, hidden: Tensor, targets: Tensor) -> Ten
     """log p of ``targets`` at each position.
 
     Args:
-        lm: supplies the output layer.
+        lm: the model, used for its output layer.
         hidden: (M, D) last hidden states.
         targets: (M, L) token ids.
 
@@ -50,16 +50,19 @@ def selected_logprobs(lm: LanguageModel, hidden: Tensor, targets: Tensor) -> Ten
 def branch_logprobs(
     lm: LanguageModel, layout: Layout, wanted: Sequence[tuple[int, int]], tokens: Sequence[Sequence[int]]
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of whole branches, each token given its path.
+    """Summed log-probabilities of branches, each token given the tokens before it on its path.
 
     Args:
-        lm: the model, its adapter already chosen.
+        lm: the model, with its adapter already active.
         layout: the trees.
         wanted: (tree, branch) pairs.
         tokens: the ids of each wanted branch.
 
     Returns:
         sums (len(wanted),) and the number of tokens of each branch, both float32.
+
+    Raises:
+        ValueError: a branch is a root, so that nothing predicts its first token.
     """
     rows, columns = [], []
     for tree, branch in wanted:
@@ -72,8 +75,8 @@ def branch_logprobs(
     targets = torch.tensor([token for ids in tokens for token in ids], device=hidden.device)
     logps = selected_logprobs(lm, hidden, targets.unsqueeze(-1)).squeeze(-1)
     lengths = torch.tensor([len(ids) for ids in tokens], device=hidden.device)
-    owner = torch.repeat_interleave(torch.arange(len(tokens), device=hidden.device), lengths)
-    sums = torch.zeros(len(tokens), device=hidden.device, dtype=logps.dtype).index_add(0, owner, logps)
+    branch_index = torch.repeat_interleave(torch.arange(len(tokens), device=hidden.device), lengths)
+    sums = torch.zeros(len(tokens), device=hidden.device, dtype=logps.dtype).index_add(0, branch_index, logps)
     return sums, lengths.to(logps.dtype)
 
 

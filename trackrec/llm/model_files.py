@@ -1,4 +1,4 @@
-"""Whether there is a model behind a path, and whether it is still the same one."""
+"""Checks that a path holds a model, and hashes the model's files."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from pathlib import Path
 from trackrec.runtime.errors import MissingFileError
 
 _SUFFIXES = {".json", ".txt", ".model", ".jinja", ".safetensors", ".bin", ".gguf"}
-_PIECES, _PIECE = 64, 1 << 16  # of a large file, evenly spread
+# Of a large file this many pieces are read, evenly spread, each of this many bytes.
+_PIECES = 64
+_PIECE_BYTES = 1 << 16
 
 
 def check_model_path(model: str, key: str) -> None:
-    """Fail early where ``model`` is plainly a path, and nothing is there.
+    """Fail early if ``model`` is clearly a path and holds no model.
 
     Raises:
-        MissingFileError: naming the key and what to do.
+        MissingFileError: names the key and what to do.
     """
     path = Path(model).expanduser()
     looks_like_path = model.startswith((".", "/", "~", "data/")) or model.count("/") > 1
@@ -28,13 +30,13 @@ def check_model_path(model: str, key: str) -> None:
 
 
 def model_digest(model: str) -> str:
-    """A hash of a model's files; empty for a name on the model hub, whose ``revision`` says it.
+    """A hash of a model's files; empty for a name on the model hub, which ``revision`` identifies.
 
-    Of files above 4 MiB it reads the size and 64 pieces: training or merging moves every tensor, and reading all of a
-    large model would take longer than what depends on it.
+    Of files above 4 MiB only the size and 64 pieces are hashed: training or merging changes every tensor, and reading
+    a large model completely would take longer than the stage that needs the hash.
 
     Args:
-        model: a directory, or a name.
+        model: a directory, or a name on the model hub.
     """
     folder = Path(model).expanduser()
     if not folder.is_dir():
@@ -45,14 +47,14 @@ def model_digest(model: str) -> str:
 
 @lru_cache(maxsize=64)
 def _digest(files: tuple[tuple[Path, int, int], ...], folder: Path) -> str:
-    found = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(digest_size=16)
     for path, size, _changed in files:
-        found.update(f"{path.relative_to(folder)} {size}\n".encode())
+        digest.update(f"{path.relative_to(folder)} {size}\n".encode())
         with path.open("rb") as file:
-            if size <= _PIECES * _PIECE:
-                found.update(file.read())
+            if size <= _PIECES * _PIECE_BYTES:
+                digest.update(file.read())
                 continue
             for piece in range(_PIECES):
-                file.seek((size - _PIECE) * piece // (_PIECES - 1))
-                found.update(file.read(_PIECE))
-    return found.hexdigest()
+                file.seek((size - _PIECE_BYTES) * piece // (_PIECES - 1))
+                digest.update(file.read(_PIECE_BYTES))
+    return digest.hexdigest()

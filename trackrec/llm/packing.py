@@ -1,11 +1,12 @@
-"""Trees of text in one row: a shared prefix is computed once for all that follows it.
+"""Packs a tree of texts into one row, so that a shared prefix is computed once for all its continuations.
 
-A tree is a list of branches; branch 0 is the root, and a branch names its parent. A token sees its ancestors' branches
-and its own branch up to itself; positions continue from the parent's end, so each root-to-leaf path looks to the model
-exactly as if it stood alone. `pack` lays trees out that way; `unroll` lays the same trees out as one plain padded row
-per leaf, for models that a 4-D mask can't serve. Both answer the same questions, so callers don't care.
+A tree is a list of branches; branch 0 is the root, and every other branch names its parent. A token attends to its
+ancestor branches and to its own branch up to itself; positions continue from the parent's end, so for the model each
+root-to-leaf path is the same as in a row without the others. `pack` lays trees out that way; `unroll` lays the same
+trees out as one plain padded row per leaf, for models that can't use a 4-D mask. Both return a `Layout` with the same
+lookups, so callers needn't distinguish them.
 
-Shapes: B rows, T tokens of the longest row, M asked positions.
+Shapes: B rows, T tokens of the longest row.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Tree = Sequence[Branch]
 
 
 class Spot(NamedTuple):
-    """Where a branch lies: its row, its first column, its length, and the column that predicts its first token."""
+    """Position of a branch: its row, first column, length, and the column that predicts its first token (-1: none)."""
 
     row: int
     start: int
@@ -45,12 +46,12 @@ class Layout:
     """Rows ready for a forward pass.
 
     Attributes:
-        ids: (B, T) token ids, 0 where padded.
+        ids: (B, T) token ids, 0 at padding.
         positions: (B, T) position ids.
-        valid: (B, T) True where a token stands.
-        until: (B, T) one past the last column that sees a column: branches stand in preorder, so column q sees column
-            k exactly when k <= q < until[k]. None for plain rows, whose mask is causal.
-        spots: per tree, per branch, where it lies.
+        valid: (B, T) True at tokens, False at padding.
+        until: (B, T) one past the last column that attends to a column: branches are in preorder, so column q attends
+            to column k exactly when k <= q < until[k]. None for plain rows, whose mask is causal.
+        spots: per tree, per branch, its position.
     """
 
     ids: np.ndarray
@@ -61,14 +62,14 @@ class Layout:
 
     @property
     def tokens(self) -> int:
-        """Tokens that the model computes, padding included."""
+        """Number of tokens that the model computes, padding included."""
         return int(self.ids.size)
 
     def attention_mask(self, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """(B, 1, T, T) additive mask in the model's dtype, or the plain (B, T) mask.
 
-        The mask must be a float: transformers' eager attention adds a bool mask to the scores, which is wrong in
-        silence. Padding sees itself, so that no softmax row is empty.
+        The mask must be a float: transformers' eager attention adds a bool mask to the scores, which is silently
+        wrong. Padding attends to itself, so that no softmax row is empty.
         """
         import torch
 
@@ -82,7 +83,7 @@ class Layout:
         return mask.masked_fill_(hidden, torch.finfo(dtype).min).unsqueeze(1)
 
     def block_mask(self, device: torch.device) -> BlockMask:
-        """The mask of packed rows for FlexAttention, which skips the blocks where no column sees another."""
+        """The mask of packed rows for FlexAttention, which skips fully masked blocks."""
         import torch
         from torch.nn.attention.flex_attention import create_block_mask
 
@@ -101,7 +102,7 @@ def tree_tokens(tree: Tree) -> int:
 
 
 def longest_path(tree: Tree) -> int:
-    """Tokens from the root to the end of the longest leaf: the positions that a model must reach."""
+    """Tokens on the longest path from the root to a leaf: the number of positions that a model needs."""
     ends: list[int] = []
     for branch in tree:
         ends.append(len(branch.ids) + (ends[branch.parent] if branch.parent >= 0 else 0))
@@ -109,7 +110,7 @@ def longest_path(tree: Tree) -> int:
 
 
 def path_ids(tree: Tree, branch: int) -> list[int]:
-    """The tokens from the root to the end of a branch."""
+    """The tokens from the root to the end of a branch, given by its index."""
     ids: list[int] = []
     while branch >= 0:
         ids = [*tree[branch].ids, *ids]
@@ -124,17 +125,17 @@ def _check(tree: Tree) -> None:
 
 
 def first_paths(tree: Tree, most: int) -> Tree:
-    """The part of a tree that leads to its first leaves."""
+    """The part of a tree with the paths to its first ``most`` leaves."""
     parents = {branch.parent for branch in tree}
     wanted: set[int] = set()
     for leaf in [index for index in range(len(tree)) if index not in parents][:most]:
-        place = leaf
-        while place >= 0:
-            wanted.add(place)
-            place = tree[place].parent
+        index = leaf
+        while index >= 0:
+            wanted.add(index)
+            index = tree[index].parent
     kept = sorted(wanted)
-    new = {-1: -1, **{old: place for place, old in enumerate(kept)}}
-    return [Branch(tree[old].ids, new[tree[old].parent]) for old in kept]
+    new_index = {-1: -1, **{old: new for new, old in enumerate(kept)}}
+    return [Branch(tree[old].ids, new_index[tree[old].parent]) for old in kept]
 
 
 def _width(tokens: int, multiple: int) -> int:
@@ -142,7 +143,7 @@ def _width(tokens: int, multiple: int) -> int:
 
 
 def pack(trees: Sequence[Tree], multiple: int = 1) -> Layout:
-    """One row per tree, its branches in preorder, with a mask that hides those on other paths.
+    """One row per tree, its branches in preorder, with a mask that hides branches on other paths.
 
     Args:
         trees: the trees.
@@ -155,50 +156,50 @@ def pack(trees: Sequence[Tree], multiple: int = 1) -> Layout:
     valid, until = np.zeros((B, T), bool), np.tile(np.arange(1, T + 1), (B, 1))
     spots: list[list[Spot]] = []
     for row, tree in enumerate(trees):
-        placed: dict[int, Spot] = {}
+        row_spots: dict[int, Spot] = {}
         ends: dict[int, int] = {}  # position that follows each branch
         start = 0
         for index in _preorder(tree):
             tokens, parent = tree[index]
             stop = start + len(tokens)
             first = ends[parent] if parent >= 0 else 0
-            before = placed[parent].start + placed[parent].length - 1 if parent >= 0 else -1
+            before = row_spots[parent].start + row_spots[parent].length - 1 if parent >= 0 else -1
             ids[row, start:stop] = tokens
             positions[row, start:stop] = np.arange(first, first + len(tokens))
             valid[row, start:stop] = True
-            placed[index] = Spot(row, start, len(tokens), before)
+            row_spots[index] = Spot(row, start, len(tokens), before)
             ends[index] = first + len(tokens)
-            relative = index
-            while relative >= 0:  # the branch and all above it are seen up to here
-                spot = placed[relative]
+            ancestor = index
+            while ancestor >= 0:  # the branch and its ancestors are visible up to here
+                spot = row_spots[ancestor]
                 until[row, spot.start : spot.start + spot.length] = stop
-                relative = tree[relative].parent
+                ancestor = tree[ancestor].parent
             start = stop
-        spots.append([placed[index] for index in range(len(tree))])
+        spots.append([row_spots[index] for index in range(len(tree))])
     return Layout(ids, positions, valid, until, spots)
 
 
 def _preorder(tree: Tree) -> list[int]:
-    """Branch numbers, each followed by all that stands below it."""
-    below: dict[int, list[int]] = {}
+    """Branch indices, each followed by all its descendants."""
+    children: dict[int, list[int]] = {}
     for index, branch in enumerate(tree):
-        below.setdefault(branch.parent, []).append(index)
+        children.setdefault(branch.parent, []).append(index)
     order, waiting = [], [0]
     while waiting:
         index = waiting.pop()
         order.append(index)
-        waiting.extend(reversed(below.get(index, [])))
+        waiting.extend(reversed(children.get(index, [])))
     return order
 
 
 def unroll(trees: Sequence[Tree], multiple: int = 1) -> Layout:
-    """One plain right-padded row per leaf. A branch with several leaves below it is answered from the first."""
+    """One plain right-padded row per leaf. The spot of a branch shared by several leaves is in the first leaf's row."""
     rows: list[list[int]] = []
     spots: list[list[Spot]] = []
     for tree in trees:
         _check(tree)
         parents = {branch.parent for branch in tree}
-        found: dict[int, Spot] = {}
+        tree_spots: dict[int, Spot] = {}
         for leaf in (index for index in range(len(tree)) if index not in parents):
             path = [leaf]
             while tree[path[0]].parent >= 0:
@@ -206,10 +207,10 @@ def unroll(trees: Sequence[Tree], multiple: int = 1) -> Layout:
             row: list[int] = []
             for index in path:
                 spot = Spot(len(rows), len(row), len(tree[index].ids), len(row) - 1)
-                found.setdefault(index, spot)
+                tree_spots.setdefault(index, spot)
                 row.extend(tree[index].ids)
             rows.append(row)
-        spots.append([found[index] for index in range(len(tree))])
+        spots.append([tree_spots[index] for index in range(len(tree))])
     B, T = len(rows), _width(max(map(len, rows)), multiple)
     ids, valid = np.zeros((B, T), np.int64), np.zeros((B, T), bool)
     for index, row in enumerate(rows):

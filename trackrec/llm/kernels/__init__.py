@@ -1,1 +1,1 @@
-"""Faster forms of attention and LoRA."""
+"""Faster attention and LoRA."""

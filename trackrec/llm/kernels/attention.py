@@ -1,12 +1,13 @@
-"""Attention: grouped products on CPU, FlexAttention for packed rows on a GPU, SDPA for all else.
+"""Attention: grouped products on CPU, FlexAttention for packed rows on a GPU, SDPA for everything else.
 
 torch's fused attention on CPU copies keys and values once per query head, reads a mask slowly and takes twice the time
 of plain products in bfloat16 (scripts/bench_attention.py, docs/benchmarks.md). Here the query heads that share a key
-head form one matrix product, one row of the batch at a time, so that its scores stay in the cache of the processor, and
-blocks of queries skip the keys that stand behind them. Keys and values are never repeated, and the backward pass
-computes the probabilities again instead of keeping them.
+head form one matrix product, one row of the batch at a time, so that its scores stay in the CPU cache, and blocks of
+queries skip the keys after them. Keys and values are never repeated, and the backward pass recomputes the probabilities
+instead of storing them.
 
-Shapes: B rows, H query heads in G groups, T queries, S keys (the last T of them are the queries' own), D head width.
+Shapes: B rows, H query heads in G groups (key heads), T queries, S keys (the last T belong to the queries' tokens),
+D head width.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ _BLOCK = 128  # queries per product
 
 
 class SharedPrefix(NamedTuple):
-    """What all draws of a prompt have in common while they are written. A decoder passes it down to its layers.
+    """The prompt that all of its draws share during generation. A decoder passes it down to its layers.
 
     Attributes:
         layers: per layer, keys and values of P prompts, (P, G, W, D) each.
-        hidden: (P, W) 0 where a prompt token stands, -inf elsewhere.
+        hidden: (P, W) 0 at prompt tokens, -inf at padding; W is the padded width.
     """
 
     layers: Sequence[tuple[Tensor, Tensor]]
@@ -38,7 +39,7 @@ class SharedPrefix(NamedTuple):
 
 
 class GroupedAttention(torch.autograd.Function):
-    """softmax(scale q k' + mask) v for a mask that hides every key behind its query."""
+    """softmax(scale q k' + mask) v for a mask that hides every key after its query."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
@@ -54,17 +55,18 @@ class GroupedAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        """The textbook gradients, block by block; a group's key gathers the gradients of all its query heads."""
+        """The standard gradients, block by block; a key head sums the gradients of all its query heads."""
         query, key, value, mask = ctx.saved_tensors
-        H, groups = query.shape[1], key.shape[1]
+        H = query.shape[1]
+        groups = key.shape[1]
         d_query = torch.empty_like(query, memory_format=torch.contiguous_format)
         d_key, d_value = torch.zeros_like(key), torch.zeros_like(value)
         for row in range(query.shape[0]):
             for start, stop, seen in _blocks(query.shape[2], key.shape[2]):
                 p = _probabilities(query, key, mask, ctx.scale, row, start, stop, seen)
-                above = _join(grad[row, :, start:stop], groups)
-                d_value[row, :, :seen] += torch.bmm(p.transpose(1, 2), above)
-                d_p = torch.bmm(above, value[row, :, :seen].transpose(1, 2))
+                upstream = _join(grad[row, :, start:stop], groups)
+                d_value[row, :, :seen] += torch.bmm(p.transpose(1, 2), upstream)
+                d_p = torch.bmm(upstream, value[row, :, :seen].transpose(1, 2))
                 d_scores = torch._softmax_backward_data(d_p, p, -1, p.dtype).mul_(ctx.scale)
                 d_query[row, :, start:stop] = _split(torch.bmm(d_scores, key[row, :, :seen]), H)
                 d_key[row, :, :seen] += torch.bmm(d_scores.transpose(1, 2), _join(query[row, :, start:stop], groups))
@@ -72,7 +74,7 @@ class GroupedAttention(torch.autograd.Function):
 
 
 def _blocks(queries: int, keys: int) -> Iterator[tuple[int, int, int]]:
-    """(first query, one past the last, how many keys can be visible to them)."""
+    """Blocks of queries: (first query, one past the last, how many keys they can see)."""
     for start in range(0, queries, _BLOCK):
         stop = min(start + _BLOCK, queries)
         yield start, stop, keys - queries + stop
@@ -94,8 +96,8 @@ def _probabilities(
     """(G, H / G * (stop - start), seen) attention probabilities of one block of one row."""
     groups = key.shape[1]
     joined = _join(query[row, :, start:stop], groups)
-    part = mask[row, start:stop, :seen].repeat(query.shape[1] // groups, 1)
-    scores = torch.baddbmm(part.expand(groups, -1, -1), joined, key[row, :, :seen].transpose(1, 2), alpha=scale)
+    bias = mask[row, start:stop, :seen].repeat(query.shape[1] // groups, 1)
+    scores = torch.baddbmm(bias.expand(groups, -1, -1), joined, key[row, :, :seen].transpose(1, 2), alpha=scale)
     return scores.softmax(-1)
 
 
@@ -112,15 +114,15 @@ def _one_query(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, s
 def _after_prefix(
     query: Tensor, key: Tensor, value: Tensor, prefix: tuple[Tensor, Tensor], hidden: Tensor, scale: float
 ) -> Tensor:
-    """A decoding step of P prompts with n draws each: every draw reads its prompt's one copy and its own tokens.
+    """A decoding step of P prompts with n draws each: a draw attends to the shared prompt and to its own new tokens.
 
     Args:
         query: (P n, H, 1, D).
-        key: (P n, G, t, D), the draws' own.
+        key: (P n, G, t, D), of the t new tokens of each draw.
         value: (P n, G, t, D).
         prefix: keys and values of the prompts, (P, G, W, D) each.
         hidden: (P, W), added to the scores.
-        scale: of the scores.
+        scale: factor of the scores.
     """
     R, H, _, D = query.shape
     P, G, W, _ = prefix[0].shape
@@ -133,15 +135,15 @@ def _after_prefix(
         return joined.view(P, G, n, h, -1).transpose(1, 2).reshape(R, G, h, -1)
 
     grouped = query.view(R, G, h, D)
-    far = torch.matmul(by_prompt(grouped), prefix[0].transpose(2, 3)).float() * scale + hidden[:, None, None]
-    near = torch.matmul(grouped, key.transpose(2, 3)).float() * scale
-    p = torch.cat([by_row(far), near], -1).softmax(-1).to(value.dtype)
+    prompt_scores = torch.matmul(by_prompt(grouped), prefix[0].transpose(2, 3)).float() * scale + hidden[:, None, None]
+    new_scores = torch.matmul(grouped, key.transpose(2, 3)).float() * scale
+    p = torch.cat([by_row(prompt_scores), new_scores], -1).softmax(-1).to(value.dtype)
     out = by_row(torch.matmul(by_prompt(p[..., :W]), prefix[1])) + torch.matmul(p[..., W:], value)
     return out.reshape(R, H, 1, D)
 
 
 def _additive(mask: Tensor, keys: int, dtype: torch.dtype) -> Tensor:
-    """(B, T, S) to be added to scores, of a (B, 1, T, S) bool or additive mask."""
+    """A (B, 1, T, S) bool or additive mask as an additive (B, T, S) mask."""
     mask = mask[:, 0, :, :keys]
     if mask.dtype != torch.bool:
         return mask.to(dtype)
@@ -154,7 +156,7 @@ def _compiled_flex() -> Any:
 
 
 def _flex(query: Tensor, key: Tensor, value: Tensor, blocks: BlockMask, scale: float) -> Tensor:
-    """FlexAttention, compiled at its first use; under autocast the rotary product may leave queries in float32."""
+    """FlexAttention, compiled at its first use. Under autocast the rotary embedding may leave queries in float32."""
     query, key = query.to(value.dtype), key.to(value.dtype)
     return _compiled_flex()(
         query, key, value, block_mask=blocks, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
@@ -172,10 +174,14 @@ def sdpa_or_grouped(
         key: (B, G, S, D).
         value: (B, G, S, D).
         attention_mask: (B, 1, T, S) bool or additive, causal for T > 1; a BlockMask; or None.
-        options: scaling, dropout and what else a model passes; ``shared_prefix`` while draws of one prompt are written.
+        options: scaling, dropout and other keywords of the model; ``shared_prefix`` in a decoding step with a shared
+            prompt.
 
     Returns:
-        (B, T, H, D), and no weights.
+        (B, T, H, D), and None in place of the attention weights.
+
+    Raises:
+        SettingError: a BlockMask with attention dropout, a soft cap or sinks.
     """
     B, _, T, D = query.shape
     scale = options.get("scaling") or D**-0.5
@@ -189,14 +195,14 @@ def sdpa_or_grouped(
     if isinstance(attention_mask, BlockMask):
         if special:
             raise SettingError(
-                "backbone.attention: flex serves no attention dropout, soft cap or sinks: set it to sdpa."
+                "backbone.attention: flex doesn't support attention dropout, soft cap or sinks: set it to sdpa."
             )
         return _flex(query, key, value, attention_mask, scale).transpose(1, 2), None
     if special or not causal or query.device.type != "cpu":
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    # Autocast leaves queries and keys in float32 after their rotation, and values in its own type.
+    # Under autocast the rotary embedding leaves queries and keys in float32, while values have the autocast dtype.
     query, key = query.to(value.dtype), key.to(value.dtype)
     mask = None if attention_mask is None else _additive(attention_mask, key.shape[2], query.dtype)
     if one_query:
@@ -208,7 +214,7 @@ def sdpa_or_grouped(
 
 
 def register() -> str:
-    """Make it known to transformers, with SDPA's masks; returns the name to ask for."""
+    """Register the attention in transformers, with SDPA's masks; returns its name for ``attn_implementation``."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 

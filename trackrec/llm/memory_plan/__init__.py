@@ -1,1 +1,1 @@
-"""What a language-model stage holds in memory."""
+"""Memory estimates of language-model stages."""

@@ -1,9 +1,9 @@
-"""What a language-model stage will hold in memory, from the model's shape alone.
+"""Estimates the memory of a language-model stage from the model's shape, without loading the model.
 
-Exact where tensors are counted (weights, adapters, gradients, optimizer, cache, mask), estimated where they are not:
-the activations of one decoder layer are ``_LIVE`` widths per token, read off the measured peaks of docs/benchmarks.md.
+Weights, adapters, gradients, optimizer state, cache and mask are counted exactly. Activations are estimated: those of
+one decoder layer are ``_LIVE`` widths per token, taken from the measured peaks in docs/benchmarks.md.
 
-Letters: D hidden width, I inner width of the feed-forward, V vocabulary, b bytes of a value.
+Letters: D hidden width, I inner width of the feed-forward.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ _OPTIMIZER = {"adamw": 8, "adamw8bit": 2, "paged_adamw8bit": 2}  # bytes of stat
 
 
 class Widths(NamedTuple):
-    """Values per token that live at once: multiples of I and of D."""
+    """Values per token that are in memory at once: multiples of I and of D."""
 
     inner: float
     hidden: float
 
 
-# One layer in a forward pass without gradients, and one layer with what its backward pass needs.
+# One layer in a forward pass without gradients (False), and one layer with what its backward pass needs (True).
 _LIVE = {False: Widths(4.5, 4.0), True: Widths(6.0, 6.6)}
 # In float32 a backward pass needs no copies in a narrower type; counted on a CPU (tests/test_plan.py).
 _LIVE_FLOAT32 = {False: Widths(4.5, 4.0), True: Widths(5.1, 4.4)}
 
 
 class ModelShape(NamedTuple):
-    """What of a config.json decides about memory."""
+    """The values of a config.json that determine memory."""
 
     layers: int
     hidden: int
@@ -85,8 +85,8 @@ class Work(NamedTuple):
         rows: rows of the batch.
         width: tokens of a row, padding included.
         train: whether gradients are kept.
-        packed: whether rows hold trees, whose dense mask is as wide as it is long.
-        cached: tokens whose keys and values are kept while texts are written.
+        packed: whether rows hold trees, whose dense mask is width x width.
+        cached: tokens whose keys and values are kept during generation.
     """
 
     rows: int
@@ -97,7 +97,7 @@ class Work(NamedTuple):
 
 
 def adapter_weights(shape: ModelShape, lora: LoRASettings) -> int:
-    """Weights of one adapter: r (inputs + outputs) of every linear layer that it is on.
+    """Number of weights of one adapter: r (inputs + outputs) for every linear layer that it adapts.
 
     Raises:
         SettingError: ``target_modules`` is a pattern, which only the loaded model can resolve.
@@ -114,29 +114,31 @@ def adapter_weights(shape: ModelShape, lora: LoRASettings) -> int:
 
 
 def weight_bytes(shape: ModelShape, settings: BackboneSettings) -> int:
-    """The frozen base."""
-    wide = _BYTES[settings.dtype]
+    """Bytes of the frozen base."""
+    value_bytes = _BYTES[settings.dtype]
     linear = shape.layers * sum(inputs * outputs for inputs, outputs in shape.linears().values())
     tables = shape.vocab * shape.hidden * (1 if shape.tied else 2)
-    return round(linear * _QUANTIZED.get(settings.quantize, wide) + tables * wide)
+    return round(linear * _QUANTIZED.get(settings.quantize, value_bytes) + tables * value_bytes)
 
 
 def stage_bytes(shape: ModelShape, settings: BackboneSettings, optimizer: str, work: Work) -> dict[str, int]:
-    """Bytes by what they are for, at the peak of one batch.
+    """Bytes by purpose, at the peak of one batch.
 
     Args:
-        shape: of the model.
-        settings: its form and adapters.
+        shape: shape of the model.
+        settings: its dtype, quantization and adapters.
         optimizer: name of the stage's optimizer.
         work: the batch.
     """
-    wide, tokens = _BYTES[settings.dtype], work.rows * work.width
+    value_bytes = _BYTES[settings.dtype]
+    tokens = work.rows * work.width
     adapter = adapter_weights(shape, settings.lora)
     live = (_LIVE_FLOAT32 if settings.dtype == "float32" else _LIVE)[work.train]
-    layer = round(tokens * wide * (live.inner * shape.inner + live.hidden * shape.hidden))
+    layer = round(tokens * value_bytes * (live.inner * shape.inner + live.hidden * shape.hidden))
     kept = 0
     if work.train:
-        kept = shape.layers * tokens * shape.hidden * wide if settings.gradient_checkpointing else shape.layers * layer
+        inputs_only = shape.layers * tokens * shape.hidden * value_bytes
+        kept = inputs_only if settings.gradient_checkpointing else shape.layers * layer
     quantized = settings.quantize != "none"
     largest = max(inputs * outputs for inputs, outputs in shape.linears().values())
     dense = work.packed and settings.attention != "flex"
@@ -146,8 +148,8 @@ def stage_bytes(shape: ModelShape, settings: BackboneSettings, optimizer: str, w
         "gradients": adapter * 4 if work.train else 0,
         "optimizer": adapter * _OPTIMIZER[optimizer] if work.train else 0,
         "activations": kept + (layer if settings.gradient_checkpointing or not work.train else 0),
-        "dequantized": largest * wide if quantized else 0,
-        "mask": work.rows * work.width**2 * (wide + 1) if dense else 0,
+        "dequantized": largest * value_bytes if quantized else 0,
+        "mask": work.rows * work.width**2 * (value_bytes + 1) if dense else 0,
         "logits": 3 * CHUNK * shape.vocab * 4,
-        "cache": work.cached * shape.layers * 2 * shape.kv_heads * shape.head_dim * wide,
+        "cache": work.cached * shape.layers * 2 * shape.kv_heads * shape.head_dim * value_bytes,
     }

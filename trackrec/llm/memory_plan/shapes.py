@@ -1,4 +1,4 @@
-"""Published shapes (config.json) of the models that the shipped configs name, for use where no hub is reached."""
+"""Published shapes (config.json) of the models in the shipped configs, for use without access to the hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a room says of the batches of its stage, for the memory plan."""
+"""Describes the batches of a stage for the memory plan."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Literal, NamedTuple
 from trackrec.llm.memory_plan.footprint import Work
 
 TARGET = 40
-"""Tokens of a target and its answer, from the prompts of the shipped configs."""
+"""Tokens of a target and its answer, taken from the prompts of the shipped configs."""
 
 
 class StageWork(NamedTuple):
     """The largest batches of one stage.
 
     Attributes:
-        stage: its kind, as a run calls it.
-        role: whose model it runs.
-        section: the config section that holds the optimizer of the role's adapter.
-        works: batches; the largest counts.
-        keys: the config keys that make them smaller.
+        stage: kind of the stage, as in a run.
+        role: whose model the stage runs.
+        section: the config section with the optimizer of that model's adapter.
+        works: candidate batches; the largest counts.
+        keys: the config keys that make the batches smaller.
     """
 
     stage: str
