@@ -231,7 +231,7 @@ def test_predict_refuses_nets_that_were_trained_on_something_else(
     files = ("--requests", str(tmp_path / "in.parquet"), "--output", str(tmp_path / "out.parquet"))
     with pytest.raises(SystemExit):
         trackrec("predict", *changed, *files)
-    assert "were not trained on the embed that stands there now" in capfd.readouterr().err
+    assert "were trained on another embed than the one in the run directory now" in capfd.readouterr().err
     assert not (tmp_path / "out.parquet").exists()
 
 

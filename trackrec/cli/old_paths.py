@@ -53,7 +53,7 @@ class _OldModules(MetaPathFinder, Loader):
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         """The module of today."""
-        sys.stderr.write(f"{spec.name} is {MOVED[spec.name]} now: change the class path where it stands.\n")
+        sys.stderr.write(f"{spec.name} is {MOVED[spec.name]} now: change the class path in your configuration.\n")
         module = importlib.import_module(MOVED[spec.name])
         self._specs[module.__name__] = module.__spec__
         return module

@@ -195,6 +195,6 @@ def _run(variant: str, seed: int, out_dir: Path, jobs: int) -> bool:
 
 def _last_line(log: Path) -> str:
     """What a failed run said in the end."""
-    _, known, told = log.read_text(errors="replace").rpartition("trackrec: error:")
-    lines = told.strip().splitlines() or ["it said nothing"]
+    _, known, message = log.read_text(errors="replace").rpartition("trackrec: error:")
+    lines = message.strip().splitlines() or ["it printed nothing"]
     return lines[0] if known else lines[-1]

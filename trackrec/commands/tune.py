@@ -182,16 +182,16 @@ class Search:
         values = {one.key: one.ask(trial) for one in self.space}
         trial.set_user_attr("values", values)
         label = f"trial {trial.number} ({place})"
-        told = ", ".join(f"{_short(key)} {_value(value)}" for key, value in values.items())
+        tried = ", ".join(f"{_short(key)} {_value(value)}" for key, value in values.items())
         try:
             found = self._fit(values, 1 + trial.number)
         except (ValueError, FloatingPointError) as error:  # a size that doesn't fit, or a step that is too large
             trial.set_user_attr(_ERROR, str(error))
             self.study.tell(trial, state=TrialState.FAIL)
-            self.exp.say(f"    {label}: no net: {error} ({told})")
+            self.exp.say(f"    {label}: no net: {error} ({tried})")
             return
         self.study.tell(trial, found)
-        self.exp.say(f"    {label}: valid AUC {found:.4f}  ({told})")
+        self.exp.say(f"    {label}: valid AUC {found:.4f}  ({tried})")
 
     def _fit(self, values: dict[str, Any], part: int) -> float:
         """Train every seed; returns the mean AUC. The predictions are kept, for the intervals."""

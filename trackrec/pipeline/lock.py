@@ -1,4 +1,4 @@
-"""One run per run directory: a second one is refused and told whose it is. What no run made there is left alone."""
+"""Locks a run directory: a second run fails and names the holder. Files that no run made are never replaced."""
 
 from __future__ import annotations
 

@@ -1,8 +1,12 @@
-"""A stage in several processes of this machine: started for the stage, gone after it, and never one without the others.
+"""Runs one stage in several processes of this machine. If one of them ends early, all are stopped.
 
-The run itself stays one process, which holds the lock and writes the manifest. Each of the others runs the body of this
-one stage, ``python -m trackrec.cli.worker``, and knows its number from the environment, as Lightning expects of
+The run itself stays one process, which holds the lock and writes the manifest. Each worker process runs the body of
+this one stage (``python -m trackrec.cli.worker``) and reads its rank from the environment, as Lightning expects of
 processes that it hasn't started itself.
+
+`torch.distributed.launcher.elastic_launch` would start such workers too. Its restarts are of no use, since a stage
+resumes from its checkpoint by itself; its failure report would hide the error of the stage; and its workers survive a
+SIGKILL of the run (torch 2.13), which `trackrec.runtime.parent` prevents.
 """
 
 from __future__ import annotations
@@ -20,13 +24,13 @@ from typing import Any
 from trackrec.pipeline.stage import StageError, StageResult
 
 _POLL_S = 0.1
-_GRACE_S = 10.0  # for processes that lost another, or were interrupted, to end by themselves
+_GRACE_S = 10.0  # for processes that lost a peer, or were interrupted, to end by themselves
 _TAIL_CHARS = 4000
 RESULT = "{}.json"
 
 
 class WorkerError(RuntimeError):
-    """A process of a stage ended with an error that nobody foresaw; its traceback is the message."""
+    """A worker process failed with an unexpected error; its traceback is the message."""
 
 
 def run_in_processes(stage: str, work: Path, count: int) -> StageResult:
@@ -60,7 +64,7 @@ def run_in_processes(stage: str, work: Path, count: int) -> StageResult:
 
 
 def _start(stage: str, work: Path, folder: Path, rank: int, count: int, port: int) -> subprocess.Popen[bytes]:
-    """One process. The first one speaks for all; what the others say is kept for the case that they fail."""
+    """Start one worker. Rank 0 prints for all; the output of the others is kept in case they fail."""
     place = {"LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     env = {**os.environ, **{name: str(value) for name, value in place.items()}}
     env["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
@@ -80,14 +84,14 @@ def _free_port() -> int:
 
 
 def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> list[int]:
-    """Until all have ended, or one has failed; returns the exit status of each, 0 where it still runs."""
+    """Wait until all have ended or one has failed; returns the exit status of each, 0 where it still runs."""
     while any(worker.poll() is None for worker in workers) and not any(worker.poll() for worker in workers):
         time.sleep(_POLL_S)
     return [worker.poll() or 0 for worker in workers]
 
 
 def _end(workers: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Let the rest end by themselves for a while, then make them: a process waits for a lost one for ever."""
+    """Give the others a while to end by themselves, then kill them: a process waits for a lost peer for ever."""
     last = time.monotonic() + _GRACE_S
     while any(worker.poll() is None for worker in workers) and time.monotonic() < last:
         time.sleep(_POLL_S)
@@ -98,7 +102,7 @@ def _end(workers: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def _error(stage: str, folder: Path, codes: Sequence[int]) -> Exception:
-    """What went wrong first; the others fail after it, because a process is missing."""
+    """The first error in time: the other processes fail after it, because a peer is missing."""
     reports = [(rank, folder / RESULT.format(rank)) for rank in range(len(codes))]
     made = [(json.loads(path.read_text()), rank) for rank, path in reports if path.exists()]
     errors = sorted((one for one in made if "time" in one[0]), key=lambda one: float(one[0]["time"]))

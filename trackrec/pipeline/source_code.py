@@ -210,7 +210,7 @@ def _absolute(node: ast.ImportFrom, package: str) -> str:
 
 
 def _executed(tree: ast.AST) -> Iterator[ast.AST]:
-    """Every node, at any depth, but what stands under ``if TYPE_CHECKING``."""
+    """Every node, at any depth, except those under ``if TYPE_CHECKING``."""
     left: list[ast.AST] = [tree]
     while left:
         node = left.pop()

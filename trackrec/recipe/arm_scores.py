@@ -27,7 +27,7 @@ def score_arm(
     Args:
         exp: the run.
         out: the directory of the scores table.
-        rows: what V is asked about.
+        rows: V's questions.
         arm: ``reccot``, ``shuffled`` or ``plain``.
         validator: the stage of its V; None is the base model.
         part: number of the first part.

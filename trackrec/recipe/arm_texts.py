@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def ctr_stages(arms: Sequence[str], use: str) -> tuple[str, ...]:
-    """The stages that `ctr_inputs` reads: the data alone where no arm has a text.
+    """The stages that `ctr_inputs` reads: only the data where no arm has a text.
 
     Args:
         arms: ``ctr.arms``.

@@ -1,4 +1,4 @@
-"""From a configuration's objects to an experiment, once what can be checked before anything loads has been checked."""
+"""Builds an experiment from a configuration's objects, after every check that needs no data and no model."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Objects(Protocol):
 
 
 def build_experiment(config: dict[str, Any], objects: Objects, say: Callable[[str], None]) -> Experiment:
-    """Objects of a config, its cheap checks done; nothing is read or loaded yet.
+    """The experiment of a configuration. Cheap checks are done here; nothing is read or loaded yet.
 
     Raises:
         FileNotFoundError: a model's directory is missing.
-        ImportError: vLLM is asked for and not installed.
+        MissingPackageError: a setting needs vLLM, and it isn't installed.
         SettingError: a trainer wants devices that it can't have.
     """
     made = objects()
@@ -96,7 +96,7 @@ def check_training(
     loop: LoopSettings,
     draws: int,
 ) -> None:
-    """The values of a training section that would end the run at its stage, hours after its start.
+    """Refuse values of a training section that would only fail when its stage starts, hours later.
 
     Raises:
         SettingError: naming the key.

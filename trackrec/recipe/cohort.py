@@ -1,4 +1,7 @@
-"""Who plays in the loop, which of their rows score G and which tune V, and on which rows V is evaluated."""
+"""Which users take part in the loop, which of their rows score G and which tune V, and on which rows V is evaluated.
+
+G is the generator, V the validator.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,10 @@ Target = tuple[str, str, int]  # sample_id, item_id, label
 
 @dataclass(frozen=True)
 class Cohort:
-    """The rows of the samples table by the part they play.
+    """The rows of the samples table by their use in the loop.
 
     Attributes:
-        loop_histories: history ids of the users that play, sorted.
+        loop_histories: history ids of the users who take part, sorted.
         reward: rows that score draws.
         tune: rows from which a round's tuning rows are taken, in the order in which rounds take them.
         warmup: rows from which the warm-up's are taken: ``tune``, or those of ``warmup_users``.

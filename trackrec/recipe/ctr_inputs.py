@@ -34,8 +34,8 @@ def check_nets(exp: Experiment) -> None:
     for stage in stages_read(exp):
         if made_of.get(stage) != exp.pipeline.manifest(stage).content_hash:
             raise StageError(
-                f"the nets in {exp.directory(CTR)} were not trained on the {stage} that stands there now. Run "
-                "`trackrec fit` first."
+                f"the nets in {exp.directory(CTR)} were trained on another {stage} than the one in the run directory "
+                "now. Run `trackrec fit` first."
             )
 
 
@@ -49,7 +49,7 @@ def ctr_inputs(exp: Experiment) -> CTRInputs:
         matrix = vectors_of(exp.directory(EMBED), list(texts.values()))
         vectors[name] = dict(zip(texts, matrix, strict=True))
     seen = None
-    if text_sources(exp.ctr.arms) != {"none"}:  # ratings alone need no cohort, and may not have the rows of one
+    if text_sources(exp.ctr.arms) != {"none"}:  # without texts there may be too few rows for a cohort
         cohort = cohort_of(exp)
         tuned = pl.concat([rows["user_id"] for rows in (cohort.reward, cohort.tune, cohort.warmup)])
         seen = frozenset(tuned.to_list())

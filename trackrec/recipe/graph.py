@@ -101,18 +101,18 @@ def _add_turn(graph: Graph, loop: LoopSettings, rounds: tuple[int, ...]) -> None
 
     The stages bear the name of the last of the rounds; texts are drawn and scored for each.
     """
-    judge, last = graph.validator, rounds[-1]
+    scorer, last = graph.validator, rounds[-1]
     if loop.align:
         for number in rounds:
             graph.add(Sample(number, graph.generator))
-            graph.add(Score(number, judge))
+            graph.add(Score(number, scorer))
             graph.add(Preferences(number))
         graph.generator = graph.add(Align(rounds, graph.generator))
     graph.add(Greedy(last, graph.generator))
     if loop.rec_tune:
-        start = judge if loop.validator_start == "previous" else None
+        start = scorer if loop.validator_start == "previous" else None
         graph.validator = graph.add(RecTune(rounds, start))
-    graph.add(Evaluate(last, judge, graph.validator))
+    graph.add(Evaluate(last, scorer, graph.validator))
 
 
 def _add_recommender(graph: Graph, arms: Sequence[str], use: str) -> None:
@@ -166,7 +166,7 @@ def add_test(exp: Experiment, graph: Graph) -> None:
 
 
 def test_stage(exp: Experiment, graph: Graph) -> RecipeStage:
-    """The stage that reads the test split: of the arms alone in a run from ratings alone, without a loop."""
+    """The stage that reads the test split; without a loop it measures the arms only."""
     if text_sources(exp.ctr.arms) == {"none"} and exp.pipeline.done(TEXTS) is None:
         return ReadTestRatings()
     return ReadTest(graph.validator, graph.plain)

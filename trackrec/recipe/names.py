@@ -45,5 +45,5 @@ def round_of(name: str) -> int:
 
 
 def existing(*stages: str | None) -> tuple[str, ...]:
-    """Those that are stages, each once: None stands for the base model, which is none."""
+    """The names that are not None, each once: None stands for the base model, which no stage made."""
     return tuple(dict.fromkeys(stage for stage in stages if stage))

@@ -11,7 +11,9 @@ from trackrec.runtime.errors import SettingError
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """The loop: how many rounds, who plays, which rows score and tune. Every choice of rows is by hash.
+    """How many rounds, which users take part, which rows score texts and tune V. Rows are chosen by hash.
+
+    G is the generator, V the validator.
 
     Attributes:
         rounds: T of the paper.
@@ -20,7 +22,7 @@ class LoopSettings:
         disjoint: V never tunes on a row that it later scores; false mixes them, as the public release does.
         warmup: tune V once on the distilled G's greedy texts before it scores round 1.
         warmup_users: share of the users whose rows warm V up, with the teacher's texts instead of greedy ones, so
-            that V sees more users than play; null keeps to those who play and to the distilled G's texts.
+            that V sees more users than take part in the loop; null keeps to those, and to the distilled G's texts.
         validator_start: each round's V starts from the plain ``base`` (paper) or from the ``previous`` V.
         validator_lr: peak learning rate of V in the rounds; null is ``rec_tune.model.lr``, that of the warm-up and of
             the V without texts. A V that goes on from the ``previous`` one loses at the warm-up's rate what it learnt

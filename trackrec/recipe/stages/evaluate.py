@@ -28,12 +28,12 @@ class Evaluate(RecipeStage):
 
     Attributes:
         round: whose texts are read; 0 is before the rounds.
-        judge: the stage of the V that scored the round's draws.
+        scorer: the stage of the V that scored the round's draws; its rows of the metrics table are filed as ``judge``.
         tuned: the stage of the V that the round ended with.
     """
 
     round: int
-    judge: str | None
+    scorer: str | None
     tuned: str | None
     by_part = True
     keys = (*VALIDATOR, "scoring", *EVALUATED)
@@ -46,7 +46,7 @@ class Evaluate(RecipeStage):
     @property
     def inputs(self) -> tuple[str, ...]:
         """See `RecipeStage.inputs`."""
-        return existing(DATA, in_round(self.round, "greedy"), self.judge, self.tuned)
+        return existing(DATA, in_round(self.round, "greedy"), self.scorer, self.tuned)
 
     def classes(self, exp: Experiment) -> tuple[str, ...]:
         """The engine that reads V's answers."""
@@ -56,7 +56,7 @@ class Evaluate(RecipeStage):
         """See `RecipeStage.run`."""
         read = in_round(self.round, "greedy")
         greedy, texts = exp.table(read, "reccots"), texts_of(exp, read)
-        validators = {"judge": self.judge} if self.judge == self.tuned else {"judge": self.judge, "tuned": self.tuned}
+        validators = {"judge": self.scorer} | ({} if self.scorer == self.tuned else {"tuned": self.tuned})
         notes: dict[str, Any] = {}
         rows: list[dict[str, Any]] = []
         for number, (arm, validator) in enumerate(validators.items()):

@@ -48,7 +48,7 @@ class Sample(RecipeStage):
 
 @dataclass(frozen=True)
 class Greedy(RecipeStage):
-    """One greedy text per history that plays or is evaluated on validation rows; round 0 comes before the rounds."""
+    """One greedy text per history that takes part or is evaluated on validation rows; round 0 precedes the rounds."""
 
     round: int
     generator: str | None
@@ -73,7 +73,7 @@ class Greedy(RecipeStage):
     def run(self, exp: Experiment, out: Path) -> dict[str, Any]:
         """See `RecipeStage.run`."""
         cohort = cohort_of(exp)
-        # A V that warms up on the teacher's texts needs none of the distilled G.
+        # A validator that warms up on the teacher's texts needs no text of the distilled generator.
         tuned = cohort.loop_histories if self.round or exp.loop.warmup_users is None else []
         wanted = sorted({*tuned, *cohort.valid["history_id"].to_list()})
         return write_texts(exp, out, wanted, self.generator, self.round, greedy=True)

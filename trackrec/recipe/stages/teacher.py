@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TeacherTexts(RecipeStage):
-    """The teacher's RecCoTs for its share of the histories that play or warm V up."""
+    """The teacher's RecCoTs for its share of the histories that take part in the loop or warm V up."""
 
     name = TEACHER
     keys = ("teacher", "prompts", "loop.warmup_users", "loop.wrong_teacher", *PLAYERS)
