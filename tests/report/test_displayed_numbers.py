@@ -112,10 +112,10 @@ def test_the_counts_of_the_page(made_report: Report) -> None:
     (table,) = (table for table in tables(made_report, "run") if table.columns == ("stage", "what", "count"))
     assert {(stage, what): count.value for stage, what, count in table.rows} == {
         ("distill", "texts that G was distilled on"): USERS,
-        ("warmup/rec_tune", "rows that warmed V up"): 40,
-        ("round-1/sample", "histories that play"): USERS,
+        ("warmup/rec_tune", "rows of the warm-up of V"): 40,
+        ("round-1/sample", "histories in a round"): USERS,
         ("round-1/sample", "draws in a round"): 3 * USERS,
-        ("round-1/score", "questions to V in a round"): 3 * 4 * USERS,
+        ("round-1/score", "scores by V in a round"): 3 * 4 * USERS,
         ("round-2/rec_tune", "rows that tuned V in the last round"): 40,
         ("round-2/evaluate", "validation rows of V"): 48,
         ("round-2/evaluate", "histories of these"): USERS,

@@ -69,7 +69,7 @@ def test_what_an_older_config_left_is_not_read(made_dir: Any, tmp_path: Path) ->
     assert run.has("round-1/align")
     assert "round-1/greedy" in run.outdated
     assert not run.has("round-1/rec_tune")
-    assert "Left out, since what they read has been replaced: round-1/greedy" in missing(
+    assert "Left out, since their inputs have been replaced: round-1/greedy" in missing(
         build_report(tmp_path / "run", config)
     )
 
@@ -110,7 +110,7 @@ def test_monitors_are_shown_with_what_to_do(made_dir: Any, tmp_path: Path) -> No
     report = build_report(tmp_path / "run", config)
     first, second, _ = section(report, "monitors").blocks
     assert isinstance(first, Paragraph)
-    assert first.text == "2 readings of 3 monitors were judged, 1 more had too few rows behind them; 1 past a limit."
+    assert first.text == "2 readings of 3 monitors were compared with limits, 1 more had too few rows; 1 past a limit."
     assert second == Notice(
         Badge("warning", "open"), "Saturation after round-1/align: saturated sets is high. Lower align.model.lr."
     )

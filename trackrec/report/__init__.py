@@ -1,1 +1,1 @@
-"""What a person reads."""
+"""The report of a run: a page, a Markdown file and tables in the terminal."""

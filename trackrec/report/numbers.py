@@ -20,9 +20,9 @@ class RunNumbers(RunFiles):
 
     @cached_property
     def _cells(self) -> dict[tuple[Any, ...], Interval]:
-        own = self.metrics.filter(pl.col("seed") == -1)
+        over_seeds = self.metrics.filter(pl.col("seed") == -1)
         names = (*_KEY, "value", "ci_low", "ci_high", "n")
-        return {row[:6]: Interval(*row[6:]) for row in own.select(names).iter_rows()}
+        return {row[:6]: Interval(*row[6:]) for row in over_seeds.select(names).iter_rows()}
 
     def measured(
         self,
@@ -35,41 +35,40 @@ class RunNumbers(RunFiles):
         part: str = "all",
     ) -> Num | None:
         """One number of the metrics tables, of all rows or one slice; None where it wasn't measured."""
-        found = self._cells.get((stage, round_, split, arm, name, part))
-        return None if found is None else as_num(found, unit)
+        interval = self._cells.get((stage, round_, split, arm, name, part))
+        return None if interval is None else as_num(interval, unit)
 
     def ceiling(self, split: str, name: str, reader: str = "bayes") -> Num | None:
-        """The best value that anyone could reach, where a metrics table holds a row ``<reader>_<name>`` of that split.
+        """The best possible value, if a metrics table holds a row ``<reader>_<name>`` of that split; else None.
 
-        A world that was simulated knows the probability behind each label, and with it the AUC of a perfect model.
+        In a simulated world the probability behind each label is known, and with it the AUC of a perfect model.
 
         Args:
             split: of the rows.
             name: of the metric.
-            reader: ``bayes`` knows everything, ``told`` makes the most of what the histories tell.
+            reader: ``bayes`` knows the true probabilities, ``told`` is the best predictor from the histories.
         """
-        found = self.metrics.filter((pl.col("name") == f"{reader}_{name}") & (pl.col("split") == split))
-        if not len(found):
+        rows = self.metrics.filter((pl.col("name") == f"{reader}_{name}") & (pl.col("split") == split))
+        if not len(rows):
             return None
-        return as_num(Interval(*found.select("value", "ci_low", "ci_high", "n").row(0)))
+        return as_num(Interval(*rows.select("value", "ci_low", "ci_high", "n").row(0)))
 
     def arms(self, stage: str, split: str) -> list[str]:
         """Arms of a stage's metrics."""
-        own = self.metrics.filter((pl.col("stage") == stage) & (pl.col("split") == split))
-        return own["arm"].unique(maintain_order=True).to_list()
+        rows = self.metrics.filter((pl.col("stage") == stage) & (pl.col("split") == split))
+        return rows["arm"].unique(maintain_order=True).to_list()
 
     def names(self, stage: str, split: str, arm: str) -> list[str]:
-        """Names of the numbers measured of an arm, on all rows."""
-        own = self._of_arm(stage, split, arm).filter((pl.col("slice") == "all") & (pl.col("seed") == -1))
-        return own["name"].unique(maintain_order=True).to_list()
+        """Names of an arm's metrics on all rows."""
+        rows = self._of_arm(stage, split, arm).filter((pl.col("slice") == "all") & (pl.col("seed") == -1))
+        return rows["name"].unique(maintain_order=True).to_list()
 
     def slices(self, stage: str, split: str, arm: str) -> list[str]:
-        """Parts of the rows on which an arm was measured too."""
+        """Parts of the rows on which an arm was measured separately."""
         return sorted(set(self._of_arm(stage, split, arm)["slice"]) - {"all"})
 
     def _of_arm(self, stage: str, split: str, arm: str) -> pl.DataFrame:
-        chosen = (pl.col("stage") == stage) & (pl.col("split") == split) & (pl.col("arm") == arm)
-        return self.metrics.filter(chosen)
+        return self.metrics.filter((pl.col("stage") == stage) & (pl.col("split") == split) & (pl.col("arm") == arm))
 
 
 def as_num(value: Interval, unit: Unit = "score") -> Num:

@@ -30,14 +30,14 @@ FOLDER = "report"
 
 
 def build_report(run_dir: Path, config: Mapping[str, Any]) -> Report:
-    """Everything that the tables and manifests of a run tell; what isn't there is named as missing.
+    """The report from a run's tables and manifests; it names the parts that are missing.
 
     Args:
         run_dir: of the run, finished or not.
         config: the resolved configuration as plain types.
 
     Raises:
-        TableError: the directory holds no done stage, or a table can't be read.
+        TableError: the directory holds no finished stage, or a table can't be read.
     """
     run = RunNumbers(run_dir, config)
     if not run.manifests:

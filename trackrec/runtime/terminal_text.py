@@ -16,11 +16,10 @@ def printable(text: str, keep: str = "\n") -> str:
         text: any.
         keep: control characters that stay as they are.
     """
-    return "".join(char if char in keep or _is_shown(char) else ascii(char)[1:-1] for char in text)
-
-
-def _is_shown(char: str) -> bool:
-    return char.isprintable() or unicodedata.category(char) == "Zs"
+    return "".join(
+        char if char in keep or char.isprintable() or unicodedata.category(char) == "Zs" else ascii(char)[1:-1]
+        for char in text
+    )
 
 
 class PrintableFormatter(logging.Formatter):

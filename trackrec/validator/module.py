@@ -41,7 +41,8 @@ class RecTuningModule(AdapterModule):
         optimizer: OptimizerSettings | None = None,
     ) -> None:
         super().__init__(lm, adapter, lr, optimizer)
-        self._labels, self.answers = lm.chat.label_tokens(), answers
+        self._labels = lm.chat.label_tokens()
+        self.answers = answers
 
     def sums(self, batch: ValidatorBatch) -> StepSums:
         """Over the rows, -log p(answer)."""

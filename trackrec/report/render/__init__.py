@@ -1,1 +1,1 @@
-"""From a document to HTML, Markdown, SVG and the terminal."""
+"""Renders a report as HTML, Markdown and SVG, and tables in the terminal."""

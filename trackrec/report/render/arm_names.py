@@ -1,10 +1,10 @@
-"""What the arms of a run are called, in the terminal as on the page, and in which order they stand."""
+"""Names and order of a run's arms, the same in the terminal and on the page."""
 
 from __future__ import annotations
 
 from trackrec.ctr.arms.arm import CLASSICS, MEANS, VALIDATORS, Arm
 
-_WHOLE = {
+_FULL_NAMES = {
     "item_mean": "item mean",
     "user_mean": "user mean",
     "item_user": "item mean + user mean",
@@ -26,9 +26,9 @@ _TEXTS = {
 
 
 def text_name(arm: str) -> str:
-    """What is read in an arm: ``the history itself`` of ``prompt``; several texts are joined by ``+``.
+    """The name of an arm's text: ``the history itself`` for ``prompt``; several texts are joined by ``+``.
 
-    A classic model goes by its own name.
+    For a classic model the name of the model comes first.
     """
     parsed = Arm.parse(arm)
     if parsed.coverage < 1:
@@ -40,9 +40,9 @@ def text_name(arm: str) -> str:
 
 
 def arm_name(arm: str, net: str) -> str:
-    """The arm in full: ``DIN + RecCoT`` of ``reccot``, ``logistic regression, no text`` of ``logistic``."""
-    if arm in _WHOLE:
-        return _WHOLE[arm]
+    """The full name of an arm: ``DIN + RecCoT`` for ``reccot``, ``logistic regression, no text`` for ``logistic``."""
+    if arm in _FULL_NAMES:
+        return _FULL_NAMES[arm]
     parsed = Arm.parse(arm)
     model = _CLASSIC_NAMES.get(parsed.model, net)
     if not parsed.texts:
@@ -51,11 +51,11 @@ def arm_name(arm: str, net: str) -> str:
 
 
 def arm_order(arm: str) -> tuple[int, int, int, str]:
-    """A key to sort arms by: means, the net, the classic models, V; each without text first, then by its texts."""
+    """A sort key for arms: means, the net, classic models, the validator; each without text first, then by texts."""
     parsed = Arm.parse(arm)
     if parsed.model == "mean":
         return 0, MEANS.index(arm), 0, arm
     if parsed.model == "validator":
         return 3, VALIDATORS.index(arm), 0, arm
-    place = list(_TEXTS).index(parsed.text) if parsed.coverage == 1 and parsed.text in _TEXTS else len(_TEXTS)
-    return (1, place, 0, arm) if parsed.model == "net" else (2, CLASSICS.index(parsed.model), place, arm)
+    text = list(_TEXTS).index(parsed.text) if parsed.coverage == 1 and parsed.text in _TEXTS else len(_TEXTS)
+    return (1, text, 0, arm) if parsed.model == "net" else (2, CLASSICS.index(parsed.model), text, arm)

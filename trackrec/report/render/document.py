@@ -1,7 +1,7 @@
-"""What a report says, before it is a page: sections of text, tables, figures and examples.
+"""A report as data: sections of text, tables, figures and examples.
 
-The page and the Markdown file are two views of one document, so they state the same facts. All text in it is plain:
-each view escapes what it writes.
+The page and the Markdown file are rendered from the same document, so they state the same facts. All text in it is
+plain: each renderer escapes what it writes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ class Num:
 
     Attributes:
         value: the number.
-        low: lower end of its 95 % interval, NaN where it has none.
+        low: lower end of its 95 % interval, NaN without one.
         high: upper end.
-        n: rows (or texts, steps, users: the column or caption says) behind it, None where the table says so elsewhere.
+        n: how many rows (or texts, steps, users: the column or caption says which) it was computed from; None if the
+            table shows that elsewhere.
         unit: ``score`` .7314, ``signed`` +.0021, ``share`` 12.3 %, ``one`` 23.4, ``count`` 6,353,
-            ``digits`` four of them, whatever the size.
+            ``digits`` four significant digits.
     """
 
     value: float
@@ -37,7 +38,7 @@ class Num:
 
     @property
     def text(self) -> str:
-        """The value alone."""
+        """The value without its interval."""
         return write_number(self.value, self.unit)
 
     @property
@@ -50,7 +51,7 @@ class Num:
 
 @dataclass(frozen=True)
 class Badge:
-    """A short judgement."""
+    """A short verdict; its tone decides the colour."""
 
     text: str
     tone: Tone
@@ -76,12 +77,12 @@ class TableBlock:
 
 @dataclass(frozen=True)
 class Figure:
-    """Drawings that are read together, what to see in them, and the numbers behind them.
+    """Drawings that are read together, how to read them, and their numbers.
 
     Attributes:
-        caption: what to see.
+        caption: how to read them.
         panels: one SVG element each.
-        numbers: what the panels draw, as a table.
+        numbers: the numbers of the panels, as a table.
         legend: names of the series, in the order of their colours.
         pairs: the panels belong together two by two.
         folded: the page shows the numbers on demand only.
@@ -104,14 +105,14 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Missing:
-    """What the report would hold here if the run had it, and how to get it."""
+    """What is missing here from the run, and how to get it."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Notice:
-    """A sentence that must not be overlooked, after its judgement."""
+    """An important sentence, shown after a badge."""
 
     judgement: Badge
     text: str
@@ -119,7 +120,7 @@ class Notice:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer to a question, and the sentences that it rests on."""
+    """The answer to a question, and the results that support it."""
 
     question: str
     answer: Badge
@@ -128,7 +129,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Span:
-    """A piece of a text; ``marked`` where it names what the history doesn't hold."""
+    """A piece of a text; ``marked`` if it is a name that isn't in the history."""
 
     text: str
     marked: bool = False
@@ -136,11 +137,11 @@ class Span:
 
 @dataclass(frozen=True)
 class Example:
-    """One user: what G read, and what was written about it.
+    """One user: the history that the generator read, and the texts about it.
 
     Attributes:
-        title: who.
-        history: the lines that G read, with whether each was liked.
+        title: the user.
+        history: the lines that the generator read, with whether each was liked.
         texts: (who wrote it, the text in pieces), in the order of the rounds.
     """
 
@@ -170,7 +171,7 @@ Block = TableBlock | Figure | Paragraph | Missing | Notice | Verdict | Example |
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it.
+    """A heading and its blocks.
 
     Attributes:
         key: its anchor.
@@ -199,17 +200,17 @@ class Report:
 
     def blocks(self) -> list[Block]:
         """The blocks of all sections, the folded ones too."""
-        found = [block for section in self.sections for block in section.blocks]
-        return [part for block in found for part in (block.blocks if isinstance(block, Folded) else (block,))]
+        blocks = [block for section in self.sections for block in section.blocks]
+        return [part for block in blocks for part in (block.blocks if isinstance(block, Folded) else (block,))]
 
 
 def sentence(text: str) -> str:
-    """A text with a capital letter."""
+    """The text with its first letter in upper case."""
     return text[:1].upper() + text[1:]
 
 
 def write_number(value: float, unit: Unit) -> str:
-    """A number as a person reads it; see `Num`. NaN is a dash."""
+    """A number as text; see `Num` for the units. NaN is a dash."""
     if math.isnan(value):
         return "–"
     if unit == "count":

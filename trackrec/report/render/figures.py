@@ -40,7 +40,7 @@ class Reference(NamedTuple):
 
 
 class Bin(NamedTuple):
-    """Rows whose predictions fall together: their mean prediction, and how often the label was 1."""
+    """Rows with similar predictions: their mean prediction, and how often the label was 1."""
 
     confidence: float
     frequency: Num
@@ -48,7 +48,7 @@ class Bin(NamedTuple):
 
 def forest(title: str, rows: Sequence[tuple[str, Num]], lower_is_better: bool = False) -> str:
     """Differences with their intervals, one under the other, around a line at zero."""
-    right, left = ("bad", "good") if lower_is_better else ("good", "bad")
+    above, below = ("bad", "good") if lower_is_better else ("good", "bad")
     ends = [end for _, num in rows for end in (num.low, num.high, num.value)]
     low, high = room([*ends, 0.0])
     low, high = min(low, -0.05 * high), max(high, -0.05 * low)
@@ -56,9 +56,9 @@ def forest(title: str, rows: Sequence[tuple[str, Num]], lower_is_better: bool = 
     x = Scale(low, high, 8, WIDTH - 8)
     bottom = height - BOTTOM
     parts = [line(x(0), TOP - 8, x(0), bottom, "zero"), *x_axis(x, ticks(low, high), bottom)]
-    for place, (name, num) in enumerate(rows):
-        y = TOP + 46 * place + 10
-        tone = right if num.low > 0 else left if num.high < 0 else "open"
+    for index, (name, num) in enumerate(rows):
+        y = TOP + 46 * index + 10
+        tone = above if num.low > 0 else below if num.high < 0 else "open"
         parts.append(words(8, y, name, "row-name"))
         parts.append(words(WIDTH - 8, y, num.text, "row-value", "end"))
         parts.extend(_whisker(x(num.low), y + 15, x(num.high), y + 15, tone))
@@ -79,8 +79,8 @@ def by_round(
     Args:
         title: what is measured.
         groups: names of the rounds, left to right.
-        points: one number per group, None where there is none.
-        lines: levels drawn across; one with an interval gets a band. Their names stand in a gutter at the right.
+        points: one number per group, None if there is none.
+        lines: levels drawn as horizontal lines, with a band for an interval. Their names are in a gutter at the right.
         axis: what the groups are.
     """
     shown = [num for num in points if num is not None and math.isfinite(num.value)]
@@ -89,19 +89,19 @@ def by_round(
     step = (end - LEFT) / len(groups)
     parts = [*y_axis(y, ticks(y.low, y.high, 4), share=any(num.unit == "share" for num in shown)), *_levels(y, lines)]
     parts.append(words(end, _HEIGHT - BOTTOM + 33, axis, "axis-name", "end"))
-    for place, (name, num) in enumerate(zip(groups, points, strict=True)):
-        x = LEFT + step * (place + 0.5)
+    for index, (name, num) in enumerate(zip(groups, points, strict=True)):
+        x = LEFT + step * (index + 0.5)
         parts.append(words(x, _HEIGHT - BOTTOM + 18, name, anchor="middle"))
         if num is not None and math.isfinite(num.value):
             parts.extend(_whisker(x, y(num.low), x, y(num.high), "s0"))
             parts.append(_dot(x, y(num.value), "s0"))
-    told = [f"{name}: {num.text} {num.interval}" for name, num in zip(groups, points, strict=True) if num]
-    told += [f"{reference.name}: {reference.level.text}" for reference in lines]
-    return panel(title, "; ".join(told), _HEIGHT, parts)
+    labels = [f"{name}: {num.text} {num.interval}" for name, num in zip(groups, points, strict=True) if num]
+    labels += [f"{reference.name}: {reference.level.text}" for reference in lines]
+    return panel(title, "; ".join(labels), _HEIGHT, parts)
 
 
 def _by_round_scale(nums: Sequence[Num]) -> Scale:
-    """Room for every interval; what can't be negative isn't drawn below zero, and no noise fills the panel."""
+    """Room for every interval, not below zero unless a value is; a minimum range keeps noise from looking large."""
     ends = [end for num in nums for end in (num.low, num.high, num.value) if math.isfinite(end)]
     unit = nums[0].unit if nums else "score"
     low, high = room(ends, least=_LEAST[unit])
@@ -111,7 +111,7 @@ def _by_round_scale(nums: Sequence[Num]) -> Scale:
 
 
 def curves(title: str, series: Sequence[Sequence[tuple[float, float]]], zero: bool = False, share: bool = False) -> str:
-    """Lines over optimizer steps; long ones are drawn as means of stretches.
+    """Lines over optimizer steps; long ones are drawn as means of consecutive points.
 
     Args:
         title: what is drawn.
@@ -152,9 +152,9 @@ def histogram(
         title: which values.
         values: the values.
         edges: bin edges, the same for all panels that are read together.
-        most: the highest share drawn, likewise.
+        most: the highest share of the y axis, the same for all panels that are read together.
         name: of the values' axis.
-        order: of its colour.
+        order: number of its colour.
     """
     shares = np.histogram(values, edges)[0] / max(1, len(values))
     x = Scale(edges[0], edges[-1], LEFT, WIDTH - RIGHT)
@@ -179,19 +179,19 @@ def histogram(
 
 
 def reliability(title: str, bins: Sequence[Bin], order: int = 0) -> str:
-    """How often the label was 1 against what V said; on the diagonal V is right. Dots grow with their rows."""
+    """How often the label was 1 against P(Yes); a calibrated V is on the diagonal. A dot's area grows with its rows."""
     height = WIDTH - LEFT + TOP
     x = Scale(0, 1, LEFT, WIDTH - RIGHT)
     y = Scale(0, 1, height - BOTTOM, TOP)
     marks = [0.0, 0.25, 0.5, 0.75, 1.0]
-    parts = [*y_axis(y, marks), *x_axis(x, marks, height - BOTTOM, "what V said"), line(x(0), y(0), x(1), y(1), "zero")]
+    parts = [*y_axis(y, marks), *x_axis(x, marks, height - BOTTOM, "P(Yes)"), line(x(0), y(0), x(1), y(1), "zero")]
     most = max((entry.frequency.n or 0 for entry in bins), default=1)
     for entry in bins:
         num = entry.frequency
         parts.extend(_whisker(x(entry.confidence), y(num.low), x(entry.confidence), y(num.high), f"s{order % 5}"))
         radius = 2.5 + 5 * math.sqrt((num.n or 0) / most)
         parts.append(_dot(x(entry.confidence), y(num.value), f"s{order % 5}", radius))
-    label = "; ".join(f"said {entry.confidence:.2f}, was {entry.frequency.text}" for entry in bins)
+    label = "; ".join(f"P(Yes) {entry.confidence:.2f}, liked {entry.frequency.text}" for entry in bins)
     return panel(title, label, height, parts)
 
 
@@ -200,8 +200,8 @@ def bars(title: str, rows: Sequence[tuple[str, float, str]]) -> str:
     height = TOP + 34 * len(rows) + 4
     most = max((amount for _, amount, _ in rows), default=0) or 1
     parts = []
-    for place, (name, amount, text) in enumerate(rows):
-        y = TOP + 34 * place + 8
+    for index, (name, amount, text) in enumerate(rows):
+        y = TOP + 34 * index + 8
         parts.append(words(0, y, name, "row-name"))
         parts.append(words(WIDTH, y, text, "row-value", "end"))
         parts.append(element("rect", x=0, y=y + 6, width=WIDTH, height=7, rx=3.5, class_="track"))
@@ -212,8 +212,9 @@ def bars(title: str, rows: Sequence[tuple[str, float, str]]) -> str:
 
 
 def _levels(y: Scale, lines: Sequence[Reference]) -> list[str]:
-    """Lines across, with names that keep clear of each other."""
-    parts, last = list[str](), -math.inf
+    """Horizontal lines, with names that don't overlap."""
+    parts: list[str] = []
+    last = -math.inf
     for name, num in sorted(lines, key=lambda reference: -reference.level.value):
         if math.isfinite(num.low) and math.isfinite(num.high):
             top = y(num.high)
@@ -236,7 +237,7 @@ def _dot(x: float, y: float, kind: str, radius: float = 4.0) -> str:
 
 
 def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most `_MOST_POINTS` points: means of equal stretches."""
+    """At most `_MOST_POINTS` points: means of equally many consecutive ones."""
     finite = [(step, value) for step, value in points if math.isfinite(value)]
     if len(finite) <= _MOST_POINTS:
         return finite

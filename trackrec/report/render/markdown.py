@@ -1,9 +1,8 @@
-"""A report as Markdown: the facts of the page, its figures as the numbers behind them."""
+"""A report as Markdown: the same facts as on the page, with the figures as tables of their numbers."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from functools import singledispatch
 
 from trackrec.report.render.document import (
@@ -18,7 +17,6 @@ from trackrec.report.render.document import (
     Num,
     Paragraph,
     Report,
-    Span,
     TableBlock,
     Verdict,
     sentence,
@@ -38,7 +36,7 @@ def to_markdown(report: Report) -> str:
 
 
 def plain(text: str) -> str:
-    """A text whose characters mean themselves, on one line."""
+    """A text on one line, escaped so that none of its characters is markup."""
     return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
 
 
@@ -72,7 +70,7 @@ def _(block: Verdict) -> str:
 @write.register
 def _(block: TableBlock) -> str:
     heads = [plain(name) for name in block.columns]
-    marks = ["---" if place == 0 else "---:" for place in range(len(heads))]
+    marks = ["---", *["---:"] * (len(heads) - 1)]
     rows = [[_cell(cell) for cell in row] for row in block.rows]
     lines = ["| " + " | ".join(row) + " |" for row in (heads, marks, *rows)]
     return "\n".join([plain(block.caption), "", *lines])
@@ -91,7 +89,10 @@ def _(block: Folded) -> str:
 @write.register
 def _(block: Example) -> str:
     history = "; ".join(f"{plain(line)} {'+' if liked else '−'}" for line, liked in block.history)
-    texts = [f"- {plain(name)}: {_spans(spans) or '(no text)'}" for name, spans in block.texts]
+    texts = []
+    for name, spans in block.texts:
+        pieces = [f"**{plain(span.text)}**" if span.marked else _plain_piece(span.text) for span in spans]
+        texts.append(f"- {plain(name)}: {''.join(pieces) or '(no text)'}")
     note = "(liked +, not liked −; bold: not in the history)"
     return "\n".join([f"### {plain(block.title)}", "", f"History {note}: {history}", "", *texts])
 
@@ -109,11 +110,7 @@ def _cell(cell: Cell) -> str:
     return plain(cell.text if isinstance(cell, Badge) else cell)
 
 
-def _spans(spans: Sequence[Span]) -> str:
-    return "".join(f"**{plain(span.text)}**" if span.marked else _kept(span.text) for span in spans)
-
-
-def _kept(text: str) -> str:
-    """Escaped, with the spaces at its ends, which part it from a marked name."""
+def _plain_piece(text: str) -> str:
+    """See `plain`; spaces at the ends are kept, since they separate the piece from a marked name."""
     body = plain(text)
     return f"{' ' if text[:1].isspace() else ''}{body}{' ' if body and text[-1:].isspace() else ''}"

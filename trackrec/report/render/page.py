@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs no network and no script."""
+"""A report as one HTML page without network access and scripts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from trackrec.report.render.document import (
     Paragraph,
     Report,
     Section,
-    Span,
     TableBlock,
     Verdict,
     sentence,
@@ -61,11 +60,12 @@ def to_html(report: Report) -> str:
 
 
 def _section(section: Section) -> str:
-    blocks, shown = [], 0
+    blocks: list[str] = []
+    examples = 0
     for block in section.blocks:
         if isinstance(block, Example):
-            blocks.append(_example(block, opened=shown < _OPEN_EXAMPLES))
-            shown += 1
+            blocks.append(_example(block, opened=examples < _OPEN_EXAMPLES))
+            examples += 1
         else:
             blocks.append(write(block))
     heading = f'<h2 id="{section.key}-title">{escape(section.title)}</h2>'
@@ -104,11 +104,15 @@ def _(block: Verdict) -> str:
 
 @write.register
 def _(block: TableBlock) -> str:
-    kinds = [_kind(block, place) for place in range(len(block.columns))]
+    # Columns with numbers are aligned right, columns of words left.
+    kinds = [
+        "number" if any(isinstance(row[index], Num) for row in block.rows) else "words"
+        for index in range(len(block.columns))
+    ]
     heads = zip(kinds, block.columns, strict=True)
     head = "".join(f'<th scope="col" role="columnheader" class="{kind}">{escape(name)}</th>' for kind, name in heads)
     rows = "".join(f'<tr role="row">{_row(row, kinds, block.columns)}</tr>\n' for row in block.rows)
-    # A phone shows the rows of a wide table as cards. That takes a table's meaning away, hence the roles.
+    # A phone shows the rows of a wide table as cards; the roles tell screen readers that it still is a table.
     wide = " wide" if len(block.columns) > _WIDE else ""
     stack = " stack" if len(block.columns) > _NARROW else ""
     return (
@@ -151,27 +155,22 @@ def _example(block: Example, opened: bool) -> str:
         f'<span class="word"> {"liked" if liked else "not liked"}</span></li>'
         for line, liked in block.history
     )
-    texts = "".join(
-        f"<div><h4>{escape(name)}</h4>"
-        + (f"<p>{_spans(spans)}</p></div>" if spans else '<p class="none">no text</p></div>')
-        for name, spans in block.texts
-    )
+    marked = '<mark title="not in the history">{}</mark>'
+    texts = []
+    for name, spans in block.texts:
+        pieces = [marked.format(escape(span.text)) if span.marked else escape(span.text) for span in spans]
+        text = f"<p>{''.join(pieces)}</p>" if spans else '<p class="none">no text</p>'
+        texts.append(f"<div><h4>{escape(name)}</h4>{text}</div>")
     return (
         f'<details class="example"{" open" if opened else ""}><summary>{escape(block.title)}</summary>'
-        f'<div class="sides"><div><h4>history</h4><ul>{history}</ul></div>{texts}</div></details>'
+        f'<div class="sides"><div><h4>history</h4><ul>{history}</ul></div>{"".join(texts)}</div></details>'
     )
 
 
 def prose(text: str) -> str:
     """Escaped text, with `commands` between back quotes as code."""
     parts = escape(text).split("`")
-    return "".join(f"<code>{part}</code>" if place % 2 else part for place, part in enumerate(parts))
-
-
-def _kind(table: TableBlock, place: int) -> str:
-    """Numbers stand right, words left."""
-    cells = [row[place] for row in table.rows]
-    return "number" if any(isinstance(cell, Num) for cell in cells) else "words"
+    return "".join(f"<code>{part}</code>" if index % 2 else part for index, part in enumerate(parts))
 
 
 def _row(row: Sequence[Cell], kinds: Sequence[str], columns: Sequence[str]) -> str:
@@ -189,8 +188,3 @@ def _cell(cell: Cell) -> str:
     if isinstance(cell, Num):
         return f"{cell.text} <small>{cell.interval}</small>" if cell.interval else cell.text
     return escape(cell)
-
-
-def _spans(spans: Sequence[Span]) -> str:
-    marked = '<mark title="not in the history">{}</mark>'
-    return "".join(marked.format(escape(span.text)) if span.marked else escape(span.text) for span in spans)

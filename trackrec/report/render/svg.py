@@ -1,6 +1,6 @@
-"""The few SVG parts that figures are made of: scales, ticks, axes, and a panel that says what it is.
+"""The SVG parts of figures: scales, ticks, axes, and a panel with a label for screen readers.
 
-A panel is 340 units wide, about the width of a phone, so that its words keep their size on every screen. Colours are
+A panel is 340 units wide, about the width of a phone, so that its text has the same size on every screen. Colours are
 classes of the page's style sheet (``s0`` ... ``s4`` for series), which has a light and a dark set.
 """
 
@@ -30,7 +30,7 @@ class Scale(NamedTuple):
 
 
 def element(tag: str, content: str | None = None, **attributes: object) -> str:
-    """One element; ``class_`` is ``class``, underscores are hyphens, numbers are cut to two decimals."""
+    """One element; ``class_`` becomes ``class``, underscores become hyphens, floats are rounded to two decimals."""
     parts = []
     for name, value in attributes.items():
         shown = f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
@@ -54,7 +54,7 @@ def panel(title: str, label: str, height: float, parts: Sequence[str]) -> str:
 
     Args:
         title: the heading that is drawn.
-        label: what a screen reader says: what is drawn, and what it shows.
+        label: for screen readers: what is drawn, and its numbers.
         height: in units.
         parts: the elements.
     """
@@ -95,7 +95,7 @@ def tick_text(value: float, others: Sequence[float], share: bool = False) -> str
 
 
 def room(values: Sequence[float], share: float = 0.08, least: float = 1e-3) -> tuple[float, float]:
-    """The range of finite values with some room at both ends; [0, 1] where there is none."""
+    """The range of finite values with some room at both ends; [0, 1] if there are none."""
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return 0.0, 1.0
@@ -115,7 +115,7 @@ def y_axis(scale: Scale, marks: Sequence[float], share: bool = False) -> list[st
 
 
 def x_axis(scale: Scale, marks: Sequence[float], y: float, name: str = "") -> list[str]:
-    """Numbers under the drawing, and what they are."""
+    """Numbers under the drawing, and the name of the axis."""
     parts = [line(scale.start, y, scale.end, y, "axis")]
     for mark in marks:
         parts.append(line(scale(mark), y, scale(mark), y + 4, "axis"))

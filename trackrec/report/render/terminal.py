@@ -1,4 +1,4 @@
-"""What a person reads in the terminal: rounds, then arms."""
+"""The tables in the terminal: rounds, then arms."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ class Cells:
         }
 
     def value(self, stage: str, round_: int, split: str, arm: str, name: str) -> float | None:
-        """The number alone, None where it wasn't measured."""
-        found = self._rows.get((stage, round_, split, arm, name))
-        return found[0] if found else None
+        """The number without its interval, None if it wasn't measured."""
+        row = self._rows.get((stage, round_, split, arm, name))
+        return row[0] if row else None
 
     def text(self, stage: str, round_: int, split: str, arm: str, name: str, interval: bool = True) -> str:
         """``.1234 [.1111, .1357]``, or a dash."""
-        found = self._rows.get((stage, round_, split, arm, name))
-        if not found:
+        row = self._rows.get((stage, round_, split, arm, name))
+        if not row:
             return "-"
-        value, low, high, _ = found
+        value, low, high, _ = row
         if not interval or low != low:
             return number(value)
         return f"{number(value)} [{number(low)}, {number(high)}]"
 
     def count(self, stage: str, round_: int, split: str, arm: str, name: str) -> str:
-        """Rows behind a number."""
-        found = self._rows.get((stage, round_, split, arm, name))
-        return f"{found[3]:,}" if found else "-"
+        """How many rows a number was computed from."""
+        row = self._rows.get((stage, round_, split, arm, name))
+        return f"{row[3]:,}" if row else "-"
 
 
 def number(value: float) -> str:
@@ -57,9 +57,10 @@ def number(value: float) -> str:
 
 
 def rounds_table(metrics: pl.DataFrame, rounds: int) -> Table:
-    """Rounds × G's held-out reward, V's AUC and ACC, and what the greedy texts look like; all on validation rows.
+    """Rounds × the generator's (G's) held-out reward, the validator's (V's) AUC and ACC, and measures of greedy texts.
 
-    G's reward is judged by the V that scored the round; "before" is the same V's reward of the G it replaced.
+    All on validation rows. The V that scored the round's draws computes both rewards: "before" is that of the G before
+    the round's alignment.
     """
     cells = Cells(metrics)
     table = Table(title="Rounds (validation)", title_justify="left")
@@ -94,10 +95,10 @@ def arms_table(metrics: pl.DataFrame, split: str, net: str, rounds: int) -> Tabl
     table.add_column("arm", no_wrap=True)
     for name in (*_COLUMNS.values(), "rows"):
         table.add_column(name, justify="right", no_wrap=True)
-    others = metrics.filter((pl.col("stage") == ("test" if split == "test" else "ctr")) & (pl.col("split") == split))
-    # Shares of the users have a table of their own.
-    whole = [arm for arm in others["arm"].unique() if Arm.parse(arm).coverage == 1]
-    for arm in sorted({*whole, *VALIDATORS}, key=arm_order):
+    trained = metrics.filter((pl.col("stage") == ("test" if split == "test" else "ctr")) & (pl.col("split") == split))
+    # Arms with texts for a share of the users are in `coverage_table`.
+    full_coverage = [arm for arm in trained["arm"].unique() if Arm.parse(arm).coverage == 1]
+    for arm in sorted({*full_coverage, *VALIDATORS}, key=arm_order):
         key = _where(arm, split, rounds)
         if cells.value(*key, "auc") is None:
             continue
@@ -107,8 +108,9 @@ def arms_table(metrics: pl.DataFrame, split: str, net: str, rounds: int) -> Tabl
 
 
 def coverage_table(metrics: pl.DataFrame, split: str, net: str) -> Table | None:
-    """AUC against the share of the users that keep their texts, from none to all; None where no share was asked for."""
-    cells, stage = Cells(metrics), "test" if split == "test" else "ctr"
+    """AUC by the share of users that keep their texts, from none to all; None if no such arm was trained."""
+    cells = Cells(metrics)
+    stage = "test" if split == "test" else "ctr"
     trained = metrics.filter(pl.col("stage") == stage)["arm"].unique().to_list()
     shares = {share: arm for arm in trained if (share := Arm.parse(arm).coverage) < 1}
     if not shares:
@@ -125,7 +127,7 @@ def coverage_table(metrics: pl.DataFrame, split: str, net: str) -> Table | None:
 
 
 def _where(arm: str, split: str, rounds: int) -> tuple[str, int, str, str]:
-    """Stage, round, split and arm under which a row of the arms table is filed."""
+    """Stage, round, split and arm of the metrics that a row of the arms table shows."""
     if split == "test":
         return "test", -1, split, arm
     if arm == "validator/reccot":
@@ -137,7 +139,8 @@ def _where(arm: str, split: str, rounds: int) -> tuple[str, int, str, str]:
 
 def differences(metrics: pl.DataFrame, split: str, net: str) -> list[str]:
     """One line per comparison of RecCoT with its controls: the paired difference in AUC, with its interval."""
-    cells, stage = Cells(metrics), "test" if split == "test" else "ctr"
+    cells = Cells(metrics)
+    stage = "test" if split == "test" else "ctr"
     lines = []
     for other in ("none", "shuffled"):
         text = cells.text(stage, -1, split, "reccot", f"auc_minus_{other}")
@@ -155,7 +158,7 @@ def print_report(metrics: pl.DataFrame, facts: Mapping[str, object], console: Co
 
     Args:
         metrics: all metrics of the run.
-        facts: ``rounds``, ``split``, ``net``, and ``test_reads`` where the test split was read.
+        facts: ``rounds``, ``split``, ``net``, and ``test_reads`` if the test split was read.
         console: where to.
     """
     split, net = str(facts["split"]), str(facts["net"])

@@ -1,4 +1,4 @@
-"""S-DPO as its logs tell it: how many sets there were, and the course of loss, margin, accuracy and likelihood."""
+"""S-DPO from its notes and logs: the number of sets, and the course of loss, margin, accuracy and likelihood."""
 
 from __future__ import annotations
 
@@ -37,32 +37,30 @@ def alignment_section(run: RunNumbers) -> Section:
         return Section("alignment", "Alignment (S-DPO)", [Missing(text)])
     blocks.append(_sets_table(run, rounds))
     logs = {number: log for number in rounds if (log := run.step_logs(in_round(number, "align"))) is not None}
-    kept = {number: log for number, log in logs.items() if "loss" in log.columns}
-    if kept:
-        blocks.append(_curves(kept, rounds))
-    without = [number for number in rounds if number not in kept and run.has(in_round(number, "align"))]
-    if without:
-        blocks.extend(_last_steps(run, without))
+    with_loss = {number: log for number, log in logs.items() if "loss" in log.columns}
+    if with_loss:
+        blocks.append(_curves(with_loss, rounds))
+    without_loss = [number for number in rounds if number not in with_loss and run.has(in_round(number, "align"))]
+    if without_loss:
+        blocks.extend(_last_steps(run, without_loss))
     return Section("alignment", "Alignment (S-DPO)", blocks)
 
 
 def _sets_table(run: RunNumbers, rounds: Sequence[int]) -> TableBlock:
     notes = {number: run.notes(in_round(number, "preferences")) for number in rounds}
-    reasons = [reason for reason in _DROPPED if any(own.get(reason) for own in notes.values())]
+    reasons = [reason for reason in _DROPPED if any(counts.get(reason) for counts in notes.values())]
+    keys = ("histories", "draws", "equal_draws_merged", "cut_draws", *reasons, "sets")
     rows: list[list[Cell]] = []
-    for number, own in notes.items():
-        counts = [
-            own.get(key, 0) for key in ("histories", "draws", "equal_draws_merged", "cut_draws", *reasons, "sets")
-        ]
-        cells = [Num(float(count), unit="count") for count in counts]
-        each = Num(own["negatives"] / own["sets"] if own.get("sets") else float("nan"), unit="one")
-        rows.append([str(number), *cells, each, reward_label_correlation(run, number) or "–"])
+    for number, counts in notes.items():
+        cells = [Num(float(counts.get(key, 0)), unit="count") for key in keys]
+        per_set = Num(counts["negatives"] / counts["sets"] if counts.get("sets") else float("nan"), unit="one")
+        rows.append([str(number), *cells, per_set, reward_label_correlation(run, number) or "–"])
     columns = ("round", "histories", "draws", "equal, merged", "cut", *(_DROPPED[reason] for reason in reasons))
     return TableBlock(
-        "Preference sets, from train rows. One set per history: the draw that V likes best is chosen, the others are "
-        "rejected. Sets are dropped whose draws are all cut, all wrong, or all alike to V. The last column is the "
-        "correlation of a question's reward with its label, with a 95 % interval over users: near one, V says much the "
-        "same whatever it reads.",
+        "Preference sets, from train rows. One set per history: the draw with the highest reward is chosen, the others "
+        "are rejected. A set is dropped if all its draws are cut, if V is wrong on all of them, or if their rewards "
+        "hardly differ. The last column is the correlation of a target's reward with its label, with a 95 % interval "
+        "over users: near one, V's answer hardly depends on what it reads.",
         (*columns, "sets", "negatives a set", "corr(reward, label)"),
         rows,
     )
@@ -98,7 +96,7 @@ def _curves(logs: dict[int, pl.DataFrame], rounds: Sequence[int]) -> Figure:
     caption = (
         "The loss starts at ln(1+K) and falls as the margin between chosen and rejected grows. A chosen log-ratio that "
         "falls far below zero means that the chosen texts themselves become unlikely: the likelihood is displaced. "
-        "Saturated sets teach nothing any more."
+        "Saturated sets no longer teach anything."
     )
     return Figure(caption, panels, table, [f"round {number}" for number in rounds], folded=True)
 
@@ -122,7 +120,7 @@ def _last_steps(run: RunNumbers, rounds: Sequence[int]) -> list[Block]:
             "`log_every_n_steps` beyond the number of steps."
         ),
         TableBlock(
-            "What the last optimizer step measured, on the train sets of its batch: one step is noisy.",
+            "Values of the last optimizer step, on the train sets of its batch: one step is noisy.",
             ("round", *(title for title, _ in _CURVES.values()), "steps"),
             rows,
         ),

@@ -1,4 +1,4 @@
-"""Whether the texts helped: arms, their differences with intervals, and what the intervals allow one to say."""
+"""Whether the texts helped: arms, their differences with intervals, and the verdicts that follow."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _READ = {1: "once", 2: "twice"}
 
 
 class Difference(NamedTuple):
-    """A comparison in words, what is compared, by how much, and the smallest true difference that would show."""
+    """A comparison: its name, its measure, the difference, and the smallest true difference that would be detected."""
 
     name: str
     measure: str
@@ -54,7 +54,7 @@ class Difference(NamedTuple):
 
 
 def verdict(difference: Num, name: str = "auc") -> Badge:
-    """``helps`` where the whole interval is on the good side of zero, ``hurts`` on the bad one, else no evidence."""
+    """``helps`` if the interval lies on the good side of zero, ``hurts`` if on the bad side, else ``no evidence``."""
     low, high = (
         (difference.low, difference.high) if name not in _LOWER_IS_BETTER else (-difference.high, -difference.low)
     )
@@ -64,7 +64,7 @@ def verdict(difference: Num, name: str = "auc") -> Badge:
 
 
 def arms_section(run: RunNumbers, net: str) -> Section:
-    """Verdict, differences and arms on the test split where it was read, on validation beside it."""
+    """Verdict, differences and arms: on the test split if it was read, with validation below it; else on validation."""
     stages = [stage for stage in _SPLITS if run.arms(stage, _SPLITS[stage])]
     blocks: list[Block] = []
     if not stages:
@@ -81,12 +81,12 @@ def arms_section(run: RunNumbers, net: str) -> Section:
 
 def _stage_blocks(run: RunNumbers, stage: str, net: str, with_verdict: bool) -> list[Block]:
     split = _SPLITS[stage]
-    found = _differences(run, stage)
+    differences = _differences(run, stage)
     blocks: list[Block] = []
     if with_verdict and (answer := _verdict(run, stage, net)):
         blocks.append(answer)
-    if found:
-        blocks.append(_forest(found, split, net, _intervals(run)))
+    if differences:
+        blocks.append(_forest(differences, split, net, _intervals(run)))
     blocks.append(_arms_table(run, stage, net))
     if slices := _slices_table(run, stage, net):
         blocks.append(Folded("By kind of item, history and user", [slices]))
@@ -94,8 +94,9 @@ def _stage_blocks(run: RunNumbers, stage: str, net: str, with_verdict: bool) -> 
 
 
 def _differences(run: RunNumbers, stage: str) -> list[Difference]:
-    """Of every arm with text against every arm it is paired with; the best placebo is one of them."""
-    split, found = _SPLITS[stage], []
+    """Every arm with text minus every arm it was compared with; not the best placebo, which is one of these."""
+    split = _SPLITS[stage]
+    differences = []
     for arm in sorted(run.arms(stage, split), key=lambda name: (name != "reccot", name)):
         for name in run.names(stage, split, arm):
             measure, minus, other = name.partition("_minus_")
@@ -105,89 +106,84 @@ def _differences(run: RunNumbers, stage: str) -> list[Difference]:
                 num = run.measured(stage, split, arm, name, unit="signed")
                 assert num is not None
                 seen = run.measured(stage, split, arm, f"{name}_mde")
-                found.append(Difference(f"{sentence(text_name(arm))} minus {text_name(other)}", measure, num, seen))
-    return found
+                title = f"{sentence(text_name(arm))} minus {text_name(other)}"
+                differences.append(Difference(title, measure, num, seen))
+    return differences
 
 
 def _intervals(run: RunNumbers) -> str:
-    """What the intervals of the arms hold."""
+    """What the intervals of the arms cover."""
     seeds = len(run.config["ctr"]["seeds"])
     if seeds > 1:
         return f"Intervals are 95 %, over users and {seeds} training seeds together."
-    return "Intervals are 95 %, over users; one training seed shows nothing of the chance of training."
+    return "Intervals are 95 %, over users; with one training seed they leave out the randomness of training."
 
 
-def _forest(found: Sequence[Difference], split: str, net: str, intervals: str) -> Figure:
+def _forest(differences: Sequence[Difference], split: str, net: str, intervals: str) -> Figure:
     panels = [
         forest(
             f"{net}: difference in {MEASURES[measure]}",
-            [(one.name, one.num) for one in found if one.measure == measure],
+            [(difference.name, difference.num) for difference in differences if difference.measure == measure],
             measure in _LOWER_IS_BETTER,
         )
         for measure in MEASURES
-        if any(one.measure == measure for one in found)
+        if any(difference.measure == measure for difference in differences)
     ]
     return Figure(
-        "An interval that crosses the line at zero is no evidence either way. A text that carries something about its "
-        "user stands right of zero against no text and against another user's text, in AUC and ACC; in LogLoss, left.",
+        "An interval that contains zero is no evidence either way. If the text says something about its user, AUC and "
+        "ACC rise (right of zero) and LogLoss falls (left), against no text as well as against another user's text.",
         panels,
-        _difference_table(found, f"Differences between arms on {_ROWS[split]} rows, paired. {intervals}"),
+        _difference_table(differences, f"Differences between arms on {_ROWS[split]} rows, paired. {intervals}"),
         folded=True,
     )
 
 
-def _difference_table(found: Sequence[Difference], caption: str) -> TableBlock:
+def _difference_table(differences: Sequence[Difference], caption: str) -> TableBlock:
     rows: list[list[Cell]] = [
-        [
-            f"{one.name}, {MEASURES[one.measure]}",
-            one.num,
-            verdict(one.num, one.measure),
-            one.seen or "–",
-            Num(one.num.n or 0, unit="count"),
-        ]
-        for one in found
+        [f"{name}, {MEASURES[measure]}", num, verdict(num, measure), seen or "–", Num(num.n or 0, unit="count")]
+        for name, measure, num, seen in differences
     ]
     return TableBlock(caption, ("comparison", "difference", "verdict", "smallest that would show", "rows"), rows)
 
 
 def _slices_table(run: RunNumbers, stage: str, net: str) -> TableBlock | None:
-    """AUC without and with the RecCoT on parts of the rows, and what the differences allow one to say."""
+    """AUC without and with the RecCoT on parts of the rows, and the verdicts on the differences."""
     split = _SPLITS[stage]
     rows: list[list[Cell]] = []
     for part in sorted(run.slices(stage, split, "reccot"), key=list(_SLICES).index):
         plain = run.measured(stage, split, "none", "auc", part=part)
-        told = run.measured(stage, split, "reccot", "auc", part=part)
+        with_text = run.measured(stage, split, "reccot", "auc", part=part)
         nums = [
             run.measured(stage, split, "reccot", f"auc_minus_{other}", unit="signed", part=part)
             for other in ("none", "best_placebo")
         ]
-        if plain is None or told is None:
+        if plain is None or with_text is None:
             continue
-        judged: list[Cell] = []
+        comparisons: list[Cell] = []
         for num in nums:
-            judged += ["–", "–"] if num is None else [num, verdict(num)]
-        rows.append([_SLICES[part], plain, told, *judged, Num(told.n or 0, unit="count")])
+            comparisons += ["–", "–"] if num is None else [num, verdict(num)]
+        rows.append([_SLICES[part], plain, with_text, *comparisons, Num(with_text.n or 0, unit="count")])
     columns = ("rows of", f"{net}, no text", f"{net} + RecCoT", "minus no text", "verdict", "minus the best placebo")
     caption = (
         f"AUC on parts of the {_ROWS[split]} rows; parts with fewer than {LEAST_USERS} users are left out. "
-        f"{_intervals(run)} One in twenty misses zero by chance alone."
+        f"{_intervals(run)} One interval in twenty excludes zero by chance alone."
     )
     return TableBlock(caption, (*columns, "verdict", "rows"), rows) if rows else None
 
 
 def _verdict(run: RunNumbers, stage: str, net: str) -> Verdict | None:
-    """Helps: better than no text and than the placebo that is best on validation."""
+    """The texts helped if they are better than no text and than the placebo that is best on validation."""
     split = _SPLITS[stage]
-    placebo = _best_placebo(run)
-    others = [other for other in ("none", placebo) if other]
+    placebos = {arm: num.value for arm in PLACEBOS if (num := run.measured("ctr", "valid", arm, "auc"))}
+    others = ["none", *([max(placebos, key=lambda arm: placebos[arm])] if placebos else [])]
     nums = {other: run.measured(stage, split, "reccot", f"auc_minus_{other}", unit="signed") for other in others}
     plain = nums.get("none")
     if plain is None:
         return None
-    given = [num for num in nums.values() if num is not None]
+    measured = [num for num in nums.values() if num is not None]
     if verdict(plain).tone == "bad":
         answer = Badge("It hurt", "bad")
-    elif all(verdict(num).tone == "good" for num in given) and len(given) > 1:
+    elif all(verdict(num).tone == "good" for num in measured) and len(measured) > 1:
         answer = Badge("It helped", "good")
     else:
         answer = Badge("No evidence that it helped", "open")
@@ -197,8 +193,8 @@ def _verdict(run: RunNumbers, stage: str, net: str) -> Verdict | None:
         for other, num in nums.items()
         if num is not None
     ]
-    if len(given) < 2:
-        grounds.append("There is no placebo arm to compare with: name shuffled in ctr.arms.")
+    if len(measured) < 2:
+        grounds.append("There is no placebo arm to compare with: add shuffled to ctr.arms.")
     if split == "valid":
         grounds.append(
             "These are validation rows, on which every choice was made: `trackrec test` reads the test split."
@@ -207,11 +203,6 @@ def _verdict(run: RunNumbers, stage: str, net: str) -> Verdict | None:
         reads = int(run.notes("test").get("test_reads", 1))
         grounds.append(f"The test split was read {_READ.get(reads, f'{reads} times')} in this run directory.")
     return Verdict(f"Does {net} recommend better with G's texts?", answer, grounds)
-
-
-def _best_placebo(run: RunNumbers) -> str | None:
-    found = {arm: num.value for arm in PLACEBOS if (num := run.measured("ctr", "valid", arm, "auc"))}
-    return max(found, key=lambda arm: found[arm]) if found else None
 
 
 def _arms_table(run: RunNumbers, stage: str, net: str) -> TableBlock:
@@ -224,7 +215,7 @@ def _arms_table(run: RunNumbers, stage: str, net: str) -> TableBlock:
             rows.append([arm_name(arm, net), *(num or "–" for num in nums), Num(nums[0].n or 0, unit="count")])
     if ceiling := run.ceiling(split, "auc"):
         others = [run.ceiling(split, name) or "–" for name in list(_COLUMNS)[1:]]
-        rows.append(["the most anyone could reach", ceiling, *others, Num(ceiling.n or 0, unit="count")])
+        rows.append(["the best possible model", ceiling, *others, Num(ceiling.n or 0, unit="count")])
     one_class = run.measured(stage, split, "reccot", "users_one_class")
     caption = f"Arms on {_ROWS[split]} rows. {_intervals(run)}"
     if one_class is not None:
@@ -236,9 +227,9 @@ def _arms_table(run: RunNumbers, stage: str, net: str) -> TableBlock:
 
 
 def _validator_blocks(run: RunNumbers, split: str) -> list[Block]:
-    """V's own numbers with and without RecCoT, and their paired difference."""
+    """The validator's (V's) metrics with and without RecCoT, and their paired difference."""
     blocks: list[Block] = []
-    places = {
+    keys = {
         "test": {arm: ("test", -1, arm) for arm in VALIDATORS},
         "valid": {
             "validator/untuned": (without_text("evaluate"), -1, "untuned"),
@@ -247,25 +238,26 @@ def _validator_blocks(run: RunNumbers, split: str) -> list[Block]:
         },
     }
     rows: list[list[Cell]] = []
-    for arm, (stage, round_, name) in places[split].items():
+    for arm, (stage, round_, name) in keys[split].items():
         nums = [run.measured(stage, split, name, measure, round_) for measure in _COLUMNS]
         if nums[0] is not None:
             rows.append([arm_name(arm, ""), *(num or "–" for num in nums), Num(nums[0].n or 0, unit="count")])
     if rows:
         caption = f"V as the recommender, on {_ROWS[split]} rows. Intervals are 95 %, over users."
         blocks.append(TableBlock(caption, ("V", *_COLUMNS.values(), "rows"), rows))
-    if found := _validator_differences(run, split, in_round(run.rounds, "rec_tune")):
+    if differences := _validator_differences(run, split, in_round(run.rounds, "rec_tune")):
         caption = f"What the RecCoT changes for V, on the same {_ROWS[split]} rows. Intervals are 95 %, over users."
-        blocks.append(_difference_table(found, caption))
+        blocks.append(_difference_table(differences, caption))
     return blocks
 
 
 def _validator_differences(run: RunNumbers, split: str, validator: str) -> list[Difference]:
-    own = validator.replace("rec_tune", "evaluate")
-    stages = (TEST, TEST) if split == TEST else (own, without_text("evaluate"))
-    ours, other = run.answers(stages[0], validator), run.answers(stages[1], without_text("rec_tune"))
-    if ours is None or other is None:
+    evaluated = validator.replace("rec_tune", "evaluate")
+    stages = (TEST, TEST) if split == TEST else (evaluated, without_text("evaluate"))
+    with_text = run.answers(stages[0], validator)
+    without = run.answers(stages[1], without_text("rec_tune"))
+    if with_text is None or without is None:
         return []
     metrics = {"auc": auc, "acc": accuracy, "log_loss": log_loss}
-    found = {name: paired_difference(metric, ours, other, "p_yes") for name, metric in metrics.items()}
-    return [Difference("V with RecCoT minus V without", name, num) for name, num in found.items() if num is not None]
+    nums = {name: paired_difference(metric, with_text, without, "p_yes") for name, metric in metrics.items()}
+    return [Difference("V with RecCoT minus V without", name, num) for name, num in nums.items() if num is not None]

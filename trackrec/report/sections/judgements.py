@@ -1,4 +1,4 @@
-"""Numbers made of V's answers and their labels."""
+"""Numbers computed from the validator's (V's) scores and the labels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _RESAMPLES = 500
 
 
 def paired_difference(metric: Callable[..., Any], ours: pl.DataFrame, other: pl.DataFrame, column: str) -> Num | None:
-    """metric(ours) - metric(other) on the same rows with its interval over users, None where the rows differ."""
+    """metric(ours) - metric(other) on the same rows with its interval over users; None if the rows differ."""
     if ours["sample_id"].to_list() != other["sample_id"].to_list():
         return None
     users, labels = ours["user_id"].to_numpy(), ours["label"].to_numpy()
@@ -42,7 +42,7 @@ def draw_rewards(run: RunNumbers, round_: int) -> pl.DataFrame | None:
 
 
 def reward_label_correlation(run: RunNumbers, round_: int) -> Num | None:
-    """Correlation of a question's reward, P(true label), with its label over all questions of a round."""
+    """Correlation of a target's reward, P(true label), with its label over all scored targets of a round."""
     scores = run.table(in_round(round_, "score"), "scores", ("sample_id", "p_true"))
     if scores is None:
         return None
@@ -57,5 +57,5 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def reward_difference(ours: pl.DataFrame, other: pl.DataFrame) -> Num | None:
-    """The change in G's held-out reward between two texts that the same V judged on the same rows."""
+    """The change in held-out reward between two generators' texts, scored by the same V on the same rows."""
     return paired_difference(balanced_mean, ours, other, "p_true")

@@ -1,4 +1,4 @@
-"""What was run and on what: data after each filter, who played, models, seeds, versions, time, memory, settings."""
+"""What was run and on what data: rows after each filter and in each stage, models, seeds, versions, costs, settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trackrec.report.numbers import RunNumbers
 from trackrec.report.render.document import Block, Cell, Code, Figure, Missing, Num, Section, TableBlock
 from trackrec.report.render.figures import bars
 
-# The counts of the data stage in the order in which rows are lost; what isn't named here follows under its own name.
+# The counts of the data stage in the order of its filters; counts that aren't listed here follow under their own names.
 _DATA = {
     "ratings_read": "ratings read",
     "duplicate_ratings": "left out: duplicates",
@@ -31,21 +31,19 @@ _DATA = {
     "train": "train samples",
     "valid": "validation samples",
     "test": "test samples",
-    "reward": "train samples that may score G (use: reward)",
-    "tune": "train samples that may tune V (use: tune)",
+    "reward": "train samples for rewards (use: reward)",
+    "tune": "train samples for tuning V (use: tune)",
 }
 _HIDDEN = {"threshold"}
 
 
 def run_section(run: RunNumbers) -> Section:
-    """Data, players, models and versions."""
+    """Data, rows of the stages, models and versions."""
     blocks: list[Block] = []
     if run.has("data"):
         blocks.append(_data_table(run))
-    players = _players(run)
-    if players:
-        caption = "Who took part, and with how many rows."
-        blocks.append(TableBlock(caption, ("stage", "what", "count"), players))
+    if counts := _stage_counts(run):
+        blocks.append(TableBlock("What the stages processed.", ("stage", "what", "count"), counts))
     blocks.append(_models_table(run))
     return Section("run", "What was run", blocks)
 
@@ -80,13 +78,13 @@ def missing_blocks(run: RunNumbers) -> list[Block]:
     blocks: list[Block] = []
     absent = [name for name in stage_names(run.config) if not run.has(name)]
     if absent:
-        blocks.append(Missing(f"Not done yet: {', '.join(absent)}. `trackrec fit` with the same config goes on."))
+        blocks.append(Missing(f"Not done yet: {', '.join(absent)}. `trackrec fit` with the same config continues."))
     if not run.has("test"):
         blocks.append(Missing("The test split has not been read for this state of the run: `trackrec test` reads it."))
     if run.outdated:
         names = ", ".join(run.outdated)
         blocks.append(
-            Missing(f"Left out, since what they read has been replaced: {names}. `trackrec fit` renews them.")
+            Missing(f"Left out, since their inputs have been replaced: {names}. `trackrec fit` runs them again.")
         )
     if run.foreign:
         names = ", ".join(run.foreign)
@@ -109,16 +107,16 @@ def _data_table(run: RunNumbers) -> TableBlock:
     return TableBlock(caption, ("what", "count"), rows)
 
 
-def _players(run: RunNumbers) -> list[list[Cell]]:
-    """Rows of what the stages took in, as far as they are done."""
+def _stage_counts(run: RunNumbers) -> list[list[Cell]]:
+    """What the finished stages processed: stage, what, count."""
     wanted = [
-        ("teacher", "asked", "histories that the teacher was asked about"),
+        ("teacher", "asked", "histories given to the teacher"),
         ("teacher", "without_text", "of them without a text"),
         ("distill", "examples", "texts that G was distilled on"),
-        (in_round(0, "rec_tune"), "tuning_rows", "rows that warmed V up"),
-        (in_round(1, "sample"), "histories", "histories that play"),
+        (in_round(0, "rec_tune"), "tuning_rows", "rows of the warm-up of V"),
+        (in_round(1, "sample"), "histories", "histories in a round"),
         (in_round(1, "sample"), "texts", "draws in a round"),
-        (in_round(1, "score"), "questions", "questions to V in a round"),
+        (in_round(1, "score"), "questions", "scores by V in a round"),
         (in_round(run.rounds, "rec_tune"), "tuning_rows", "rows that tuned V in the last round"),
         (in_round(run.rounds, "evaluate"), "questions", "validation rows of V"),
         (in_round(run.rounds, "evaluate"), "histories", "histories of these"),
@@ -162,11 +160,11 @@ def _describe(backbone: Mapping[str, Any]) -> str:
 
 def _versions(run: RunNumbers) -> dict[str, list[str]]:
     """Versions as one line, with the stages that ran on them."""
-    found: dict[str, list[str]] = {}
+    stages: dict[str, list[str]] = {}
     for stage, manifest in run.manifests.items():
         line = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
-        found.setdefault(line, []).append(stage)
-    return found
+        stages.setdefault(line, []).append(stage)
+    return stages
 
 
 # -- time and memory ----------------------------------------------------------------------------------------------
@@ -184,7 +182,8 @@ def cost_section(run: RunNumbers) -> Section:
         kind = stage.rsplit("/", 1)[-1]
         seconds[kind] = seconds.get(kind, 0.0) + manifest.seconds
         memory[kind] = max(memory[kind], manifest.peak_memory_bytes)
-        count, unit = _amount(manifest.rows, manifest.notes)
+        tokens = manifest.notes.get("tokens")
+        count, unit = (sum(manifest.rows.values()), "rows") if tokens is None else (int(tokens), "tokens")
         rate = Num(count / manifest.seconds, unit="one") if count and manifest.seconds else "–"
         cells: list[Cell] = [Num(manifest.seconds, unit="one"), Num(float(count), unit="count"), unit, rate]
         rows.append([stage, *cells, Num(manifest.peak_memory_bytes / 2**30, unit="one")])
@@ -197,8 +196,8 @@ def cost_section(run: RunNumbers) -> Section:
     ]
     threads = sorted({manifest.threads for manifest in run.manifests.values()})
     table = TableBlock(
-        f"Every stage as it ran last, with {' or '.join(map(str, threads))} threads. Peak memory is the process's "
-        "(with a GPU, the GPU's) while the stage ran: what earlier stages left loaded counts too.",
+        f"The last run of every stage, with {' or '.join(map(str, threads))} threads. Peak memory is the process's "
+        "(with a GPU, the GPU's) while the stage ran, including models that earlier stages left loaded.",
         ("stage", "seconds", "amount", "of", "per second", "peak GiB"),
         rows,
     )
@@ -208,22 +207,15 @@ def cost_section(run: RunNumbers) -> Section:
     return Section("cost", title, [Figure(caption, panels, table, folded=True)])
 
 
-def _amount(rows: Mapping[str, int], notes: Mapping[str, Any]) -> tuple[int, str]:
-    """What a stage worked through: tokens where it read or wrote any, rows elsewhere."""
-    if "tokens" in notes:
-        return int(notes["tokens"]), "tokens"
-    return sum(rows.values()), "rows"
-
-
 def settings_section(run: RunNumbers) -> Section:
-    """The configuration as it ran."""
-    text = yaml.safe_dump(_given(run.saved_config), sort_keys=False, allow_unicode=True)
+    """The resolved configuration."""
+    text = yaml.safe_dump(_without_nulls(run.saved_config), sort_keys=False, allow_unicode=True)
     blocks: list[Block] = [Code("The resolved configuration (values that are null are left out)", text)]
     return Section("settings", "Settings", blocks)
 
 
-def _given(value: Any) -> Any:
+def _without_nulls(value: Any) -> Any:
     """A config without its null entries: of a trainer's sixty flags few are set."""
     if isinstance(value, Mapping):
-        return {key: _given(entry) for key, entry in value.items() if entry is not None}
+        return {key: _without_nulls(entry) for key, entry in value.items() if entry is not None}
     return value

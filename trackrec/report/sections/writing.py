@@ -1,4 +1,4 @@
-"""What G writes: diversity, length, cut share, names that the history doesn't hold, and twenty users side by side."""
+"""The generator's (G's) texts: diversity, length, cut share, names that aren't in the history, and twenty examples."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _COLUMNS = ("history_id", "text", "finish_reason")
 
 
 class Written(NamedTuple):
-    """One text, and why it ended."""
+    """One text, and whether it was cut at the length limit."""
 
     text: str
     cut: bool
@@ -60,10 +60,10 @@ class Writing:
         self.run = run
         stages = {TEACHER: TEACHER, round_name(0): in_round(0, "greedy")}
         stages |= {round_name(number): in_round(number, "greedy") for number in range(1, run.rounds + 1)}
-        found = {name: run.table(stage, "reccots", _COLUMNS) for name, stage in stages.items()}
+        tables = {name: run.table(stage, "reccots", _COLUMNS) for name, stage in stages.items()}
         self.texts: dict[str, dict[str, Written]] = {
             name: {key: Written(text, reason == "length") for key, text, reason in table.iter_rows()}
-            for name, table in found.items()
+            for name, table in tables.items()
             if table is not None
         }
 
@@ -80,7 +80,7 @@ class Writing:
 
     @cached_property
     def examples(self) -> list[str]:
-        """Histories to show: those with most texts first, then by hash, so that nobody picked them."""
+        """Histories to show: those with most texts first, then in the order of a hash, so that none is hand-picked."""
         counts = Counter(key for texts in self.texts.values() for key in texts)
         return sorted(counts, key=lambda key: (-counts[key], _hash(key)))[:EXAMPLES]
 
@@ -92,7 +92,7 @@ class Writing:
 
     @cached_property
     def book(self) -> PromptBook:
-        """Histories and items of the texts that are looked at; reads no more than those."""
+        """Histories and items of the texts that are measured or shown; no others are read."""
         return self.run.book({*self.examples, *(key for name in self.texts for key in self.measured(name))})
 
     @cached_property
@@ -102,14 +102,14 @@ class Writing:
 
     @cached_property
     def checker(self) -> ClaimChecker:
-        """Finds names of the catalogue, of those alone whose words occur in the texts."""
+        """Finds names of the catalogue in the texts that are measured or shown."""
         keys = {name: [*self.measured(name), *self.examples] for name in self.texts}
         return self.run.claim_checker(
             self.texts[name][key].text for name in keys for key in keys[name] if key in self.texts[name]
         )
 
     def shown(self, history_id: str) -> list[Rated]:
-        """The part of a history that G's prompt holds."""
+        """The part of a history that is in G's prompt."""
         return self.book.history(history_id)[-self.settings.max_history :]
 
 
@@ -127,7 +127,7 @@ def writing_section(writing: Writing) -> Section:
     table = TableBlock(
         f"Greedy texts about the {len(writing.common)} histories that have one in every round (and as many of the "
         "teacher's). distinct-2: distinct word pairs over all word pairs. Unsupported: titles and genres of the "
-        "catalogue that a text names and the history that G read doesn't hold. Intervals are 95 %, over texts.",
+        "catalogue that a text names and that aren't in the history that G read. Intervals are 95 %, over texts.",
         ("texts of", *heads, "texts"),
         rows,
     )
@@ -138,52 +138,55 @@ def writing_section(writing: Writing) -> Section:
         for name in heads
     ]
     caption = (
-        "A falling distinct-2 means that texts grow alike; more words or more cut texts, that they grow long. "
-        "Unsupported names that rise with the reward mean that G learns to please V with inventions."
+        "If distinct-2 falls, the texts become alike; if words or cut texts increase, they become long. If unsupported "
+        "names increase with the reward, G learns to raise V's scores with invented names."
     )
     return Section("writing", title, [Figure(caption, panels, table)])
 
 
 def _measures(writing: Writing, name: str) -> dict[str, Num]:
     keys = writing.measured(name)
-    own = [writing.texts[name][key] for key in keys]
-    claims = [writing.checker.check(text.text, writing.book.evidence(key)) for key, text in zip(keys, own, strict=True)]
-    texts = [text.text for text in own]
+    written = [writing.texts[name][key] for key in keys]
+    texts = [entry.text for entry in written]
+    checks = [writing.checker.check(text, writing.book.evidence(key)) for key, text in zip(keys, texts, strict=True)]
+    claims = [check.claims for check in checks]
     return {
         "distinct-2": distinct_interval(texts),
         "words": _over_texts([len(text.split()) for text in texts], unit="one"),
-        "cut": _over_texts([text.cut for text in own], unit="share"),
-        "names a text": _over_texts([one.claims for one in claims], unit="one"),
-        "unsupported": _over_texts([one.unsupported for one in claims], [one.claims for one in claims], unit="share"),
+        "cut": _over_texts([entry.cut for entry in written], unit="share"),
+        "names a text": _over_texts(claims, unit="one"),
+        "unsupported": _over_texts([check.unsupported for check in checks], claims, unit="share"),
     }
 
 
 def distinct_interval(texts: Sequence[str], n: int = 2) -> Num:
-    """`distinct_n` with an interval of two jackknife standard errors: leaving out a text takes its own n-grams along.
+    """`distinct_n` with an interval of 1.96 jackknife standard errors over texts.
 
-    A bootstrap would repeat texts, and repeated texts are never distinct.
+    A bootstrap would repeat texts, and the n-grams of a repeated text are never distinct.
     """
     value = distinct_n(texts, n)
     grams = [Counter(zip(*(text.lower().split()[start:] for start in range(n)), strict=False)) for text in texts]
-    owners = Counter(gram for own in grams for gram in own)
-    total, kinds = sum(sum(own.values()) for own in grams), len(owners)
-    left = np.array(
+    texts_with = Counter(gram for counts in grams for gram in counts)
+    total = sum(sum(counts.values()) for counts in grams)
+    # distinct_n without one text: the n-grams that no other text has go with it.
+    leave_one_out = np.array(
         [
-            (kinds - sum(owners[gram] == 1 for gram in own)) / (total - sum(own.values()))
-            for own in grams
-            if total > sum(own.values())
+            (len(texts_with) - sum(texts_with[gram] == 1 for gram in counts)) / (total - sum(counts.values()))
+            for counts in grams
+            if total > sum(counts.values())
         ]
     )
-    if len(left) < 2:
+    size = len(leave_one_out)
+    if size < 2:
         return Num(value, n=len(texts))
-    error = math.sqrt((len(left) - 1) / len(left) * float(((left - left.mean()) ** 2).sum()))
+    error = math.sqrt((size - 1) / size * float(((leave_one_out - leave_one_out.mean()) ** 2).sum()))
     return Num(value, max(0.0, value - 1.96 * error), min(1.0, value + 1.96 * error), len(texts))
 
 
-def _over_texts(parts: Sequence[float], wholes: Sequence[float] | None = None, unit: Unit = "one") -> Num:
-    """Sum of parts over sum of wholes (over the number of texts without them), with an interval over texts."""
-    upper = np.asarray(parts, np.float64)
-    lower = np.ones_like(upper) if wholes is None else np.asarray(wholes, np.float64)
+def _over_texts(numerators: Sequence[float], denominators: Sequence[float] | None = None, unit: Unit = "one") -> Num:
+    """Sum of numerators over sum of denominators (default: 1 per text), with an interval over texts."""
+    upper = np.asarray(numerators, np.float64)
+    lower = np.ones_like(upper) if denominators is None else np.asarray(denominators, np.float64)
     if not lower.sum():
         return Num(math.nan, n=len(upper), unit=unit)
 
@@ -197,45 +200,48 @@ def _over_texts(parts: Sequence[float], wholes: Sequence[float] | None = None, u
 
 
 def examples_section(writing: Writing) -> Section:
-    """Twenty users: what G read, and what the teacher and G in each round made of it."""
+    """Twenty users: the history that G read, and the texts of the teacher and of G in each round."""
     title = f"{EXAMPLES} users' texts, side by side"
     if not writing.texts:
         return Section("texts", title, [Missing("There is no text yet: run `trackrec fit`.")])
-    genres = "and attributes" if writing.settings.history_attributes else "(it saw no attributes)"
+    attributes = "with attributes" if writing.settings.history_attributes else "without attributes"
     lead = Paragraph(
-        f"Under history stand the {writing.settings.items} that G read {genres}. Marked names are in the catalogue but "
-        "not in that history; a name that is nowhere in the catalogue isn't found. Nobody picked these: those with "
-        "most texts come first, then a hash decides."
+        f"The history lists the {writing.settings.items} that G read, {attributes}. Marked names are in the catalogue "
+        "but not in that history; names that aren't in the catalogue are not found. The users are not hand-picked: "
+        "those with most texts come first, then the order is that of a hash."
     )
     blocks: list[Block] = [lead, *(_example(writing, key) for key in writing.examples)]
     return Section("texts", title, blocks)
 
 
 def _example(writing: Writing, key: str) -> Example:
-    settings, history = writing.settings, writing.shown(key)
+    settings = writing.settings
+    history = writing.shown(key)
     lines = [(describe(entry.item, settings, True), entry.liked) for entry in history]
     texts: list[tuple[str, list[Span]]] = []
-    for name, own in writing.texts.items():
+    for name, by_history in writing.texts.items():
         label = name if name == "teacher" else f"round {name}"
-        if key in own:
-            marks = writing.checker.unsupported(own[key].text, writing.book.evidence(key))
-            texts.append((f"{label}, cut" if own[key].cut else label, spans(own[key].text, marks)))
+        if written := by_history.get(key):
+            marks = writing.checker.unsupported(written.text, writing.book.evidence(key))
+            texts.append((f"{label}, cut" if written.cut else label, spans(written.text, marks)))
         else:
             texts.append((label, []))
     liked = sum(entry.liked for entry in history)
     title = f"{settings.user.capitalize()} {writing.book.user_of(key)}: {liked} of {len(history)} {settings.liked}"
     if facts := history_facts(writing.book.history(key), settings):
-        title = f"{title}. Told above the list: {' '.join(facts)}"
+        title = f"{title}. Above the list in the prompt: {' '.join(facts)}"
     return Example(title, lines, texts)
 
 
 def spans(text: str, marks: Sequence[Mention]) -> list[Span]:
-    """A text in pieces, the marked ones where it names what the history doesn't hold."""
-    plain, place, pieces = normal_form(text), 0, list[Span]()
+    """A text in pieces; the names that aren't in the history are marked ones."""
+    plain = normal_form(text)
+    pieces: list[Span] = []
+    end = 0
     for mark in marks:
-        pieces += [Span(plain[place : mark.start]), Span(plain[mark.start : mark.end], True)]
-        place = mark.end
-    return [piece for piece in (*pieces, Span(plain[place:])) if piece.text]
+        pieces += [Span(plain[end : mark.start]), Span(plain[mark.start : mark.end], True)]
+        end = mark.end
+    return [piece for piece in (*pieces, Span(plain[end:])) if piece.text]
 
 
 def _by_hash(keys: Mapping[str, object] | set[str]) -> list[str]:
