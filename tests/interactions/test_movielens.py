@@ -182,7 +182,9 @@ def test_a_header_that_names_a_column_twice_is_an_error(tmp_path: Path) -> None:
     text = (root / "ml-100k.item").read_text(encoding="utf-8")
     for name in ("item_id", "line", "text"):
         (root / "ml-100k.item").write_text(text.replace("class", name), encoding="utf-8")
-        with pytest.raises(DataError, match=r"ml-100k.item names a column twice, or one 'line' or 'text': \['item_id'"):
+        with pytest.raises(
+            DataError, match=r"ml-100k.item repeats a column or has one named 'line' or 'text': \['item_id'"
+        ):
             MovieLens(root, download=False).read()
 
 

@@ -1,4 +1,4 @@
-"""What every rating source gives back, and how its files are read: line by line, so that an error can name the line."""
+"""The base class of rating sources, the tables that they return, and text readers that keep line numbers for errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trackrec.runtime.errors import TrackRecError
 
 ROOT_KEY = "dataset.init_args.root"
 LAST_SECOND = 1e11
-"""Seconds since 1970 in the year 5138; larger ones are milliseconds taken for seconds."""
+"""Timestamps in seconds since 1970 are below this, the year 5138; larger numbers are milliseconds."""
 
 _SHOWN_BAD_LINES = 3
 _SHOWN_NAMES = 20
@@ -30,15 +30,16 @@ class DataError(TrackRecError, ValueError):
 
 
 class Ratings(NamedTuple):
-    """The first three tables of a run, in the schemas of `trackrec.storage.schemas`, and what was lost on the way.
+    """The first three tables of a run, in the schemas of `trackrec.storage.schemas`, and row counts.
 
     ``interactions`` is in file order and holds each (user, item) once; ``timestamp`` is in seconds, UTC. Every item_id
-    and user_id of it has its row in ``items`` and ``users``. ``counts`` says how many rows were read and left out. A
+    and user_id in it has a row in ``items`` and ``users``. ``counts`` says how many rows were read and left out. A
     source that knows where items were shown adds the optional column ``position``.
 
-    A source of published splits also fills the last two, whose rows are those of ``interactions`` by their ``row``; it
-    holds a (user, item) once per timestamp and split. ``splits``: row, split (train | valid | test).
-    ``own_histories``: rows (a user's who share the list), item_ids (oldest first, each in ``items``), ratings.
+    The last two tables are for datasets that publish splits or history lists; they refer to interactions by ``row``.
+    With published splits ``interactions`` holds a (user, item) once per timestamp and split. ``splits``: row, split
+    (train | valid | test). ``own_histories``: rows (one user's interactions that share the list), item_ids (oldest
+    first, each in ``items``), ratings.
     """
 
     items: pl.DataFrame
@@ -50,10 +51,10 @@ class Ratings(NamedTuple):
 
 
 class RatingSource(abc.ABC):
-    """A dataset. Constructors only check their arguments; files are touched by the two methods."""
+    """A dataset. Constructors only check their arguments; `read` and `content_key` open the files."""
 
     threshold: float
-    """A rating above this is a like, unless ``samples.threshold`` says otherwise. In the unit of the ratings."""
+    """A rating above this is a like, unless ``samples.threshold`` is set. In the unit of the ratings."""
 
     @abc.abstractmethod
     def read(self) -> Ratings:
@@ -68,11 +69,11 @@ class RatingSource(abc.ABC):
         """The sha256 of every file that `read` would read, by its name under the source's folder.
 
         Raises:
-            DataError: files are missing, with the words of `read`.
+            DataError: files are missing; the message is that of `read`.
         """
 
     def ceilings(self, samples: pl.DataFrame, histories: pl.DataFrame, threshold: float) -> dict[str, float]:
-        """The most that can be reached on some labelled rows, where the probability behind each label is known.
+        """Upper bounds of AUC and ACC on labelled rows, from a source that knows the probability behind each label.
 
         Args:
             samples: rows of the samples table.
@@ -80,14 +81,14 @@ class RatingSource(abc.ABC):
             threshold: a rating above it is a like.
 
         Returns:
-            ``bayes_auc`` and ``bayes_acc`` of whoever knows everything, ``told_auc`` and ``told_acc`` of whoever makes
-            the most of the histories; nothing for ratings of people.
+            ``bayes_auc`` and ``bayes_acc`` of predicting the true probabilities, ``told_auc`` and ``told_acc`` of the
+            best prediction from the histories; empty for real ratings.
         """
         return {}
 
 
 def choice_error(key: str, value: object, allowed: Sequence[str]) -> DataError:
-    """The error for a value that is none of ``allowed``, with the nearest one suggested."""
+    """The error for a value that is not in ``allowed``; it suggests the nearest allowed one."""
     near = difflib.get_close_matches(str(value), allowed, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return DataError(f"{key} must be one of {', '.join(map(repr, allowed))}, got {value!r}.{hint}")
@@ -114,7 +115,7 @@ def bad_lines_error(
 ) -> DataError:
     """The error that lists the first of the ``bad`` rows (columns ``line``, ``text``) of a file.
 
-    ``total``: how many there are, where ``bad`` holds only the first of them.
+    ``total``: their number, if ``bad`` holds only the first of them.
     """
     total = bad.height if total is None else total
     shown = [f"{unit} {line}: {text[:80]!r}" for line, text in bad.head(_SHOWN_BAD_LINES).select("line", "text").rows()]
@@ -123,17 +124,21 @@ def bad_lines_error(
 
 
 def read_fields(path: Path, separator: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """Cut a text file into string columns; ``line`` (from 1) and ``text`` keep where each row came from.
+    """Split a text file into string columns; ``line`` (from 1) and ``text`` keep the line of each row.
 
     No quoting: a quotation mark is part of a title. Bytes that aren't UTF-8 are read as Latin-1, which is what
     GroupLens writes. Blank lines are skipped. Without ``columns`` the first line is a header of ``name:type`` cells.
 
     Raises:
-        DataError: the file is empty or UTF-16, a line has another number of fields, or the header repeats a name.
+        DataError: the file is empty or UTF-16, a line has the wrong number of fields, or the header repeats a name.
     """
     data = path.read_bytes()
     refuse_utf16(path, data)
-    lines = _decode(data).split("\n")  # not splitlines: it also cuts at Latin-1 control characters
+    try:
+        decoded = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        decoded = data.decode("latin-1")
+    lines = decoded.split("\n")  # not splitlines: it also cuts at Latin-1 control characters
     frame = pl.DataFrame({"text": lines}, schema={"text": pl.String}).with_row_index("line", offset=1)
     frame = frame.with_columns(pl.col("text").str.strip_suffix("\r"))
     frame = frame.filter(pl.col("text").str.strip_chars() != "")
@@ -143,8 +148,8 @@ def read_fields(path: Path, separator: str, columns: Sequence[str] | None = None
         columns = [cell.split(":")[0].strip() for cell in frame["text"][0].split(separator)]
         if len({*columns, "line", "text"}) < len(columns) + 2:
             raise DataError(
-                f"{ROOT_KEY}: the header of {path} names a column twice, or one 'line' or 'text': {shown(columns)}. "
-                "Rename them there."
+                f"{ROOT_KEY}: the header of {path} repeats a column or has one named 'line' or 'text': "
+                f"{shown(columns)}. Rename them there."
             )
         frame = frame.slice(1)
     fields = pl.col("text").str.split(separator)
@@ -157,14 +162,14 @@ def read_fields(path: Path, separator: str, columns: Sequence[str] | None = None
 
 
 def shown(names: Sequence[str]) -> str:
-    """A file's names as an error can show them, whatever the file is."""
+    """Names from a file, shortened for an error message."""
     short = [name if len(name) <= _SHOWN_CHARS else f"{name[:_SHOWN_CHARS]}..." for name in names[:_SHOWN_NAMES]]
     more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
     return f"{short}{more}"
 
 
 def need_columns(path: Path, frame: pl.DataFrame, names: Sequence[str]) -> None:
-    """Check that a headed file has the columns that will be read.
+    """Check that a file with a header has the columns that will be read.
 
     Raises:
         DataError: some are missing.
@@ -180,10 +185,10 @@ def need_columns(path: Path, frame: pl.DataFrame, names: Sequence[str]) -> None:
 def parse_ratings(path: Path, frame: pl.DataFrame) -> pl.DataFrame:
     """The ``interactions`` table from string columns user_id, item_id, rating, timestamp, in file order.
 
-    Timestamps stay what the file says, to the second.
+    Timestamps keep the file's values, cut to whole seconds.
 
     Raises:
-        DataError: there is none, an id is empty, or a rating or timestamp is no number of a sensible size.
+        DataError: there is no rating, an id is empty, or a rating or timestamp is not a number in range.
     """
     rating = pl.col("rating").str.strip_chars().cast(pl.Float32, strict=False)
     seconds = pl.col("timestamp").str.strip_chars().cast(pl.Float64, strict=False)
@@ -199,7 +204,7 @@ def parse_ratings(path: Path, frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def need_unique(path: Path, frame: pl.DataFrame, key: str) -> None:
-    """Check an item or user file's ids.
+    """Check the ids of an item or user file.
 
     Raises:
         DataError: an id is empty or occurs twice.
@@ -213,7 +218,7 @@ def refuse_utf16(path: Path, start: bytes, key: str = ROOT_KEY) -> None:
     """Check the first bytes of a text file.
 
     Raises:
-        DataError: they are the mark of UTF-16, which spreadsheets write.
+        DataError: they are the byte order mark of UTF-16, which spreadsheets write.
     """
     if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         raise DataError(f"{key}: {path} is UTF-16 text. Save it as UTF-8.")
@@ -222,10 +227,3 @@ def refuse_utf16(path: Path, start: bytes, key: str = ROOT_KEY) -> None:
 def clean_text(text: str) -> str:
     """HTML entities as characters, white space folded, no other control characters."""
     return " ".join(html.unescape(text).translate(_CONTROL).split())
-
-
-def _decode(data: bytes) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("latin-1")

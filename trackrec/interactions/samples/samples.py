@@ -55,7 +55,7 @@ class SampleRules:
     """A rating is a sample only when its history has at least so many ratings."""
 
     valid: float = 0.1
-    """Validation share: of labelled rows (temporal), of users (user), of train rows (given, none being published)."""
+    """Validation share: of labelled rows (temporal), of users (user), of train rows (given, if none is published)."""
 
     test: float = 0.1
     """Test share, likewise."""
@@ -90,10 +90,11 @@ class SampleRules:
 class SampleTables(NamedTuple):
     """The tables ``histories`` (by user, then time) and ``samples`` (by time), and what to report about them.
 
-    ``counts``: users, items, ratings that were given; histories; samples; likes among them; ``users_without_samples``;
-    ``ties_dropped`` (ratings that would be samples, were it not for ``strict_ties``); samples per split and use. Of
-    published splits also ``published_*`` (ratings per split), and of own history lists ``short_histories`` (ratings
-    that are no samples since less than ``min_history`` is left) and ``future_history_items`` (entries left out).
+    ``counts``: users, items and ratings of the dataset; histories; samples; likes among them;
+    ``users_without_samples``; ``ties_dropped`` (ratings that only ``strict_ties`` keeps from being samples); samples
+    per split and use. With published splits also ``published_*`` (ratings per split). With published history lists also
+    ``published_lists``, ``short_histories`` (ratings that are no samples because fewer than ``min_history`` entries are
+    left) and ``future_history_items`` (entries left out).
     """
 
     histories: pl.DataFrame
@@ -112,7 +113,7 @@ class _Log(NamedTuple):
 
 class _Windows(NamedTuple):
     """Samples as positions: target in the log; history [start, end) and recent list [recent_start, recent_end) in
-    ``pool`` (user_id, item_id, rating), which is the log itself unless the dataset has its own history lists."""
+    ``pool`` (user_id, item_id, rating), which is the log itself unless the dataset publishes history lists."""
 
     pool: pl.DataFrame
     target: np.ndarray
@@ -127,10 +128,10 @@ def build_samples(ratings: Ratings, rules: SampleRules, threshold: float, seed: 
     """Histories and labelled samples, split.
 
     The result depends on the rows' ``row`` numbers, not on the order the frames hold them in. With ``per: user`` and no
-    ``history_len``, a history's length depends on how many ratings its user will ever give; fix it to avoid that.
+    ``history_len``, a history's length depends on all ratings of its user, later ones included; set it to avoid that.
 
     Args:
-        ratings: What a source read.
+        ratings: The tables that a source returned.
         rules: The ``samples`` section.
         threshold: The dataset's like threshold, used unless ``rules.threshold`` is set.
         seed: Of the user split and of ``use``.
@@ -151,8 +152,10 @@ def build_samples(ratings: Ratings, rules: SampleRules, threshold: float, seed: 
         )
     histories, history_ids = _histories(windows)
     samples, order = _targets(log, windows, history_ids, rules.threshold if rules.threshold is not None else threshold)
-    pool, recent, counts = windows.pool, (windows.recent_start[order], windows.recent_end[order]), windows.counts
-    # Millions of ratings: what isn't needed any more would stand beside the recent lists.
+    recent = windows.recent_start[order], windows.recent_end[order]
+    pool = windows.pool
+    counts = windows.counts
+    # There may be millions of ratings: free what isn't needed any more before the recent lists are made.
     del log, windows, history_ids, order
     samples = _with_recent_lists(samples, pool.select("item_id", "rating"), *recent)
     del pool, recent
@@ -163,12 +166,12 @@ def build_samples(ratings: Ratings, rules: SampleRules, threshold: float, seed: 
 
 
 def check_labels(samples: pl.DataFrame, interactions: pl.DataFrame, threshold: float) -> None:
-    """Check that there is something to predict.
+    """Check that the samples have both labels.
 
     Args:
         samples: The samples table.
-        interactions: The ratings that it was made of.
-        threshold: A rating above it was a like.
+        interactions: The ratings that the samples were made of.
+        threshold: A rating above it is a like.
 
     Raises:
         DataError: all samples are likes, or none is.
@@ -186,7 +189,7 @@ def check_labels(samples: pl.DataFrame, interactions: pl.DataFrame, threshold: f
 
 
 def check_splits(samples: pl.DataFrame) -> None:
-    """Check that there is something to learn from, and something to choose by.
+    """Check that the train and the validation split have both labels.
 
     Args:
         samples: The samples table.
@@ -216,11 +219,12 @@ def _sort_log(interactions: pl.DataFrame) -> _Log:
 
 
 def _windows_per_user(log: _Log, rules: SampleRules) -> _Windows:
-    """The user's first ratings are the history of all the later ones."""
+    """A user's first ratings are the history of all later ones."""
     length = np.minimum((log.size + 1) // 2, rules.max_history)
     if rules.history_len is not None:
         length = np.full_like(length, rules.history_len)
-    position, end = np.arange(log.size.size, dtype=np.int32), log.first + length
+    position = np.arange(log.size.size, dtype=np.int32)
+    end = log.first + length
     later = (position >= end) & (length >= rules.min_history)
     tied = later & (log.tie < end) if rules.strict_ties else np.zeros_like(later)
     target = position[later & ~tied]
@@ -247,26 +251,26 @@ def _with_recent(
     return _Windows(log.rows, target, start, end, recent_start, recent_end, {"ties_dropped": ties_dropped})
 
 
-def _windows_of_own(log: _Log, own: pl.DataFrame, rules: SampleRules) -> _Windows:
-    """Every rating has the end of the list published with it as history and recent list."""
+def _windows_of_own(log: _Log, lists: pl.DataFrame, rules: SampleRules) -> _Windows:
+    """The last entries of the list published with a rating are its history and its recent list."""
     if rules.per != "sample":
         raise DataError(
             f"samples.per must be 'sample' where dataset.init_args.history gives each rating its own history, got "
             f"{rules.per!r}. Set it, or leave dataset.init_args.history out to have histories computed."
         )
-    pool, uses, dropped = pool_lists(own, log.rows, rules.strict_ties)
-    long = uses.filter(pl.col("end") - pl.col("start") >= rules.min_history).sort("position")
-    target, first, end = (long[name].to_numpy() for name in ("position", "start", "end"))
+    pool, uses, dropped = pool_lists(lists, log.rows, rules.strict_ties)
+    kept = uses.filter(pl.col("end") - pl.col("start") >= rules.min_history).sort("position")
+    target, first, end = (kept[name].to_numpy() for name in ("position", "start", "end"))
     start = np.maximum(end - (rules.history_len or rules.max_history), first)
-    counts = {"ties_dropped": 0, "short_histories": log.rows.height - long.height, "future_history_items": dropped}
-    counts["published_lists"] = own.height
+    counts = {"ties_dropped": 0, "short_histories": log.rows.height - kept.height, "future_history_items": dropped}
+    counts["published_lists"] = lists.height
     return _Windows(pool, target, start, end, np.maximum(end - rules.recent_len, first), end, counts)
 
 
 def _histories(windows: _Windows) -> tuple[pl.DataFrame, pl.Series]:
-    """The histories table, each content once, and the history_id of every sample, in the order of the windows."""
+    """The histories table, without duplicates, and the history_id of every sample, in the order of the windows."""
     stride = windows.pool.height + 1
-    pairs, which = np.unique(windows.start.astype(np.int64) * stride + windows.end, return_inverse=True)
+    pairs, inverse = np.unique(windows.start.astype(np.int64) * stride + windows.end, return_inverse=True)
     start, end = np.divmod(pairs, stride)
     table = pl.DataFrame(
         {
@@ -279,17 +283,17 @@ def _histories(windows: _Windows) -> tuple[pl.DataFrame, pl.Series]:
         "history_id", table, lambda user, items, rates: stable_hash(user, *items, "|", *[str(rate) for rate in rates])
     )
     table = table.select(ids, "user_id", "item_ids", "ratings").unique("history_id", keep="first", maintain_order=True)
-    return table, ids.gather(which.ravel())
+    return table, ids.gather(inverse.ravel())
 
 
 def _targets(log: _Log, windows: _Windows, history_ids: pl.Series, threshold: float) -> tuple[pl.DataFrame, np.ndarray]:
-    """The samples in time order, with ``row`` but without recent lists, split and use; and which windows are theirs."""
+    """The samples in time order, with ``row`` but without recent lists, split and use; and the index of each window."""
     targets = log.rows[windows.target]
     ids = _hashes("sample_id", targets.select("user_id", "item_id", "timestamp", "row"), stable_hash)
     if ids.is_duplicated().any():
         raise DataError("interactions: a (user_id, item_id, timestamp, row) repeats. Number the rows of the source.")
     keys = targets.select("timestamp", "row", ids)
-    # The row decides nearly always; sorting by the ids as well would copy them.
+    # Nearly always the rows break all ties; sorting by the ids as well would copy them.
     by = ["timestamp", "row"] if keys["row"].is_unique().all() else ["timestamp", "row", "sample_id"]
     order = keys.select(pl.arg_sort_by(by).alias("order"))["order"].to_numpy()
     label = (pl.col("rating") > threshold).cast(pl.Int8).alias("label")
@@ -298,15 +302,15 @@ def _targets(log: _Log, windows: _Windows, history_ids: pl.Series, threshold: fl
 
 
 def _with_recent_lists(samples: pl.DataFrame, pool: pl.DataFrame, start: np.ndarray, end: np.ndarray) -> pl.DataFrame:
-    """Add the recent lists, with their items as categories: as strings they alone would take more than all the rest."""
+    """Add the recent lists. Their items are categories: as strings they would take more memory than all the rest."""
     items = _slices(pool["item_id"].cast(pl.Categorical), start, end).alias("recent_items")
     rates = _slices(pool["rating"], start, end).alias("recent_ratings")
-    before = ["sample_id", "user_id", "item_id", "label", "timestamp", "history_id"]
-    return samples.select(*before, items, rates, "row")
+    columns = ["sample_id", "user_id", "item_id", "label", "timestamp", "history_id"]
+    return samples.select(*columns, items, rates, "row")
 
 
 def _hashes(name: str, frame: pl.DataFrame, hash_row: Callable[..., str]) -> pl.Series:
-    """``hash_row`` of every row, a chunk at a time, so that millions of them never lie in Python as objects."""
+    """``hash_row`` of every row, in chunks, so that millions of rows are never Python objects at the same time."""
     parts = [pl.Series(name, [], dtype=pl.String)]
     for chunk in frame.iter_slices(_CHUNK):
         columns = [column.to_list() for column in chunk]
@@ -317,7 +321,8 @@ def _hashes(name: str, frame: pl.DataFrame, hash_row: Callable[..., str]) -> pl.
 def _slices(values: pl.Series, start: np.ndarray, end: np.ndarray) -> pl.Series:
     """``[values[a:b] for a, b in zip(start, end)]`` as a list column."""
     parts = [
-        _slices_of_chunk(values, start[at : at + _CHUNK], end[at : at + _CHUNK]) for at in range(0, len(start), _CHUNK)
+        _slices_of_chunk(values, start[first : first + _CHUNK], end[first : first + _CHUNK])
+        for first in range(0, len(start), _CHUNK)
     ]
     return pl.concat(parts) if parts else _slices_of_chunk(values, start, end)
 

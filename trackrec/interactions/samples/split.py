@@ -1,8 +1,7 @@
-"""Who trains, who validates, who tests; and which train rows reward the generator and which tune the validator."""
+"""Splits samples into train, valid and test, and train rows by use: reward the generator or tune the validator."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -12,7 +11,7 @@ from trackrec.interactions.source import DataError
 from trackrec.storage.atomic import stable_hash
 
 Protocol = Literal["temporal", "user", "given"]
-# Hashes are made in Python by so many at a time, so that millions of them never lie there as objects.
+# Rows that are hashed in Python at a time, so that millions of them are never Python objects at the same time.
 _CHUNK = 500_000
 
 
@@ -24,9 +23,9 @@ def split_samples(
     Args:
         samples: In time order, with ``user_id`` and, for ``given``, ``row``.
         protocol: ``temporal``: the last rows are test, those before them valid. ``user``: whole users, shuffled by a
-            hash of seed and id, so that a user's place depends on nobody else's id. ``given``: as published.
+            hash of seed and id, so that the order of two users depends on no other id. ``given``: as published.
         valid: Share of rows (temporal) or of users who have samples (user); for ``given`` without a validation split
-            the share of train rows, the last, that become one.
+            the share of the last train rows that become one.
         test: Likewise.
         seed: Only ``user`` depends on it.
         given: The published splits: row, split.
@@ -51,36 +50,32 @@ def split_samples(
         return _named_shares(samples.height, valid, test)
     users = samples.select(pl.col("user_id").unique())
     shuffled = sorted(users["user_id"], key=lambda user: (stable_hash(seed, user), user))
-    places = pl.DataFrame({"user_id": shuffled, "split": _named_shares(len(shuffled), valid, test)})
-    return samples.select("user_id").join(places, on="user_id", how="left", maintain_order="left")["split"]
+    assigned = pl.DataFrame({"user_id": shuffled, "split": _named_shares(len(shuffled), valid, test)})
+    return samples.select("user_id").join(assigned, on="user_id", how="left", maintain_order="left")["split"]
 
 
 def assign_use(samples: pl.DataFrame, seed: int) -> pl.Series:
-    """The column ``use``: a history's train rows, in hash order, are "tune" and "reward" by turns; other rows are "".
+    """The column ``use``: a history's train rows, in hash order, are "tune" and "reward" in turn; other rows are "".
 
-    A history with one train row gives it to "tune". The same rows get the same use in every stage and round.
+    A history's only train row is "tune". The same rows get the same use in every stage and round.
 
     Args:
         samples: With ``sample_id``, ``history_id`` and ``split``.
         seed: Of the shuffle.
     """
     train = samples.select("sample_id", "history_id", pl.col("split") == "train")
-    rows = train.with_row_index("at").filter("split")
-    order = np.fromiter((int(stable_hash(key, seed), 16) for key in _each(rows["sample_id"])), np.uint64, rows.height)
+    rows = train.with_row_index("index").filter("split")
+    chunks = (rows["sample_id"][start : start + _CHUNK].to_list() for start in range(0, rows.height, _CHUNK))
+    hashes = np.fromiter((int(stable_hash(key, seed), 16) for keys in chunks for key in keys), np.uint64, rows.height)
     history = rows.select(pl.col("history_id").rank("dense"))["history_id"].to_numpy()
-    by_turn = np.lexsort((order, history))
+    order = np.lexsort((hashes, history))
     first = np.ones(rows.height, dtype=bool)
-    first[1:] = history[by_turn][1:] != history[by_turn][:-1]
-    place = np.arange(rows.height)
-    turn = place - np.maximum.accumulate(np.where(first, place, 0))
+    first[1:] = history[order][1:] != history[order][:-1]
+    position = np.arange(rows.height)
+    turn = position - np.maximum.accumulate(np.where(first, position, 0))
     use = np.zeros(samples.height, dtype=np.int8)
-    use[rows["at"].to_numpy()[by_turn]] = 1 + turn % 2
+    use[rows["index"].to_numpy()[order]] = 1 + turn % 2
     return pl.Series("use", use).replace_strict({0: "", 1: "tune", 2: "reward"}, return_dtype=pl.String)
-
-
-def _each(values: pl.Series) -> Iterator[str]:
-    for start in range(0, len(values), _CHUNK):
-        yield from values[start : start + _CHUNK].to_list()
 
 
 def _named_shares(count: int, valid: float, test: float) -> pl.Series:

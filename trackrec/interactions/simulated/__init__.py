@@ -1,4 +1,4 @@
-"""A made-up world whose tastes and probabilities are known."""
+"""A simulated world whose tastes and probabilities are known."""
 
 from trackrec.interactions.simulated.source import Simulated
 

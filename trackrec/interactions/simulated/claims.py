@@ -1,4 +1,4 @@
-"""What a text about a user of the simulated world claims: sentences to claims, and the clauses that no rule reads."""
+"""Parses texts about users of the simulated world into claims, and collects the clauses that no rule reads."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ About = Literal["genre", "never", "era", "decade", "generosity", "title"]
 
 
 class Claim(NamedTuple):
-    """One thing said of a user.
+    """One statement about a user.
 
     Attributes:
-        about: what kind of thing. ``never`` is a genre that the user can't stand.
+        about: the kind of claim. ``never`` is a genre that the user can't stand.
         name: the genre's catalogue name, old or new, the first year of a decade, generous, harsh or balanced, a title.
-        positive: whether the user is said to like it.
+        positive: whether the text says that the user likes it.
     """
 
     about: About
@@ -59,9 +59,9 @@ _ERAS = {"old": "old", "older": "old", "classic": "old", "new": "new", "newer": 
 
 
 def read_claims(text: str) -> ReadText:
-    """The claims of a text. It knows the sentences of `trackrec.distill.ProfileTeacher` and plain ones like them.
+    """The claims of a text. The rules cover the sentences of `trackrec.distill.ProfileTeacher` and similar ones.
 
-    "Likes westerns (3), old films; avoids Horror." holds three. Sentences that say how sure a text is hold none.
+    "Likes westerns (3), old films; avoids Horror." holds three. Sentences on how sure the text is hold none.
     """
     reading = ReadText([], [])
     for clause in filter(None, (part.strip() for part in re.split(r"[.;!?\n]+", text))):
@@ -72,30 +72,30 @@ def read_claims(text: str) -> ReadText:
 def _read_clause(clause: str, reading: ReadText) -> None:
     if _SILENT.match(clause):
         return
-    if found := _GENEROSITY.match(clause):
-        reading.claims.append(Claim("generosity", found.group(1).lower()))
-    elif found := _DECADE.match(clause):
-        reading.claims.append(Claim("decade", found.group(1) or found.group(2)))
-    elif found := _TASTE.match(clause):
-        likes, _, never, listed = found.groups()
+    if match := _GENEROSITY.match(clause):
+        reading.claims.append(Claim("generosity", match.group(1).lower()))
+    elif match := _DECADE.match(clause):
+        reading.claims.append(Claim("decade", match.group(1) or match.group(2)))
+    elif match := _TASTE.match(clause):
+        likes, _, never, listed = match.groups()
         for part in _SPLIT.split(listed):
             claim = _read_object(_COUNT.sub("", part.strip()), bool(likes), bool(never))
             if claim is None:
                 reading.unparsable.append(part)
             else:
                 reading.claims.append(claim)
-    elif found := _TITLES.match(clause):
-        reading.claims.extend(Claim("title", title) for title in _SPLIT.split(found.group(1)))
+    elif match := _TITLES.match(clause):
+        reading.claims.extend(Claim("title", title) for title in _SPLIT.split(match.group(1)))
     else:
         reading.unparsable.append(clause)
 
 
 def _read_object(words: str, positive: bool, never: bool) -> Claim | None:
-    """What is liked, disliked or never watched; None where no rule reads it."""
+    """The claim for what is liked, disliked or never watched; None if no rule reads it."""
     if genre := _GENRES.get(words.casefold()):
         return Claim("never" if never else "genre", genre, positive)
-    if found := _ERA_NAME.match(words):
-        return Claim("era", _ERAS[found.group(1).lower()], positive)
-    if found := _DECADE_NAME.match(words):
-        return Claim("decade", found.group(1), positive)
+    if match := _ERA_NAME.match(words):
+        return Claim("era", _ERAS[match.group(1).lower()], positive)
+    if match := _DECADE_NAME.match(words):
+        return Claim("decade", match.group(1), positive)
     return None

@@ -1,9 +1,9 @@
-"""A logging policy with position bias in the simulated world, and what a model would earn online.
+"""A logging policy with position bias in the simulated world, and the click rate that a model would get online.
 
-A list shows ``length`` of the ``pool`` films that a user could see. A user examines place r of it with a known
-probability and clicks what is examined and liked, so a film that the logging ranker put high is clicked more often than
-it is liked more often. Weighting by the known propensities takes that out (Horvitz and Thompson 1952; for clicks
-Joachims, Swaminathan and Schnabel 2017, arXiv 1608.04468).
+A list shows ``length`` of the ``pool`` films that a user could see. A user examines position r of it with a
+known probability and clicks films that are examined and liked. So films that the logging ranker put high get more
+clicks than their likes explain. Weighting by the known propensities removes that bias (Horvitz and Thompson 1952; for
+clicks Joachims, Swaminathan and Schnabel 2017, arXiv 1608.04468).
 
 Shapes: L lists, P pool, K length.
 """
@@ -24,14 +24,14 @@ Int = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class LoggingPolicy:
-    """How lists are shown and read.
+    """How lists are shown and examined.
 
     Attributes:
         pool: films that a list could show.
         length: films that it shows.
-        explore: share of lists in random order; without it films outside the top would never be seen, and no weight
-            could make up for it.
-        bias: place r = 1, 2, ... is examined with probability r to the power of minus this.
+        explore: share of lists in random order; without it films outside the top are never shown, and no weight can
+            correct that.
+        bias: position r = 1, 2, ... is examined with probability r to the power of minus this.
     """
 
     pool: int = 30
@@ -48,7 +48,7 @@ class LoggingPolicy:
             raise DataError(f"bias must be at least 0, got {self.bias}.")
 
     def examined(self, places: Int) -> Float:
-        """P(a place is examined), places from 0; 0 from ``length`` on."""
+        """P(a position is examined), positions from 0; the probability is 0 from ``length`` on."""
         return np.where(places < self.length, (1.0 + places) ** -self.bias, 0.0)
 
 
@@ -58,7 +58,7 @@ class ClickLog(NamedTuple):
     Attributes:
         users: (L,) user numbers.
         items: item numbers of the pool.
-        places: place in the list, from 0; ``length`` and more was not shown.
+        places: position in the list, from 0; films at ``length`` and above were not shown.
         clicks: 1 where the film was examined and liked.
         propensity: P(the film is examined), over the policy's randomness and the user's.
     """
@@ -71,13 +71,13 @@ class ClickLog(NamedTuple):
 
 
 def ranks(scores: Float) -> Int:
-    """Place of each film of a list by descending score, from 0: (L, P). Equal scores keep their order."""
+    """Position of each film of a list by descending score, from 0: (L, P). Equal scores keep their order."""
     order = np.argsort(-scores, axis=1, kind="stable")
     return np.argsort(order, axis=1, kind="stable").astype(np.int64)
 
 
 def draw_pools(world: World, policy: LoggingPolicy, lists: int, seed: int) -> tuple[Int, Int]:
-    """Users (L,) and pools (L, P) of so many lists."""
+    """Users (L,) and pools (L, P), where L is ``lists``."""
     rng = np.random.default_rng([seed, 3])
     items = len(world.titles)
     pools = [rng.choice(items, size=policy.pool, replace=False) for _ in range(lists)]
@@ -85,15 +85,15 @@ def draw_pools(world: World, policy: LoggingPolicy, lists: int, seed: int) -> tu
 
 
 def log_clicks(world: World, policy: LoggingPolicy, users: Int, items: Int, scores: Float, seed: int) -> ClickLog:
-    """Show lists by the logging ranker's ``scores`` (L, P), in random order now and then, and log the clicks."""
+    """Show lists by the logging ranker's ``scores`` (L, P), a share of them in random order, and log the clicks."""
     rng = np.random.default_rng([seed, 4])
     ranked = ranks(scores)
     shuffled = rng.permuted(np.tile(np.arange(policy.pool), (len(users), 1)), axis=1)
     places = np.where(rng.random((len(users), 1)) < policy.explore, shuffled, ranked)
     likes = rng.random(items.shape) < true_likes(world, users, items)
     clicks = likes & (rng.random(items.shape) < policy.examined(places))
-    anywhere = policy.examined(np.arange(policy.pool)).mean()
-    propensity = policy.explore * anywhere + (1 - policy.explore) * policy.examined(ranked)
+    mean_examined = policy.examined(np.arange(policy.pool)).mean()
+    propensity = policy.explore * mean_examined + (1 - policy.explore) * policy.examined(ranked)
     return ClickLog(users, items, places, clicks.astype(np.int64), propensity)
 
 
@@ -119,8 +119,8 @@ def click_auc(log: ClickLog, policy: LoggingPolicy, scores: Float) -> float:
 def weighted_click_auc(log: ClickLog, scores: Float) -> float:
     """AUC of scores (L, P) against the likes, estimated from clicks by their propensities.
 
-    click / propensity is a like on average, over all films of the pools, and 1 minus it a dislike. The ratio of two
-    unbiased sums over pairs of different films; two films of one list count as independent.
+    Over all films of the pools, click / propensity is a like on average, and 1 minus it a dislike. The estimate is the
+    ratio of two unbiased sums over pairs of different films, where two films of one list are taken as independent.
     """
     likes = log.clicks / log.propensity
     return pair_auc(scores.ravel(), likes.ravel(), 1.0 - likes.ravel())
@@ -135,8 +135,9 @@ def weighted_ctr(log: ClickLog, policy: LoggingPolicy, scores: Float) -> float:
 def pair_auc(scores: Float, likes: Float, dislikes: Float) -> float:
     """Σ_{i≠j} likes_i dislikes_j [s_i > s_j] over Σ_{i≠j} likes_i dislikes_j, ties counting half. All (N,)."""
     _, group = np.unique(scores, return_inverse=True)
-    up, down = np.bincount(group, likes), np.bincount(group, dislikes)
+    up = np.bincount(group, likes)
+    down = np.bincount(group, dislikes)
     below = np.cumsum(down) - down
-    own = float((likes * dislikes).sum())  # pairs of a film with itself
-    wins = float((up * (below + 0.5 * down)).sum()) - 0.5 * own
-    return wins / (float(likes.sum() * dislikes.sum()) - own)
+    self_pairs = float((likes * dislikes).sum())  # pairs of a film with itself
+    wins = float((up * (below + 0.5 * down)).sum()) - 0.5 * self_pairs
+    return wins / (float(likes.sum() * dislikes.sum()) - self_pairs)

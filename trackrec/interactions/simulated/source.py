@@ -1,4 +1,4 @@
-"""Ratings from a simulated world, and the truth behind them: probabilities, ceilings, and which sentences hold."""
+"""Ratings from a simulated world, and the truth behind them: probabilities, upper bounds, and which claims hold."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from trackrec.metrics.scores import accuracy, auc
 
 _START = 1_100_000_000  # seconds UTC
 _SPAN = 4 * 365 * 86_400
-# Tastes drawn for a run's ceilings; four times as many move the AUC of the best reader by less than .001.
+# Tastes drawn to compute ``told_auc``; four times as many change it by less than .001.
 _BELIEF_DRAWS = 5_000
 
 
 class Ceiling(NamedTuple):
-    """How well a reader of the true probabilities ranks and answers some rows.
+    """AUC and ACC of predicting the true probabilities on some rows.
 
     Attributes:
         expected_auc: AUC over fresh draws of the labels, see `expected_auc`.
         expected_acc: mean of max(p, 1 - p).
-        auc: on the labels as they fell.
-        acc: on the labels as they fell.
+        auc: on the labels of the rows.
+        acc: on the labels of the rows.
     """
 
     expected_auc: float
@@ -42,7 +42,7 @@ class Ceiling(NamedTuple):
 
 
 class TextCheck(NamedTuple):
-    """What the claims of a text come to; ``unparsable`` counts its clauses that no rule reads."""
+    """How many claims of a text are true, false or unknown; ``unparsable`` counts clauses that no rule reads."""
 
     true: int
     false: int
@@ -54,7 +54,7 @@ def expected_auc(scores: ArrayLike, p: ArrayLike) -> float:
     """AUC of scores whose labels are drawn from known probabilities, without drawing them.
 
     Σ_{i≠j} p_i (1 - p_j) [s_i > s_j] / Σ_{i≠j} p_i (1 - p_j), ties counting half: the probability that a liked row
-    stands above another, disliked one. The noise of the labels is gone, so it tells two rankings apart with fewer rows.
+    ranks above another, disliked one. Without the labels' noise it needs fewer rows to tell two rankings apart.
 
     Args:
         scores: (N,).
@@ -65,10 +65,10 @@ def expected_auc(scores: ArrayLike, p: ArrayLike) -> float:
 
 
 class Truth:
-    """What no stage reads: a world's hidden half, by the ids of its tables.
+    """The hidden parameters of a world, by the ids of its tables. No stage reads them.
 
     Args:
-        world: everything there is.
+        world: all items and users.
     """
 
     def __init__(self, world: World) -> None:
@@ -84,36 +84,38 @@ class Truth:
         return self.world.taste(int(user_id[1:]))
 
     def ceiling(self, samples: pl.DataFrame) -> Ceiling:
-        """The best that can be reached on rows of the samples table (user_id, item_id, label)."""
+        """The upper bounds on rows of the samples table (user_id, item_id, label)."""
         p = self.probability(samples["user_id"].to_list(), samples["item_id"].to_list())
         labels = samples["label"].to_numpy()
         return Ceiling(expected_auc(p, p), float(np.maximum(p, 1 - p).mean()), auc(p, labels), accuracy(p, labels))
 
     def told_by(self, histories: pl.DataFrame, samples: pl.DataFrame, threshold: float, draws: int = 20_000) -> Float:
-        """P(like | history): what the labels of a history tell a reader who knows the rules and every item.
+        """P(like | history), given the world's rules and all items, but not the user's taste.
 
-        Tastes are drawn from the world's rules and weighted by how likely each makes the history. Ranking by this is
-        the ceiling of whoever sees histories and not users.
+        Tastes are drawn from the rules and weighted by the likelihood of the history. Ranking by this is the upper
+        bound for any model that sees only histories.
 
         Args:
             histories: the histories table.
-            samples: rows whose history is among them.
+            samples: rows whose history is in ``histories``.
             threshold: a rating above it is a like.
-            draws: of tastes.
+            draws: number of tastes drawn.
 
         Returns:
             (N,) for the rows of ``samples``.
         """
-        rules, items = self.world.rules, genre_shares(self.world.genres, self.world.rules.second)
+        rules = self.world.rules
+        items = genre_shares(self.world.genres, rules.second)
         weights, eras, generosity = draw_tastes(np.random.default_rng([draws, 2]), draws, rules)
         new = np.where(self.world.years >= rules.turn, 1.0, -1.0)
         logits = (weights @ items.T + np.outer(eras, new) + generosity[:, None]).astype(np.float32)  # (draws, I)
         logits += (rules.base + self.world.quality).astype(np.float32)
-        log_like, log_dislike = -np.logaddexp(0, -logits), -np.logaddexp(0, logits)
+        log_like = -np.logaddexp(0, -logits)
+        log_dislike = -np.logaddexp(0, logits)
         p_like = np.exp(log_like)
-        found = np.zeros(samples.height)
-        rows = samples.with_row_index("at").group_by("history_id").agg("at", "item_id")
-        targets = {history_id: (at, item_ids) for history_id, at, item_ids in rows.iter_rows()}
+        probabilities = np.zeros(samples.height)
+        rows = samples.with_row_index("index").group_by("history_id").agg("index", "item_id")
+        targets = {history_id: (indices, item_ids) for history_id, indices, item_ids in rows.iter_rows()}
         for history_id, item_ids, ratings in histories.select("history_id", "item_ids", "ratings").iter_rows():
             if history_id not in targets:
                 continue
@@ -121,18 +123,18 @@ class Truth:
             seen = _numbers(item_ids)
             fit = log_like[:, seen[liked]].sum(1) + log_dislike[:, seen[~liked]].sum(1)
             belief = np.exp(fit - fit.max())
-            at, wanted = targets[history_id]
-            found[at] = (belief / belief.sum()) @ p_like[:, _numbers(wanted)]
-        return found
+            indices, target_ids = targets[history_id]
+            probabilities[indices] = (belief / belief.sum()) @ p_like[:, _numbers(target_ids)]
+        return probabilities
 
     def check(self, user_id: str, text: str) -> TextCheck:
-        """Count a text's claims about a user by whether they hold."""
+        """Count a text's true, false and unknown claims about a user."""
         claims, unparsable = read_claims(text)
         verdicts = Counter(self.holds(user_id, claim) for claim in claims)
         return TextCheck(verdicts[True], verdicts[False], verdicts[None], len(unparsable))
 
     def holds(self, user_id: str, claim: Claim) -> bool | None:
-        """Whether a claim about a user is true; None where the user has no taste in the matter."""
+        """Whether a claim about a user is true; None if the user's taste doesn't decide it."""
         user, taste = int(user_id[1:]), self.taste(user_id)
         if claim.about == "genre":
             weight = self.world.weights[user, GENRE_NAMES.index(claim.name)]
@@ -145,8 +147,8 @@ class Truth:
             era = "old" if int(claim.name) < self.world.rules.turn else "new"
             return None if taste.era is None else (era == taste.era) == claim.positive
         if claim.about == "generosity":
-            half = self.world.rules.generosity / 2
-            kind = "generous" if taste.generosity > half else "harsh" if taste.generosity < -half else "balanced"
+            limit = self.world.rules.generosity / 2
+            kind = "generous" if taste.generosity > limit else "harsh" if taste.generosity < -limit else "balanced"
             return claim.name == kind
         item = self._items.get(claim.name)
         if item is None:
@@ -155,15 +157,15 @@ class Truth:
 
 
 class Simulated(RatingSource):
-    """Ratings of a simulated world, whose truth is known and never written into a table.
+    """Ratings of a simulated world. Its hidden parameters are known and never written into a table.
 
-    The items table shows titles, years and genres; the users table shows nothing. What a rating depends on is in
-    `WorldRules`; `truth` gives it back.
+    The items table shows titles, years and genres; the users table shows nothing. `WorldRules` says what a rating
+    depends on; `truth` returns it.
 
     Args:
-        users: how many.
-        items: how many.
-        seed: of the world; the run's seed changes nothing of it.
+        users: number of users.
+        items: number of items.
+        seed: of the world, which doesn't depend on the run's seed.
         rules: how the world is drawn.
 
     Raises:
@@ -189,7 +191,7 @@ class Simulated(RatingSource):
         return draw_world(self.users, self.items, self.seed, self.rules)
 
     def truth(self) -> Truth:
-        """The hidden half of the world, for reports and tests."""
+        """The hidden parameters of the world, for reports and tests."""
         return Truth(self._world)
 
     def read(self) -> Ratings:
@@ -200,51 +202,53 @@ class Simulated(RatingSource):
             {
                 "item_id": item_ids,
                 "title": world.titles,
-                "attributes": [[GENRE_NAMES[genre] for genre in own] for own in world.genres],
+                "attributes": [[GENRE_NAMES[genre] for genre in indices] for indices in world.genres],
                 "year": pl.Series(world.years, dtype=pl.Int32),
             }
         )
         user_ids = [f"u{number}" for number in range(self.users)]
-        nothing = pl.Series("attributes", [[] for _ in user_ids], dtype=pl.List(pl.String))
-        users = pl.DataFrame({"user_id": user_ids, "attributes": nothing})
+        no_attributes = pl.Series("attributes", [[] for _ in user_ids], dtype=pl.List(pl.String))
+        users = pl.DataFrame({"user_id": user_ids, "attributes": no_attributes})
         interactions = self._ratings()
         counts = {"items": items.height, "users": users.height, "ratings": interactions.height}
         return Ratings(items, users, interactions, counts)
 
     def ceilings(self, samples: pl.DataFrame, histories: pl.DataFrame, threshold: float) -> dict[str, float]:
-        """See `RatingSource.ceilings`; expectations over fresh labels, so no label is read."""
+        """See `RatingSource.ceilings`. They are expectations over fresh labels, so no label is read."""
         if samples.is_empty():
             return {}
         truth = self.truth()
-        best = truth.ceiling(samples)
+        ceiling = truth.ceiling(samples)
         p = truth.probability(samples["user_id"].to_list(), samples["item_id"].to_list())
-        told = truth.told_by(histories, samples, threshold, draws=_BELIEF_DRAWS)
-        right = float(np.where(told > 0.5, p, 1 - p).mean())
+        p_from_history = truth.told_by(histories, samples, threshold, draws=_BELIEF_DRAWS)
+        accuracy_from_history = float(np.where(p_from_history > 0.5, p, 1 - p).mean())
         return {
-            "bayes_auc": best.expected_auc,
-            "bayes_acc": best.expected_acc,
-            "told_auc": expected_auc(told, p),
-            "told_acc": right,
+            "bayes_auc": ceiling.expected_auc,
+            "bayes_acc": ceiling.expected_acc,
+            "told_auc": expected_auc(p_from_history, p),
+            "told_acc": accuracy_from_history,
         }
 
     def _ratings(self) -> pl.DataFrame:
-        """Every user's ratings of items met by popularity, at moments of their own, in order of time."""
+        """Every user's ratings of items drawn by popularity, each user at other times, sorted by time."""
         rng = np.random.default_rng([self.seed, 2])
-        rules, world = self.rules, self._world
+        rules = self.rules
+        world = self._world
         popularity = (1.0 + rng.permutation(self.items)) ** -rules.popularity
         popularity /= popularity.sum()
         numbers = rng.integers(rules.fewest, rules.most + 1, self.users)
-        met = [rng.choice(self.items, size=number, replace=False, p=popularity) for number in numbers]
-        users, items = np.repeat(np.arange(self.users), numbers), np.concatenate(met)
+        drawn = [rng.choice(self.items, size=number, replace=False, p=popularity) for number in numbers]
+        users = np.repeat(np.arange(self.users), numbers)
+        items = np.concatenate(drawn)
         p = world.probability(users, items)
         likes = rng.random(p.size) < p
-        # Above the threshold exactly where the row is a like; how far above or below follows p.
+        # Above the threshold exactly where the row is a like; how far above or below depends on p.
         ratings = np.where(likes, 4 + (rng.random(p.size) < p), 3 - rng.binomial(2, 1 - p))
         steps = rng.integers(60, 14 * 86_400, p.size)
-        before = np.concatenate([[0], np.cumsum(steps)])
+        elapsed = np.concatenate([[0], np.cumsum(steps)])
         first = np.concatenate([[0], np.cumsum(numbers)[:-1]])
-        since = before[1:] - np.repeat(before[first], numbers)
-        times = _START + np.repeat(rng.integers(0, _SPAN, self.users), numbers) + since
+        since_first = elapsed[1:] - np.repeat(elapsed[first], numbers)
+        times = _START + np.repeat(rng.integers(0, _SPAN, self.users), numbers) + since_first
         frame = pl.DataFrame(
             {
                 "user_id": [f"u{number}" for number in users],
@@ -258,7 +262,7 @@ class Simulated(RatingSource):
         )
 
     def content_key(self) -> dict[str, str]:
-        """The hash of the tables themselves: the settings don't tell which random numbers a NumPy release draws."""
+        """The hash of the tables: with the same settings another NumPy release may draw other random numbers."""
         ratings = self.read()
         text = "".join(getattr(ratings, name).write_ndjson() for name in ("items", "users", "interactions"))
         return {"world": hashlib.sha256(text.encode()).hexdigest()}

@@ -1,4 +1,4 @@
-"""The words of the simulated world: its genres, and titles that tell them in part."""
+"""The words of the simulated world: its genres, and titles that partly reveal them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Genre(NamedTuple):
-    """A genre: its name in the catalogue, its plural in speech, and the words that its titles favour."""
+    """A genre: its name in the catalogue, its plural, and the words of its titles."""
 
     name: str
     plural: str
@@ -63,21 +63,21 @@ GENRES = (
         "Alibi Detective Clue Cipher Witness Poison Inspector Verdict",
     ),
 )
-_TRIES = 1000  # draws of a title before it is taken that none is left
+_TRIES = 1000  # draws of a title before the unused ones count as exhausted
 GENRE_NAMES = tuple(genre.name for genre in GENRES)
 
-# Words that say nothing.
+# Words of no genre.
 ADJECTIVES = _words("Last First Long Blue Quiet Little Golden Second Northern Bitter Early Broken Open Late")
 NOUNS = _words("River House Night Road Garden Winter Story City Morning Stranger Window Summer Bridge Return")
 
 
 def draw_title(rng: np.random.Generator, genres: tuple[int, ...], told: float) -> str:
-    """A title of two words; each is one of the item's genres with probability ``told``, else it says nothing.
+    """A title of two words; each belongs to the item's genres with probability ``told``, else to none.
 
     Args:
         rng: drawn from.
-        genres: indices of the item's genres. The first supplies two thirds of the telling words.
-        told: how much a title tells.
+        genres: indices of the item's genres. The first supplies two thirds of the genre words.
+        told: probability of a genre word.
     """
 
     def word(kind: str) -> str:
@@ -92,12 +92,12 @@ def draw_title(rng: np.random.Generator, genres: tuple[int, ...], told: float) -
 def draw_titles(rng: np.random.Generator, genres: list[tuple[int, ...]], told: float) -> list[str]:
     """One title per item, each different from the others: a title drawn twice is drawn again.
 
-    There are a few thousand titles: where none is left for an item, its title gets a number.
+    There are a few thousand titles; if none is left for an item, its title gets a number.
     """
     titles: dict[str, None] = {}
-    for own in genres:
+    for item_genres in genres:
         for _ in range(_TRIES):
-            if (title := draw_title(rng, own, told)) not in titles:
+            if (title := draw_title(rng, item_genres, told)) not in titles:
                 break
         else:
             title = next(f"{title} {n}" for n in itertools.count(2) if f"{title} {n}" not in titles)

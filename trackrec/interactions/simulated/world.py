@@ -1,4 +1,4 @@
-"""A world whose tastes are known: items, users, and the probability that a user likes an item.
+"""A simulated world with known tastes: items, users, and the probability that a user likes an item.
 
 The logit of P(like | user, item) is a constant, the user's generosity, the user's taste for the item's genres and era,
 and the item's quality. Shapes: U users, I items, G genres.
@@ -22,8 +22,8 @@ Era = Literal["old", "new"]
 class WorldRules:
     """How a world is drawn. Weights are logits.
 
-    The defaults were fixed before the first run of the loop: a reader of all that is hidden ranks with an AUC of .85, a
-    reader of 30 ratings with .79, half of all ratings are likes, and no single genre decides.
+    The defaults were fixed before the first run of the loop: the true probabilities rank with an AUC of .85, the best
+    prediction from 30 ratings with .79, half of all ratings are likes, and no single genre dominates.
 
     Attributes:
         liked: genres that a user likes.
@@ -31,19 +31,19 @@ class WorldRules:
         like: weight of a liked genre.
         dislike: weight of a disliked one.
         never: weight of the one genre that a user can't stand.
-        second: share of these weights that an item's second genre has.
+        second: factor on these weights for an item's second genre.
         two_genres: share of items with a second genre.
-        era: weight of the era that a user likes, and of the other with a minus.
-        era_share: share of users who care for the era.
-        turn: the year with which the new era begins.
+        era: weight of the era that a user likes; the other era has minus this weight.
+        era_share: share of users who prefer an era.
+        turn: first year of the new era.
         years: first and last year.
-        generosity: spread over users.
-        quality: spread over items; no table tells it.
-        base: the constant.
-        told: probability that a word of a title is one of its genre; else it says nothing.
-        popularity: items are met in proportion to rank to the power of minus this.
-        fewest: ratings of a user, at least.
-        most: ratings of a user, at most.
+        generosity: standard deviation over users.
+        quality: standard deviation over items; no table shows it.
+        base: the constant of the logit.
+        told: probability that a word of a title belongs to its genre; other words carry no information.
+        popularity: an item is drawn in proportion to its rank to the power of minus this.
+        fewest: smallest number of ratings of a user.
+        most: largest number of ratings of a user.
     """
 
     liked: int = 2
@@ -77,7 +77,7 @@ class Taste(NamedTuple):
 
 
 class World(NamedTuple):
-    """Everything there is, the hidden part included.
+    """All items and users, with their hidden parameters.
 
     Attributes:
         rules: how it was drawn.
@@ -108,10 +108,11 @@ class World(NamedTuple):
         return 1 / (1 + np.exp(-logit))
 
     def taste(self, user: int) -> Taste:
-        """A user's profile in words."""
-        rules, row = self.rules, self.weights[user]
+        """A user's profile, with genres by name."""
+        rules = self.rules
+        row = self.weights[user]
         named = {
-            weight: tuple(name for name, own in zip(GENRE_NAMES, row, strict=True) if own == weight)
+            weight: tuple(name for name, value in zip(GENRE_NAMES, row, strict=True) if value == weight)
             for weight in (rules.like, rules.dislike, rules.never)
         }
         era: Era | None = None if self.eras[user] == 0 else "new" if self.eras[user] > 0 else "old"
@@ -121,14 +122,14 @@ class World(NamedTuple):
 def genre_shares(genres: list[tuple[int, ...]], second: float) -> Float:
     """(I, G): 1 for an item's main genre, ``second`` for the other one."""
     shares = np.zeros((len(genres), len(GENRE_NAMES)))
-    for item, own in enumerate(genres):
-        shares[item, own[0]] = 1.0
-        shares[item, own[1:]] = second
+    for item, indices in enumerate(genres):
+        shares[item, indices[0]] = 1.0
+        shares[item, indices[1:]] = second
     return shares
 
 
 def draw_tastes(rng: np.random.Generator, users: int, rules: WorldRules) -> tuple[Float, Float, Float]:
-    """Genre weights (U, G), era weights (U,) and generosity (U,) of so many users."""
+    """Genre weights (U, G), era weights (U,) and generosity (U,), where U is ``users``."""
     weights = np.zeros((users, len(GENRE_NAMES)))
     order = rng.permuted(np.tile(np.arange(len(GENRE_NAMES)), (users, 1)), axis=1)
     rows = np.arange(users)[:, None]
@@ -141,7 +142,7 @@ def draw_tastes(rng: np.random.Generator, users: int, rules: WorldRules) -> tupl
 
 
 def draw_world(users: int, items: int, seed: int, rules: WorldRules) -> World:
-    """A world; the same arguments give the same one."""
+    """A random world; equal arguments give equal worlds."""
     rng = np.random.default_rng([seed, 0])
     genres: list[tuple[int, ...]] = []
     for _ in range(items):

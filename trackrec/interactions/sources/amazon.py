@@ -61,7 +61,7 @@ _NAMES: dict[Release, tuple[str, str, str, str]] = {
     "2018": ("reviewerID", "asin", "overall", "unixReviewTime"),
     "2023": ("user_id", "parent_asin", "rating", "timestamp"),
 }
-# Of ratings-only files, which of them have no header but 2023's.
+# Columns of ratings-only files; only 2023's have a header.
 _COLUMNS = ("user_id", "item_id", "rating", "timestamp")
 _ASIN = r"^(?:\d{9}[\dX]|B[0-9A-Z]{9})$"
 _STARS = 5.0
@@ -76,7 +76,7 @@ class _Files(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """What a review file holds; ``names`` are those of user, item, rating and time."""
+    """The format of a review file; ``names`` are its columns of user, item, rating and time."""
 
     release: Release
     form: LineFormat
@@ -87,18 +87,18 @@ class _Layout(NamedTuple):
 class AmazonBook(RatingSource):
     """Amazon's books: the reviews' stars, with titles, authors and categories.
 
-    Reads either release from the files of its site, packed or not. Of several reviews of a book by one reader the
-    earliest stays, as in the benchmark files of the 2023 release. An item of 2023 is a ``parent_asin``, which the
-    editions of a book share. The times of 2018 are whole days: with ``samples.strict_ties`` what was reviewed on the
-    target's day is not seen.
+    Reads either release from the files of its site, compressed or not. Of several reviews of a book by one reader the
+    earliest is kept, as in the benchmark files of the 2023 release. An item of 2023 is a ``parent_asin``, which the
+    editions of a book share. The times of 2018 are whole days: with ``samples.strict_ties`` a history leaves out the
+    reviews of the target's day.
 
     Args:
         root: The folder with the review file and the metadata file. They are gigabytes, so nothing is fetched.
         reviews: The review file's name, where the folder holds several.
-        threshold: A rating above this is a like, 1 to 5; 4 makes likes of five stars alone.
+        threshold: A rating above this is a like, 1 to 5; with 4 only five stars are a like.
         min_user_ratings: Readers with fewer ratings are left out, and then books, until nothing changes (k-core).
         min_item_ratings: Likewise for books.
-        untitled: Books without a title, or with a dump of HTML for one, are called by their "id" or "drop" out.
+        untitled: What to do with books that have no title, or HTML instead: "id" uses the id, "drop" leaves them out.
         bad_rows: "error" names the first lines that can't be read; "drop" leaves bad lines out and counts them.
 
     Raises:
@@ -122,14 +122,15 @@ class AmazonBook(RatingSource):
             raise choice_error(f"{ARGS}.untitled", untitled, get_args(Untitled))
         if bad_rows not in get_args(BadRows):
             raise choice_error(f"{ARGS}.bad_rows", bad_rows, get_args(BadRows))
-        self.root, self.reviews = Path(root), reviews
+        self.root = Path(root)
+        self.reviews = reviews
         self.threshold = float(threshold)
         self.least = (min_user_ratings, min_item_ratings)
         self.untitled = untitled
         self.drop = bad_rows == "drop"
 
     def read(self) -> Ratings:
-        """The ratings that stay, their books and readers; ``counts`` has every repair and the loss of each filter.
+        """The ratings that remain, their books and readers; ``counts`` has every repair and what each filter dropped.
 
         Memory grows with the number of ratings and books, never with the length of their texts.
 
@@ -167,8 +168,8 @@ class AmazonBook(RatingSource):
             raise DataError(f"{ROOT_KEY}: the folder {str(self.root)!r} {what}. It should hold {_WANTED}.")
         reviews = self._find_reviews()
         release = _layout(reviews).release
-        for packed in _PACKED:
-            meta = self.root / (_META[release] + packed)
+        for suffix in _PACKED:
+            meta = self.root / (_META[release] + suffix)
             if meta.is_file():
                 return _Files(release, reviews, meta)
         raise DataError(
@@ -177,31 +178,32 @@ class AmazonBook(RatingSource):
         )
 
     def _find_reviews(self) -> Path:
-        allowed = [name + packed for name in _REVIEWS for packed in _PACKED]
+        allowed = [name + suffix for name in _REVIEWS for suffix in _PACKED]
         if self.reviews is not None:
             if self.reviews not in allowed:
                 raise choice_error(f"{ARGS}.reviews", self.reviews, allowed)
             if not (self.root / self.reviews).is_file():
                 raise DataError(f"{ARGS}.reviews: {str(self.root)!r} lacks {self.reviews}. Put it there.")
             return self.root / self.reviews
-        found = [self.root / name for name in allowed if (self.root / name).is_file()]
-        if not found:
+        paths = [self.root / name for name in allowed if (self.root / name).is_file()]
+        if not paths:
             raise DataError(f"{ROOT_KEY}: {str(self.root)!r} holds no reviews; want {_WANTED}.")
-        if len(found) > 1:
-            names = [path.name for path in found]
+        if len(paths) > 1:
+            names = [path.name for path in paths]
             raise DataError(
                 f"{ROOT_KEY}: {str(self.root)!r} holds several review files. Set {ARGS}.reviews to one of {names}."
             )
-        return found[0]
+        return paths[0]
 
     def _read_reviews(self, files: _Files) -> tuple[pl.DataFrame, dict[str, int]]:
         """user_id and item_id as categories, rating, timestamp and row of every good line."""
         _, form, names, skip = _layout(files.reviews)
         user, item, rating, time = (pl.col(name) for name in names)
-        stars, number = rating.cast(pl.Float64, strict=False), time.cast(pl.Float64, strict=False)
-        late = number >= LAST_SECOND
+        stars = rating.cast(pl.Float64, strict=False)
+        number = time.cast(pl.Float64, strict=False)
+        in_ms = number >= LAST_SECOND
         good = user.str.contains(ID) & item.str.contains(ID) & stars.is_between(0, _STARS)
-        seconds = pl.when(late).then((number / 1000).floor()).otherwise(number.floor()).cast(pl.Int64)
+        seconds = pl.when(in_ms).then((number / 1000).floor()).otherwise(number.floor()).cast(pl.Int64)
         plan = LinePlan(
             good=good & number.is_between(0, _LAST_MILLISECOND),
             wants=f"want ids in {names[0]!r} and {names[1]!r}, 0 to 5 in {names[2]!r}, seconds or ms in {names[3]!r}",
@@ -210,12 +212,12 @@ class AmazonBook(RatingSource):
                 item.cast(pl.Categorical).alias("item_id"),
                 stars.cast(pl.Float32).alias("rating"),
                 seconds.alias("timestamp"),
-                late.alias("late"),
+                in_ms.alias("in_ms"),
             ),
         )
         rows, bad = read_lines(files.reviews, form, plan, self.drop, skip)
-        counts = {"bad_rows": bad, "ratings_read": rows.height, "millisecond_times": int(rows["late"].sum())}
-        return rows.drop("late").with_row_index("row").cast({"row": pl.Int64}).select(*_COLUMNS, "row"), counts
+        counts = {"bad_rows": bad, "ratings_read": rows.height, "millisecond_times": int(rows["in_ms"].sum())}
+        return rows.drop("in_ms").with_row_index("row").cast({"row": pl.Int64}).select(*_COLUMNS, "row"), counts
 
 
 def _layout(path: Path) -> _Layout:
@@ -233,20 +235,20 @@ def _layout(path: Path) -> _Layout:
                 f"{shown(cells)}. {FETCH_AGAIN}"
             )
         return _Layout("2023", CsvFormat(cells), _NAMES["2023"], 1)
-    # 2018 puts the book first, and 2014 the reader, whose books are those of 2018 as well.
-    looks = pl.Series(cells[:2], dtype=pl.String).str.contains(_ASIN).to_list()
+    # The first column of 2018 is the book, that of 2014 the reader; 2014's books are in the metadata of 2018 as well.
+    is_asin = pl.Series(cells[:2], dtype=pl.String).str.contains(_ASIN).to_list()
     user, item = _COLUMNS[:2]
-    order = (user, item) if looks == [False, True] else (item, user)
+    order = (user, item) if is_asin == [False, True] else (item, user)
     return _Layout("2018", CsvFormat((*order, *_COLUMNS[2:])), _COLUMNS)
 
 
 def _tables(core: pl.DataFrame, items: pl.DataFrame, counts: dict[str, int]) -> Ratings:
-    """The tables of the ratings that stay, with ids as text."""
+    """The tables of the ratings that remain, with ids as text."""
     rated = items.filter(pl.col("item_id").is_in(core["item_id"].unique().implode()))
     ids = pl.col("item_id").cast(pl.String)
-    named = rated.with_columns(ids, pl.when(pl.col("title") == "").then(ids).otherwise("title").alias("title"))
+    titled = rated.with_columns(ids, pl.when(pl.col("title") == "").then(ids).otherwise("title").alias("title"))
     rows = core.with_columns(pl.col("user_id", "item_id").cast(pl.String))
-    nobody = pl.DataFrame(schema={"user_id": pl.String, "attributes": pl.List(pl.String)})
-    users = add_strangers(nobody, rows)
-    counts |= {"items": named.height, "users": users.height, "ratings": rows.height}
-    return Ratings(named, users, rows, counts)
+    no_users = pl.DataFrame(schema={"user_id": pl.String, "attributes": pl.List(pl.String)})
+    users = add_strangers(no_users, rows)
+    counts |= {"items": titled.height, "users": users.height, "ratings": rows.height}
+    return Ratings(titled, users, rows, counts)

@@ -1,4 +1,4 @@
-"""Books from the metadata files of the Amazon Reviews, with the repairs that their scraped texts need."""
+"""Reads books from the metadata files of the Amazon Reviews, and repairs their scraped texts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Release = Literal["2018", "2023"]
 # How scraped author names stand in `brand` (2018) and in `store` (2023).
 _PAGE = re.compile(r"^\s*Visit\s+(?:Amazon's|the)\s+(.*?)\s*Page\s*$")
 _ROLE = re.compile(r"\s*\(.*$", re.DOTALL)
-# Tags that belong to a title; what is left of others, of scripts and of style sheets makes it a dump of the page.
+# Tags that are removed from a title. A title with other tags, scripts or style sheets is a dump of the page.
 _INLINE = re.compile(r"</?(?:i|b|em|strong|u|sup|sub|br|p)\s*/?>", re.IGNORECASE)
 _DUMP = re.compile(
     r"</?[a-z]+(?:\s|>|/)|<!|getTime|aPageStart|\bvar\s+\w+\s*=|\bfunction\s*\(|\{[^{}]*:[^{}]*;[^{}]*\}", re.IGNORECASE
@@ -51,7 +51,7 @@ ID = r"^[0-9A-Za-z_-]+$"
 
 
 class Title(NamedTuple):
-    """A title as it can be read; empty where nothing can."""
+    """A cleaned title; empty if the raw one holds none."""
 
     text: str
     was_html: bool
@@ -59,7 +59,7 @@ class Title(NamedTuple):
 
 
 def clean_title(raw: str | None) -> Title:
-    """A scraped title without entities and inline tags; a dump of the page's HTML, CSS or scripts is no title."""
+    """A scraped title without entities and inline tags; empty for a dump of the page's HTML, CSS or scripts."""
     raw = raw or ""
     text = clean_text(_INLINE.sub("", clean_text(raw)))
     if _DUMP.search(text):
@@ -68,7 +68,7 @@ def clean_title(raw: str | None) -> Title:
 
 
 def clean_author(raw: str | None) -> tuple[str, bool]:
-    """An author's name, and whether it was called by its page: "Visit Amazon's Maya Angelou Page"."""
+    """An author's name, and whether the text named the author's page: "Visit Amazon's Maya Angelou Page"."""
     text = clean_text(raw or "")
     page = _PAGE.match(text)
     name = page.group(1) if page else text
@@ -79,12 +79,12 @@ def read_items(path: Path, release: Release, rated: pl.Series, drop: bool) -> tu
     """The items table of the rated books (``item_id`` as a category, ``title`` empty where unknown), and its counts.
 
     ``attributes`` are the author and the categories below "Books"; ``year`` is the edition's. Of several lines of a
-    book the first with a title serves.
+    book the first with a title is used.
 
     Args:
         path: The metadata file.
         release: Its format.
-        rated: The ids that are wanted, as categories.
+        rated: The ids to keep, as categories.
         drop: Leave bad lines out.
 
     Raises:
@@ -100,8 +100,8 @@ def read_items(path: Path, release: Release, rated: pl.Series, drop: bool) -> tu
     )
     lines, bad = read_lines(path, JsonFormat(fields), plan, drop)
     untitled = (pl.col("title") == "").alias("untitled")
-    order = lines.with_columns(untitled).with_row_index("line")
-    items = order.sort("untitled", "line").unique("item_id", keep="first", maintain_order=True).sort("line")
+    numbered = lines.with_columns(untitled).with_row_index("line")
+    items = numbered.sort("untitled", "line").unique("item_id", keep="first", maintain_order=True).sort("line")
     counts = {"bad_item_rows": bad, "duplicate_items": lines.height - items.height}
     counts |= {name: int(items[name].sum()) for name in _FLAGS}
     counts["items_without_title"] = int(items["untitled"].sum())
@@ -110,26 +110,24 @@ def read_items(path: Path, release: Release, rated: pl.Series, drop: bool) -> tu
 
 def _clean_rows(rows: pl.DataFrame, key: str) -> pl.DataFrame:
     titles = [clean_title(raw) for raw in rows["title"]]
-    authors = [clean_author(raw) for raw in _authors(rows)]
+    if "brand" in rows.columns:
+        raw_authors = rows["brand"].to_list()
+    else:
+        # 2023's `store` ("Maya Angelou (Author), ...") replaces a missing name.
+        named = [author and author["name"] for author in rows["author"]]
+        raw_authors = [name or _ROLE.sub("", store or "") for name, store in zip(named, rows["store"], strict=True)]
+    authors = [clean_author(raw) for raw in raw_authors]
     categories = rows["category" if "category" in rows.columns else "categories"]
     columns = {
         "item_id": rows[key],
         "title": [title.text for title in titles],
-        "attributes": [_attributes(name, found) for (name, _), found in zip(authors, categories, strict=True)],
+        "attributes": [_attributes(name, names) for (name, _), names in zip(authors, categories, strict=True)],
         "year": rows["details"].str.extract(_YEAR),
         "html_titles": [title.was_html for title in titles],
         "unescaped_titles": [title.had_entities for title in titles],
         "author_pages": [page for _, page in authors],
     }
     return pl.DataFrame(columns).cast(_SCHEMA)  # type: ignore[arg-type]
-
-
-def _authors(rows: pl.DataFrame) -> list[str | None]:
-    """Raw author names; 2023's `store` ("Maya Angelou (Author), ...") stands in for one that is missing."""
-    if "brand" in rows.columns:
-        return rows["brand"].to_list()
-    named = [found and found["name"] for found in rows["author"]]
-    return [name or _ROLE.sub("", store or "") for name, store in zip(named, rows["store"], strict=True)]
 
 
 def _attributes(author: str, categories: pl.Series | None) -> list[str]:

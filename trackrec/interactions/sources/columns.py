@@ -1,4 +1,4 @@
-"""Columns of a file by name, as strictly parsing polars expressions: a value is as it should be, or its row is bad."""
+"""Parses a file's columns with strict polars expressions: a row with a value that doesn't parse is a bad row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trackrec.runtime.errors import reason
 
 ARGS = "dataset.init_args"
 LIST_SEPARATOR = "\x1f"
-"""Between the entries of a list cell, whatever the file has there."""
+"""Separates the entries of a list cell once it is read, whatever the file uses."""
 
 _LAST_POSITION = 2**31 - 1
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000}
@@ -46,20 +46,20 @@ class Columns:
 
     @property
     def wants(self) -> str:
-        """What a good row holds, in words."""
+        """What a good row holds, for error messages."""
         return f"want {', '.join(self._wants)}"
 
     def text(self, out: str, key: str, name: str) -> None:
-        """Any text; the empty one where there is none."""
+        """Any text; empty where it is null."""
         self.exprs[out] = self._string(key, name)
 
     def id(self, out: str, key: str, name: str) -> None:
-        """An id, which is never empty. Whole floats, as pandas makes of integers with gaps, are integers."""
+        """An id, never empty. Whole floats (pandas turns integers with gaps into them) are read as integers."""
         column = self._string(key, name)
         if self.schema[name].is_float():
             value = pl.col(name)
-            whole = pl.when(value == value.round()).then(value).cast(pl.Int64, strict=False)
-            column = whole.cast(pl.String).fill_null("")
+            integer = pl.when(value == value.round()).then(value).cast(pl.Int64, strict=False)
+            column = integer.cast(pl.String).fill_null("")
         self._add(out, column, column != "", f"an id in {name!r}")
 
     def number(self, out: str, key: str, name: str) -> None:
@@ -76,13 +76,13 @@ class Columns:
         self._add(out, value.cast(pl.Float32), value.is_in([0.0, 1.0]), f"0 or 1 in {name!r}")
 
     def position(self, out: str, key: str, name: str) -> None:
-        """A place in a list, counted from 1; nothing where it is unknown."""
+        """A position in a list, from 1; null where it is unknown."""
         value = self._number(key, name, pl.Float64)
         good = (self._string(key, name) == "") | ((value >= 1) & (value <= _LAST_POSITION) & (value == value.floor()))
         self._add(out, value.cast(pl.Int32, strict=False), good, f"a position from 1 on or nothing in {name!r}")
 
     def year(self, out: str, key: str, name: str) -> None:
-        """The first four digits in a row of a year or a date; empty where unknown."""
+        """The first group of exactly four digits in a year or a date; null where unknown."""
         text = self._string(key, name)
         year = text.str.extract(r"(?:^|\D)(\d{4})(?:\D|$)").cast(pl.Int32, strict=False)
         self._add(out, year, (text == "") | year.is_not_null(), f"a year or nothing in {name!r}")
@@ -102,7 +102,7 @@ class Columns:
         self._add(out, seconds.cast(pl.Int64, strict=False), good, f"a time ({ARGS}.time_unit: {unit}) in {name!r}")
 
     def split(self, out: str, key: str, name: str) -> None:
-        """train, valid or test, by any of their names."""
+        """train, valid or test, under any of their names."""
         word = self._string(key, name).str.to_lowercase()
         value = word.replace_strict(_SPLITS, default=None, return_dtype=pl.String)
         self._add(out, value, value.is_not_null(), f"train, valid or test in {name!r}")
@@ -118,7 +118,7 @@ class Columns:
             self.exprs[out] = text.str.strip_chars(LIST_SEPARATOR)
 
     def require(self, good: pl.Expr, want: str) -> None:
-        """One more condition, on the file's own columns or on those in `exprs`."""
+        """Add a condition for a good row, on the file's columns or those in `exprs`."""
         self._good.append(good)
         self._wants.append(want)
 
@@ -182,9 +182,9 @@ def _by_pattern(text: pl.Expr, pattern: str) -> pl.Expr:
 
 
 def _iso(text: pl.Expr) -> pl.Expr:
-    """ISO-8601 to UTC: a date alone is its midnight, a time without an offset is UTC, seconds may be left out."""
-    whole = text.str.replace(r"^(\d{4}-\d\d-\d\d)$", "${1}T00:00:00").str.replace(r"^(\d{4}-\d\d-\d\d) ", "${1}T")
-    whole = whole.str.replace(r"T(\d\d:\d\d)($|[Zz+-])", "T${1}:00${2}").str.replace(r" ?(?:[Zz]| ?UTC)$", "+00:00")
-    offset = whole.str.contains(r"T.*[+-]\d\d(:?\d\d)?$")
-    whole = pl.when(offset).then(whole.str.replace(r"([+-]\d\d)$", "${1}:00")).otherwise(whole + "+00:00")
-    return whole.str.strptime(pl.Datetime("us", "UTC"), "%Y-%m-%dT%H:%M:%S%.f%z", strict=False)
+    """ISO-8601 to UTC: a date means its midnight, a time without an offset is UTC, seconds may be left out."""
+    iso = text.str.replace(r"^(\d{4}-\d\d-\d\d)$", "${1}T00:00:00").str.replace(r"^(\d{4}-\d\d-\d\d) ", "${1}T")
+    iso = iso.str.replace(r"T(\d\d:\d\d)($|[Zz+-])", "T${1}:00${2}").str.replace(r" ?(?:[Zz]| ?UTC)$", "+00:00")
+    offset = iso.str.contains(r"T.*[+-]\d\d(:?\d\d)?$")
+    iso = pl.when(offset).then(iso.str.replace(r"([+-]\d\d)$", "${1}:00")).otherwise(iso + "+00:00")
+    return iso.str.strptime(pl.Datetime("us", "UTC"), "%Y-%m-%dT%H:%M:%S%.f%z", strict=False)

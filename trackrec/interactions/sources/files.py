@@ -1,8 +1,7 @@
-"""Rows of CSV, TSV and Parquet files: each is read whole, or it is a bad row that is named or counted.
+"""Reads the rows of CSV, TSV and Parquet files. A row that can't be read without loss is bad: an error, or counted.
 
-polars reads the files. Text that polars takes apart in a way that loses something (a row with fewer or more fields than
-the header, a stray quotation mark, blank lines, Latin-1) is read again by the slower `csv` module, which knows the line
-of every row.
+polars reads the files. Text that polars would read with loss (a row with fewer or more fields than the header, a stray
+quotation mark, blank lines, Latin-1) is read again with the slower `csv` module, which knows the line of every row.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ Plan = Callable[[Path, Mapping[str, pl.DataType]], Columns]
 
 
 class TextFormat(NamedTuple):
-    """How text files are cut: ``header`` tells whether the first line names the columns, ``quote`` may be None."""
+    """How text files are split. ``header``: whether the first line names the columns; ``quote`` may be None."""
 
     separator: str
     header: bool
@@ -38,29 +37,29 @@ class TextFormat(NamedTuple):
 
 
 def find_files(key: str, where: str) -> list[Path]:
-    """The files that a path, a folder of Parquet parts or a glob stands for, sorted by name.
+    """The files that a path, a folder of Parquet parts or a glob refers to, sorted by name.
 
     Raises:
         DataError: there are none.
     """
     path = Path(where)
     if path.is_dir():
-        found = sorted(part for part in path.glob("*") if part.suffix in _PARQUET and part.name[0] not in "._")
-        wanted = "no *.parquet part. Name a file, or a glob such as " + repr(f"{where}/*.csv")
+        paths = sorted(part for part in path.glob("*") if part.suffix in _PARQUET and part.name[0] not in "._")
+        problem = "no *.parquet part. Name a file, or a glob such as " + repr(f"{where}/*.csv")
     elif path.is_file():
         return [path]
     elif set(where) & set("*?["):
         anchor = Path(path.anchor)
-        found = sorted(match for match in anchor.glob(str(path.relative_to(anchor))) if match.is_file())
-        wanted = "no file that fits the glob"
+        paths = sorted(match for match in anchor.glob(str(path.relative_to(anchor))) if match.is_file())
+        problem = "no file that fits the glob"
     else:
-        found, wanted = [], "no such file"
+        paths, problem = [], "no such file"
         if path.parent.is_dir():
-            near = difflib.get_close_matches(path.name, [each.name for each in path.parent.iterdir()], n=1)
-            wanted += f". Did you mean {str(path.with_name(near[0]))!r}?" if near else f" in {str(path.parent)!r}"
-    if not found:
-        raise DataError(f"{ARGS}.{key}: {where!r}: {wanted}.".replace("?.", "?"))
-    return found
+            near = difflib.get_close_matches(path.name, [other.name for other in path.parent.iterdir()], n=1)
+            problem += f". Did you mean {str(path.with_name(near[0]))!r}?" if near else f" in {str(path.parent)!r}"
+    if not paths:
+        raise DataError(f"{ARGS}.{key}: {where!r}: {problem}.".replace("?.", "?"))
+    return paths
 
 
 def read_rows(path: Path, key: str, form: TextFormat, plan: Plan, drop: bool) -> tuple[pl.DataFrame, int]:
@@ -97,7 +96,7 @@ def _read_parquet(path: Path, key: str, plan: Plan, drop: bool) -> tuple[pl.Data
             bad = rows.with_row_index("line", offset=1).filter(~columns.good).select("line", *columns.needs)
             shown = [(row[0], ", ".join(map(str, row[1:]))) for row in bad.head(_KEPT_BAD_ROWS).collect().rows()]
             raise _bad_rows(path, key, shown, int((~frame["good"]).sum()), columns, "row")
-    # polars panics on some pages that are broken.
+    # polars panics on some broken pages.
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise DataError(
             f"{ARGS}.{key}: {path} can't be read as Parquet ({reason(error)}). Fetch or write it again."
@@ -107,7 +106,7 @@ def _read_parquet(path: Path, key: str, plan: Plan, drop: bool) -> tuple[pl.Data
 
 
 def _read_fast(path: Path, form: TextFormat, names: list[str], columns: Columns) -> pl.DataFrame | None:
-    """The rows with ``good``, or None where polars may have lost something.
+    """The rows with ``good``, or None if polars may have lost something.
 
     polars fills short rows with nulls, and sees a row's surplus fields only if every column is read.
     """
@@ -115,13 +114,13 @@ def _read_fast(path: Path, form: TextFormat, names: list[str], columns: Columns)
         path, separator=form.separator, has_header=form.header, quote_char=form.quote, infer_schema=False, glob=False
     )
     try:
-        theirs = rows.collect_schema().names()
-        if len(theirs) != len(names):
+        columns_read = rows.collect_schema().names()
+        if len(columns_read) != len(names):
             return None
-        rows = rows.rename(dict(zip(theirs, names, strict=True)), strict=False)
-        every = pl.any_horizontal(pl.col(names[-1]).is_null(), pl.all_horizontal(pl.all().is_null()))
-        frame = rows.select(**columns.exprs, good=columns.good, short=every).collect(engine="streaming")
-    except (pl.exceptions.PolarsError, OSError):  # the latter for text that looks like a packed file
+        rows = rows.rename(dict(zip(columns_read, names, strict=True)), strict=False)
+        short = pl.any_horizontal(pl.col(names[-1]).is_null(), pl.all_horizontal(pl.all().is_null()))
+        frame = rows.select(**columns.exprs, good=columns.good, short=short).collect(engine="streaming")
+    except (pl.exceptions.PolarsError, OSError):  # OSError: the text looks like a compressed file
         return None
     return None if frame["short"].any() else frame.drop("short")
 
@@ -131,20 +130,20 @@ def _read_slowly(
 ) -> tuple[pl.DataFrame, int]:
     frames: list[pl.DataFrame] = []
     shown: list[tuple[int, str]] = []
-    total = 0
-    where = [names.index(name) for name in columns.needs]
-    for chunk, broken, lost in _chunks(path, key, form, encoding, len(names)):
-        cells = {name: [row[at] for _, row in chunk] for name, at in zip(columns.needs, where, strict=True)}
+    n_bad = 0
+    positions = [names.index(name) for name in columns.needs]
+    for chunk, broken, n_broken in _chunks(path, key, form, encoding, len(names)):
+        cells = {name: [row[at] for _, row in chunk] for name, at in zip(columns.needs, positions, strict=True)}
         raw = pl.DataFrame(cells, schema=dict.fromkeys(columns.needs, pl.String))
         frame = raw.select(**columns.exprs, good=columns.good)
         bad = (~frame["good"]).arg_true().to_list()
-        total += lost + len(bad)
+        n_bad += n_broken + len(bad)
         texts = [(chunk[at][0], form.separator.join(chunk[at][1])) for at in bad[:_KEPT_BAD_ROWS]]
         shown = sorted([*shown, *broken[:_KEPT_BAD_ROWS], *texts])[:_KEPT_BAD_ROWS]
         frames.append(frame.filter("good").drop("good"))
-    if total and not drop:
-        raise _bad_rows(path, key, shown, total, columns, "line", f"{len(names)} fields between {form.separator!r}; ")
-    return pl.concat(frames), total
+    if n_bad and not drop:
+        raise _bad_rows(path, key, shown, n_bad, columns, "line", f"{len(names)} fields between {form.separator!r}; ")
+    return pl.concat(frames), n_bad
 
 
 _Row = tuple[int, list[str]]
@@ -153,10 +152,10 @@ _Row = tuple[int, list[str]]
 def _chunks(
     path: Path, key: str, form: TextFormat, encoding: str, width: int
 ) -> Iterator[tuple[list[_Row], list[tuple[int, str]], int]]:
-    """Rows of ``width`` fields with their lines, the rest as line and text, and how many lines that rest takes."""
+    """Rows of ``width`` fields with their lines, other rows as line and text, and how many lines these take."""
     rows: list[_Row] = []
     broken: list[tuple[int, str]] = []
-    lost = 0
+    n_broken = 0
     for number, (line, lines, cells) in enumerate(_records(path, key, form, encoding)):
         if number == 0 and form.header:
             continue
@@ -164,15 +163,15 @@ def _chunks(
             rows.append((line, cells))
         else:
             broken.append((line, "a stray quotation mark" if cells is None else form.separator.join(cells)))
-            lost += lines
+            n_broken += lines
         if len(rows) == _CHUNK_ROWS:
-            yield rows, broken, lost
-            rows, broken, lost = [], [], 0
-    yield rows, broken, lost
+            yield rows, broken, n_broken
+            rows, broken, n_broken = [], [], 0
+    yield rows, broken, n_broken
 
 
 def _records(path: Path, key: str, form: TextFormat, encoding: str) -> Iterator[tuple[int, int, list[str] | None]]:
-    """First line, number of lines and cells of each record that isn't blank; None as cells is a stray quote."""
+    """First line, number of lines and cells of each record that isn't blank; the cells are None after a stray quote."""
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if form.quote else csv.QUOTE_NONE
     with path.open(encoding=encoding, newline="") as file:
         reader = csv.reader(file, delimiter=form.separator, quotechar=form.quote, quoting=quoting, strict=True)
@@ -194,17 +193,17 @@ def _records(path: Path, key: str, form: TextFormat, encoding: str) -> Iterator[
 
 
 def _names(path: Path, key: str, form: TextFormat, encoding: str) -> list[str]:
-    """The columns of a text file: its header, or the numbers from 1. A repeated name is the first of its columns."""
+    """The columns of a text file: its header, or the numbers from 1. A name's repetitions get a number: "name (2)"."""
     first = next(_records(path, key, form, encoding), None)
     if first is None or first[2] is None:
-        what = "is empty" if first is None else f"has a stray quotation mark in line {first[0]}"
-        raise DataError(f"{ARGS}.{key}: {path} {what}. Fetch or write it again.")
+        problem = "is empty" if first is None else f"has a stray quotation mark in line {first[0]}"
+        raise DataError(f"{ARGS}.{key}: {path} {problem}. Fetch or write it again.")
     if not form.header:
         return [str(number) for number in range(1, len(first[2]) + 1)]
     names: list[str] = []
     for cell in map(str.strip, first[2]):
-        again = sum(name == cell or name.startswith(f"{cell} (") for name in names)
-        names.append(f"{cell} ({again + 1})" if again else cell)
+        repetitions = sum(name == cell or name.startswith(f"{cell} (") for name in names)
+        names.append(f"{cell} ({repetitions + 1})" if repetitions else cell)
     return names
 
 

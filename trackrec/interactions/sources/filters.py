@@ -1,4 +1,4 @@
-"""Which ratings stay: those of known items, each (user, item) once, those inside the k-core."""
+"""Filters of ratings: unknown items, repeated (user, item) pairs, the k-core."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def keep_known(interactions: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
 def keep_once(interactions: pl.DataFrame, by: Sequence[str], which: Which = "latest") -> pl.DataFrame:
     """The latest or earliest interaction (by timestamp, then row) of each ``by``, in the order given.
 
-    Only rows whose 64-bit hash repeats are compared: sorting 22 million would take several times their memory.
+    Only rows whose 64-bit hash repeats are compared: sorting 22 million rows would take several times their memory.
     """
     repeated = _repeated(interactions.select(pl.struct(by).hash().alias("hash"))["hash"].to_numpy())
     if not repeated.any():
         return interactions
-    suspects = interactions.lazy().with_row_index("place").filter(pl.Series(repeated)).collect()
-    kept = suspects.sort("timestamp", "row").unique(by, keep="last" if which == "latest" else "first")
+    candidates = interactions.lazy().with_row_index("index").filter(pl.Series(repeated)).collect()
+    kept = candidates.sort("timestamp", "row").unique(by, keep="last" if which == "latest" else "first")
     keep = ~repeated
-    keep[kept["place"].to_numpy()] = True
+    keep[kept["index"].to_numpy()] = True
     return interactions.filter(pl.Series(keep))
 
 
 def keep_core(rows: pl.DataFrame, min_user: int, min_item: int) -> pl.DataFrame:
-    """Rows of users with ``min_user`` rows and of items with ``min_item`` rows, counted among the rows that stay."""
+    """Rows of users with ``min_user`` rows and of items with ``min_item`` rows, counted after all removals."""
     if max(min_user, min_item) <= 1 or rows.is_empty():
         return rows
     users, items = _codes(rows["user_id"]), _codes(rows["item_id"])
@@ -59,8 +59,8 @@ def filter_known(
 
     Args:
         known: Ratings of known items.
-        by: What a rating must share with another one to repeat it.
-        which: The one that stays.
+        by: The columns in which repeated ratings are equal.
+        which: The one to keep.
         min_user: ``min_user_ratings``.
         min_item: ``min_item_ratings``.
 
@@ -89,13 +89,13 @@ def check_core(min_user: int, min_item: int) -> None:
 
 
 def join_ratings(items: pl.DataFrame, users: pl.DataFrame, interactions: pl.DataFrame, items_path: Path) -> Ratings:
-    """Make the three tables fit each other, and count what that costs.
+    """Make the three tables consistent, and count the rows that this drops or adds.
 
-    Ratings of items without a row are dropped. Of several ratings of one item by one user the latest stays. A user
+    Ratings of items without a row are dropped. Of several ratings of one item by one user the latest is kept. A user
     without a row gets one with no attributes.
 
     Raises:
-        DataError: no item is rated. ``items_path`` is what ``items`` were read from.
+        DataError: no item is rated. The message names ``items_path``, the file of ``items``.
     """
     known = keep_known(interactions, items)
     if known.is_empty():
@@ -105,36 +105,36 @@ def join_ratings(items: pl.DataFrame, users: pl.DataFrame, interactions: pl.Data
             "Are both of one dataset?"
         )
     latest = keep_once(known, ("user_id", "item_id"))
-    everyone = add_strangers(users, latest)
+    all_users = add_strangers(users, latest)
     counts = {
         "ratings_read": interactions.height,
         "ratings_of_unknown_items": interactions.height - known.height,
         "duplicate_ratings": known.height - latest.height,
-        "users_without_row": everyone.height - users.height,
+        "users_without_row": all_users.height - users.height,
         "items": items.height,
-        "users": everyone.height,
+        "users": all_users.height,
         "ratings": latest.height,
     }
-    return Ratings(items, everyone, latest, counts)
+    return Ratings(items, all_users, latest, counts)
 
 
 def add_strangers(users: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
-    """``users``, and below it those users of the interactions who are missing there, with no attributes."""
+    """``users``, and below it a row without attributes for each user who occurs only in ``interactions``."""
     strangers = interactions.select("user_id").unique(maintain_order=True).join(users, on="user_id", how="anti")
     no_attributes = pl.lit([], dtype=pl.List(pl.String)).alias("attributes")
     return pl.concat([users, strangers.with_columns(no_attributes)])
 
 
 def _repeated(hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Which hashes occur more than once; by sorting, in half the memory of a hash table of them."""
+    """Which hashes occur more than once. Sorting them takes half the memory of a hash table."""
     ordered = np.sort(hashes)
-    doubled = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     del ordered
-    if not doubled.size:
+    if not repeated.size:
         return np.zeros(hashes.size, dtype=bool)
-    return doubled[np.minimum(np.searchsorted(doubled, hashes), doubled.size - 1)] == hashes
+    return repeated[np.minimum(np.searchsorted(repeated, hashes), repeated.size - 1)] == hashes
 
 
 def _codes(ids: pl.Series) -> NDArray[np.uint32]:
-    """A number for each distinct id, by hashing: ranks would sort millions of strings."""
+    """A number for each distinct id. Hashing avoids ranks, which would sort millions of strings."""
     return ids.cast(pl.Categorical).to_physical().to_numpy()

@@ -1,7 +1,7 @@
-"""Files of one record a line that may be larger than memory: read a block of whole lines at a time, packed or not.
+"""Reads files of one record per line, gzipped or not, in blocks of whole lines: they may be larger than memory.
 
-A block is parsed by polars at once. Where that fails or finds a bad record, the block is read again line by line, so
-that every bad line has its number and costs no other one.
+polars parses a block at once. If that fails or finds a bad record, the block is parsed again line by line, so that each
+bad line gets its number and no good line is lost.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FETCH_AGAIN = "Fetch the file again."
 
 
 class LineFormat(Protocol):
-    """What a line holds."""
+    """The format of a line."""
 
     def parse(self, block: bytes) -> pl.DataFrame:
         """One row per line; null where a value is missing.
@@ -41,12 +41,12 @@ class LineFormat(Protocol):
         """
 
     def mend(self, line: bytes) -> bytes | None:
-        """The line as `parse` reads it without fail; None where it is none of this format."""
+        """The line rewritten so that `parse` always reads it; None if it doesn't have this format."""
 
 
 @dataclass(frozen=True)
 class JsonFormat:
-    """A JSON object with the ``fields`` (String, Float64, List(String) or Struct); the rest of it is skipped."""
+    """A JSON object with the ``fields`` (String, Float64, List(String) or Struct); other fields are skipped."""
 
     fields: Mapping[str, pl.DataType]
 
@@ -67,13 +67,13 @@ class JsonFormat:
 
 @dataclass(frozen=True)
 class CsvFormat:
-    """Fields between commas, without quotation, all of them text."""
+    """Text fields separated by commas, without quoting."""
 
     names: Sequence[str]
 
     def parse(self, block: bytes) -> pl.DataFrame:
         """See `LineFormat`."""
-        # Behind a header nothing that a block begins with is taken for the mark of a packed file.
+        # polars would unpack a block that begins like a compressed file; the header in front prevents that.
         header = ",".join(self.names).encode() + b"\n"
         return pl.read_csv(io.BytesIO(header + block), schema=dict.fromkeys(self.names, pl.String()), quote_char=None)
 
@@ -87,11 +87,11 @@ class CsvFormat:
 
 
 class LinePlan(NamedTuple):
-    """What is made of the parsed lines.
+    """What to do with the parsed lines.
 
     Attributes:
         good: whether a parsed line can be used.
-        wants: what a good line holds, in words.
+        wants: what a good line holds, for error messages.
         reduce: from a block's good lines to the rows that are kept.
     """
 
@@ -101,12 +101,12 @@ class LinePlan(NamedTuple):
 
 
 def read_lines(path: Path, form: LineFormat, plan: LinePlan, drop: bool, skip: int = 0) -> tuple[pl.DataFrame, int]:
-    """The rows of the good lines, and how many bad lines were dropped. Blank lines are neither.
+    """The rows of the good lines, and how many bad lines were dropped. Blank lines count as neither.
 
     Args:
-        path: A text file, or a text file packed by gzip, whatever its name.
-        form: What a line holds.
-        plan: What is made of it.
+        path: A text file, gzipped or not, whatever its name.
+        form: The format of a line.
+        plan: Which lines are good, and what is kept of them.
         drop: Leave bad lines out.
         skip: Lines before the first record.
 
@@ -114,28 +114,28 @@ def read_lines(path: Path, form: LineFormat, plan: LinePlan, drop: bool, skip: i
         DataError: the file is empty or can't be unpacked, or there are bad lines and ``drop`` is false.
     """
     frames: list[pl.DataFrame] = [plan.reduce(form.parse(b"").filter(plan.good))]
-    shown: list[tuple[int, str]] = []
-    total = 0
+    bad_lines: list[tuple[int, str]] = []
+    n_bad = 0
     empty = True
     for first, block in _blocks(path, _BLOCK_BYTES):
         empty = False
         if first == 1:
             first, block = 1 + skip, b"\n".join(block.split(b"\n", skip)[skip:])
         frame, bad = _parse_block(block, first, form, plan.good)
-        shown = (shown + bad)[:_KEPT_BAD_LINES]
-        total += len(bad)
+        bad_lines = (bad_lines + bad)[:_KEPT_BAD_LINES]
+        n_bad += len(bad)
         frames.append(plan.reduce(frame))
     if empty:
         raise DataError(f"{ROOT_KEY}: {path} is empty. {FETCH_AGAIN}")
-    if total and not drop:
-        listed = pl.DataFrame(shown, schema={"line": pl.Int64, "text": pl.String}, orient="row")
+    if n_bad and not drop:
+        table = pl.DataFrame(bad_lines, schema={"line": pl.Int64, "text": pl.String}, orient="row")
         remedy = f"Fetch the file again, correct or delete them, or set {ARGS}.bad_rows to drop."
-        raise bad_lines_error(path, listed, plan.wants, total=total, remedy=remedy)
-    return pl.concat(frames), total
+        raise bad_lines_error(path, table, plan.wants, total=n_bad, remedy=remedy)
+    return pl.concat(frames), n_bad
 
 
 def first_line(path: Path) -> str:
-    """The first line that isn't blank, as far as it is UTF-8.
+    """The first line that isn't blank; bytes that aren't UTF-8 are replaced.
 
     Raises:
         DataError: there is none, or the file can't be unpacked.
@@ -156,29 +156,32 @@ def _parse_block(
         lines = block.count(b"\n") + (not block.endswith(b"\n"))
         if frame.height == lines and frame.select(good.fill_null(False).all()).item():
             return frame, []
-    except (pl.exceptions.PolarsError, OSError):  # the latter for bytes that look like a packed file
+    except (pl.exceptions.PolarsError, OSError):  # OSError: the bytes look like a compressed file
         pass
     numbered = [(number, line) for number, line in enumerate(block.split(b"\n"), first) if line.strip()]
     mended = [(number, line, form.mend(line)) for number, line in numbered]
-    whole = [(number, line) for number, line, new in mended if new is not None]
-    frame = form.parse(b"\n".join(new for _, _, new in mended if new is not None))
-    if frame.height != len(whole):
-        raise RuntimeError(f"{len(whole)} mended lines became {frame.height} rows")
+    parsed = [(number, line) for number, line, fixed in mended if fixed is not None]
+    frame = form.parse(b"\n".join(fixed for _, _, fixed in mended if fixed is not None))
+    if frame.height != len(parsed):
+        raise RuntimeError(f"{len(parsed)} mended lines became {frame.height} rows")
     mask = frame.select(good.fill_null(False).alias("good"))["good"]
-    bad = [(number, line) for number, line, new in mended if new is None]
-    bad += [whole[at] for at in (~mask).arg_true()]
+    bad = [(number, line) for number, line, fixed in mended if fixed is None]
+    bad += [parsed[index] for index in (~mask).arg_true()]
     return frame.filter(mask), [(number, line[:200].decode("utf-8", "replace")) for number, line in sorted(bad)]
 
 
 def _blocks(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
-    """Whole lines of about ``size`` bytes together, and the number of the first of them.
+    """Blocks of whole lines, of about ``size`` bytes, each with the number of its first line.
 
     Raises:
-        DataError: the file is UTF-16 text, can't be unpacked, or a line doesn't end.
+        DataError: the file is UTF-16 text, can't be unpacked, or has a line longer than 256 MiB.
     """
-    number, rest = 1, b""
+    number = 1
+    rest = b""
     try:
-        with _open(path) as file:
+        with path.open("rb") as packed:
+            gzipped = packed.read(2) == _GZIP
+        with gzip.open(path) if gzipped else path.open("rb") as file:
             start = file.read(3)
             refuse_utf16(path, start)
             rest = b"" if start == codecs.BOM_UTF8 else start
@@ -201,18 +204,12 @@ def _blocks(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
         yield number, rest
 
 
-def _open(path: Path) -> io.BufferedIOBase:
-    with path.open("rb") as file:
-        packed = file.read(2) == _GZIP
-    return gzip.open(path) if packed else path.open("rb")
-
-
 def _no_constant(word: str) -> float:
-    raise ValueError(f"{word} is no JSON")
+    raise ValueError(f"{word} is not valid JSON")
 
 
 def _fit(value: Any, kind: pl.DataType | DataTypeClass) -> Any:
-    """A value of a JSON record as polars reads it from a field of that type, null where it can't."""
+    """A JSON value in a form that polars reads into a field of this type; null if it doesn't fit."""
     if isinstance(kind, pl.Struct):
         known = value if isinstance(value, dict) else {}
         return {field.name: _fit(known.get(field.name), field.dtype) for field in kind.fields}
@@ -227,4 +224,4 @@ def _fit(value: Any, kind: pl.DataType | DataTypeClass) -> Any:
     if value is None:
         return None
     text = value if isinstance(value, str) else json.dumps(value)
-    return text.encode("utf-8", "replace").decode()  # half a surrogate pair is no text
+    return text.encode("utf-8", "replace").decode()  # a lone surrogate can't be encoded

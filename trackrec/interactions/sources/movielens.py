@@ -81,7 +81,7 @@ _OCCUPATIONS = (
 _GENDERS = {"M": "male", "F": "female"}
 
 _ARTICLE = r"(The|An?|Les?|La|L'|Il|Lo|Las|Los|El|Das|Der|Die|Det|Den|Une?|Una)"
-# The year closes the title, at times followed by a "(V)" for video.
+# The year ends the title; sometimes a "(V)" for video follows it.
 _YEAR = re.compile(r"^(.*\S)\s*\((\d{4})\)\s*(?:\([A-Z]+\)\s*)?$")
 _MOVED = re.compile(rf"^([^()]+), {_ARTICLE}(?=$| \()")
 _MOVED_INSIDE = re.compile(rf"\(([^()]+), {_ARTICLE}\)")
@@ -99,7 +99,7 @@ class MovieLens(RatingSource):
 
     Args:
         root: The folder that holds the files. Fetched from GroupLens into there when it is missing or empty.
-        variant: Which files to look for; ``auto`` takes what it finds, and what to fetch from the folder's name.
+        variant: Which files to look for; ``auto`` takes the files found, and the folder's name says what to fetch.
         threshold: A rating above this is a like, 1 to 5.
         download: Whether a missing folder may be fetched (5 MB for 100K, 6 MB for 1M).
 
@@ -120,7 +120,7 @@ class MovieLens(RatingSource):
         self.download = download
 
     def read(self) -> Ratings:
-        """The ratings, with titles as spoken ("The Matrix", year apart), genres, and users' age, gender, occupation.
+        """The ratings; items with title ("The Matrix"), year and genres; users with age, gender and occupation.
 
         Raises:
             DataError: files are missing and can't be fetched, or a line can't be read.
@@ -139,21 +139,21 @@ class MovieLens(RatingSource):
         return file_hashes(self.root, (files.ratings, files.items, files.users))
 
     def _find(self) -> _Files:
-        """The files to read, fetched before if need be."""
+        """The files to read, fetched first if they are missing."""
         if not self.root.exists() or (self.root.is_dir() and not any(self.root.iterdir())):
             self._fetch()
         if not self.root.is_dir():
             raise DataError(f"{ROOT_KEY} must be a folder, got the file {str(self.root)!r}. It should hold {_WANTED}.")
-        found = [name for name in _NAMES if (self.root / _NAMES[name][0]).exists()]
+        formats = [name for name in _NAMES if (self.root / _NAMES[name][0]).exists()]
         if any(self.root.glob("*.inter")):
-            found.append("recbole")
-        variant = self.variant if self.variant != "auto" else (found[0] if found else None)
-        if self.variant == "auto" and len(found) > 1:
+            formats.append("recbole")
+        variant = self.variant if self.variant != "auto" else (formats[0] if formats else None)
+        if self.variant == "auto" and len(formats) > 1:
             raise DataError(
                 f"{ROOT_KEY}: {str(self.root)!r} holds several formats. "
-                f"Set dataset.init_args.variant to one of {found}."
+                f"Set dataset.init_args.variant to one of {formats}."
             )
-        if variant is None or (variant == "recbole" and "recbole" not in found):
+        if variant is None or (variant == "recbole" and "recbole" not in formats):
             wanted = "*.inter, *.item, *.user" if variant else _WANTED
             raise DataError(f"{ROOT_KEY}: {str(self.root)!r} holds no ratings; want {wanted}.{self._nearby()}")
         paths = self._atomic_paths() if variant == "recbole" else [self.root / name for name in _NAMES[variant]]
@@ -172,13 +172,13 @@ class MovieLens(RatingSource):
         return [self.root / f"{stem}.{kind}" for kind in ("inter", "item", "user")]
 
     def _nearby(self) -> str:
-        """A hint for the common slip of pointing at the folder above."""
+        """A hint for the common mistake of giving the parent folder."""
         names = [ratings for ratings, _, _ in _NAMES.values()]
         below = sorted({path.parent for name in (*names, "*.inter") for path in self.root.glob(f"*/{name}")})
         return f" Did you mean {str(below[0])!r}?" if below else ""
 
     def _fetch(self) -> None:
-        """Fetch and unpack beside the root under a temporary name, then rename: the root is whole or absent."""
+        """Fetch and unpack into a temporary folder, then rename it to the root, which is therefore never incomplete."""
         name: str | None = self.variant if self.variant in _NAMES else None
         if self.variant == "auto":
             name = next((name for name in _NAMES if name.removeprefix("ml-") in self.root.name.lower()), None)
@@ -194,7 +194,7 @@ class MovieLens(RatingSource):
             ) from error
 
     def _how_to_fill(self, name: str | None) -> str:
-        """What to do about a missing folder that isn't fetched; ``name`` is the dataset it should be, where known."""
+        """What to do about a missing folder that isn't fetched; ``name`` is its dataset, if known."""
         if self.variant == "recbole":
             return "Put *.inter, *.item and *.user there."
         if name is not None:
@@ -204,13 +204,14 @@ class MovieLens(RatingSource):
 
 
 def split_title(raw: str) -> tuple[str, int | None]:
-    """A title as spoken, and its year: "Matrix, The (1999)" -> ("The Matrix", 1999).
+    """A title with its article in front, and its year: "Matrix, The (1999)" -> ("The Matrix", 1999).
 
-    An article moved behind a translated title in brackets returns to its front as well.
+    The article of a translated title in brackets moves to its front as well.
     """
-    title, year = raw.strip(), None
-    if found := _YEAR.match(title):
-        title, year = found.group(1), int(found.group(2))
+    title = raw.strip()
+    year = None
+    if match := _YEAR.match(title):
+        title, year = match.group(1), int(match.group(2))
     title = _MOVED.sub(r"\2 \1", title)
     title = _MOVED_INSIDE.sub(r"(\2 \1)", title)
     return re.sub(r"(^|\()L' ", r"\1L'", title), year
@@ -258,7 +259,7 @@ def _read_recbole(files: _Files) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFra
 
 
 def _items(raw: pl.DataFrame) -> pl.DataFrame:
-    """The items table from item_id, title, genres, and year where the file has it apart from the title."""
+    """The items table from item_id, title, genres, and year where the file has a column for it."""
     cleaned = [split_title(title) for title in raw["title"]]
     year = pl.Series("year", [year for _, year in cleaned], dtype=pl.Int32)
     genre = pl.element()

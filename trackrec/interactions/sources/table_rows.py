@@ -1,4 +1,4 @@
-"""What `Table` makes of the columns that it has read: items, users, the k-core, and published history lists."""
+"""Builds the tables of `Table` from its columns: items, users, filtered ratings, published history lists."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from trackrec.interactions.sources.filters import filter_known, keep_known
 
 
 def explode_impressions(records: pl.DataFrame) -> pl.DataFrame:
-    """One row per item shown, in the order shown; rating is 1 for a chosen one and 0 for the rest."""
-    shown = records.drop("history", "history_ratings", strict=False).with_columns(
+    """One row per item shown, in the order shown; the rating is 1 for a chosen item and 0 for the others."""
+    lists = records.drop("history", "history_ratings", strict=False).with_columns(
         pl.col("impressions").str.split(LIST_SEPARATOR)
     )
-    rows = shown.explode("impressions").filter(pl.col("impressions") != "")
+    rows = lists.explode("impressions").filter(pl.col("impressions") != "")
     return rows.with_columns(
         pl.col("impressions").str.head(-2).alias("item_id"),
         pl.col("impressions").str.tail(1).cast(pl.Float32).alias("rating"),
@@ -24,33 +24,33 @@ def explode_impressions(records: pl.DataFrame) -> pl.DataFrame:
 def item_table(
     raw: pl.DataFrame | None, ids: pl.Series | None, counts: dict[str, int]
 ) -> tuple[pl.DataFrame, dict[str, int]]:
-    """The items table, and how many rows repeat an item (the first stays) and how many items have no title.
+    """The items table, and the counts, now with repeated rows (the first is used) and items without a title.
 
     Args:
         raw: item_id and, where the file has them, title, year and attributes_0, attributes_1 ...
-        ids: The items to describe, if they aren't those of ``raw``; of an item's rows in ``raw`` the first serves.
-        counts: Added to.
+        ids: The items of the table, if not those of ``raw``; of an item's rows in ``raw`` the first titled one is used.
+        counts: The counts so far.
     """
     if raw is None:
         raw = pl.DataFrame(schema={"item_id": pl.String})
-    about = [name for name in raw.columns if name in ("title", "year") or name.startswith("attributes_")]
-    rows = raw.select("item_id", *about)
+    columns = [name for name in raw.columns if name in ("title", "year") or name.startswith("attributes_")]
+    rows = raw.select("item_id", *columns)
     if ids is None:
         items = rows.unique("item_id", keep="first", maintain_order=True)
         counts["duplicate_items"] = rows.height - items.height
     else:
         items = ids.unique(maintain_order=True).to_frame().filter(pl.col("item_id") != "")
-        if about:
-            titled = rows.filter(pl.col("title") != "") if "title" in about else rows
+        if columns:
+            titled = rows.filter(pl.col("title") != "") if "title" in columns else rows
             firsts = titled.unique("item_id", keep="first")
             items = items.join(firsts, on="item_id", how="left", maintain_order="left")
     item_ids = items["item_id"].to_list()
-    texts = items["title"].fill_null("").to_list() if "title" in about else [""] * len(item_ids)
+    texts = items["title"].fill_null("").to_list() if "title" in columns else [""] * len(item_ids)
     titles = [clean_text(text) for text in texts]
     counts["items_without_title"] = titles.count("")
-    lists = [items[name].fill_null("").to_list() for name in about if name.startswith("attributes_")]
+    lists = [items[name].fill_null("").to_list() for name in columns if name.startswith("attributes_")]
     attributes = [_words(cells) for cells in zip(*lists, strict=True)] if lists else [[] for _ in item_ids]
-    year = items["year"] if "year" in about else pl.Series([None] * len(item_ids), dtype=pl.Int32)
+    year = items["year"] if "year" in columns else pl.Series([None] * len(item_ids), dtype=pl.Int32)
     table = {
         "item_id": items["item_id"],
         "title": pl.Series([title or item for title, item in zip(titles, item_ids, strict=True)], dtype=pl.String),
@@ -61,13 +61,11 @@ def item_table(
 
 
 def user_table(raw: pl.DataFrame, names: list[str]) -> pl.DataFrame:
-    """The users table; a user's first row serves. A number is told with its column's name: "age 24"."""
+    """The users table; of a user's rows the first is used. A number is shown with its column's name: "age 24"."""
     columns = [f"about {name}" for name in names]
     users = raw.select("user_id", *columns).unique("user_id", keep="first", maintain_order=True)
-    told = [
-        [_about(name, text) for name, text in zip(names, texts, strict=True)] for texts in users.select(columns).rows()
-    ]
-    attributes = [[word for word in words if word] for words in told] or [[] for _ in range(users.height)]
+    rows = [[_about(name, text) for name, text in zip(names, row, strict=True)] for row in users.select(columns).rows()]
+    attributes = [[cell for cell in row if cell] for row in rows] or [[] for _ in range(users.height)]
     return users.select("user_id", pl.Series("attributes", attributes, dtype=pl.List(pl.String)))
 
 
@@ -76,11 +74,11 @@ def filter_ratings(
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Drop and count the ratings of unknown items, then repeated ones, then those outside the k-core.
 
-    Of a user's ratings of an item the latest stays; where splits are published, only a repetition of the same time and
-    split is one.
+    Of a user's ratings of an item the latest is kept. With published splits, a rating counts as repeated only if its
+    time and split are the same, too.
 
     Raises:
-        DataError: nothing is left. ``where`` is what ``items`` were read from.
+        DataError: nothing is left. The message names ``where``, the file that ``items`` were read from.
     """
     known = keep_known(rows, items)
     if known.is_empty():
@@ -98,13 +96,13 @@ def filter_ratings(
 def own_histories(
     lists: pl.DataFrame, rows: pl.DataFrame, items: pl.DataFrame, best: float
 ) -> tuple[pl.DataFrame, int]:
-    """`Ratings.own_histories`, and how many entries of unknown items were left out of its lists.
+    """`Ratings.own_histories`, and how many list entries were left out because their item is unknown.
 
     Args:
-        lists: user_id, history, perhaps history_ratings, and the records that share them.
-        rows: The interactions that stay, with ``row`` and ``record``.
+        lists: user_id, history, history_ratings where the file has them, and the records that share the list.
+        rows: The interactions that remain, with ``row`` and ``record``.
         items: The items table.
-        best: The rating of an entry without one.
+        best: The rating of entries whose list has no ratings.
     """
     used = (
         lists.with_row_index("list")
@@ -135,20 +133,20 @@ def own_histories(
         items.select("item_id"), left_on="item_ids", right_on="item_id", how="semi", maintain_order="left"
     )
     filled = known.group_by("list", maintain_order=True).agg("item_ids", "ratings")
-    whole = used.join(filled, on="list", how="left", maintain_order="left").with_columns(
+    histories = used.join(filled, on="list", how="left", maintain_order="left").with_columns(
         pl.col("item_ids").fill_null([]), pl.col("ratings").fill_null([])
     )
-    return whole.select("rows", "item_ids", "ratings"), entries.height - known.height
+    return histories.select("rows", "item_ids", "ratings"), entries.height - known.height
 
 
 def _words(cells: tuple[str, ...]) -> list[str]:
-    """The attributes of an item, each once."""
+    """The attributes of an item, without repetitions."""
     words = [clean_text(word) for cell in cells for word in cell.split(LIST_SEPARATOR)]
     return list(dict.fromkeys(word for word in words if word))
 
 
 def _about(name: str, text: str) -> str:
-    """One attribute of a user; a column that is called by its number has no name to tell."""
+    """One attribute of a user. A column that is only known by its number adds no name."""
     text = clean_text(text or "")
     number = text.replace(".", "", 1).removeprefix("-").isdecimal()
     return f"{name} {text}" if number and not name.isdecimal() else text
