@@ -1,4 +1,4 @@
-"""Answers of a teacher that cost money or time, kept as they arrive."""
+"""Saves a teacher's answers as they arrive, since they cost money or time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, NamedTuple
 
-# Under logs, since the order of arrival tells how a run went: the content hash of the stage leaves it out.
+# Under logs, which the stage's content hash leaves out: the order of arrival differs between runs.
 ANSWERS = Path("logs", "teacher_answers.jsonl")
 
 
@@ -20,10 +20,10 @@ class Answer(NamedTuple):
     Attributes:
         outcome: whether it holds a text.
         text: empty unless the outcome is ``text``.
-        cut: the length limit ended it.
+        cut: whether the length limit ended it.
         prompt_tokens: tokens read.
         completion_tokens: tokens written.
-        estimated: the server named no tokens; these are upper bounds.
+        estimated: the server sent no token counts; these are upper bounds.
     """
 
     outcome: Literal["text", "refused", "empty"]
@@ -37,12 +37,12 @@ class Answer(NamedTuple):
 class AnswerStore:
     """Answers by key in an append-only JSON-lines file of a stage directory; use it as a context manager.
 
-    Each answer is on the disk before `add` returns. A line that a crash tore is passed over. Answers that the same
-    stage got under another config (a higher ``max_cost``, say) are taken over, since the key holds all that matters.
+    Each answer is on the disk before `add` returns. A line cut off by a crash is skipped. Answers that the same
+    stage got under another config (such as a higher ``max_cost``) are reused: the key holds all that they depend on.
 
     Args:
         out_dir: the stage directory.
-        keys: the answers that are wanted; others in the file are left where they are.
+        keys: the keys of the answers to use; others stay in the file.
     """
 
     def __init__(self, out_dir: Path, keys: Collection[str]) -> None:
@@ -50,12 +50,12 @@ class AnswerStore:
         self._lock = threading.Lock()
         self._file: BinaryIO | None = None
         wanted = set(keys)
-        self._own = {key: row for key, row in _rows(self.path) if key in wanted}
+        self._rows = {key: row for key, row in _rows(self.path) if key in wanted}
         for earlier in _earlier(out_dir):
             for key, row in _rows(earlier / ANSWERS):
-                if key in wanted and key not in self._own:
+                if key in wanted and key not in self._rows:
                     self._append(row)
-                    self._own[key] = row
+                    self._rows[key] = row
 
     def __enter__(self) -> AnswerStore:
         return self
@@ -68,21 +68,21 @@ class AnswerStore:
             self._file = None
 
     def __len__(self) -> int:
-        return len(self._own)
+        return len(self._rows)
 
     def get(self, key: str) -> Answer | None:
         """The answer under a key, None where there is none yet."""
-        row = self._own.get(key)
+        row = self._rows.get(key)
         return None if row is None else Answer(**{name: row[name] for name in Answer._fields})
 
     def add(self, key: str, history_id: str, answer: Answer) -> None:
-        """Keep an answer. Threads may call this at the same time."""
+        """Save an answer. Threads may call this at the same time."""
         # A lone surrogate is legal JSON and legal in a Python string, but not in a Parquet file.
         text = answer.text.encode("utf-8", "replace").decode()
         row = {"key": key, "history_id": history_id, **answer._replace(text=text)._asdict()}
         with self._lock:
             self._append(row)
-            self._own[key] = row
+            self._rows[key] = row
 
     def _append(self, row: dict[str, Any]) -> None:
         if self._file is None:
@@ -96,13 +96,13 @@ class AnswerStore:
         file = self.path.open("ab+")
         if file.tell():
             file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":  # a torn line must not swallow the next one
+            if file.read(1) != b"\n":  # a line cut off by a crash must not swallow the next one
                 file.write(b"\n")
         return file
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Whole lines of an answers file by key."""
+    """Complete lines of an answers file by key."""
     if not path.is_file():
         return
     for line in path.read_bytes().splitlines():
@@ -115,7 +115,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _earlier(out_dir: Path) -> list[Path]:
-    """Where the pipeline keeps what the same stage made under another fingerprint, finished or not."""
+    """Directories of the same stage under other fingerprints, finished or not."""
     stage = out_dir.name.rpartition("-")[0]
     if out_dir.parent.name != ".partial" or not stage:
         return []

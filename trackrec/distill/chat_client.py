@@ -1,4 +1,4 @@
-"""One chat request that waits out a server's bad moments, and a budget that many of them share."""
+"""Chat requests with retries and back-off, and a budget that they share."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ log = logging.getLogger(__name__)
 
 BACKOFF_S = 1.0  # the first wait; each further one is twice as long
 MAX_BACKOFF_S = 60.0
-MAX_RETRY_AFTER_S = 600.0  # a server that wants a longer pause ends the run; what it answered is kept
+MAX_RETRY_AFTER_S = 600.0  # a server that asks for a longer pause ends the run; its answers are kept
 _TRANSIENT = (408, 409, 429)
 _MAX_ERROR_CHARS = 300
 _HINTS = {
-    400: "If it dislikes temperature, set teacher.init_args.temperature to null; if the prompt is too long, lower "
-    "prompts.max_history.",
+    400: "If the server rejects temperature, set teacher.init_args.temperature to null; if the prompt is too long, "
+    "lower prompts.max_history.",
     401: "Check the key in the environment variable that teacher.init_args.api_key_env names.",
     403: "Check the key in the environment variable that teacher.init_args.api_key_env names.",
     404: "Check teacher.init_args.model and teacher.init_args.base_url.",
@@ -30,20 +30,21 @@ _HINTS = {
 
 
 class Budget:
-    """Money that requests share: each reserves the most it can cost, then settles what it did cost.
+    """A budget that requests share: each reserves the most it can cost, then settles its actual cost.
 
     Args:
-        limit: never passed; None is no limit.
-        spent: on answers that are kept already.
+        limit: the most to spend; None is no limit.
+        spent: the cost of the answers saved so far.
     """
 
     def __init__(self, limit: float | None, spent: float) -> None:
         self.limit, self.spent, self.refused = limit, spent, 0.0
-        self._reserved, self._in_flight = 0.0, 0
+        self._reserved = 0.0
+        self._in_flight = 0
         self._change = threading.Condition()
 
     def reserve(self, most: float) -> bool:
-        """Wait until a request fits beside those in flight; False when it doesn't even fit after them."""
+        """Wait until a request fits beside those in flight; False if it doesn't fit even after them."""
         with self._change:
             while self.limit is not None and self.spent + self._reserved + most > self.limit:
                 if self.refused or not self._in_flight:
@@ -65,11 +66,11 @@ class Budget:
 
 
 class ChatClient:
-    """Asks an OpenAI-compatible server, again where that can help.
+    """Sends requests to an OpenAI-compatible server, and retries temporary failures.
 
     Args:
         client: an ``openai.OpenAI`` that doesn't retry by itself.
-        options: what every request says besides its message: model, length, temperature.
+        options: the parameters of every request besides its message: model, length, temperature.
         max_retries: of one request.
         secret: never shown in an error or a log.
     """
@@ -78,14 +79,14 @@ class ChatClient:
         self._client, self._options, self._max_retries, self._secret = client, options, max_retries, secret
         self._lock = threading.Lock()
         self.requests = self.retries = 0
-        self.stop = threading.Event()  # set: no new request starts, and nobody waits for the next try
+        self.stop = threading.Event()  # once set, no request starts and no retry waits
 
     def ask(self, prompt: str, most_tokens: tuple[int, int]) -> Answer | None:
-        """One answer, None when `stop` came first.
+        """One answer; None if `stop` was set first.
 
         Args:
             prompt: the user's message.
-            most_tokens: upper bounds of the tokens read and written, filed where the server names none.
+            most_tokens: upper bounds of the tokens read and written, recorded if the server sends no counts.
 
         Raises:
             TeacherError: the server refuses the request, or fails more often than ``max_retries``.
@@ -97,44 +98,45 @@ class ChatClient:
             wait = None
             try:
                 self._count("requests")
-                made = self._client.chat.completions.create(
+                completion = self._client.chat.completions.create(
                     messages=[{"role": "user", "content": prompt}], **self._options
                 )
-                if answer := read_completion(made, most_tokens):
+                if answer := read_completion(completion, most_tokens):
                     return answer
-                trouble = "an answer without choices"
+                problem = "an answer without choices"
             except openai.APIStatusError as error:
-                if _filtered(error):
+                # A content filter rejected the prompt: Azure answers with status 400.
+                if error.status_code == 400 and error.code in ("content_filter", "content_policy_violation"):
                     return Answer("refused", "", False, 0, 0)
-                trouble = self._safe(f"HTTP {error.status_code}: {error.message}")
+                problem = self._safe(f"HTTP {error.status_code}: {error.message}")
                 if not _transient(error):
                     hint = _HINTS.get(error.status_code, "")
-                    raise TeacherError(f"the server refuses a request ({trouble}). {hint}".strip()) from None
+                    raise TeacherError(f"the server refuses a request ({problem}). {hint}".strip()) from None
                 wait = retry_after(error.response.headers)
             except (openai.APIError, json.JSONDecodeError) as error:  # lost connection, time-out, broken body
-                trouble = self._safe(f"{type(error).__name__}: {error}")
+                problem = self._safe(f"{type(error).__name__}: {error}")
             tries += 1
-            self._pause(tries, wait, trouble)
+            self._pause(tries, wait, problem)
         return None
 
-    def _pause(self, tries: int, wait: float | None, trouble: str) -> None:
-        """Wait as long as the server asks, or longer after each failure; jitter keeps requests from marching in step.
+    def _pause(self, tries: int, wait: float | None, problem: str) -> None:
+        """Wait as long as the server asks, else with back-off; jitter keeps concurrent requests from retrying together.
 
         Raises:
             TeacherError: that was the last try, or the server wants too long a pause.
         """
         if tries > self._max_retries:
             raise TeacherError(
-                f"no answer after {tries} tries, the last gave {trouble}. teacher.init_args.max_retries is "
+                f"no answer after {tries} tries, the last gave {problem}. teacher.init_args.max_retries is "
                 f"{self._max_retries}."
             )
         if wait is not None and wait > MAX_RETRY_AFTER_S:
-            raise TeacherError(f"the server asks for a pause of {wait:,.0f} s ({trouble}).")
+            raise TeacherError(f"the server asks for a pause of {wait:,.0f} s ({problem}).")
         backoff = min(BACKOFF_S * 2 ** (tries - 1), MAX_BACKOFF_S)
         jitter = random.uniform(0.5, 1.0)
         delay = backoff * jitter if wait is None else wait + BACKOFF_S * (jitter - 0.5)
         self._count("retries")
-        log.info("teacher: %s; next try in %.1f s", trouble, delay)
+        log.info("teacher: %s; next try in %.1f s", problem, delay)
         self.stop.wait(delay)
 
     def _count(self, name: str) -> None:
@@ -142,13 +144,13 @@ class ChatClient:
             setattr(self, name, getattr(self, name) + 1)
 
     def _safe(self, text: str) -> str:
-        """A server's words in one short line, without the key: servers echo keys in their errors."""
+        """A server's message in one short line, without the key: servers echo keys in their errors."""
         shown = text.replace(self._secret, "***") if self._secret else text
         return " ".join(shown.split())[:_MAX_ERROR_CHARS]
 
 
 def read_completion(made: Any, most_tokens: tuple[int, int]) -> Answer | None:
-    """The answer in a chat completion; None where it holds no choice, as some proxies answer for a failed server."""
+    """The answer in a chat completion; None if it holds no choice, which some proxies send for a failed server."""
     choices = getattr(made, "choices", None)
     if not choices:
         return None
@@ -179,12 +181,7 @@ def retry_after(headers: Any) -> float | None:
 
 
 def _transient(error: Any) -> bool:
-    """Whether the same request may succeed later; an exhausted account answers 429 as well, for good."""
+    """Whether the same request may succeed later; an exhausted account also gives 429, but permanently."""
     if error.code == "insufficient_quota":
         return False
     return error.status_code in _TRANSIENT or error.status_code >= 500
-
-
-def _filtered(error: Any) -> bool:
-    """Whether a content filter turned the prompt down, which Azure says by status 400."""
-    return error.status_code == 400 and error.code in ("content_filter", "content_policy_violation")

@@ -1,4 +1,4 @@
-"""Teacher texts as training examples for G."""
+"""Teacher texts as training examples for the generator (G)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ResponseExample(NamedTuple):
 
 
 class ResponseBatch(NamedTuple):
-    """Rows of prompt and response, where the responses are, and the examples from which pieces can be made."""
+    """Rows of prompt and response, where the responses are, and the examples, to build smaller batches from."""
 
     ids: list[str]
     layout: Layout
@@ -37,10 +37,10 @@ class DistillData(LightningDataModule):
     """One example per finished teacher text: G's prompt, then the text and the end-of-text token.
 
     Args:
-        lm: encodes and lays out.
+        lm: the model; it encodes texts and lays out rows.
         book: histories and words.
         teacher_dir: stage directory with the reccots table of the teacher.
-        seed: of the order.
+        seed: of the shuffling.
         batch_size: texts per batch.
         batch_tokens: if given, a batch holds as many texts as fit, prompts and padding counted, in place of
             ``batch_size``.
@@ -63,9 +63,9 @@ class DistillData(LightningDataModule):
         """Encode every text.
 
         Raises:
-            SettingError: the teacher finished no text, or a text is longer than the model reaches.
+            SettingError: the teacher finished no text, or a text is longer than the model's context.
         """
-        # A text that the length limit cut would teach G to stop in mid-sentence.
+        # A text cut by the length limit would teach G to stop in mid-sentence.
         rows = [row for row in read_dataset(self.teacher_dir, "reccots") if row["finish_reason"] == "stop"]
         if not rows:
             raise SettingError(
@@ -103,5 +103,5 @@ class DistillData(LightningDataModule):
         )
 
     def transfer_batch_to_device(self, batch: ResponseBatch, device: Any, dataloader_idx: int) -> ResponseBatch:
-        """Nothing to move: the model places what it computes on."""
+        """Nothing to move: the model puts its inputs on its device."""
         return batch

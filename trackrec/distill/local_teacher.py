@@ -1,9 +1,9 @@
-"""A teacher on this machine: any language model, through the sampler that G uses too."""
+"""A local teacher: any language model, through the sampler that the generator (G) uses too."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,11 +17,11 @@ from trackrec.prompts.settings import PromptSettings
 from trackrec.prompts.templates import RECCOT_TEMPLATE, prompt_hash
 from trackrec.storage.atomic import stable_hash
 
-_CHUNK = 64  # texts that a crash can cost
+_CHUNK = 64  # texts that a crash can lose at most
 
 
 class _Job(NamedTuple):
-    """One text to write, and where it is kept."""
+    """One text to write, and the key under which its answer is stored."""
 
     key: str
     history_id: str
@@ -29,14 +29,14 @@ class _Job(NamedTuple):
 
 
 class LocalTeacher(Teacher):
-    """A language model writes, greedily, with the prompt that G will see.
+    """A local language model writes greedily, with the prompt that G will see.
 
-    The model is loaded when texts are missing and dropped when they are written. Texts are kept in the stage directory
-    in runs of 64, so a rerun writes only what is missing.
+    The model is loaded if texts are missing, and freed once they are written. Texts are saved in the stage directory in
+    chunks of 64, so a rerun writes only the missing ones.
 
     Args:
         backbone: the model; its ``lora`` isn't used.
-        sampler: the engine, its ``max_new_tokens`` and ``batch_tokens``; null is `HFSampler`'s own values.
+        sampler: the engine, its ``max_new_tokens`` and ``batch_tokens``; null is `HFSampler` with its defaults.
         fraction: see `Teacher`.
     """
 
@@ -50,11 +50,11 @@ class LocalTeacher(Teacher):
         return {"backbone": model_digest(self.backbone.model)}
 
     def write(self, requests: Sequence[TeacherRequest], words: PromptSettings, out_dir: Path) -> TeacherTexts:
-        """See `Teacher.write`; nothing is written about an empty history.
+        """See `Teacher.write`; an empty history gets no text.
 
         Raises:
             FileNotFoundError: ``backbone.model`` is a path that holds no model.
-            ValueError: a prompt is longer than the model reaches.
+            ValueError: a prompt is longer than the model's context.
         """
         self.backbone.check_path("teacher.init_args.backbone")
         self.sampler.check(self.backbone)
@@ -62,7 +62,7 @@ class LocalTeacher(Teacher):
         chunks = [jobs[start : start + _CHUNK] for start in range(0, len(jobs), _CHUNK)]
         with AnswerStore(out_dir, [job.key for job in jobs]) as store:
             kept = len(store)
-            # A chunk is written as a whole, so that a text's neighbours in a batch are the same after a crash.
+            # A chunk is always written completely, so that its batches are the same after a crash.
             missing = [chunk for chunk in chunks if any(store.get(job.key) is None for job in chunk)]
             if missing:
                 self._write(missing, len(jobs), store)
@@ -73,8 +73,8 @@ class LocalTeacher(Teacher):
 
     def _job(self, request: TeacherRequest, words: PromptSettings) -> _Job:
         segments = request.segments(words)
-        named = ("model", "revision", "gguf_file", "quantize", "dtype", "system_prompt")
-        model = [getattr(self.backbone, name) for name in named]
+        fields = ("model", "revision", "gguf_file", "quantize", "dtype", "system_prompt")
+        model = [getattr(self.backbone, name) for name in fields]
         engine = f"{type(self.sampler).__module__}.{type(self.sampler).__qualname__}"
         settings = (*model, model_digest(self.backbone.model), engine, self.sampler.max_new_tokens)
         key = stable_hash("local", request.history_id, prompt_hash(RECCOT_TEMPLATE, segments), *settings, digits=32)
@@ -82,20 +82,23 @@ class LocalTeacher(Teacher):
 
     def _write(self, chunks: Sequence[Sequence[_Job]], total: int, store: AnswerStore) -> None:
         """Load the model, write the chunks, and free the model."""
+        import torch
         from tqdm import tqdm
 
         from trackrec.llm.backbone import LanguageModel
 
         lm = LanguageModel(self.backbone, "teacher.init_args.backbone")
-        due = sum(map(len, chunks))
-        with tqdm(total=total, initial=total - due, desc="teacher", unit="text", disable=None) as bar:
+        n_missing = sum(map(len, chunks))
+        with tqdm(total=total, initial=total - n_missing, desc="teacher", unit="text", disable=None) as bar:
             try:
                 for chunk in chunks:
                     self._write_chunk(lm, chunk, store, bar.update)
             finally:
                 self.sampler.release()
                 del lm
-                _free()
+                gc.collect()
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
 
     def _write_chunk(
         self, lm: Any, chunk: Sequence[_Job], store: AnswerStore, on_progress: Callable[[int], object]
@@ -109,21 +112,11 @@ class LocalTeacher(Teacher):
             store.add(job.key, job.history_id, answer)
 
 
-def _counts(answers: Any) -> dict[str, int]:
+def _counts(answers: Collection[Answer]) -> dict[str, int]:
     """Outcomes and tokens for the manifest."""
-    made = list(answers)
     return {
-        "empty": sum(answer.outcome == "empty" for answer in made),
-        "cut": sum(answer.cut for answer in made),
-        "prompt_tokens": sum(answer.prompt_tokens for answer in made),
-        "new_tokens": sum(answer.completion_tokens for answer in made),
+        "empty": sum(answer.outcome == "empty" for answer in answers),
+        "cut": sum(answer.cut for answer in answers),
+        "prompt_tokens": sum(answer.prompt_tokens for answer in answers),
+        "new_tokens": sum(answer.completion_tokens for answer in answers),
     }
-
-
-def _free() -> None:
-    """Return the memory of what was dropped, on the GPU too."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

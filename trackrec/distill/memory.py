@@ -10,10 +10,10 @@ def distill_work(prompt: int, text: int, batch_size: int, batch_tokens: int | No
     """Rows of a prompt and a teacher's text.
 
     Args:
-        prompt: tokens of G's prompt.
+        prompt: tokens of the generator's prompt.
         text: tokens of a teacher's text.
         batch_size: ``distill.data.batch_size``.
-        batch_tokens: ``distill.data.batch_tokens``, which goes before it.
+        batch_tokens: ``distill.data.batch_tokens``, which takes precedence.
     """
     rows = max(1, batch_tokens // (prompt + text)) if batch_tokens else batch_size
     key = "batch_tokens" if batch_tokens else "batch_size"

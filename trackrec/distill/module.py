@@ -1,4 +1,4 @@
-"""SFT of G on the teacher's texts."""
+"""SFT of the generator (G) on the teacher's texts."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ class DistillModule(AdapterModule):
         super().__init__(lm, adapter, lr, optimizer)
 
     def sums(self, batch: ResponseBatch) -> StepSums:
-        """Over the texts, their mean token loss, so that a text's weight doesn't depend on the batch."""
+        """The sum over texts of the mean token loss, so that a text's weight doesn't depend on the batch."""
         sums, lengths = branch_logprobs(self.lm, batch.layout, batch.wanted, batch.tokens)
         return StepSums((-sums / lengths).sum(), len(batch.ids), {}, {"tokens": float(lengths.sum())})

@@ -25,12 +25,12 @@ log = logging.getLogger(__name__)
 
 # Named here, so that OPENAI_BASE_URL in the environment can't change where an experiment sends its prompts.
 _OPENAI = "https://api.openai.com/v1"
-_NO_KEY = "none"  # local servers want some key and don't look at it
-_FRAME_TOKENS = 64  # more than any chat template puts around one message
+_NO_KEY = "none"  # local servers require a key but don't check it
+_FRAME_TOKENS = 64  # more than any chat template adds to one message
 
 
 class _Job(NamedTuple):
-    """One question: where its answer is kept, and the most tokens it reads and writes."""
+    """One request, the key under which its answer is stored, and the most tokens it can read and write."""
 
     key: str
     history_id: str
@@ -41,22 +41,22 @@ class _Job(NamedTuple):
 class OpenAITeacher(Teacher):
     """Asks a model behind an OpenAI-compatible server, with the prompt that G will see.
 
-    Answers are kept in the stage directory as they arrive, so a rerun asks only what is missing. Refusals (as the
-    server marks them, not as the text sounds) and empty answers are counted and get no text.
+    Answers are saved in the stage directory as they arrive, so a rerun requests only the missing ones. Refusals (only
+    those that the server marks as such) and empty answers are counted and give no text.
 
     Args:
         model: its name at the server.
         fraction: see `Teacher`.
         base_url: of the server, such as ``http://localhost:8000/v1``; null is OpenAI's own.
-        api_key_env: the environment variable that holds the key. Its value goes to ``base_url`` and nowhere else, so
+        api_key_env: the environment variable that holds the key. Its value is sent to ``base_url`` only, so
             name another variable for another server. With ``base_url`` it may be unset.
         concurrency: requests at the same time.
-        timeout_s: the longest silence of the server.
-        max_retries: further tries of one request after a 429, a 5xx, a lost connection or a time-out.
+        timeout_s: the longest time without a response from the server.
+        max_retries: retries of one request after a 429, a 5xx, a lost connection or a time-out.
         temperature: null leaves it to the server, as some reasoning models demand.
-        max_new_tokens: length limit of an answer, the thinking of reasoning models included.
+        max_new_tokens: length limit of an answer, including the reasoning of reasoning models.
         max_cost: the most that the answers of the stage, kept ones included, may cost, in the currency of the prices.
-            What a server bills for requests that it never answered isn't known here.
+            The cost of requests that the server never answered is unknown and not counted.
         price_in: per million tokens read; null is unknown.
         price_out: per million tokens written; null is unknown.
     """
@@ -97,8 +97,8 @@ class OpenAITeacher(Teacher):
         if not re.fullmatch(r"[A-Za-z_]\w*", api_key_env):
             # Not shown: it may be the key itself.
             raise SettingError(
-                "teacher.init_args.api_key_env is the name of an environment variable, such as OPENAI_API_KEY, and "
-                "what was given is none. Put the key into the variable, never into a config."
+                "teacher.init_args.api_key_env is the name of an environment variable, such as OPENAI_API_KEY, but "
+                "the value given can't be one. Put the key into the variable, never into a config."
             )
         self.model, self.base_url, self.api_key_env = model, base_url, api_key_env
         self.concurrency, self.timeout_s, self.max_retries = concurrency, timeout_s, max_retries
@@ -106,7 +106,7 @@ class OpenAITeacher(Teacher):
         self.max_cost, self.price_in, self.price_out = max_cost, price_in, price_out
 
     def write(self, requests: Sequence[TeacherRequest], words: PromptSettings, out_dir: Path) -> TeacherTexts:
-        """See `Teacher.write`; nobody is asked about an empty history.
+        """See `Teacher.write`; an empty history is not requested and gets no text.
 
         Raises:
             MissingPackageError: openai isn't installed.
@@ -115,36 +115,37 @@ class OpenAITeacher(Teacher):
         jobs = [self._job(request, words) for request in requests if request.history]
         with AnswerStore(out_dir, [job.key for job in jobs]) as store:
             missing = [job for job in jobs if store.get(job.key) is None]
-            made = self._ask(missing, jobs, store) if missing else {"requests": 0, "retries": 0}
+            request_counts = self._ask(missing, jobs, store) if missing else {"requests": 0, "retries": 0}
             answers = {job.history_id: answer for job in jobs if (answer := store.get(job.key))}
-        counts = {"answers_kept": len(jobs) - len(missing), **made, **self._counts(list(answers.values()))}
+        counts = {"answers_kept": len(jobs) - len(missing), **request_counts, **self._counts(list(answers.values()))}
         log.info("teacher %s: %s", self.model, ", ".join(f"{key} {value}" for key, value in counts.items()))
-        told = {key: answer.text for key, answer in answers.items() if answer.outcome == "text"}
-        cut = frozenset(key for key in told if answers[key].cut)
-        return TeacherTexts([told.get(request.history_id) for request in requests], counts, cut)
+        texts = {key: answer.text for key, answer in answers.items() if answer.outcome == "text"}
+        cut = frozenset(key for key in texts if answers[key].cut)
+        return TeacherTexts([texts.get(request.history_id) for request in requests], counts, cut)
 
     def _job(self, request: TeacherRequest, words: PromptSettings) -> _Job:
         segments = request.segments(words)
         prompt = "".join(segments)
-        asked = prompt_hash(RECCOT_TEMPLATE, segments)
+        prompt_id = prompt_hash(RECCOT_TEMPLATE, segments)
         settings = (self.model, self.base_url, self.temperature, self.max_new_tokens)
-        key = stable_hash("openai", request.history_id, asked, *settings, digits=32)
+        key = stable_hash("openai", request.history_id, prompt_id, *settings, digits=32)
         # No tokenizer makes more tokens than bytes.
         return _Job(key, request.history_id, prompt, (len(prompt.encode()) + _FRAME_TOKENS, self.max_new_tokens))
 
     def _ask(self, missing: Sequence[_Job], jobs: Sequence[_Job], store: AnswerStore) -> dict[str, int]:
-        """Ask what is missing; every answer goes to the store before the next request of its thread."""
+        """Request the missing answers; each is stored before the next request of its thread."""
         from tqdm import tqdm
 
         spent = sum(self._cost(answer) for job in jobs if (answer := store.get(job.key)))
-        budget, key = Budget(self.max_cost, spent), self._key()
+        budget = Budget(self.max_cost, spent)
+        key = self._key()
         with self._connect(key or _NO_KEY) as connection:
             client = ChatClient(connection, self._options(), self.max_retries, secret=key)
             pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="teacher")
             bar = tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc="teacher", unit="text", disable=None)
             try:
-                for done in as_completed([pool.submit(self._one, job, client, budget, store) for job in missing]):
-                    done.result()
+                for future in as_completed([pool.submit(self._one, job, client, budget, store) for job in missing]):
+                    future.result()
                     bar.update()
             except TeacherError as error:
                 _end(client, pool)
@@ -163,7 +164,7 @@ class OpenAITeacher(Teacher):
         return {"requests": client.requests, "retries": client.retries}
 
     def _one(self, job: _Job, client: ChatClient, budget: Budget, store: AnswerStore) -> None:
-        """Ask one question, if the budget allows it, and keep the answer."""
+        """Send one request, if the budget allows it, and store the answer."""
         most = self._price(*job.most_tokens)
         if client.stop.is_set() or not budget.reserve(most):
             return
@@ -173,13 +174,13 @@ class OpenAITeacher(Teacher):
                 store.add(job.key, job.history_id, answer)
                 cost = self._cost(answer)
         except BaseException:
-            client.stop.set()  # here, since the pool starts the next request before anybody sees this one's error
+            client.stop.set()  # here, since the pool starts the next request before this error is handled
             raise
         finally:
             budget.settle(most, cost)
 
     def _options(self) -> dict[str, Any]:
-        # OpenAI's reasoning models refuse max_tokens; most other servers pass over max_completion_tokens in silence.
+        # OpenAI's reasoning models refuse max_tokens; most other servers silently ignore max_completion_tokens.
         limit = "max_completion_tokens" if self.base_url is None else "max_tokens"
         options: dict[str, Any] = {"model": self.model, limit: self.max_new_tokens}
         return options if self.temperature is None else {**options, "temperature": self.temperature}
@@ -228,7 +229,7 @@ class OpenAITeacher(Teacher):
 
 
 def _end(client: ChatClient, pool: ThreadPoolExecutor) -> None:
-    """Start nothing more; requests in flight end first, and their answers are kept."""
+    """Start no new request; those in flight finish first, and their answers are stored."""
     client.stop.set()
     pool.shutdown(cancel_futures=True)
 

@@ -1,4 +1,4 @@
-"""Teachers: where the first RecCoTs come from."""
+"""Teachers, which write the first RecCoTs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TeacherError(TrackRecError, ValueError):
 
 
 class TeacherRequest(NamedTuple):
-    """One history that wants a text; ``prompt`` is G's prompt about it, made from the history where it is empty."""
+    """One history to write about; ``prompt`` is the generator's (G's) prompt, built from the history if empty."""
 
     history_id: str
     user_id: str
@@ -31,7 +31,7 @@ class TeacherRequest(NamedTuple):
     prompt: Sequence[str] = ()
 
     def segments(self, words: PromptSettings) -> list[str]:
-        """What a language model is asked: the prompt that G will see for this history."""
+        """The prompt for a language model: the one that G will see for this history."""
         return list(self.prompt) or reccot_segments(history_segment(self.history, words), words)
 
 
@@ -71,26 +71,26 @@ class Teacher(abc.ABC):
         """One text per request, None where the teacher has none (counted by the caller).
 
         Args:
-            requests: whom to write about.
+            requests: the histories to write about.
             words: words and limits of the prompts.
-            out_dir: the stage directory. It outlives a crash: what a teacher keeps there, a rerun finds.
+            out_dir: the stage directory. It survives a crash, so a rerun finds what a teacher saved there.
         """
 
     def content_key(self) -> dict[str, str]:
-        """What besides the settings decides the texts: files by name and hash."""
+        """What the texts depend on besides the settings: files by name and hash."""
         return {}
 
 
 class ProfileTeacher(Teacher):
     """Writes a taste profile from the statistics of the history; needs no network and no model.
 
-    It shows the mechanism and holds no knowledge that the ratings don't: liked and disliked attributes with counts,
-    eras, generosity, favourites by name, and how sure it is. Wording varies with the history, not with the clock.
+    It demonstrates the mechanism and knows only the ratings: liked and disliked attributes with counts, eras,
+    generosity, favourites by name, and how sure it is. Its wording depends only on the history, so it is reproducible.
 
     Args:
         fraction: see `Teacher`.
-        max_words: the text ends before the sentence that would pass this.
-        favourites: most liked titles that are named.
+        max_words: a sentence that would make the text longer than this is left out.
+        favourites: how many of the latest liked titles are named.
     """
 
     def __init__(self, fraction: float = 0.05, max_words: int = 60, favourites: int = 2) -> None:
@@ -108,7 +108,7 @@ class ProfileTeacher(Teacher):
         shown = request.history[-words.max_history :]
         liked = [entry for entry in shown if entry.liked]
         disliked = [entry for entry in shown if not entry.liked]
-        # The teacher may say what the prompt shows, and no more.
+        # The teacher may use only what the prompt shows.
         rated = request.history if words.history_counts else shown
         kinds = _taste(request.history if words.history_kinds else shown, words, rng)
         sentences = [
@@ -128,7 +128,7 @@ class ProfileTeacher(Teacher):
 
 
 def _taste(history: Sequence[Rated], words: PromptSettings, rng: random.Random) -> str:
-    """Attributes that lean one way, with how often they were liked or disliked."""
+    """Attributes that are mostly liked or mostly disliked, with counts."""
     best, worst = leanings(history)
     parts = []
     if best:
@@ -148,8 +148,8 @@ def _generosity(liked: int, total: int, words: PromptSettings, rng: random.Rando
     return form.format(kind=kind, Kind=kind.capitalize(), user=words.user, liked=liked, total=total, word=words.liked)
 
 
-def _named(liked: Sequence[Rated], most: int, words: PromptSettings, rng: random.Random) -> str:
-    titles = [fold(entry.item.title)[: words.max_title_chars] for entry in liked[-most:]] if most else []
+def _named(liked: Sequence[Rated], limit: int, words: PromptSettings, rng: random.Random) -> str:
+    titles = [fold(entry.item.title)[: words.max_title_chars] for entry in liked[-limit:]] if limit else []
     if not titles:
         return ""
     return rng.choice(["Favourites: {}.", f"Recently {words.liked} {{}}.", "Enjoyed {}."]).format(" and ".join(titles))
@@ -184,10 +184,10 @@ class TableTeacher(Teacher):
         self.path = Path(path).expanduser()
 
     def write(self, requests: Sequence[TeacherRequest], words: PromptSettings, out_dir: Path) -> TeacherTexts:
-        """See `Teacher.write`. Texts are kept as they are, but for the white space around them.
+        """See `Teacher.write`. Texts are used as they are, without the white space around them.
 
         Raises:
-            SettingError: the file lacks the columns, names a key twice, or has a text for none of the requests.
+            SettingError: the file lacks the columns, repeats a key, or has a text for none of the requests.
         """
         frame = self._read()
         key = "history_id" if "history_id" in frame.columns else "user_id"
@@ -198,16 +198,16 @@ class TableTeacher(Teacher):
             )
         names = frame[key].cast(pl.String).to_list()
         if len(set(names)) != len(names):
-            twice = Counter(names).most_common(1)[0][0]
-            raise SettingError(f"teacher.init_args.path: {self.path} has {key} {twice!r} more than once.")
+            repeated = Counter(names).most_common(1)[0][0]
+            raise SettingError(f"teacher.init_args.path: {self.path} has {key} {repeated!r} more than once.")
         texts = dict(zip(names, frame["text"].cast(pl.String).to_list(), strict=True))
-        found = [texts.get(getattr(request, key)) for request in requests]
-        if requests and not any(found):
+        matched = [texts.get(getattr(request, key)) for request in requests]
+        if requests and not any(matched):
             raise SettingError(
                 f"teacher.init_args.path: {self.path} has a text for none of the {len(requests)} histories asked "
                 f"for; the first is {key} {getattr(requests[0], key)!r}."
             )
-        return TeacherTexts([text.strip() or None if text else None for text in found], {})
+        return TeacherTexts([text.strip() or None if text else None for text in matched], {})
 
     def _read(self) -> pl.DataFrame:
         readers: dict[str, Callable[[Path], pl.DataFrame]] = {

@@ -1,4 +1,4 @@
-"""The teacher stage: asks a teacher about its share of the histories and files the answers."""
+"""The teacher stage: a teacher writes about its share of the histories, and the texts are saved."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ def write_teacher_texts(
     """Write the reccots table of the teacher (source ``teacher``, round 0).
 
     Args:
-        teacher: writes.
+        teacher: the teacher.
         book: histories and words.
-        history_ids: the histories of the loop; the teacher's ``fraction`` of them is asked about.
+        history_ids: the histories of the loop; the teacher writes about its ``fraction`` of them.
         out_dir: the stage directory.
         seed: of the choice.
-        wrong: file every text under a history of another user.
+        wrong: save every text under a history of another user.
 
     Returns:
-        Counts for the manifest, the teacher's own among them; histories without a text are counted, not filed.
+        Counts for the manifest, including the teacher's; histories without a text are only counted.
         ``claims`` are the titles and attributes that the texts name, ``unsupported_share`` those of them that the
         history doesn't hold (None without claims); see `trackrec.prompts.grounding`.
 
     Raises:
         SettingError: the teacher has no text at all, or they can't be swapped between users.
     """
-    asked = teacher.choose(history_ids, seed)
-    requests = [TeacherRequest(key, book.user_of(key), book.history(key), book.reccot_prompt(key)) for key in asked]
+    chosen = teacher.choose(history_ids, seed)
+    requests = [TeacherRequest(key, book.user_of(key), book.history(key), book.reccot_prompt(key)) for key in chosen]
     written = teacher.write(requests, book.settings, out_dir)
     if wrong:
         written = swap_users(requests, written, seed)
@@ -59,44 +59,44 @@ def write_teacher_texts(
         if text
     ]
     if not rows:
-        raise SettingError(f"teacher: none of the {len(asked)} histories asked about got a text")
+        raise SettingError(f"teacher: none of the {len(chosen)} histories asked about got a text")
     write_part(out_dir, "reccots", rows)
     words = mean_words([text for text in written.texts if text])
-    counts = {"asked": len(asked), "without_text": len(asked) - len(rows), "mean_words": round(words, 1)}
+    counts = {"asked": len(chosen), "without_text": len(chosen) - len(rows), "mean_words": round(words, 1)}
     return {**counts, **_faithfulness(requests, written.texts, book, history_ids), **written.counts}
 
 
 def swap_users(requests: Sequence[TeacherRequest], written: TeacherTexts, seed: int) -> TeacherTexts:
-    """The same texts about other users: nobody keeps one of their own, every text is used once.
+    """The same texts, assigned to other users: no user keeps one of theirs, every text is used once.
 
     Raises:
         SettingError: one user has more than half of the texts.
     """
-    told = [place for place, text in enumerate(written.texts) if text]
-    order = sorted(told, key=lambda place: (stable_hash("wrong", seed, requests[place].user_id), place))
-    most = max(Counter(requests[place].user_id for place in told).values(), default=0)
-    if 2 * most > len(told):
+    indices = [index for index, text in enumerate(written.texts) if text]
+    order = sorted(indices, key=lambda index: (stable_hash("wrong", seed, requests[index].user_id), index))
+    most = max(Counter(requests[index].user_id for index in indices).values(), default=0)
+    if 2 * most > len(indices):
         raise SettingError(
-            f"loop.wrong_teacher: one user has {most} of the teacher's {len(told)} texts, so they can't be swapped "
+            f"loop.wrong_teacher: one user has {most} of the teacher's {len(indices)} texts, so they can't be swapped "
             "between users. Raise teacher.init_args.fraction or loop.users."
         )
-    # In the order of users, a step as long as the longest run of one user leaves that user.
-    source = {place: order[(rank + most) % len(order)] for rank, place in enumerate(order)}
-    texts = [written.texts[source[place]] if place in source else None for place in range(len(requests))]
+    # Sorted by user, a shift by the largest number of texts of one user moves every text to another user.
+    source = {index: order[(rank + most) % len(order)] for rank, index in enumerate(order)}
+    texts = [written.texts[source[index]] if index in source else None for index in range(len(requests))]
     ids = [request.history_id for request in requests]
-    cut = frozenset(ids[place] for place, origin in source.items() if ids[origin] in written.cut)
+    cut = frozenset(ids[index] for index, origin in source.items() if ids[origin] in written.cut)
     return TeacherTexts(texts, written.counts, cut)
 
 
 def _faithfulness(
     requests: Sequence[TeacherRequest], texts: Sequence[str | None], book: PromptBook, history_ids: Sequence[str]
 ) -> dict[str, Any]:
-    """How many names the texts hold, and the share of them that their histories don't."""
+    """How many names the texts hold, and the share of names that their histories don't hold."""
     items = [entry.item for key in history_ids for entry in book.history(key)]
     checker = ClaimChecker({item.title for item in items}, {name for item in items for name in item.attributes})
-    counted = [
+    checks = [
         checker.check(text, request.history) for request, text in zip(requests, texts, strict=True) if text is not None
     ]
-    claims = sum(one.claims for one in counted)
-    unsupported = sum(one.unsupported for one in counted)
+    claims = sum(check.claims for check in checks)
+    unsupported = sum(check.unsupported for check in checks)
     return {"claims": claims, "unsupported_share": round(unsupported / claims, 4) if claims else None}
