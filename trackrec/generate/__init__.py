@@ -1,1 +1,1 @@
-"""Generation of RecCoTs by G."""
+"""The generator (G) writes RecCoTs."""

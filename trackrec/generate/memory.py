@@ -8,10 +8,10 @@ from trackrec.llm.sampling.sampler import Sampler
 
 
 def sample_work(prompt: int, sampler: Sampler) -> StageWork:
-    """Reading prompts, then writing all their draws at once, beside the keys and values of both.
+    """Reading prompts, then writing all their draws at once, with the keys and values of both in memory.
 
     Args:
-        prompt: tokens of G's prompt.
+        prompt: tokens of the generator's prompt.
         sampler: draws per prompt and their length.
     """
     draws, new = sampler.n, sampler.max_new_tokens

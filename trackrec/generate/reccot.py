@@ -1,4 +1,4 @@
-"""G writes RecCoTs: N sampled per history in a round, or one greedy text."""
+"""The generator (G) writes RecCoTs: N sampled per history in a round, or one greedy text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trackrec.storage.parts import standing_part, write_part
 
 
 def shards(keys: Sequence[str], size: int) -> list[list[str]]:
-    """Sorted keys in fixed runs of ``size``: what a part holds doesn't depend on what an earlier run left."""
+    """Sorted keys in fixed groups of ``size``, so that a part holds the same keys when a run is resumed."""
     ordered = sorted(keys)
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
@@ -38,21 +38,21 @@ def write_reccots(
     shard_size: int,
     encoded: Mapping[str, NDArray[np.int32]] | None = None,
 ) -> dict[str, Any]:
-    """Write the reccots table of a stage, part by part; parts that stand already are kept.
+    """Write the reccots table of a stage, part by part; parts from an earlier run are kept.
 
     Args:
         lm: the model.
-        adapter: G's adapter; None is the plain base.
+        adapter: G's adapter; None is the base model.
         sampler: the engine and its settings.
         book: histories and words.
-        history_ids: who gets a text.
+        history_ids: the histories to write about.
         out_dir: the stage directory.
-        source: the name under which the texts are filed.
-        round_: the round whose G writes.
-        seed: of the run; a draw's own seed also holds the round, the history and the draw.
+        source: the value of the column ``source``.
+        round_: the round of this G.
+        seed: of the run; with the round, the history and the draw's number it gives each draw's seed.
         greedy: one greedy text instead of ``sampler.n`` sampled ones.
         shard_size: histories per part.
-        encoded: the prompts' token ids by history, where the caller has them already.
+        encoded: the prompts' token ids by history, if the caller has them already.
 
     Returns:
         Counts for the manifest: histories, texts, new tokens, and the share cut by the length limit.
@@ -77,8 +77,8 @@ def write_reccots(
             draws = sampler.draw(lm, adapter, tokenized, seeds, bar.update)
             rows = [
                 row
-                for place, history_id in enumerate(ids)
-                for row in _rows(lm, draws[place], seeds[place] if seeds else [0], history_id)
+                for index, history_id in enumerate(ids)
+                for row in _rows(lm, draws[index], seeds[index] if seeds else [0], history_id)
             ]
             hashes = dict(zip(ids, (prompt_hash(RECCOT_TEMPLATE, prompt) for prompt in prompts), strict=True))
             for row in rows:
