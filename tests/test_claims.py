@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from trackrec.distill.teacher import ProfileTeacher, TeacherRequest, TeacherTexts
 from trackrec.distill.texts import write_teacher_texts
-from trackrec.prompts.grounding import ClaimChecker, normal_form, unsupported_claims
+from trackrec.prompts.grounding import ClaimChecker, normal_form
 from trackrec.prompts.settings import PromptSettings
 from trackrec.prompts.templates import Item, Rated
 
@@ -49,13 +49,13 @@ HISTORY = [
     ],
 )
 def test_by_hand(text, claims, unsupported):
-    assert unsupported_claims(text, HISTORY, TITLES, ATTRIBUTES) == (claims, unsupported)
+    assert ClaimChecker(TITLES, ATTRIBUTES).check(text, HISTORY) == (claims, unsupported)
 
 
 def test_an_empty_catalogue_and_an_empty_history():
-    assert unsupported_claims("Likes Drama.", HISTORY, [], []) == (0, 0)
-    assert unsupported_claims("Likes Drama and Casablanca.", [], TITLES, ATTRIBUTES) == (2, 2)
-    assert unsupported_claims("Likes it.", [], ["", "!?"], [""]) == (0, 0)
+    assert ClaimChecker([], []).check("Likes Drama.", HISTORY) == (0, 0)
+    assert ClaimChecker(TITLES, ATTRIBUTES).check("Likes Drama and Casablanca.", []) == (2, 2)
+    assert ClaimChecker(["", "!?"], [""]).check("Likes it.", []) == (0, 0)
 
 
 @settings(max_examples=60, deadline=None, database=None)
@@ -72,7 +72,7 @@ def test_a_profile_claims_nothing_that_its_history_lacks(numbers, likes):
 @settings(max_examples=50, deadline=None, database=None)
 @given(st.text(), st.lists(st.text(), max_size=5), st.lists(st.text(), max_size=5))
 def test_any_text_is_read(text, titles, attributes):
-    claims, unsupported = unsupported_claims(text, HISTORY, titles, attributes)
+    claims, unsupported = ClaimChecker(titles, attributes).check(text, HISTORY)
     assert 0 <= unsupported <= claims
 
 

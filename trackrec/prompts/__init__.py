@@ -1,1 +1,1 @@
-"""What the language models read: settings, templates, the book that fills them, grounding of what a text claims."""
+"""What the language models read: settings, templates, the book that fills them, grounding of a text's claims."""

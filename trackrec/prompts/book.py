@@ -47,7 +47,7 @@ class PromptBook:
         return self._histories[history_id][0]
 
     def evidence(self, history_id: str) -> list[Rated]:
-        """What a prompt holds of a history; see `evidence`."""
+        """What a prompt shows of a history; see `trackrec.prompts.templates.evidence`."""
         return evidence(self.history(history_id), self.settings)
 
     def history_text(self, history_id: str) -> str:
@@ -56,9 +56,9 @@ class PromptBook:
         return history_segment(self.history(history_id), self.settings, about)
 
     def reccot_prompt(self, history_id: str) -> list[str]:
-        """Segments of G's prompt."""
+        """Segments of the prompt of the generator (G)."""
         return reccot_segments(self.history_text(history_id), self.settings)
 
     def judge_prompt(self, history_id: str, reccot: str | None, item_id: str) -> list[str]:
-        """Segments of V's prompt."""
+        """Segments of the prompt of the validator (V)."""
         return validator_segments(self.history_text(history_id), reccot, self.item(item_id), self.settings)

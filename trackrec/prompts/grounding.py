@@ -1,10 +1,10 @@
-"""Whether a text names only what the history holds."""
+"""Grounding: whether the titles and attributes that a text names are in its history."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from trackrec.prompts.templates import Rated
@@ -15,14 +15,14 @@ _WORD = re.compile(r"\w+(?:['’]\w+)*")
 
 
 class Claims(NamedTuple):
-    """Names of the catalogue that a text holds, and how many of them its history doesn't."""
+    """How many names of the catalogue a text holds, and how many of them its history lacks."""
 
     claims: int
     unsupported: int
 
 
 class Mention(NamedTuple):
-    """One name of the catalogue in a text: where it stands, in characters of `normal_form`, and what it is."""
+    """One name of the catalogue in a text: its span, in characters of `normal_form`, and its words."""
 
     start: int
     end: int
@@ -33,7 +33,7 @@ class Mention(NamedTuple):
 class ClaimChecker:
     """Finds titles and attributes of a catalogue in texts; build it once for many texts.
 
-    Case, punctuation and spacing don't count. Only whole words match. Where titles overlap the longest one holds, and
+    Case, punctuation and spacing don't count. Only whole words match. Of overlapping titles the longest one counts, and
     an attribute inside a title is part of the title. Titles of one word with fewer than eight characters ("It", "Big")
     are left out: most of their matches would be ordinary words. A name counts once per text.
 
@@ -43,48 +43,45 @@ class ClaimChecker:
     """
 
     def __init__(self, catalogue_titles: Iterable[str], catalogue_attributes: Iterable[str]) -> None:
-        titles = {words for title in catalogue_titles if (words := name_words(title)) and _tells(words)}
+        titles = {
+            words
+            for title in catalogue_titles
+            if (words := name_words(title)) and (len(words) > 1 or len(words[0]) >= _MIN_TITLE_CHARS)
+        }
         attributes = {words for name in catalogue_attributes if (words := name_words(name))}
         self._titles, self._attributes = titles, attributes
         self._longest = max(map(len, titles | attributes), default=0)
 
     def check(self, text: str, history: Sequence[Rated]) -> Claims:
-        """Count the names in a text and those that no item of the history bears."""
+        """Count the names in a text, and those that no item of the history has."""
         named = {(mention.is_title, mention.words) for mention in self.mentions(text)}
         return Claims(len(named), len(named - _names(history)))
 
     def unsupported(self, text: str, history: Sequence[Rated]) -> list[Mention]:
-        """Every place of `normal_form(text)` that names what no item of the history bears, from left to right."""
-        held = _names(history)
-        return [mention for mention in self.mentions(text) if (mention.is_title, mention.words) not in held]
+        """The mentions in `normal_form(text)` of names that no item of the history has, from left to right."""
+        history_names = _names(history)
+        return [mention for mention in self.mentions(text) if (mention.is_title, mention.words) not in history_names]
 
     def mentions(self, text: str) -> Iterator[Mention]:
         """Titles and attributes in a text, read from left to right."""
-        found = list(_WORD.finditer(normal_form(text)))
-        words = tuple(_plain(match.group()) for match in found)
-        place = 0
-        while place < len(words):
-            runs = [words[place : place + size] for size in range(min(self._longest, len(words) - place), 0, -1)]
+        matches = list(_WORD.finditer(normal_form(text)))
+        words = tuple(_plain(match.group()) for match in matches)
+        first = 0
+        while first < len(words):
+            runs = [words[first : first + size] for size in range(min(self._longest, len(words) - first), 0, -1)]
             # A title first: "War of the Worlds" is no claim about War.
             for known, is_title in ((self._titles, True), (self._attributes, False)):
-                if match := next((run for run in runs if run in known), None):
-                    last = place + len(match) - 1
-                    yield Mention(found[place].start(), found[last].end(), match, is_title)
-                    place = last + 1
+                if name := next((run for run in runs if run in known), None):
+                    last = first + len(name) - 1
+                    yield Mention(matches[first].start(), matches[last].end(), name, is_title)
+                    first = last + 1
                     break
             else:
-                place += 1
-
-
-def unsupported_claims(
-    text: str, history: Sequence[Rated], catalogue_titles: Collection[str], catalogue_attributes: Collection[str]
-) -> Claims:
-    """Count the catalogue's names in one text and those that its history doesn't hold; see `ClaimChecker`."""
-    return ClaimChecker(catalogue_titles, catalogue_attributes).check(text, history)
+                first += 1
 
 
 def normal_form(text: str) -> str:
-    """A text as names are looked for in it: one code point per letter, whatever way it was written."""
+    """The text in the form that is searched for names: NFKC, with one code point per letter where Unicode has one."""
     return unicodedata.normalize("NFKC", text)
 
 
@@ -100,7 +97,3 @@ def name_words(text: str) -> Words:
 
 def _plain(word: str) -> str:
     return word.casefold().replace("’", "'")
-
-
-def _tells(words: Words) -> bool:
-    return len(words) > 1 or len(words[0]) >= _MIN_TITLE_CHARS

@@ -10,7 +10,7 @@ from trackrec.runtime.errors import SettingError
 
 @dataclass(frozen=True)
 class PromptSettings:
-    """Words of the domain and what a prompt shows.
+    """Words of the domain and what a prompt shows. The generator (G) writes RecCoTs, the validator (V) predicts likes.
 
     Attributes:
         item: what one item is called.
@@ -20,20 +20,20 @@ class PromptSettings:
         like: what V is asked about the next item ("click", "play").
         liked: the word after an item whose rating is above the threshold.
         disliked: the word after any other item.
-        max_words: the length that G is asked to keep to.
-        max_history: the newest items of a history that are shown.
+        max_words: the length limit that G's prompt states.
+        max_history: how many of a history's newest items are shown.
         max_title_chars: longer titles are cut here.
         history_attributes: show the attributes (genres) of history items.
-        history_counts: say above the list how many items of the whole history were liked, of how many.
-        history_kinds: name above the list at most so many attributes that the whole history mostly likes, and as many
-            that it mostly dislikes, with counts. A small language model reads such a line where it can't count.
-        history_years: show the years of history items. Four digits are six tokens for many a tokenizer.
+        history_counts: say above the list how many items the whole history has, and how many of them were liked.
+        history_kinds: how many mostly liked attributes of the whole history, and how many mostly disliked ones, to name
+            above the list at most, with counts. A small language model can read such a line but can't count.
+        history_years: show the years of history items. Many tokenizers need six tokens for four digits.
         target_attributes: show the attributes of the target item, whose year is always shown.
-        user_attributes: show what the users table says of the user.
+        user_attributes: show the user's attributes from the users table.
         order: of V's prompt. ``shared`` puts the RecCoT before the target, so that all targets of a user share a
             prefix; ``release`` puts it after the target, as TrackRec's public release does; ``prefill`` is ``shared``
-            with the target at the head of V's own turn, right before the answer: a small language model then reads it
-            with care, and no turn is closed and opened for each target.
+            with the target at the start of V's turn, right before the answer: a small language model then uses it
+            better, and turns needn't be closed and opened for each target.
     """
 
     item: str = "film"
@@ -63,5 +63,5 @@ class PromptSettings:
 
     @property
     def prefilled(self) -> int:
-        """How many of the last segments of V's prompt stand in V's own turn."""
+        """How many of the last segments of V's prompt belong to V's turn."""
         return int(self.order == "prefill")

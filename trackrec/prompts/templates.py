@@ -15,11 +15,10 @@ from trackrec.prompts.settings import PromptSettings
 from trackrec.storage.atomic import stable_hash
 
 RECCOT_TEMPLATE = "reccot.v1"
-JUDGE_TEMPLATE = "judge.v1"
 
 
 class Item(NamedTuple):
-    """What a prompt knows of an item."""
+    """What a prompt can show of an item."""
 
     title: str
     attributes: Sequence[str] = ()
@@ -34,14 +33,14 @@ class Rated(NamedTuple):
 
 
 class Leanings(NamedTuple):
-    """Attributes of a history that lean one way, the clearest first, with how often they were liked or disliked."""
+    """Attributes of a history that are mostly liked or mostly disliked, the clearest first, with counts."""
 
     liked: list[tuple[str, int]]
     disliked: list[tuple[str, int]]
 
 
 def fold(text: str) -> str:
-    """Runs of white space as one space: data can't break the line structure of a prompt."""
+    """Replace each run of white space by one space, so that data can't break the line structure of a prompt."""
     return re.sub(r"\s+", " ", text).strip()
 
 
@@ -85,59 +84,59 @@ def counted(names: Sequence[tuple[str, int]]) -> str:
 
 
 def evidence(history: Sequence[Rated], settings: PromptSettings) -> list[Rated]:
-    """What a prompt holds of a history: the items that it lists and, as one more, the attributes named above them."""
-    named = {name for side in _kinds_told(history, settings) for name, _ in side}
+    """What a prompt shows of a history: the items listed and, as one more entry, the attributes named above them."""
+    named = {name for side in _kinds_shown(history, settings) for name, _ in side}
     above = [Rated(Item("", sorted(named)), True)] if named else []
     return [*history[-settings.max_history :], *above]
 
 
 def history_facts(history: Sequence[Rated], settings: PromptSettings) -> list[str]:
-    """Sentences on the whole history, of which the list shows the newest items only."""
+    """Sentences on the whole history; the list shows only its newest items."""
     facts = []
     if settings.history_counts:
         liked = sum(entry.liked for entry in history)
         facts.append(f"{settings.liked.capitalize()} {liked} of {len(history)} {settings.items}.")
-    for word, names in zip((settings.liked, settings.disliked), _kinds_told(history, settings), strict=True):
+    for word, names in zip((settings.liked, settings.disliked), _kinds_shown(history, settings), strict=True):
         if names:
             facts.append(f"Mostly {word}: {counted(names)}.")
     return facts
 
 
-def _kinds_told(history: Sequence[Rated], settings: PromptSettings) -> Leanings:
+def _kinds_shown(history: Sequence[Rated], settings: PromptSettings) -> Leanings:
     """The attributes that a prompt names above the list; none where the settings ask for none."""
-    most = settings.history_kinds
-    if not most:
+    limit = settings.history_kinds
+    if not limit:
         return Leanings([], [])
     lean = leanings(history)
-    return Leanings(lean.liked[:most], lean.disliked[:most])
+    return Leanings(lean.liked[:limit], lean.disliked[:limit])
 
 
 def reccot_segments(history: str, settings: PromptSettings) -> list[str]:
-    """G's prompt: the history, then the request for a RecCoT. It never sees a target."""
-    ask = (
+    """The prompt of the generator (G): the history, then the request for a RecCoT. It never holds a target."""
+    request = (
         f"\n\nDescribe the taste of this {settings.user} in at most {settings.max_words} words: which kinds of "
         f"{settings.items} are {settings.liked}, which are {settings.disliked}, and how sure that is. "
         "Use only the list above."
     )
-    return [history, ask]
+    return [history, request]
 
 
 def validator_segments(history: str, reccot: str | None, target: Item, settings: PromptSettings) -> list[str]:
-    """V's prompt: the history, the RecCoT (left out when None) and the question about the target.
+    """The prompt of the validator (V): the history, the RecCoT (left out when None), the question and the target.
 
-    With ``order: shared`` the segments are history, RecCoT, question, target, so that what every target needs is read
-    once; with ``release`` history, target, RecCoT, question; with ``prefill`` those of ``shared``, of which the target
-    opens the answer (`PromptSettings.prefilled`).
+    With ``order: shared`` the segments are history, RecCoT, question, target, so that all targets share what comes
+    before; with ``release`` history, target, RecCoT, question; with ``prefill`` those of ``shared``, of which the
+    target opens the answer (`PromptSettings.prefilled`).
     """
     notes = [] if reccot is None else [f"\n\nNotes on this {settings.user}: <summary>{fold(reccot)}</summary>"]
-    ask = f"\n\nWill this {settings.user} {settings.like} the next {settings.item}? Answer Yes or No."
+    question = f"\n\nWill this {settings.user} {settings.like} the next {settings.item}? Answer Yes or No."
     name = describe(target, settings, settings.target_attributes)
     if settings.order == "prefill":
-        return [history, *notes, ask, f"{name}:"]
+        return [history, *notes, question, f"{name}:"]
     name = f"\n\nNext {settings.item}: {name}."
     if settings.order == "release":
-        return [history, name, *notes, ask]
-    return [history, *notes, ask, name]
+        return [history, name, *notes, question]
+    return [history, *notes, question, name]
 
 
 def prompt_hash(template: str, segments: Sequence[str]) -> str:
