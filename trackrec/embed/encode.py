@@ -1,4 +1,4 @@
-"""RecCoT texts to vectors, each (text, encoder) pair computed once."""
+"""Encodes RecCoT texts as vectors; each (text, encoder) pair is computed once."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def embed_texts(texts: Sequence[str], settings: EmbedSettings, out_dir: Path, ea
         texts: any texts; equal ones are encoded once.
         settings: the encoder.
         out_dir: the stage directory.
-        earlier: an older stage directory whose vectors of the same encoder are taken over.
+        earlier: an older stage directory, whose vectors of the same encoder are reused.
 
     Returns:
         Counts for the manifest.
@@ -77,15 +77,15 @@ def _known(earlier: Path | None, encoder: str, wanted: set[str]) -> dict[str, np
 
 
 def _encode(texts: Sequence[str], settings: EmbedSettings) -> tuple[np.ndarray, int]:
-    """(len(texts), D) float16, and how many texts were longer than the encoder reads at once.
+    """(len(texts), D) float16, and how many texts were longer than the encoder's input.
 
-    A plain BERT gets mean pooling, as sentence-transformers does by default. A longer text is read in pieces; its
-    vector is their mean, weighted by their characters.
+    A plain BERT gets mean pooling, as sentence-transformers does by default. A longer text is encoded in pieces;
+    its vector is their mean, weighted by their numbers of characters.
     """
     encoder = _load(settings.model)
     pieces = [_pieces(encoder, text) for text in texts]
     owner = np.repeat(np.arange(len(texts)), list(map(len, pieces)))
-    flat = [piece for some in pieces for piece in some]
+    flat = [piece for text_pieces in pieces for piece in text_pieces]
     vectors = np.asarray(
         encoder.encode(
             flat, batch_size=settings.batch_size, normalize_embeddings=settings.normalize, show_progress_bar=False
@@ -93,20 +93,21 @@ def _encode(texts: Sequence[str], settings: EmbedSettings) -> tuple[np.ndarray, 
         np.float32,
     )
     weights = np.array([max(1, len(piece)) for piece in flat], np.float32)[:, None]
-    sums, totals = np.zeros((len(texts), vectors.shape[1]), np.float32), np.zeros((len(texts), 1), np.float32)
+    sums = np.zeros((len(texts), vectors.shape[1]), np.float32)
+    totals = np.zeros((len(texts), 1), np.float32)
     np.add.at(sums, owner, vectors * weights)
     np.add.at(totals, owner, weights)
     means = sums / totals
-    parted = np.array([len(some) > 1 for some in pieces], bool)
-    if settings.normalize and parted.any():
-        means[parted] /= np.linalg.norm(means[parted], axis=1, keepdims=True).clip(1e-12)
-    whole = ~parted[owner]
-    means[owner[whole]] = vectors[whole]  # to the last bit what the encoder says
-    return means.astype(np.float16), int(parted.sum())
+    is_split = np.array([len(text_pieces) > 1 for text_pieces in pieces], bool)
+    if settings.normalize and is_split.any():
+        means[is_split] /= np.linalg.norm(means[is_split], axis=1, keepdims=True).clip(1e-12)
+    single = ~is_split[owner]
+    means[owner[single]] = vectors[single]  # bit-identical to the encoder's output
+    return means.astype(np.float16), int(is_split.sum())
 
 
 def _pieces(encoder: Any, text: str) -> list[str]:
-    """The text in stretches of as many tokens as the encoder reads at once; itself where it fits."""
+    """The text cut into pieces that fill the encoder's input; one piece if it fits."""
     limit = encoder.max_seq_length
     tokenizer = encoder.tokenizer
     if limit is None or not tokenizer.is_fast:
@@ -115,7 +116,7 @@ def _pieces(encoder: Any, text: str) -> list[str]:
     spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False).offset_mapping
     if len(spans) <= room:
         return [text]
-    starts = [spans[place][0] for place in range(0, len(spans), room)]
+    starts = [spans[index][0] for index in range(0, len(spans), room)]
     return [text[start:end] for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
 
 
@@ -123,7 +124,7 @@ def _load(model: str) -> Any:
     """The encoder.
 
     Raises:
-        SettingError: it can't be loaded, or not without running code or a pickle of its own.
+        SettingError: it can't be loaded without running its code or a pickle of its own, or not at all.
     """
     from sentence_transformers import SentenceTransformer
 
