@@ -14,10 +14,10 @@ def stable_hash(*parts: object, digits: int = 16) -> str:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file under a temporary name, then rename it: whole or absent, after a crash of the machine too.
+    """Write a file under a temporary name, then rename it, so that even a crash of the machine leaves no partial file.
 
     Raises:
-        OSError: the disk is full, say; what stood there before still does, and no temporary file is left.
+        OSError: for example, the disk is full. An existing file is unchanged then, and no temporary file is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")

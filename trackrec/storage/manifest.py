@@ -16,19 +16,19 @@ from trackrec.storage.schemas import TableError
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-# Left out of the content hash: they tell how a run went, not what it made.
+# Left out of the content hash: they describe the run, not its results.
 _NOT_CONTENT = (MANIFEST, "config.yaml", "logs", "checkpoints")
 
 
 class BrokenManifestError(TableError):
-    """A manifest is no manifest: torn, edited, or something else."""
+    """A manifest file is invalid: cut off, edited, or something else."""
 
 
 @dataclass
 class Manifest:
-    """What a finished stage says of itself. Written last: its presence is what "done" means.
+    """The record of a finished stage. It is written last: a stage is done if, and only if, it exists.
 
-    ``parts`` holds the bytes of every produced file, by its path.
+    ``parts`` holds the size in bytes of every produced file, by its path.
     """
 
     stage: str
@@ -47,7 +47,7 @@ class Manifest:
 
 
 def content_files(stage_dir: Path) -> list[Path]:
-    """The files that make up what a stage produced, in a fixed order; none that `write_atomic` was killed over."""
+    """The files that a stage produced, in a fixed order, without temporary files of a killed `write_atomic`."""
     files = [path for path in stage_dir.rglob("*") if path.is_file() and not path.match(".*.tmp")]
     return sorted(path for path in files if path.relative_to(stage_dir).parts[0] not in _NOT_CONTENT)
 
@@ -70,19 +70,19 @@ def file_sizes(stage_dir: Path) -> dict[str, int]:
 def find_damage(stage_dir: Path, manifest: Manifest) -> str:
     """What is missing or has another length than when the stage was done; empty where all is well.
 
-    It looks at names and lengths alone, which costs nothing; `content_hash` sees the rest.
+    It compares only names and lengths, which is cheap; `content_hash` detects the rest.
     """
-    found = file_sizes(stage_dir)
+    sizes = file_sizes(stage_dir)
     for name, size in sorted(manifest.parts.items()):
-        if name not in found:
+        if name not in sizes:
             return f"{name} is missing"
-        if found[name] != size:
-            return f"{name} has {found[name]:,} bytes instead of {size:,}"
+        if sizes[name] != size:
+            return f"{name} has {sizes[name]:,} bytes instead of {size:,}"
     return ""
 
 
 def write_manifest(stage_dir: Path, manifest: Manifest) -> None:
-    """Write ``manifest.json`` atomically; call it after everything else in the directory is whole."""
+    """Write ``manifest.json`` atomically; call it when everything else in the directory is complete."""
     write_atomic(stage_dir / MANIFEST, json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n")
 
 
@@ -107,10 +107,11 @@ def read_manifest(stage_dir: Path) -> Manifest | None:
             f"{path}: format_version {version}, this trackrec reads {FORMAT_VERSION}. Use another run_dir, or delete "
             f"{stage_dir}: the stage is then made again."
         )
-    for one in fields(Manifest):
-        value, kind = getattr(manifest, one.name), _KINDS[str(one.type).partition("[")[0]]
+    for entry in fields(Manifest):
+        value = getattr(manifest, entry.name)
+        kind = _KINDS[str(entry.type).partition("[")[0]]
         if not isinstance(value, kind):
-            raise _broken(path, f"{one.name} is {value!r}")
+            raise _broken(path, f"{entry.name} is {value!r}")
     return manifest
 
 

@@ -25,14 +25,14 @@ log = logging.getLogger(__name__)
 
 
 def part_path(stage_dir: Path, table: str, part: int) -> Path:
-    """Where part number ``part`` of a table lies."""
+    """The path of part number ``part`` of a table."""
     return stage_dir / table / f"part-{part:05d}.parquet"
 
 
 def write_part(
     stage_dir: Path, table: str, rows: pl.DataFrame | Iterable[Mapping[str, Any]], part: int = 0
 ) -> pa.Table:
-    """Write one part of a table: to a temporary name first, then renamed, so that a part is whole or absent."""
+    """Write one part of a table: to a temporary name first, then renamed, so that a part is never incomplete."""
     arrow = to_arrow(table, rows)
     path = part_path(stage_dir, table, part)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def write_part(
 
 
 def standing_part(stage_dir: Path, table: str, part: int) -> pl.DataFrame | None:
-    """A part that an earlier try wrote; None where it is missing, or was damaged since and is dropped."""
+    """A part that an earlier run wrote; None if it is missing, or damaged, which deletes it."""
     path = part_path(stage_dir, table, part)
     if not path.exists():
         return None
@@ -63,7 +63,7 @@ def standing_part(stage_dir: Path, table: str, part: int) -> pl.DataFrame | None
 def _read_part(
     path: Path, table: str, schema: pa.Schema | None = None, columns: Sequence[str] | None = None
 ) -> tuple[pa.Table, pa.Schema]:
-    """One part, and the schema that it has: ``schema``, or the table's with the optional columns that stand in it."""
+    """One part, and its schema: ``schema``, or the table's with those optional columns that the part has."""
     try:
         names = pq.read_schema(path).names
         part = pq.read_table(path, columns=None if columns is None else list(columns))
@@ -87,7 +87,7 @@ def read_table(
     Args:
         stage_dir: the stage that wrote it.
         table: its name.
-        columns: read these alone; None reads all.
+        columns: read only these; None reads all.
         check_keys: look for a key that repeats, which needs all columns.
 
     Raises:
@@ -115,10 +115,10 @@ def read_dataset(stage_dir: Path, table: str) -> Dataset:
 
 
 def check_weights(path: Path) -> None:
-    """Whether a safetensors file is whole.
+    """Check that a safetensors file is complete.
 
     Raises:
-        TableError: it isn't.
+        TableError: it can't be read.
     """
     from safetensors import SafetensorError, safe_open
 

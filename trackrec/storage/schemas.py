@@ -81,9 +81,9 @@ SCHEMAS: dict[str, pa.Schema] = {
         text=_str,
     ),
 }
-# Columns that a table may have, behind its others and in this order: files without them keep their bytes.
+# Optional columns, after the others and in this order. Files without them have the same bytes as before.
 OPTIONAL: dict[str, pa.Schema] = {
-    # where the item stood when it was shown, from 1; null where unknown
+    # the position at which the item was shown, from 1; null where unknown
     "interactions": _schema(position=_i32),
 }
 KEYS: dict[str, tuple[str, ...]] = {
@@ -104,7 +104,7 @@ KEYS: dict[str, tuple[str, ...]] = {
 
 
 class TableError(TrackRecError, ValueError):
-    """A table is missing, incomplete, or not what its schema promises.
+    """A table is missing, incomplete, or doesn't match its schema.
 
     Args:
         problem: what is wrong, without a full stop where a remedy follows.
@@ -138,12 +138,12 @@ def to_arrow(table: str, rows: pl.DataFrame | Iterable[Mapping[str, Any]]) -> pa
             if missing or unknown:
                 raise TableError(f"table {table}: missing columns {missing}, unknown columns {unknown}")
             return rows.select(schema.names).to_arrow().cast(schema)
-        given = [dict(row) for row in rows]
-        for row in given:
+        records = [dict(row) for row in rows]
+        for row in records:
             if row.keys() != set(schema.names):  # from_pylist makes nulls of missing keys and drops unknown ones
                 missing = [name for name in schema.names if name not in row]
                 unknown = [name for name in row if name not in schema.names]
                 raise TableError(f"table {table}: missing columns {missing}, unknown columns {unknown}")
-        return pa.Table.from_pylist(given, schema=schema)
+        return pa.Table.from_pylist(records, schema=schema)
     except pa.ArrowException as error:
         raise TableError(f"table {table}: {error}") from error
