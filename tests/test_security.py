@@ -61,7 +61,7 @@ def test_code_beside_a_model_is_never_run(model: Path, proof: Path, known: bool)
     if known:
         assert load(model).max_length == 2048
     else:
-        with pytest.raises(ValueError, match=r"backbone\.model .* needs code of its own, which trackrec never runs"):
+        with pytest.raises(ValueError, match=r"backbone\.model .* needs remote code, which trackrec never runs"):
             load(model)
     assert not proof.exists()
 
@@ -69,7 +69,7 @@ def test_code_beside_a_model_is_never_run(model: Path, proof: Path, known: bool)
 def test_a_pickled_base_is_not_unpickled(model: Path, proof: Path) -> None:
     (model / "model.safetensors").unlink()
     torch.save({"payload": Payload(proof)}, model / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"backbone\.model .* holds a pickle of more than weights"):
+    with pytest.raises(ValueError, match=r"backbone\.model .* holds a pickle with more than weights"):
         load(model)
     assert not proof.exists()
     torch.load(model / "pytorch_model.bin", weights_only=False)
@@ -79,7 +79,7 @@ def test_a_pickled_base_is_not_unpickled(model: Path, proof: Path) -> None:
 def test_a_torn_base_is_named(model: Path) -> None:
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
-    with pytest.raises(ValueError, match=r"backbone\.model .*: its weights are damaged .*Fetch it again"):
+    with pytest.raises(ValueError, match=r"backbone\.model .*: its weights are damaged .*Download it again"):
         load(model)
 
 
@@ -174,7 +174,7 @@ def calls(path: Path) -> list[tuple[str, dict[str, Any]]]:
 def test_nothing_is_unpickled_and_no_remote_code_is_trusted() -> None:
     """Every reader of a model says so itself, whatever the defaults of its library become."""
     files = [*(ROOT / "trackrec").rglob("*.py"), *(ROOT / "callbacks").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]
-    readers = 0
+    readers = set[str]()
     for path in files:
         text = path.read_text()
         assert "trust_remote_code=True" not in text, path
@@ -186,9 +186,15 @@ def test_nothing_is_unpickled_and_no_remote_code_is_trusted() -> None:
             if name.endswith("from_pretrained") and "Peft" not in name and "save" not in name:
                 assert keywords.get("trust_remote_code", "common") in (False, "common"), path
                 assert "trust_remote_code" in keywords or keywords.get(None) == "common", path
-                readers += 1
+                readers.add(str(path.relative_to(ROOT)))
             if name == "SentenceTransformer":
                 assert keywords["trust_remote_code"] is False, path
-                readers += 1
+                readers.add(str(path.relative_to(ROOT)))
     assert len(files) > 80
-    assert readers == 8
+    assert readers == {
+        "scripts/bench_trl.py",
+        "scripts/fetch_models.py",
+        "trackrec/commands/plan.py",
+        "trackrec/embed/encode.py",
+        "trackrec/llm/loading.py",
+    }, "a reader of models that is new here: see that it trusts nothing, then add it"
