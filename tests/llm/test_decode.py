@@ -73,7 +73,7 @@ def test_finished_texts_leave_and_the_others_stay_the_same(tiny_lm, monkeypatch,
 
 def test_who_leaves():
     def leave(rows):
-        picked = decode._leave(torch.tensor(rows, dtype=torch.bool))
+        picked = decode._remaining(torch.tensor(rows, dtype=torch.bool))
         return picked and tuple(part.tolist() for part in picked)
 
     assert leave([[1, 1], [1, 0]]) is None  # nothing is won while a prompt still has both

@@ -135,7 +135,7 @@ def test_sampling_in_pieces_gives_the_same_draws(tiny_lm, error, architecture, c
     assert draws(lm) == whole
     assert max(size for size in asked if size <= 20) > 10
     assert caplog.text.count("sampling: a batch of") == 1
-    assert "Lower sampler.init_args.batch_tokens to begin there." in caplog.text
+    assert "Lower sampler.init_args.batch_tokens to start with such pieces." in caplog.text
 
 
 def test_the_draws_of_one_prompt_are_divided_too(tiny_lm):

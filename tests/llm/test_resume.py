@@ -84,7 +84,7 @@ def test_a_damaged_checkpoint_starts_the_training_anew(tiny_lm, tiny_book, tmp_p
     path.write_bytes(damage(path.read_bytes()))
     trainer = train(tiny_lm(adapters=["g"], lora=LoRASettings(r=2)), tiny_book, tmp_path)
     assert "last.ckpt is damaged" in caplog.text
-    assert "the training starts anew" in caplog.text
+    assert "training starts from the beginning" in caplog.text
     assert trainer.global_step == 3
     assert torch.load(path, weights_only=True)["global_step"] == 3
 

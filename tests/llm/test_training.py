@@ -248,8 +248,8 @@ def test_a_trainer_leaves_the_model_where_it_lies(args, device, due):
     ("args", "device", "message"),
     [
         ({"accelerator": "cpu"}, "cuda:0", r"align.trainer.accelerator is cpu, .*cuda:0: .* backbone.device to cpu"),
-        ({"accelerator": "gpu"}, "cpu", r"accelerator is gpu, but the model lies on cpu: .* backbone.device to cuda"),
-        ({"devices": "1,"}, "cuda:0", r"devices is \[1\], but the model lies on GPU 0: .*cuda:1"),
+        ({"accelerator": "gpu"}, "cpu", r"accelerator is gpu, but the model is on cpu: .* backbone.device to cuda"),
+        ({"devices": "1,"}, "cuda:0", r"devices is \[1\], but the model is on GPU 0: .*cuda:1"),
     ],
 )
 def test_a_trainer_on_another_device_is_an_error(args, device, message):

@@ -169,7 +169,7 @@ def test_an_error_is_told_with_the_log_and_leaves_no_process(tiny_lm, sampler, a
 
 
 @pytest.mark.parametrize(
-    ("token", "words"), [(999, "exit status 7"), (998, "killed, most often for want of memory: lower kv_cache_gib")]
+    ("token", "words"), [(999, "exit status 7"), (998, "killed, most often for lack of memory: lower kv_cache_gib")]
 )
 def test_a_death_is_told_with_the_log(tiny_lm, sampler, token, words):
     one = sampler()

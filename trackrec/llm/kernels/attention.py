@@ -152,15 +152,8 @@ def _additive(mask: Tensor, keys: int, dtype: torch.dtype) -> Tensor:
 
 @cache
 def _compiled_flex() -> Any:
+    """FlexAttention, compiled at its first use."""
     return torch.compile(flex_attention)
-
-
-def _flex(query: Tensor, key: Tensor, value: Tensor, blocks: BlockMask, scale: float) -> Tensor:
-    """FlexAttention, compiled at its first use. Under autocast the rotary embedding may leave queries in float32."""
-    query, key = query.to(value.dtype), key.to(value.dtype)
-    return _compiled_flex()(
-        query, key, value, block_mask=blocks, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
-    )
 
 
 def sdpa_or_grouped(
@@ -197,7 +190,11 @@ def sdpa_or_grouped(
             raise SettingError(
                 "backbone.attention: flex doesn't support attention dropout, soft cap or sinks: set it to sdpa."
             )
-        return _flex(query, key, value, attention_mask, scale).transpose(1, 2), None
+        # Under autocast the rotary embedding may leave queries and keys in float32.
+        query, key = query.to(value.dtype), key.to(value.dtype)
+        grouped = query.shape[1] != key.shape[1]
+        out = _compiled_flex()(query, key, value, block_mask=attention_mask, scale=scale, enable_gqa=grouped)
+        return out.transpose(1, 2), None
     if special or not causal or query.device.type != "cpu":
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 

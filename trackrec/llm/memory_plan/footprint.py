@@ -32,7 +32,7 @@ class Widths(NamedTuple):
 
 # One layer in a forward pass without gradients (False), and one layer with what its backward pass needs (True).
 _LIVE = {False: Widths(4.5, 4.0), True: Widths(6.0, 6.6)}
-# In float32 a backward pass needs no copies in a narrower type; counted on a CPU (tests/test_plan.py).
+# In float32 a backward pass needs no copies in a narrower type; counted on a CPU (tests/commands/test_plan.py).
 _LIVE_FLOAT32 = {False: Widths(4.5, 4.0), True: Widths(5.1, 4.4)}
 
 

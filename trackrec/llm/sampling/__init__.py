@@ -1,1 +1,1 @@
-"""Writes texts with a language model."""
+"""Text generation with a language model."""

@@ -1,4 +1,4 @@
-"""The sampler that picks an engine: vLLM where it can be had and pays, else transformers."""
+"""The sampler that picks its engine: vLLM where it is available and worthwhile, else transformers."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from trackrec.llm.backbone import LanguageModel
     from trackrec.llm.loading import BackboneSettings
 
-# vLLM keeps a second copy of the base in half of the GPU, beside the model that trains.
+# vLLM keeps a second copy of the base in half of the GPU memory, next to the model that trains.
 LEAST_GPU_BYTES = 16 << 30
 
 
 class Choice(NamedTuple):
-    """An engine, and the reason in words."""
+    """An engine, and why it was chosen."""
 
     engine: type[Sampler]
     why: str
@@ -40,23 +40,23 @@ def choose(backbone: BackboneSettings) -> Choice:
     memory = torch.cuda.get_device_properties(0).total_memory
     if memory < LEAST_GPU_BYTES:
         return Choice(
-            HFSampler, f"the GPU's {memory / 2**30:.0f} GiB are few for a second copy of the model (16 are enough)"
+            HFSampler, f"the GPU has {memory / 2**30:.0f} GiB, too few for a second copy of the model (16 are enough)"
         )
     return Choice(VLLMSampler, f"vLLM is installed and the GPU has {memory / 2**30:.0f} GiB")
 
 
 class AutoSampler(Sampler):
-    """`VLLMSampler` where it can be had and pays, else `HFSampler`.
+    """`VLLMSampler` where it is available and worthwhile, else `HFSampler`.
 
-    A run resolves it before anything else and keeps the name of what was picked: texts of the two engines differ, so a
-    run that goes on where the other would be picked makes them anew.
+    A run chooses the engine before anything else and records its name. The two engines write different texts, so a run
+    that is resumed where the other engine is chosen samples again.
 
     Args:
         n: draws per history in the loop (N of the paper).
         temperature: 1.0 leaves the model's distribution as it is.
         top_p: the smallest set of tokens whose probability reaches this is sampled from.
         max_new_tokens: length limit of a draw.
-        batch_tokens: see the engines; null is the engine's own value.
+        batch_tokens: see the engines; null is the engine's default.
     """
 
     def __init__(
@@ -68,23 +68,23 @@ class AutoSampler(Sampler):
         batch_tokens: int | None = None,
     ) -> None:
         super().__init__(n, temperature, top_p, max_new_tokens, 1 if batch_tokens is None else batch_tokens)
-        given = {"n": n, "temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens}
-        self._given: dict[str, Any] = given if batch_tokens is None else {**given, "batch_tokens": batch_tokens}
-        # What `trackrec plan` counts with: it must not depend on the machine that asks.
+        args = {"n": n, "temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens}
+        self._args: dict[str, Any] = args if batch_tokens is None else {**args, "batch_tokens": batch_tokens}
+        # `trackrec plan` uses this value, so it must not depend on the machine.
         self.batch_tokens = batch_tokens or HFSampler().batch_tokens
         self._engines: dict[type[Sampler], Sampler] = {}
 
     def resolve(self, backbone: BackboneSettings) -> tuple[Sampler, dict[str, Any], str]:
-        """The engine for a backbone, its part of the configuration, and why it was picked."""
+        """The engine for a backbone, its config, and why it was chosen."""
         engine, why = choose(backbone)
         defaults = {name: entry.default for name, entry in inspect.signature(engine).parameters.items()}
-        config = {"class_path": f"{engine.__module__}.{engine.__qualname__}", "init_args": {**defaults, **self._given}}
+        config = {"class_path": f"{engine.__module__}.{engine.__qualname__}", "init_args": {**defaults, **self._args}}
         if engine not in self._engines:
-            self._engines[engine] = engine(**self._given)
+            self._engines[engine] = engine(**self._args)
         return self._engines[engine], config, why
 
     def check(self, backbone: BackboneSettings) -> None:
-        """See `Sampler.check`; there is always an engine."""
+        """See `Sampler.check`; checks the chosen engine."""
         self.resolve(backbone)[0].check(backbone)
 
     def release(self) -> None:

@@ -1,4 +1,4 @@
-"""The sampler that needs nothing but transformers: it writes with the model that also trains."""
+"""The sampler that only needs transformers: it generates with the model that also trains."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ if TYPE_CHECKING:
 
 
 class DrawBatch(NamedTuple):
-    """Prompts that are written together, n draws of each, seeds in the order of prompts, then draws; None for greedy.
+    """Prompts that are sampled together.
 
-    ``shared``: the draws of a prompt read one copy of its keys and values.
+    Attributes:
+        prompts: token ids of each prompt.
+        n: draws per prompt.
+        seeds: one per draw, in the order of prompts, then draws; None for greedy.
+        shared: whether the draws of a prompt read one copy of its keys and values.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -25,25 +29,26 @@ class DrawBatch(NamedTuple):
     shared: bool
 
     def tokens(self, new_tokens: int) -> int:
-        """What it takes at its longest."""
+        """Tokens in memory if every draw reaches ``new_tokens``."""
         width = max(map(len, self.prompts))
         return len(self.prompts) * ((1 if self.shared else self.n) * width + self.n * new_tokens)
 
     def halves(self) -> tuple[DrawBatch, DrawBatch] | None:
-        """Half of the prompts each; of a single prompt, half of the draws each."""
-        middle, n = len(self.prompts) // 2, self.n
+        """Half of the prompts each; for a single prompt, half of the draws each. None if neither can be split."""
+        n = self.n
+        middle = len(self.prompts) // 2
         if middle:
             seeds = (None, None) if self.seeds is None else (self.seeds[: middle * n], self.seeds[middle * n :])
             halves = (self.prompts[:middle], self.prompts[middle:])
             return self._replace(prompts=halves[0], seeds=seeds[0]), self._replace(prompts=halves[1], seeds=seeds[1])
         if n == 1 or self.seeds is None:
             return None
-        some = n // 2
-        return self._replace(n=some, seeds=self.seeds[:some]), self._replace(n=n - some, seeds=self.seeds[some:])
+        first = n // 2
+        return self._replace(n=first, seeds=self.seeds[:first]), self._replace(n=n - first, seeds=self.seeds[first:])
 
 
 class HFSampler(Sampler):
-    """Generation on the model that also trains: no second copy, any device."""
+    """Generates with the model that also trains: no second copy of it, and any device."""
 
     def draw(
         self,
@@ -53,7 +58,7 @@ class HFSampler(Sampler):
         seeds: Sequence[Sequence[int]] | None,
         on_progress: Callable[[int], object],
     ) -> list[list[Draw]]:
-        """See `Sampler.draw`. Prompts of like length share a batch, so that little is padded."""
+        """See `Sampler.draw`. Prompts of similar length share a batch, so that there is little padding."""
         from trackrec.llm.sampling.decode import can_share
 
         self.check_reach(lm, max(map(len, prompts), default=0))
@@ -63,11 +68,11 @@ class HFSampler(Sampler):
             for batch in self._batches(prompts, n, can_share(lm)):
                 rows = [prompts[index] for index in batch]
                 row_seeds = [seed for index in batch for seed in seeds[index]] if seeds else None
-                whole = DrawBatch(rows, n, row_seeds, can_share(lm))
-                pieces = self._memory.run(whole, lambda piece: self._draw_batch(lm, piece))
-                made = [draw for piece in pieces for draw in piece]
-                for place, index in enumerate(batch):
-                    draws[index] = made[place * n : (place + 1) * n]
+                draw_batch = DrawBatch(rows, n, row_seeds, can_share(lm))
+                pieces = self._memory.run(draw_batch, lambda piece: self._draw_batch(lm, piece))
+                batch_draws = [draw for piece in pieces for draw in piece]
+                for row, index in enumerate(batch):
+                    draws[index] = batch_draws[row * n : (row + 1) * n]
                 on_progress(len(batch))
         return draws
 
@@ -86,12 +91,12 @@ class HFSampler(Sampler):
 
     @cached_property
     def _memory(self) -> FittingBatches[DrawBatch]:
-        """One for all draws of a run: what doesn't fit once isn't tried again."""
+        """One object for all draws of a run: a batch size that failed isn't tried again."""
         from trackrec.llm.memory import FittingBatches
 
         return FittingBatches(
             "sampling",
-            "Lower sampler.init_args.batch_tokens to begin there.",
+            "Lower sampler.init_args.batch_tokens to start with such pieces.",
             "Lower sampler.init_args.max_new_tokens or prompts.max_history, or choose backbone.quantize: nf4.",
             lambda batch: batch.tokens(self.max_new_tokens),
             DrawBatch.halves,

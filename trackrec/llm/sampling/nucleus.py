@@ -1,4 +1,4 @@
-"""Nucleus sampling in which every row follows its own seed, whatever stands beside it."""
+"""Nucleus sampling with one seed per row, independent of the other rows of the batch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_SHORTLIST = 256
+_SHORTLIST = 256  # most likely tokens that are sorted first
 
 
 def top_p_choice(logits: Tensor, u: Tensor, temperature: float, top_p: float) -> Tensor:
@@ -21,7 +21,7 @@ def top_p_choice(logits: Tensor, u: Tensor, temperature: float, top_p: float) ->
             (Holtzman et al. 2020).
 
     Returns:
-        (B,) token ids. A short list of the most likely tokens decides; rows whose nucleus is longer are sorted whole.
+        (B,) token ids. Only the ``_SHORTLIST`` most likely are sorted; rows with a longer nucleus sort all.
     """
     scaled = logits.float()
     if temperature != 1:
@@ -38,20 +38,20 @@ def top_p_choice(logits: Tensor, u: Tensor, temperature: float, top_p: float) ->
 
 
 def _invert(p: Tensor, ids: Tensor, u: Tensor, top_p: float) -> Tensor:
-    """The token of a descending distribution p (B, k) at which the nucleus' cumulative probability passes u (B,)."""
+    """Pick the token where the cumulative probability of the nucleus passes u (B,); p (B, k) is descending."""
     kept = (p.cumsum(-1) - p) < top_p
     inside = (p * kept).cumsum(-1)
-    place = (inside <= u.double().unsqueeze(-1) * inside[:, -1:]).sum(-1)
-    place = place.clamp(max=kept.sum(-1) - 1)
-    return ids.gather(-1, place.unsqueeze(-1)).squeeze(-1)
+    rank = (inside <= u.double().unsqueeze(-1) * inside[:, -1:]).sum(-1)
+    rank = rank.clamp(max=kept.sum(-1) - 1)
+    return ids.gather(-1, rank.unsqueeze(-1)).squeeze(-1)
 
 
 class SeededTopP:
-    """Chooses the next token of each row by the row's own stream of uniform numbers.
+    """Chooses the next token of each row with a separate stream of uniform numbers per row.
 
     Args:
         seeds: one per row.
-        steps: most tokens that are chosen.
+        steps: largest number of tokens per row.
         temperature: see `top_p_choice`.
         top_p: see `top_p_choice`.
     """

@@ -1,4 +1,4 @@
-"""What every text engine offers: draws from a prompt, each with its own seed."""
+"""Interface of the text engines: draws from a prompt, each with its own seed."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
 
 
 class Draw(NamedTuple):
-    """One generated text: its tokens (the end-of-text token included when it came) and why it ended."""
+    """One generated text: its tokens (with the end-of-text token if it was generated) and why it ended."""
 
     token_ids: list[int]
     finish_reason: Literal["stop", "length"]
 
 
 def draw_seed(seed: int, round_: int, history_id: str, draw: int) -> int:
-    """Seed of one draw, a function of its key alone, so that no draw depends on its neighbours."""
+    """Seed of one draw. It depends only on the arguments, so that no draw depends on the others."""
     return int(stable_hash(seed, round_, history_id, draw, digits=15), 16)
 
 
 class Sampler(abc.ABC):
-    """Settings of generation, and the method that every engine implements.
+    """Generation settings, and the methods that engines implement.
 
     Args:
         n: draws per history in the loop (N of the paper).
         temperature: 1.0 leaves the model's distribution as it is.
         top_p: the smallest set of tokens whose probability reaches this is sampled from.
         max_new_tokens: length limit of a draw.
-        batch_tokens: most tokens that one batch holds: prompts (once each, where draws can share them) and the new
-            tokens of all draws.
+        batch_tokens: most tokens in a batch: the prompts (once each, if draws can share them) plus the new tokens of
+            all draws.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class Sampler(abc.ABC):
         max_new_tokens: int = 320,
         batch_tokens: int = 32768,
     ) -> None:
-        for key, value, low in (("n", n, 1), ("max_new_tokens", max_new_tokens, 1), ("batch_tokens", batch_tokens, 1)):
-            if value < low:
-                raise SettingError(f"sampler.init_args.{key} must be at least {low}, got {value}.")
+        for key, value in (("n", n), ("max_new_tokens", max_new_tokens), ("batch_tokens", batch_tokens)):
+            if value < 1:
+                raise SettingError(f"sampler.init_args.{key} must be at least 1, got {value}.")
         if not 0 < top_p <= 1:
             raise SettingError(f"sampler.init_args.top_p must be in (0, 1], got {top_p}.")
         if temperature <= 0:
@@ -56,18 +56,18 @@ class Sampler(abc.ABC):
         self.n, self.temperature, self.top_p = n, temperature, top_p
         self.max_new_tokens, self.batch_tokens = max_new_tokens, batch_tokens
 
-    def check(self, backbone: BackboneSettings) -> None:  # noqa: B027 - most engines can write with any model
-        """Asked before anything runs: raise where this engine can't write with ``backbone`` on this machine."""
+    def check(self, backbone: BackboneSettings) -> None:  # noqa: B027 - most engines work with any model
+        """Called before anything runs: raise if this engine can't use ``backbone`` on this machine."""
 
     def check_reach(self, lm: LanguageModel, longest: int) -> None:
-        """Asked before a stage writes its first text: whether the model reaches to the end of the longest.
+        """Called before a stage samples: check that the longest prompt and its text fit the model's position range.
 
         Args:
             lm: the model.
             longest: tokens of the longest prompt.
 
         Raises:
-            SettingError: it doesn't.
+            SettingError: they don't fit; names the keys to lower.
         """
         if longest + self.max_new_tokens > lm.max_length:
             raise SettingError(
@@ -75,8 +75,8 @@ class Sampler(abc.ABC):
                 f"reaches {lm.max_length}: lower prompts.max_history or max_new_tokens."
             )
 
-    def release(self) -> None:  # noqa: B027 - most engines hold nothing
-        """Give back what the engine keeps between draws. It may draw again afterwards."""
+    def release(self) -> None:  # noqa: B027 - most engines keep nothing
+        """Free what the engine keeps between draws. It may draw again afterwards."""
 
     @abc.abstractmethod
     def draw(
@@ -91,11 +91,11 @@ class Sampler(abc.ABC):
 
         Args:
             lm: the model.
-            adapter: which adapter writes; None is the plain base.
+            adapter: the adapter to use; None is the plain base.
             prompts: token ids.
-            seeds: one list per prompt, a seed per draw; None writes one greedy text per prompt.
+            seeds: one list per prompt, with a seed per draw; None: one greedy text per prompt.
             on_progress: called with the number of prompts done since the last call.
 
         Returns:
-            One list of draws per prompt, in the order given.
+            One list of draws per prompt, in the order of ``prompts``.
         """

@@ -1,1 +1,1 @@
-"""Trains one adapter: batches, micro-batches, checkpoints, several processes."""
+"""Training of one adapter: batches, micro-batches, checkpoints, DDP."""

@@ -1,4 +1,4 @@
-"""Batches as a function of (seed, epoch, index), with a position that a checkpoint keeps."""
+"""Batches determined by (seed, epoch, index), with a position that checkpoints save."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from trackrec.runtime.errors import SettingError
 
 Example = TypeVar("Example")
 
-_POOL = 16
+_POOL = 16  # batches per pool
 
 
 class EmptyShare(NamedTuple):
-    """For a process for which a batch has no example left: one that another process has, to be counted as nothing."""
+    """A dummy batch with zero weight, for a DDP process that gets no example, so that every process takes the step."""
 
     batch: Any
 
 
 class BatchLoader(Generic[Example]):
-    """Batches of examples of like length, in an order that depends on the seed and the epoch alone.
+    """Batches of examples of similar length, in an order that depends only on the seed and the epoch.
 
-    Lightning saves `state_dict` with a checkpoint and restores it, so that a run that was cut off goes on with the
-    batch it would have seen next.
+    Lightning saves `state_dict` with a checkpoint and restores it, so that an interrupted run resumes with the next
+    batch.
 
     Args:
         examples: all examples, in a fixed order.
-        lengths: their sizes in tokens; examples of like size share a batch (within pools of 16 batches).
+        lengths: their sizes in tokens; examples of similar size share a batch (within pools of 16 batches).
         batch_size: examples per batch and process; the last batch may be smaller.
-        collate: turns examples into what the module's step takes.
-        seed: of the order.
-        shuffle: False keeps the given order and makes batches of neighbours.
-        rank: this process's number.
-        processes: how many share each batch. Together they see what one process would with ``batch_size`` times as
-            many.
-        batch_tokens: if given, a batch holds as many examples as fit, each counted as long as the longest of them, in
-            place of ``batch_size``. Which examples share a batch is then the same in every epoch, so that all epochs
-            have as many batches; a longer example is a batch of its own.
+        collate: turns examples into the batch that the module's step takes.
+        seed: seed of the order.
+        shuffle: False keeps the order of ``examples``.
+        rank: rank of this process.
+        processes: number of processes that share each batch. Together they see the same batches as one process with
+            ``batch_size`` times ``processes``.
+        batch_tokens: replaces ``batch_size``: a batch holds as many examples as fit when all are padded to the longest
+            one. Which examples share a batch is then the same in every epoch, so that all epochs have the same number
+            of batches. An example longer than this is a batch by itself.
     """
 
     def __init__(
@@ -56,7 +56,8 @@ class BatchLoader(Generic[Example]):
             if value is not None and value < 1:
                 raise SettingError(f"data.{key} must be at least 1, got {value}.")
         self.examples, self.lengths, self.collate = examples, lengths, collate
-        self.batch_size, self.seed, self.shuffle = batch_size * processes, seed, shuffle
+        self.batch_size = batch_size * processes
+        self.seed, self.shuffle = seed, shuffle
         self.batch_tokens = None if batch_tokens is None else batch_tokens * processes
         self.rank, self.processes = rank, processes
         self._epoch, self._next = 0, 0
@@ -65,7 +66,7 @@ class BatchLoader(Generic[Example]):
         return len(self.plan(0)) if self.batch_tokens else -(-len(self.examples) // self.batch_size)
 
     def plan(self, epoch: int) -> list[list[int]]:
-        """Which examples are in which batch of an epoch, all processes together."""
+        """Indices of the examples in each batch of an epoch, over all processes."""
         order = list(range(len(self.examples)))
         if not self.shuffle:
             return self._cut(order)
@@ -78,26 +79,26 @@ class BatchLoader(Generic[Example]):
         return batches
 
     def _pools(self, order: list[int]) -> Iterator[list[int]]:
-        """Neighbours in the order, enough for 16 batches each."""
+        """Consecutive parts of the order, each large enough for 16 batches."""
         if not self.batch_tokens:
             for start in range(0, len(order), self.batch_size * _POOL):
                 yield order[start : start + self.batch_size * _POOL]
             return
         pool: list[int] = []
-        held = 0
+        pool_tokens = 0
         for index in order:
-            if pool and held + self.lengths[index] > self.batch_tokens * _POOL:
+            if pool and pool_tokens + self.lengths[index] > self.batch_tokens * _POOL:
                 yield pool
-                pool, held = [], 0
+                pool, pool_tokens = [], 0
             pool.append(index)
-            held += self.lengths[index]
+            pool_tokens += self.lengths[index]
         if pool:
             yield pool
 
     def _cut(self, order: list[int]) -> list[list[int]]:
-        """Neighbours in the order as batches."""
+        """Cut the order into batches."""
         if not self.batch_tokens:
-            return [order[place : place + self.batch_size] for place in range(0, len(order), self.batch_size)]
+            return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
         batches: list[list[int]] = []
         longest = 0
         for index in order:
@@ -112,17 +113,17 @@ class BatchLoader(Generic[Example]):
     def __iter__(self) -> Iterator[Any]:
         batches = self.plan(self._epoch)
         for index in range(self._next, len(batches)):
-            # Moved on before the batch is handed out: Lightning doesn't ask past the last batch of an epoch.
+            # Advance before yielding: Lightning doesn't ask for another batch after the last one of an epoch.
             last = index + 1 == len(batches)
             self._epoch, self._next = (self._epoch + 1, 0) if last else (self._epoch, index + 1)
-            own = batches[index][self.rank :: self.processes]
-            made = self.collate([self.examples[example] for example in own or batches[index][:1]])
-            yield made if own else EmptyShare(made)
+            share = batches[index][self.rank :: self.processes]
+            batch = self.collate([self.examples[example] for example in share or batches[index][:1]])
+            yield batch if share else EmptyShare(batch)
 
     def state_dict(self) -> dict[str, int]:
-        """Where the next batch comes from."""
+        """Position of the next batch."""
         return {"epoch": self._epoch, "next": self._next}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue at a saved place."""
+        """Continue at a saved position."""
         self._epoch, self._next = int(state["epoch"]), int(state["next"])

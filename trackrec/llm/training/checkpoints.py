@@ -1,4 +1,4 @@
-"""Checkpoints of the language-model trainings: small, whole or absent, made between optimizer steps, read with care."""
+"""Checkpoints of language-model training: small, written atomically between optimizer steps, checked before loading."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 import pickle
 import shutil
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +28,19 @@ CURVE = "metrics.csv"
 
 
 class CheckpointError(TrackRecError, ValueError):
-    """A checkpoint holds what no training of trackrec writes; nothing of it was run."""
+    """A checkpoint has content that trackrec doesn't write; no code in it was run."""
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Writes beside the target, then renames.
+    """Writes checkpoints next to the target and renames them.
 
-    Lightning's own goes through the system's temporary folder, and where that is another file system the last move is
-    a copy, which a crash cuts in two (fsspec/implementations/local.py).
+    Lightning's default writes to the system's temporary folder. If that is on another file system, the final move is a
+    copy, which a crash leaves incomplete (fsspec/implementations/local.py).
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Whole or absent, and no temporary file either way."""
-        content = io.BytesIO()  # torch's own writer would turn a full disk into a riddle
+        """Write the complete file or none; no temporary file is left."""
+        content = io.BytesIO()  # written by torch to a file, a full disk would give an obscure error
         torch.save(checkpoint, content)
         write_atomic(Path(path), content.getvalue())
 
@@ -48,19 +48,19 @@ class WholeFiles(TorchCheckpointIO):
 class StepCheckpoint(Checkpoint):
     """Writes ``last.ckpt`` after every n-th optimizer step.
 
-    Lightning's `ModelCheckpoint` forgets over a resume which step it saved last, and would save again on the next
-    batch: in the middle of an accumulation, whose gradients no checkpoint holds.
+    Lightning's `ModelCheckpoint` doesn't remember across a resume which step it saved last, and would save again on the
+    next batch: in the middle of gradient accumulation, whose gradients aren't in a checkpoint.
 
     Args:
-        directory: where to.
-        every: optimizer steps from one to the next.
+        directory: where the checkpoint is written.
+        every: optimizer steps between two checkpoints.
     """
 
     def __init__(self, directory: Path, every: int) -> None:
         self.path, self.every, self._saved = directory / LAST, every, 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What the training goes on from is saved already."""
+        """The step that training resumes from is already saved."""
         self._saved = trainer.global_step
 
     def on_train_batch_end(
@@ -73,20 +73,20 @@ class StepCheckpoint(Checkpoint):
 
 
 def usable_checkpoint(directory: Path, parameters: Collection[str]) -> Path | None:
-    """The checkpoint to go on from; None where there is none, or none that can be read.
+    """The checkpoint to resume from; None if there is none or it is damaged.
 
     Args:
-        directory: of the checkpoints.
-        parameters: names of what trains.
+        directory: directory of the checkpoints.
+        parameters: names of the trainable parameters.
 
     Raises:
-        CheckpointError: it holds more than tensors and plain values, or another adapter. Nothing of it was run.
+        CheckpointError: it holds more than tensors and plain values, or another adapter. No code in it was run.
     """
     path = directory / LAST
     if not path.exists():
         return None
-    if trouble := _damage(path):
-        log.warning("%s is damaged (%s): the training starts anew", path, trouble)
+    if damage := _damage(path):
+        log.warning("%s is damaged (%s): training starts from the beginning", path, damage)
         path.unlink()
         return None
     try:
@@ -95,35 +95,39 @@ def usable_checkpoint(directory: Path, parameters: Collection[str]) -> Path | No
         why = reason(error).partition(" This file can still be loaded")[0]
         raise CheckpointError(
             f"{path} holds what no training of trackrec writes, and was not loaded ({why[:160]}). Delete it, and "
-            "find out who put it there: the training then starts anew."
+            "find out who put it there: training then starts from the beginning."
         ) from None
     if names != set(parameters):
-        raise CheckpointError(f"{path} belongs to another adapter. Delete it: the training then starts anew.")
+        raise CheckpointError(f"{path} belongs to another adapter. Delete it: training then starts from the beginning.")
     return path
 
 
 def _damage(path: Path) -> str:
-    """What is wrong with the file, by its length and its checksums alone; empty where nothing is."""
+    """What is wrong with the file, by its length and checksums only; empty if nothing is."""
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
-    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:  # of headers full of noise
+    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:  # raised on corrupt headers
         return str(error).lower()
     return f"bad checksum of {broken}" if broken else ""
 
 
 def merge_curves(logs: Path) -> None:
-    """``version_*/metrics.csv`` of a training and its resumptions as one ``metrics.csv``, a row per logged step.
+    """Merge ``version_*/metrics.csv`` of a training and its resumes into one ``metrics.csv``, one row per logged step.
 
-    What a cut-off try logged after its last checkpoint was made again, so the later row of a step stands.
+    Steps after the last checkpoint of an interrupted attempt are repeated, so the later row of a step wins.
     """
     versions = sorted(logs.glob("version_*"), key=lambda path: int(path.name.rpartition("_")[2]))
     rows: dict[int, dict[str, str]] = {}
-    # An earlier try may have merged what it had, and been cut off before the stage was done.
+    # An earlier attempt may have merged its logs and been interrupted before the stage was done.
     for path in (logs, *versions):
-        for row in _rows(path / CURVE):
-            # Values of one step may stand in several rows.
-            rows.setdefault(int(row["step"]), {}).update({name: value for name, value in row.items() if value})
+        if not (path / CURVE).exists():
+            continue
+        with (path / CURVE).open(newline="") as file:
+            for row in csv.DictReader(file):
+                # A crash may leave an incomplete line, and the values of one step may be spread over several rows.
+                if None not in row.values() and row["step"].isdigit():
+                    rows.setdefault(int(row["step"]), {}).update({name: value for name, value in row.items() if value})
     if rows:
         names = sorted({name for row in rows.values() for name in row})
         text = io.StringIO()
@@ -133,10 +137,3 @@ def merge_curves(logs: Path) -> None:
         write_atomic(logs / CURVE, text.getvalue())
     for path in versions:
         shutil.rmtree(path)
-
-
-def _rows(path: Path) -> Iterator[dict[str, str]]:
-    """Rows of a logged curve; a line that a crash tore is passed over."""
-    if path.exists():
-        with path.open(newline="") as file:
-            yield from (row for row in csv.DictReader(file) if None not in row.values() and row["step"].isdigit())

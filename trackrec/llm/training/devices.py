@@ -1,4 +1,4 @@
-"""How many processes a trainer's settings ask for, and what may be asked for."""
+"""Number of processes and devices in the trainer's settings, and checks of both."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from trackrec.runtime.errors import SettingError
 if TYPE_CHECKING:
     import torch
 
-LOCAL_RANK = "LOCAL_RANK"  # where Lightning looks for the number of a process that it hasn't started itself
+LOCAL_RANK = "LOCAL_RANK"  # environment variable with the rank of a process that Lightning didn't start itself
 
 
 def process_count(trainer_args: Mapping[str, Any], key: str) -> int:
-    """Processes of a training: one per device. ``devices: auto`` is one device, whatever the machine has.
+    """Number of training processes: one per device. ``devices: auto`` is one device, however many the machine has.
 
     Args:
-        trainer_args: Lightning's.
-        key: of these arguments, for the errors.
+        trainer_args: Lightning's trainer arguments.
+        key: config key of these arguments, for errors.
 
     Raises:
-        SettingError: more than one machine, a strategy other than ddp, or more GPUs than there are.
+        SettingError: more than one machine, a strategy other than ddp, more GPUs than the machine has, or ``devices``
+            that is none of the allowed forms.
     """
-    devices, nodes = trainer_args.get("devices"), trainer_args.get("num_nodes") or 1
+    devices = trainer_args.get("devices")
+    nodes = trainer_args.get("num_nodes") or 1
     strategy = trainer_args.get("strategy") or "auto"
     if nodes != 1:
         raise SettingError(f"{key}.num_nodes must be 1, got {nodes}: a run uses the devices of one machine.")
@@ -43,39 +45,39 @@ def process_count(trainer_args: Mapping[str, Any], key: str) -> int:
 
 
 def device_list(devices: Any) -> list[int] | None:
-    """The devices that are named one by one: ``[1, 3]`` or ``"1,3"``; None where only their number is given."""
+    """Device indices given as a list: ``[1, 3]`` or ``"1,3"``; None if only their number is given."""
     if isinstance(devices, str) and "," in devices:
         return [int(part) for part in devices.split(",") if part.strip()]
     return list(devices) if isinstance(devices, list | tuple) else None
 
 
 def placed(trainer_args: Mapping[str, Any], device: torch.device, key: str) -> dict[str, Any]:
-    """The same arguments for a trainer of one process that leaves the model where it lies.
+    """The arguments for a trainer of one process that keeps the model on its device.
 
     Args:
-        trainer_args: Lightning's; ``accelerator: auto`` follows the model.
-        device: the model's.
-        key: of these arguments, for the errors.
+        trainer_args: Lightning's trainer arguments; ``accelerator: auto`` uses the model's device.
+        device: the model's device.
+        key: config key of these arguments, for errors.
 
     Raises:
-        SettingError: they ask for another device.
+        SettingError: the arguments ask for another device.
     """
-    own = "gpu" if device.type == "cuda" else device.type
-    asked = str(trainer_args.get("accelerator") or "auto")
+    accelerator = "gpu" if device.type == "cuda" else device.type
+    wanted = str(trainer_args.get("accelerator") or "auto")
     named = device_list(trainer_args.get("devices"))
-    if asked not in ("auto", own, device.type):
+    if wanted not in ("auto", accelerator, device.type):
         raise SettingError(
-            f"{key}.accelerator is {asked}, but the model lies on {device}: set {key}.accelerator to auto, or "
-            f"backbone.device to {'cuda' if asked in ('gpu', 'cuda') else asked}."
+            f"{key}.accelerator is {wanted}, but the model is on {device}: set {key}.accelerator to auto, or "
+            f"backbone.device to {'cuda' if wanted in ('gpu', 'cuda') else wanted}."
         )
-    if own != "gpu":
-        return {**trainer_args, "accelerator": own, "devices": 1}
+    if accelerator != "gpu":
+        return {**trainer_args, "accelerator": accelerator, "devices": 1}
     import torch
 
     index = torch.cuda.current_device() if device.index is None else device.index
     if named not in (None, [index]):
         raise SettingError(
-            f"{key}.devices is {named}, but the model lies on GPU {index}: leave it out, or set backbone.device to "
+            f"{key}.devices is {named}, but the model is on GPU {index}: leave it out, or set backbone.device to "
             f"cuda:{named[0]}."
         )
     return {**trainer_args, "accelerator": "gpu", "devices": [index]}
@@ -85,13 +87,13 @@ def _check_gpus(accelerator: str, wanted: list[int], key: str) -> None:
     import torch
 
     if accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available()):
-        there = torch.cuda.device_count()
-        if max(wanted) >= there:
-            raise SettingError(f"{key}.devices asks for GPUs {wanted}, this machine has {there}.")
+        count = torch.cuda.device_count()
+        if max(wanted) >= count:
+            raise SettingError(f"{key}.devices asks for GPUs {wanted}, this machine has {count}.")
 
 
 def choose_gpu(devices: Any) -> None:
-    """Make this process's own GPU the current one, before a model is loaded to ``cuda``."""
+    """Make the GPU of this process's rank the current one, before a model is loaded to ``cuda``."""
     import torch
 
     rank = int(os.environ[LOCAL_RANK])

@@ -1,4 +1,4 @@
-"""What the processes of one training tell each other; one process tells itself."""
+"""Communication between the processes of one training; with one process nothing is sent."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from trackrec.llm.training.microbatch import StepSums
 
 
 class ProcessRank(NamedTuple):
-    """This process's number, and how many there are."""
+    """Rank of this process, and the number of processes."""
 
     rank: int
     size: int
 
 
 def process_rank() -> ProcessRank:
-    """Of the training that this process takes part in; alone, (0, 1)."""
+    """Rank and size of the training that this process belongs to; (0, 1) without DDP."""
     if distributed.is_available() and distributed.is_initialized():
         return ProcessRank(distributed.get_rank(), distributed.get_world_size())
     return ProcessRank(0, 1)
 
 
 def all_gather(value: Any) -> list[Any]:
-    """Every process's value, in the order of their numbers."""
+    """The values of all processes, in the order of their ranks."""
     size = process_rank().size
     if size == 1:
         return [value]
@@ -35,7 +35,7 @@ def all_gather(value: Any) -> list[Any]:
 
 
 def sum_over_processes(sums: StepSums) -> StepSums:
-    """The sums of all processes' shares of a batch, so that its loss and its values are those of the whole batch."""
+    """Add up the sums of all processes, so that loss and logged values are those of the whole batch."""
     if process_rank().size == 1:
         return sums
     flat = [float(sums.loss), float(sums.units)]
@@ -43,6 +43,6 @@ def sum_over_processes(sums: StepSums) -> StepSums:
     vector = torch.tensor(flat, dtype=torch.float64, device=sums.loss.device)
     distributed.all_reduce(vector)
     loss, units, *rest = vector.tolist()
-    pairs = {name: (rest[2 * place], rest[2 * place + 1]) for place, name in enumerate(sums.means)}
+    pairs = {name: (rest[2 * index], rest[2 * index + 1]) for index, name in enumerate(sums.means)}
     totals = dict(zip(sums.totals, rest[2 * len(pairs) :], strict=True))
     return StepSums(sums.loss.new_tensor(loss), round(units), pairs, totals)

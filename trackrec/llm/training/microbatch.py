@@ -1,4 +1,4 @@
-"""A training step whose batch may be computed in pieces, with the gradient of the whole."""
+"""A training step computed in micro-batches, with the gradient of the whole batch."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 
 class StepSums(NamedTuple):
-    """What a batch, or a piece of one, adds to a training step: sums, so that pieces add up to the whole.
+    """Sums over a batch or micro-batch for a training step, so that micro-batches add up to the batch.
 
     Attributes:
-        loss: summed over the units, with its graph.
+        loss: summed over the units, with its autograd graph.
         units: the texts, sets or questions over which the loss is a mean.
-        means: logged values as (sum, number of things it is a mean of).
-        totals: logged values that are sums themselves.
+        means: logged means as (sum, count).
+        totals: logged sums.
     """
 
     loss: Tensor
@@ -26,7 +26,7 @@ class StepSums(NamedTuple):
 
 
 class StepGradients(NamedTuple):
-    """`StepSums` without the graph, and the gradient of the summed loss instead."""
+    """`StepSums` without the graph, and the gradients of the summed loss."""
 
     sums: StepSums
     gradients: list[Tensor | None]
@@ -36,52 +36,54 @@ def differentiate(sums: StepSums, parameters: Sequence[nn.Parameter], scale: flo
     """Compute the gradient and drop the graph.
 
     Args:
-        sums: of a piece.
-        parameters: what trains.
-        scale: a power of two by which the loss is multiplied on the way, so that float16 holds small gradients.
+        sums: sums of a micro-batch.
+        parameters: the trainable parameters.
+        scale: a power of two by which the loss is multiplied for the backward pass and the gradients are divided
+            afterwards, so that float16 can represent small gradients.
     """
     with torch.autocast(sums.loss.device.type, enabled=False):
-        found = torch.autograd.grad(sums.loss * scale, list(parameters), allow_unused=True)
-    gradients: list[Tensor | None] = [None if gradient is None else gradient / scale for gradient in found]
+        scaled = torch.autograd.grad(sums.loss * scale, list(parameters), allow_unused=True)
+    gradients: list[Tensor | None] = [None if gradient is None else gradient / scale for gradient in scaled]
     return StepGradients(sums._replace(loss=sums.loss.detach()), gradients)
 
 
 def add_up(pieces: Sequence[StepGradients]) -> StepGradients:
-    """The step of the whole batch."""
+    """Add micro-batches up to the step of the whole batch."""
     sums = [piece.sums for piece in pieces]
     means = {
-        name: (sum(one.means[name][0] for one in sums), sum(one.means[name][1] for one in sums))
+        name: (sum(piece.means[name][0] for piece in sums), sum(piece.means[name][1] for piece in sums))
         for name in sums[0].means
     }
-    totals = {name: sum(one.totals[name] for one in sums) for name in sums[0].totals}
-    whole = StepSums(torch.stack([one.loss for one in sums]).sum(), sum(one.units for one in sums), means, totals)
-    columns = zip(*(piece.gradients for piece in pieces), strict=True)
-    return StepGradients(whole, [_sum(column) for column in columns])
+    totals = {name: sum(piece.totals[name] for piece in sums) for name in sums[0].totals}
+    loss = torch.stack([piece.loss for piece in sums]).sum()
+    batch = StepSums(loss, sum(piece.units for piece in sums), means, totals)
+    per_parameter = zip(*(piece.gradients for piece in pieces), strict=True)
+    return StepGradients(batch, [_sum(gradients) for gradients in per_parameter])
 
 
 def empty_share_of(step: StepGradients) -> StepGradients:
-    """The share of a process for which a batch had no example left: the same names, and zeros."""
+    """The step of a process whose batch is an `EmptyShare`: the same names, with zeros."""
     means = dict.fromkeys(step.sums.means, (0.0, 0.0))
     totals = dict.fromkeys(step.sums.totals, 0.0)
     sums = StepSums(torch.zeros_like(step.sums.loss), 0, means, totals)
-    return StepGradients(sums, [None if one is None else torch.zeros_like(one) for one in step.gradients])
+    return StepGradients(sums, [None if grad is None else torch.zeros_like(grad) for grad in step.gradients])
 
 
 def _sum(gradients: Sequence[Tensor | None]) -> Tensor | None:
-    there = [gradient for gradient in gradients if gradient is not None]
-    return torch.stack(there).sum(0) if len(there) > 1 else there[0] if there else None
+    present = [gradient for gradient in gradients if gradient is not None]
+    return torch.stack(present).sum(0) if len(present) > 1 else present[0] if present else None
 
 
 class GivenGradients(torch.autograd.Function):
-    """A loss whose gradients are known already: a trainer's backward pass hands them out, scaled as it likes."""
+    """A loss whose gradients are already computed: backward returns them, multiplied by the incoming gradient."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, gradients: Sequence[Tensor | None], *_: nn.Parameter) -> Tensor:
-        """The loss; the parameters are named so that the gradients reach them."""
+        """The loss; the parameters are arguments so that backward can pass gradients to them."""
         ctx.gradients = gradients
         return loss.clone()
 
     @staticmethod
-    def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients, once."""
-        return None, None, *(None if one is None else one * above for one in ctx.gradients)
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        """The precomputed gradients of the parameters, times ``upstream``."""
+        return None, None, *(None if gradient is None else gradient * upstream for gradient in ctx.gradients)

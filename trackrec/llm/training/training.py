@@ -1,4 +1,4 @@
-"""What the three language-model trainings share: the optimizer, small checkpoints, and running a Trainer."""
+"""Shared by the three language-model trainings: optimizer, small checkpoints, running a Trainer."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOGS = "logs"
-_SHOWN_IDS = 8
+_SHOWN_IDS = 8  # in the error of a diverged step
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW and the course of its learning rate over the optimizer steps of the stage.
+    """AdamW and its learning-rate schedule over the optimizer steps of the stage.
 
     Attributes:
         name: ``adamw``, or bitsandbytes' ``adamw8bit`` / ``paged_adamw8bit`` (GPU).
         weight_decay: decoupled weight decay.
-        beta1: decay of the gradient's mean.
-        beta2: decay of the gradient's square.
-        warmup: share of the optimizer steps in which the rate rises from 0.
-        schedule: how the rate falls to 0 afterwards, or ``constant``.
+        beta1: decay of the running mean of the gradient.
+        beta2: decay of the running mean of the squared gradient.
+        warmup: share of the optimizer steps in which the learning rate rises from 0.
+        schedule: how the learning rate falls to 0 afterwards, or ``constant``.
     """
 
     name: Literal["adamw", "adamw8bit", "paged_adamw8bit"] = "adamw"
@@ -75,11 +75,12 @@ class OptimizerSettings:
                 raise SettingError(f"optimizer.{name} must be {allowed}, got {value}.")
 
     def build(self, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-        """The optimizer over exactly these parameters."""
-        parameters, betas = list(parameters), (self.beta1, self.beta2)
+        """The optimizer over exactly these parameters; 8-bit optimizers fall back to AdamW without a GPU."""
+        parameters = list(parameters)
+        betas = (self.beta1, self.beta2)
         on_gpu = all(parameter.is_cuda for parameter in parameters)
         if self.name != "adamw" and not on_gpu:
-            log.warning("optimizer %s needs a GPU: plain adamw instead", self.name)
+            log.warning("optimizer %s needs a GPU: using adamw instead", self.name)
         if self.name == "adamw" or not on_gpu:
             return torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=self.weight_decay)
         import bitsandbytes as bnb
@@ -88,7 +89,7 @@ class OptimizerSettings:
         return kind(parameters, lr=lr, betas=betas, weight_decay=self.weight_decay)
 
     def factor(self, step: int, total_steps: int) -> float:
-        """The learning rate at an optimizer step as a share of its peak."""
+        """The learning rate at an optimizer step, as a share of the peak rate."""
         warmup = math.ceil(self.warmup * total_steps)
         if step < warmup:
             return (step + 1) / (warmup + 1)
@@ -97,16 +98,17 @@ class OptimizerSettings:
 
 
 class AdapterModule(LightningModule):
-    """Trains one adapter of a language model; its checkpoints hold that adapter and nothing of the base.
+    """Trains one adapter of a language model; checkpoints hold only that adapter, not the base.
 
     Args:
-        lm: the model; ``adapter`` is put in force and made the only thing that trains.
-        adapter: its name.
+        lm: the model; ``adapter`` is activated and becomes the only trainable part.
+        adapter: name of the adapter.
         lr: peak learning rate.
-        optimizer: the rest of the optimizer.
+        optimizer: the other optimizer settings.
     """
 
-    stage: ClassVar[str]  # whose section of the config sets it up
+    stage: ClassVar[str]  # the stage, and its section of the config
+    # What to do when a single example doesn't fit into memory.
     alone: ClassVar[str] = "Lower prompts.max_history, or set backbone.gradient_checkpointing: true."
 
     def __init__(self, lm: LanguageModel, adapter: str, lr: float, optimizer: OptimizerSettings | None) -> None:
@@ -115,59 +117,60 @@ class AdapterModule(LightningModule):
         self.lm, self.adapter, self.lr = lm, adapter, lr
         self.optimizer_settings = optimizer or OptimizerSettings()
         self._trained = lm.train_only(adapter)
-        lm.base.train()  # as Lightning expects; the base's own dropout was set to 0 when it was loaded
-        self.backbone = lm.base  # registered, so that Lightning places and counts it
-        # What no process changes needs no agreement between them.
+        lm.base.train()  # as Lightning expects; dropout of the base was set to 0 when it was loaded
+        self.backbone = lm.base  # registered, so that Lightning moves it to the device and counts it
+        # DDP need not synchronise frozen tensors.
         tensors = [*self.named_parameters(), *self.named_buffers()]
         self._ddp_params_and_buffers_to_ignore = [name for name, tensor in tensors if not tensor.requires_grad]
         self.strict_loading = False
-        self.last_values: dict[str, float] = {}  # of the last step, with what a checkpoint brought back
+        self.last_values: dict[str, float] = {}  # of the last step; restored from a checkpoint
         self._restored: dict[str, Any] = {}
         self._window: list[tuple[dict[str, float], int]] = []
         self._window_step = -1
 
     @classmethod
     def check(cls, values: Mapping[str, Any], backbone: BackboneSettings) -> None:  # noqa: ARG003 - subclasses read it
-        """Whether arguments can be used, before a model is loaded.
+        """Check arguments before a model is loaded.
 
         Args:
-            values: arguments by name; those that are missing have their defaults.
-            backbone: of the model that would train.
+            values: arguments by name; missing ones have their defaults.
+            backbone: settings of the model to train.
 
         Raises:
-            SettingError: naming the key.
+            SettingError: an argument is invalid; names the key.
         """
         if (lr := values.get("lr", 1.0)) <= 0:
             raise SettingError(f"{cls.stage}.model.lr must be above 0, got {lr}.")
 
     @abc.abstractmethod
     def sums(self, batch: Any) -> StepSums:
-        """What a batch adds to a step, with the graph of its loss."""
+        """The sums of a batch for a step, with the autograd graph of the loss."""
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        """The mean loss of the batch, all processes' shares together; in pieces where the memory is too small."""
-        blank, batch = isinstance(batch, EmptyShare), batch.batch if isinstance(batch, EmptyShare) else batch
-        step = add_up(self.memory.run(batch, self._differentiated))
-        step = empty_share_of(step) if blank else step
-        whole = sum_over_processes(step.sums)
-        loss = whole.loss / whole.units
-        means = {name: total / max(count, 1) for name, (total, count) in whole.means.items()}
-        self.log_step({"loss": loss, **means, **whole.totals}, batch.ids)
-        # Lightning takes the mean over the processes.
-        share = process_rank().size / whole.units
-        gradients = [None if one is None else one * share for one in step.gradients]
+        """The mean loss of the batch over all processes, computed in micro-batches if memory is too small."""
+        empty = isinstance(batch, EmptyShare)
+        batch = batch.batch if empty else batch
+        step = add_up(self.memory.run(batch, self._differentiate))
+        step = empty_share_of(step) if empty else step
+        total = sum_over_processes(step.sums)
+        loss = total.loss / total.units
+        means = {name: value / max(count, 1) for name, (value, count) in total.means.items()}
+        self.log_step({"loss": loss, **means, **total.totals}, batch.ids)
+        # DDP averages gradients over the processes, so multiply by their number.
+        factor = process_rank().size / total.units
+        gradients = [None if gradient is None else gradient * factor for gradient in step.gradients]
         return GivenGradients.apply(loss, gradients, *self._trained)
 
-    def _differentiated(self, batch: Any) -> StepGradients:
+    def _differentiate(self, batch: Any) -> StepGradients:
         plugin = self._trainer.precision_plugin if self._trainer is not None else None
         scaler = getattr(plugin, "scaler", None)
         return differentiate(self.sums(batch), self._trained, scaler.get_scale() if scaler is not None else 1.0)
 
     @cached_property
     def memory(self) -> FittingBatches[Any]:
-        """Halves batches that don't fit."""
+        """Splits batches that don't fit into memory."""
         key = f"{self.stage}.data.batch_size"
-        then = f"Their sums are those of the whole, so {key} means what it did."
+        then = f"The gradient is that of the whole batch, so the effective {key} is unchanged."
         return FittingBatches(self.stage, then, self.alone, lambda batch: batch.layout.tokens, self._halves)
 
     def _halves(self, batch: Any) -> tuple[Any, Any] | None:
@@ -178,11 +181,11 @@ class AdapterModule(LightningModule):
         return collate(list(halves[0])), collate(list(halves[1]))
 
     def cpu(self) -> AdapterModule:
-        """Stay: Lightning moves a module to the CPU when a trainer ends, but the next stage wants it where it is."""
+        """Stay on the device: Lightning moves a module to the CPU at the end, but the next stage needs it here."""
         return self
 
     def configure_optimizers(self) -> Any:
-        """AdamW whose rate falls over the optimizer steps that will really be made."""
+        """The optimizer, with a learning-rate schedule over the actual number of optimizer steps."""
         optimizer = self.optimizer_settings.build(self._trained, self.lr)
         total = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -191,10 +194,10 @@ class AdapterModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def check_weights(self) -> None:
-        """Whether every weight that trains is finite.
+        """Check that every trained weight is finite.
 
         Raises:
-            DivergedError: one isn't.
+            DivergedError: a weight isn't.
         """
         if any(not torch.isfinite(parameter).all() for parameter in self._trained):
             raise DivergedError(
@@ -204,14 +207,14 @@ class AdapterModule(LightningModule):
 
     @property
     def trained_names(self) -> list[str]:
-        """Names, in this module, of the weights that train."""
+        """Names of the trainable weights in this module."""
         return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave the frozen base out; put in the random state and the step's values, which no logger has seen yet.
+        """Remove the frozen base; add the random state and the step's values, which aren't in any logger yet.
 
         Raises:
-            DivergedError: a weight is not finite. The checkpoint before stays.
+            DivergedError: a weight is not finite. The previous checkpoint is kept.
         """
         self.check_weights()
         names = set(self.trained_names)
@@ -222,43 +225,40 @@ class AdapterModule(LightningModule):
             logger.save()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember the random state and the loader's place until training starts."""
+        """Keep the random state and the loader's position until training starts."""
         self._restored = {**checkpoint["trackrec"], "loader": checkpoint["loops"]["fit_loop"]["state_dict"]}
         self.last_values = {name: value for name, value in self._restored["row"].items() if name != "epoch"}
 
     def on_train_start(self) -> None:
-        """Go on with the random numbers and the batch that the cut-off run would have had next."""
+        """Restore the random state and the position of the next batch of the interrupted run."""
         if not self._restored:
             return
         _set_rng_state(self._restored["rng"][process_rank().rank], self.lm.device)
-        # Lightning restores a loader only when it sets it up, and estimated_stepping_batches did so before.
+        # Lightning restores a loader only when it sets the loader up; estimated_stepping_batches did that earlier.
         if states := self._restored["loader"].get("combined_loader"):
             loader: Any = self.trainer.train_dataloader
             loader.load_state_dict(states[0])
-        self._log_again()
-
-    def _log_again(self) -> None:
-        """The row of the step after which the checkpoint was made: a crash may have come before its logger."""
+        # Log the checkpoint's step again: the crash may have happened before the loggers wrote it.
         step = self.trainer.global_step - 1
         if (step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             for logger in self.trainer.loggers:
                 logger.log_metrics(self._restored["row"], step)
 
     def log_step(self, values: dict[str, Any], ids: Sequence[str]) -> None:
-        """Log the means of an optimizer step: with accumulated gradients over all of its batches, not the last alone.
+        """Log the means of an optimizer step; with gradient accumulation over all of its batches, not only the last.
 
         Args:
-            values: ``loss`` and what else is worth a curve.
-            ids: of the batch's histories or samples; a batch weighs as much as it has.
+            values: ``loss`` and other values to log.
+            ids: ids of the batch's histories or samples; their number is the weight of the batch.
 
         Raises:
-            DivergedError: the loss is no finite number. No step is made of it; the last checkpoint stays.
+            DivergedError: the loss is not finite. No optimizer step is taken; the last checkpoint is kept.
         """
         if not torch.isfinite(values["loss"]):
-            ids = [one for some in all_gather(ids) for one in some]
-            shown = ", ".join(ids[:_SHOWN_IDS]) + (
-                f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
-            )
+            ids = [example_id for process_ids in all_gather(ids) for example_id in process_ids]
+            shown = ", ".join(ids[:_SHOWN_IDS])
+            if len(ids) > _SHOWN_IDS:
+                shown += f" and {len(ids) - _SHOWN_IDS} more"
             raise DivergedError(
                 f"{type(self).__name__}: the loss is {values['loss'].item()} at step {self.global_step}, on {shown}. "
                 f"Lower {self.stage}.model.lr (now {self.lr}) or set {self.stage}.trainer.gradient_clip_val; the last "
@@ -268,15 +268,15 @@ class AdapterModule(LightningModule):
             self._window, self._window_step = [], self.global_step
         self._window.append(({name: float(value) for name, value in values.items()}, len(ids)))
         total = sum(size for _, size in self._window)
-        means = {name: sum(seen[name] * size for seen, size in self._window) / total for name in values}
-        # As a logger writes them, so that a resumed training can say the same.
+        means = {name: sum(logged[name] * size for logged, size in self._window) / total for name in values}
+        # In float32, as a logger writes them, so that a resumed training logs the same value.
         self.last_values = {name: torch.tensor(mean, dtype=torch.float32).item() for name, mean in means.items()}
         for name, mean in self.last_values.items():
             self.log(name, mean, prog_bar=name == "loss", batch_size=len(ids), on_step=True)
 
 
 def _rng_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """States of the generators that dropout may draw from."""
+    """States of the random generators that dropout may use."""
     state = {"cpu": torch.get_rng_state()}
     return {**state, "cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
 
@@ -290,20 +290,22 @@ def _set_rng_state(state: dict[str, torch.Tensor], device: torch.device) -> None
 def stage_trainer(
     trainer_args: dict[str, Any], out_dir: Path, module: AdapterModule, checkpoint_every: int = 20
 ) -> Trainer:
-    """A Trainer that logs every step to ``out_dir/logs`` and checkpoints to ``out_dir/checkpoints``, unless told
-    otherwise. A step of a language model takes seconds, and the report draws its curves from these logs.
+    """A Trainer that logs every step to ``out_dir/logs`` and checkpoints to ``out_dir/checkpoints`` by default.
+
+    A step of a language model takes seconds, and the report draws its curves from these logs.
 
     Raises:
-        SettingError: the arguments ask for another device than the one on which the module's model lies.
+        SettingError: the arguments ask for another device than that of the module's model.
     """
     args = dict(trainer_args)
-    callbacks, plugins = _several(args.pop("callbacks", None)), _several(args.pop("plugins", None))
+    callbacks = _as_list(args.pop("callbacks", None))
+    plugins = _as_list(args.pop("plugins", None))
     if args.get("enable_checkpointing") is not False and not any(isinstance(c, Checkpoint) for c in callbacks):
         callbacks.append(StepCheckpoint(out_dir / CHECKPOINTS, checkpoint_every))
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins.append(WholeFiles())
     if not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
-        plugins.append(LightningEnvironment())  # whatever started this process: see docs/scale.md
+        plugins.append(LightningEnvironment())  # however this process was started: see docs/scale.md
     if process_count(args, f"{module.stage}.trainer") == 1:
         args = {**placed(args, module.lm.device, f"{module.stage}.trainer"), "strategy": "auto"}
     else:
@@ -318,8 +320,8 @@ def stage_trainer(
         return Trainer(callbacks=callbacks, plugins=plugins, **args)
 
 
-def _several(values: Any) -> list[Any]:
-    """A trainer argument that may be one, several or none."""
+def _as_list(values: Any) -> list[Any]:
+    """A trainer argument that may be one value, several or None."""
     return list(values) if isinstance(values, list | tuple) else [] if values is None else [values]
 
 
@@ -331,24 +333,25 @@ def fit_adapter(
     seed: int = 0,
     checkpoint_every: int = 20,
 ) -> Trainer:
-    """Train to the end, from the last checkpoint where an earlier try left one, then save the adapter.
+    """Train to the end, from the last checkpoint if there is one, then save the adapter.
 
     Args:
-        module: trains.
+        module: the module to train.
         data: its batches.
-        trainer_args: Lightning's.
+        trainer_args: Lightning's trainer arguments.
         out_dir: the stage directory.
-        seed: of dropout; what else the process drew before doesn't matter, and its random state is left as it was.
+        seed: seed of dropout. Random numbers drawn earlier have no effect, and the process's random state is restored
+            at the end.
         checkpoint_every: optimizer steps between checkpoints.
 
     Raises:
         DivergedError: an adapter weight is not finite at the end.
         CheckpointError: see `usable_checkpoint`.
-        MemoryLimitError: memory is full for another reason than the size of a batch.
+        MemoryLimitError: out of memory for a reason other than the batch size.
     """
     resume = usable_checkpoint(out_dir / CHECKPOINTS, module.trained_names)
     if resume:
-        log.info("going on from %s", resume)
+        log.info("resuming from %s", resume)
     with isolate_rng():
         trainer = stage_trainer(trainer_args, out_dir, module, checkpoint_every)
         torch.manual_seed(int(stable_hash("training", seed, module.adapter, trainer.global_rank, digits=15), 16))
@@ -359,7 +362,7 @@ def fit_adapter(
             if isinstance(error, MemoryLimitError) or not ran_out(error):
                 raise
             raise MemoryLimitError(
-                f"{module.stage}: the adapter and its optimizer don't fit into memory beside the model ({error}). "
+                f"{module.stage}: the adapter and its optimizer don't fit into memory next to the model ({error}). "
                 "Lower backbone.lora.r, or choose backbone.quantize: nf4."
             ) from error
     module.check_weights()

@@ -1,1 +1,1 @@
-"""Writes and scores texts with vLLM in a process of its own."""
+"""Generation and scoring with vLLM in a separate process."""

@@ -1,11 +1,11 @@
-"""What runs in vLLM's own process: it loads an engine, answers requests, and ends when the pipe closes.
+"""The vLLM child process: it loads an engine, answers requests, and ends when the pipe closes.
 
 The protocol is one pickled tuple per message. The parent sends the engine's arguments first, then requests:
 
     ("write", prompts, sampling, adapter)   -> [(token ids, finish reason), ...]
     ("score", prompts, tokens, adapter)     -> [[log p of each token], ...]
 
-An answer is ("done", value) or ("error", one line); before it, ("progress", n) says that n more prompts are through.
+An answer is ("done", value) or ("error", one line); before it, ("progress", n) reports that n more prompts are done.
 An adapter is (name, number, directory), or None for the plain base.
 """
 
@@ -25,10 +25,10 @@ Report = Callable[[int], None]
 
 
 class Engine:
-    """vLLM, asked with token ids only.
+    """A vLLM engine that takes and returns token ids only.
 
     Args:
-        arguments: of ``vllm.LLM``.
+        arguments: arguments of ``vllm.LLM``.
     """
 
     def __init__(self, arguments: dict[str, Any]) -> None:
@@ -42,10 +42,10 @@ class Engine:
         """One text per prompt.
 
         Args:
-            prompts: token ids; equal ones are read once.
+            prompts: token ids; equal prompts are computed once.
             sampling: arguments of ``vllm.SamplingParams``, one per prompt.
-            adapter: which LoRA writes.
-            report: hears how many prompts are through.
+            adapter: the LoRA adapter to use.
+            report: called with the number of prompts done since the last call.
         """
         outputs = self._run(prompts, sampling, adapter, report)
         return [(list(output.outputs[0].token_ids), output.outputs[0].finish_reason) for output in outputs]
@@ -53,10 +53,10 @@ class Engine:
     def score(
         self, prompts: Sequence[list[int]], tokens: Sequence[int], adapter: Adapter | None, report: Report
     ) -> list[list[float]]:
-        """Log-probabilities of ``tokens`` after each prompt, by the whole vocabulary's softmax."""
-        # `allowed_token_ids` would not do: log-probabilities are taken before it masks.
-        asked = {"max_tokens": 1, "temperature": 0.0, "logprob_token_ids": list(tokens), "detokenize": False}
-        outputs = self._run(prompts, [asked] * len(prompts), adapter, report)
+        """Log-probabilities of ``tokens`` after each prompt, from the softmax over the whole vocabulary."""
+        # `allowed_token_ids` would not help: vLLM computes log-probabilities before it applies that mask.
+        sampling = {"max_tokens": 1, "temperature": 0.0, "logprob_token_ids": list(tokens), "detokenize": False}
+        outputs = self._run(prompts, [sampling] * len(prompts), adapter, report)
         return [[output.outputs[0].logprobs[0][token].logprob for token in tokens] for output in outputs]
 
     def _run(
@@ -65,16 +65,16 @@ class Engine:
         from vllm import SamplingParams
         from vllm.lora.request import LoRARequest
 
-        # What stands in the prefix cache decides how prompts fall into batches, and so the last bits of the logits.
+        # The content of the prefix cache affects how prompts are batched, and so the last bits of the logits.
         self.llm.reset_prefix_cache()
         engine = self.llm.llm_engine
         lora = None if adapter is None else LoRARequest(*adapter)
-        for number, (ids, one) in enumerate(zip(prompts, sampling, strict=True)):
-            engine.add_request(str(number), {"prompt_token_ids": ids}, SamplingParams(**one), lora_request=lora)
+        for number, (ids, params) in enumerate(zip(prompts, sampling, strict=True)):
+            engine.add_request(str(number), {"prompt_token_ids": ids}, SamplingParams(**params), lora_request=lora)
         done: dict[int, Any] = {}
         while engine.has_unfinished_requests():
             finished = [output for output in engine.step() if output.finished]
-            # vLLM may append characters of its own to an id: the number stands before them.
+            # vLLM may append a suffix to a request id; the number comes before it.
             done.update((int(output.request_id.split("-")[0]), output) for output in finished)
             if finished:
                 report(len(finished))
@@ -82,7 +82,7 @@ class Engine:
 
 
 def serve(connection: Connection) -> None:
-    """Answer until the parent closes the pipe or dies."""
+    """Answer requests until the parent closes the pipe or dies."""
     engine: Engine | None = None
     for message in _messages(connection):
         try:
@@ -110,5 +110,5 @@ def _messages(connection: Connection) -> Iterator[Any]:
 
 
 if __name__ == "__main__":
-    exit_with_parent(os.getppid())  # a parent that is killed closes no engine
+    exit_with_parent(os.getppid())  # a killed parent can't stop this process
     serve(Connection(int(sys.argv[1])))

@@ -1,4 +1,4 @@
-"""A vLLM process kept for one language model, and the adapters that it was given."""
+"""Keeps a vLLM process for one language model, and the adapters saved for it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from trackrec.runtime.errors import SettingError
 if TYPE_CHECKING:
     from trackrec.llm.backbone import LanguageModel
 
-_LENGTHS = 1024
+_LENGTH_MULTIPLE = 1024  # context lengths are rounded up to a multiple of this, so that restarts are rare
 
 
 class VLLMHost:
-    """Starts vLLM at the first need, starts it anew where the model or the length changes, and ends it.
+    """Starts vLLM at the first request, restarts it when the engine arguments change, and ends it.
 
-    The language model itself stays where it is, so on a GPU both must fit: vLLM takes its own share
-    (`VLLMSettings.gpu_memory_utilization`) of what is left.
+    The language model stays in memory, so on a GPU both must fit: vLLM takes its share
+    (`VLLMSettings.gpu_memory_utilization`) next to it.
 
     Args:
-        settings: how much vLLM may take.
-        step_tokens: most tokens that it computes at once.
-        keys: where the settings stand in the config, for messages.
+        settings: memory and length limits of vLLM.
+        step_tokens: most tokens that vLLM computes at once.
+        keys: config prefix of the settings, for messages.
         overrides: further arguments of ``vllm.LLM``.
     """
 
@@ -42,7 +42,7 @@ class VLLMHost:
 
     @property
     def pid(self) -> int | None:
-        """Number of the process, while there is one."""
+        """Process id while vLLM runs, else None."""
         return None if self._process is None or self._process.closed else self._process.pid
 
     def write(
@@ -55,8 +55,8 @@ class VLLMHost:
         on_progress: Callable[[int], object],
     ) -> list[tuple[list[int], str]]:
         """One text per prompt, see `VLLMProcess.write`."""
-        given = self._give(lm, adapter)
-        return self._started(lm, given, prompts, max_new_tokens).write(prompts, sampling, given, on_progress)
+        saved = self._save(lm, adapter)
+        return self._started(lm, saved, prompts, max_new_tokens).write(prompts, sampling, saved, on_progress)
 
     def score(
         self,
@@ -67,11 +67,11 @@ class VLLMHost:
         on_progress: Callable[[int], object],
     ) -> list[list[float]]:
         """Log-probabilities of ``tokens`` after each prompt."""
-        given = self._give(lm, adapter)
-        return self._started(lm, given, prompts, 1).score(prompts, tokens, given, on_progress)
+        saved = self._save(lm, adapter)
+        return self._started(lm, saved, prompts, 1).score(prompts, tokens, saved, on_progress)
 
     def release(self) -> None:
-        """End the process: its memory is back when this returns. The next request starts another."""
+        """End the process; its memory is free when this returns. The next request starts a new one."""
         self._end()
         if self._folder is not None:
             self._folder.cleanup()
@@ -83,10 +83,10 @@ class VLLMHost:
             self._process.close()
             self._process = None
 
-    def _give(self, lm: LanguageModel, name: str | None) -> tuple[str, int, str] | None:
-        """The adapter as it is now, under a name and number that no other weights had in this process.
+    def _save(self, lm: LanguageModel, name: str | None) -> tuple[str, int, str] | None:
+        """Save an adapter's current weights under a name and number that no other weights had in this process.
 
-        vLLM keeps serving what it cached under a name whose weights changed:
+        vLLM keeps serving the cached weights of a name after they changed:
         https://github.com/vllm-project/vllm/issues/42125
         """
         if name is None:
@@ -112,7 +112,9 @@ class VLLMHost:
         prompts: Sequence[Sequence[int]],
         max_new_tokens: int,
     ) -> VLLMProcess:
-        """A process that serves this model, this kind of adapter and these lengths."""
+        """The running process, restarted if it can't serve this model, adapter rank or length."""
+        import torch
+
         rank = 0
         if adapter is not None:
             rank = int(json.loads((Path(adapter[2]) / "adapter_config.json").read_text())["r"])
@@ -120,22 +122,23 @@ class VLLMHost:
             self._process = None
         length = self._length(lm, max(map(len, prompts), default=0) + max_new_tokens)
         if self._process is not None:
-            # What it can do already, it need not be started anew for.
+            # Keep the current limits if they are larger, so that no restart is needed.
             length = max(length, self._process.arguments["max_model_len"])
             rank = max(rank, self._process.arguments.get("max_lora_rank", 0))
         cpu = lm.device.type == "cpu"
         wanted = engine_arguments(lm.settings, self.settings, length, self.step_tokens, rank, cpu) | self._overrides
         if self._process is None or self._process.arguments != wanted:
             self._end()
-            _empty_cache()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()  # vLLM needs its share of the GPU to be free
             self._process = VLLMProcess(wanted, lm.device)
         return self._process
 
     def _length(self, lm: LanguageModel, needed: int) -> int:
-        """Longest prompt with its text that vLLM must be ready for.
+        """The context length to start vLLM with: at least ``needed`` tokens.
 
         Raises:
-            SettingError: the model, or the configured limit, doesn't reach that far.
+            SettingError: ``needed`` exceeds the model's positions or the configured limit.
         """
         limit = self.settings.max_model_len
         reach = lm.max_length if limit is None else min(limit, lm.max_length)
@@ -145,12 +148,4 @@ class VLLMHost:
                 f"a prompt with its new tokens has {needed} tokens, {what} {reach}: "
                 "lower prompts.max_history or sampler.init_args.max_new_tokens."
             )
-        return reach if limit is not None else min(-(-needed // _LENGTHS) * _LENGTHS, reach)
-
-
-def _empty_cache() -> None:
-    """On a GPU, hand back what this process has reserved and doesn't use: vLLM wants its share free."""
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        return reach if limit is not None else min(-(-needed // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE, reach)

@@ -1,10 +1,11 @@
-"""The parent's side of vLLM's process: it is started, asked and ended here, and what went wrong is told here."""
+"""The parent's side of the vLLM process: start it, send requests, end it, and report its errors."""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Must stand before the process imports torch. In one process, so that its end is the end of all of it.
+# Must be set before the process imports torch. Without vLLM's multiprocessing there is only one process to end.
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -42,12 +43,12 @@ class VLLMError(TrackRecError, RuntimeError):
 
 @dataclass(frozen=True)
 class VLLMSettings:
-    """How much vLLM may take.
+    """Memory and length limits of vLLM.
 
     Attributes:
-        gpu_memory_utilization: share of the whole GPU that vLLM takes, beside what this process holds already.
-        max_model_len: longest prompt with its text, in tokens; null grows with need, by a restart.
-        enforce_eager: run without compiled graphs: starts in seconds instead of a minute, writes slower on a GPU.
+        gpu_memory_utilization: share of the total GPU memory that vLLM takes, in addition to this process's memory.
+        max_model_len: longest prompt with its text, in tokens; null grows as needed, with a restart.
+        enforce_eager: run without compiled graphs: starts in seconds instead of a minute, generates slower on a GPU.
         kv_cache_gib: memory for keys and values; null is what `gpu_memory_utilization` leaves, and 1 GiB on a CPU.
     """
 
@@ -57,10 +58,13 @@ class VLLMSettings:
     kv_cache_gib: float | None = None
 
     def check(self, prefix: str) -> None:
-        """Refuse values out of range.
+        """Check the ranges of the values.
 
         Args:
-            prefix: of the keys as they are typed.
+            prefix: config prefix of the keys, for errors.
+
+        Raises:
+            SettingError: a value is out of range.
         """
         if not 0 < self.gpu_memory_utilization <= 1:
             raise SettingError(f"{prefix}.gpu_memory_utilization must be in (0, 1], got {self.gpu_memory_utilization}.")
@@ -71,16 +75,16 @@ class VLLMSettings:
 
 
 def check_vllm(backbone: BackboneSettings, who: str, instead: str) -> None:
-    """Whether vLLM is installed and can load a backbone.
+    """Check that vLLM is installed and can load a backbone.
 
     Args:
-        backbone: what it would load.
-        who: the key and value that ask for vLLM, as typed.
-        instead: what does without it.
+        backbone: the model to load.
+        who: the setting that asks for vLLM, as the user typed it.
+        instead: a setting that works without vLLM.
 
     Raises:
         MissingPackageError: vLLM or its plugin for 4-bit weights is missing.
-        SettingError: a form of weights that vLLM does not load.
+        SettingError: vLLM can't load weights of this format.
     """
     if importlib.util.find_spec("vllm") is None:
         raise MissingPackageError(
@@ -107,12 +111,12 @@ def engine_arguments(
     """Arguments of ``vllm.LLM``.
 
     Args:
-        backbone: what it loads.
-        settings: how much it may take.
+        backbone: the model to load.
+        settings: memory and length limits.
         length: longest prompt with its text, in tokens.
-        step_tokens: most tokens that it computes at once.
-        rank: of the adapters; 0 is a base without any.
-        cpu: whether it runs on a CPU.
+        step_tokens: most tokens that vLLM computes at once.
+        rank: largest rank of the adapters; 0: no adapters.
+        cpu: whether vLLM runs on a CPU.
     """
     path = Path(backbone.model).expanduser()
     arguments: dict[str, Any] = {
@@ -121,7 +125,7 @@ def engine_arguments(
         "dtype": backbone.dtype,
         "max_model_len": length,
         "max_num_batched_tokens": step_tokens,
-        # Compiling takes over a minute on a CPU, and gains nothing there.
+        # Compiling takes over a minute on a CPU and makes nothing faster there.
         "enforce_eager": settings.enforce_eager or cpu,
         "enable_prefix_caching": True,
         "skip_tokenizer_init": True,
@@ -129,8 +133,8 @@ def engine_arguments(
         "disable_log_stats": True,
     }
     if cpu:
-        # A seeded prompt that is read in several pieces fails on a CPU: vLLM turns the seed's generator back for each
-        # piece (`_bookkeeping_sync` of its model runner), and torch's generator for CPUs can't be turned back.
+        # Chunked prefill with a seed fails on a CPU: vLLM rewinds the seed's generator for each chunk
+        # (`_bookkeeping_sync` of its model runner), and torch's CPU generator can't be rewound.
         arguments |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(step_tokens, length)}
     else:
         arguments["gpu_memory_utilization"] = settings.gpu_memory_utilization
@@ -140,19 +144,19 @@ def engine_arguments(
     if backbone.quantize == "nf4":
         arguments["quantization"] = "bitsandbytes"
     if rank:
-        room = next((size for size in _RANKS if size >= rank), rank)
-        arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": room}
+        max_rank = next((size for size in _RANKS if size >= rank), rank)
+        arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": max_rank}
     return arguments
 
 
 class VLLMProcess:
-    """One engine in a process of its own. Its memory is back when `close` returns.
+    """One vLLM engine in a separate process. Its memory is free when `close` returns.
 
-    vLLM does not give all of it back while its process lives: https://github.com/vllm-project/vllm/issues/1908
+    vLLM doesn't free all of it while its process runs: https://github.com/vllm-project/vllm/issues/1908
 
     Args:
-        arguments: of ``vllm.LLM``.
-        device: where the language model of this process lives; vLLM gets the same one.
+        arguments: arguments of ``vllm.LLM``.
+        device: device of the language model in this process; vLLM uses the same one.
 
     Raises:
         VLLMError: the engine did not start.
@@ -160,26 +164,27 @@ class VLLMProcess:
 
     def __init__(self, arguments: dict[str, Any], device: torch.device) -> None:
         self.arguments = arguments
-        self.closed, self._failed = False, False
+        self.closed = False
+        self._failed = False
         descriptor, path = tempfile.mkstemp(prefix="trackrec-vllm-", suffix=".log")
         self.log_path = Path(path)
-        self._connection, theirs = Pipe()
-        with os.fdopen(descriptor, "wb") as output, theirs:
-            # Not multiprocessing's spawn: that would import the caller's main module, torch included, a second time.
+        self._connection, child_end = Pipe()
+        with os.fdopen(descriptor, "wb") as output, child_end:
+            # Not multiprocessing's spawn, which would import the caller's main module, with torch, again.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "trackrec.llm.vllm.child", str(theirs.fileno())],
+                [sys.executable, "-m", "trackrec.llm.vllm.child", str(child_end.fileno())],
                 env=_environment(device, offline=Path(arguments["model"]).is_dir()),
-                pass_fds=[theirs.fileno()],
+                pass_fds=[child_end.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is the parent's to handle
+                start_new_session=True,  # only the parent handles Ctrl-C
             )
         self._ask("started", arguments, lambda _count: None)
 
     @property
     def pid(self) -> int:
-        """Number of the process."""
+        """Process id."""
         return self._process.pid
 
     def write(
@@ -189,7 +194,7 @@ class VLLMProcess:
         adapter: tuple[str, int, str] | None,
         on_progress: Callable[[int], object],
     ) -> list[tuple[list[int], str]]:
-        """Token ids and finish reason per prompt; see `vllm_child.Engine.write`."""
+        """Token ids and finish reason per prompt; see `child.Engine.write`."""
         return self._ask("wrote texts", ("write", [list(ids) for ids in prompts], sampling, adapter), on_progress)
 
     def score(
@@ -199,11 +204,11 @@ class VLLMProcess:
         adapter: tuple[str, int, str] | None,
         on_progress: Callable[[int], object],
     ) -> list[list[float]]:
-        """Log-probabilities of ``tokens`` after each prompt; see `vllm_child.Engine.score`."""
+        """Log-probabilities of ``tokens`` after each prompt; see `child.Engine.score`."""
         return self._ask("scored", ("score", [list(ids) for ids in prompts], list(tokens), adapter), on_progress)
 
     def close(self) -> None:
-        """End the process and wait until it is gone: there is nothing in it to save. Its log stays if it failed."""
+        """Kill the process, which has no state to save, and wait for its end. The log file is kept if it failed."""
         self.closed = True
         self._connection.close()
         self._process.kill()
@@ -212,7 +217,11 @@ class VLLMProcess:
             self.log_path.unlink(missing_ok=True)
 
     def _ask(self, doing: str, message: Any, on_progress: Callable[[int], object]) -> Any:
-        """Send a request and wait for its answer. A process that failed or was interrupted is in no state to go on."""
+        """Send a request and wait for its answer. After a failure or an interrupt the process is closed.
+
+        Raises:
+            VLLMError: the process failed or died.
+        """
         try:
             self._connection.send(message)
             while True:
@@ -224,7 +233,10 @@ class VLLMProcess:
                 on_progress(value)
         except (EOFError, ConnectionResetError, BrokenPipeError):
             status = self._process.wait()
-            raise self._error(f"vLLM's process died while it {doing} ({_cause(status)}).") from None
+            cause = f"signal {-status}" if status < 0 else f"exit status {status}"
+            if status == -signal.SIGKILL:
+                cause = "killed, most often for lack of memory: lower kv_cache_gib or gpu_memory_utilization"
+            raise self._error(f"vLLM's process died while it {doing} ({cause}).") from None
         except BaseException:
             self.close()
             raise
@@ -236,18 +248,12 @@ class VLLMProcess:
         return VLLMError("\n".join([text, f"The end of its log, {self.log_path}:", *lines[-_LOG_LINES:]]))
 
 
-def _cause(status: int) -> str:
-    if status == -9:
-        return "killed, most often for want of memory: lower kv_cache_gib or gpu_memory_utilization"
-    return f"signal {-status}" if status < 0 else f"exit status {status}"
-
-
 def _environment(device: torch.device, offline: bool) -> dict[str, str]:
-    """The process finds the packages that this one found, and sees one GPU where the language model has a number.
+    """Environment of the vLLM process: the same import path; only the model's GPU if its device has an index.
 
     Args:
-        device: of the language model.
-        offline: everything is in a directory, so no hub is asked.
+        device: device of the language model.
+        offline: whether the model is a directory, so that the hub isn't needed.
     """
     values = {**os.environ, **_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     if offline:

@@ -1,4 +1,4 @@
-"""The sampler for long runs: vLLM, in a process of its own."""
+"""The sampler for long runs: vLLM in a separate process."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
 
 class VLLMSampler(Sampler):
-    """Generation by vLLM, which reads each prompt once for all its draws and keeps its batch full.
+    """Generation with vLLM, which computes each prompt once for all its draws and keeps its batch full.
 
-    It runs as a second process with its own copy of the base, from the first draw of a stage to its end. On a GPU both
-    copies must fit; `gpu_memory_utilization` is vLLM's share of the whole GPU. Adapters are served as LoRA, never
-    merged.
+    vLLM runs in a second process with its own copy of the base, from the first draw of a stage to the end of the stage.
+    On a GPU both copies must fit; `gpu_memory_utilization` is vLLM's share of the total GPU memory. Adapters are served
+    as LoRA, never merged.
 
     Every draw has its own seed, and every call starts with an empty prefix cache: the same shard gives the same texts
-    on the same machine and version. A draw alone is not a function of its seed: what stands beside it in a batch moves
-    the last bits of its logits. Between engines only the distribution is the same.
+    on the same machine and version. The seed alone doesn't determine a draw, because the other texts in its batch
+    change the last bits of its logits. Different engines share only the distribution of the texts.
 
     Args:
         n: draws per history in the loop (N of the paper).
         temperature: 1.0 leaves the model's distribution as it is.
         top_p: the smallest set of tokens whose probability reaches this is sampled from.
         max_new_tokens: length limit of a draw.
-        batch_tokens: most tokens that vLLM computes in one step; how many texts it writes at once is up to the memory.
-        gpu_memory_utilization: share of the whole GPU that vLLM takes, beside what this process holds already.
-        max_model_len: longest prompt with its text, in tokens; null grows with need, by a restart.
-        enforce_eager: run without compiled graphs: starts in seconds instead of a minute, writes slower on a GPU.
+        batch_tokens: most tokens that vLLM computes in one step; memory limits how many texts it generates at once.
+        gpu_memory_utilization: share of the total GPU memory that vLLM takes, in addition to this process's memory.
+        max_model_len: longest prompt with its text, in tokens; null grows as needed, with a restart.
+        enforce_eager: run without compiled graphs: starts in seconds instead of a minute, generates slower on a GPU.
         kv_cache_gib: memory for keys and values; null is what ``gpu_memory_utilization`` leaves, and 1 GiB on a CPU.
     """
 
@@ -70,7 +70,7 @@ class VLLMSampler(Sampler):
 
         Raises:
             MissingPackageError: vLLM is missing.
-            VLLMError: it failed or died.
+            VLLMError: vLLM failed or died.
             ValueError: a prompt with its text is too long.
         """
         self.check(lm.settings)
@@ -90,7 +90,7 @@ class VLLMSampler(Sampler):
         self.host.release()
 
     def _sampling(self, stops: Collection[int], seed: int | None) -> dict[str, Any]:
-        """Arguments of ``vllm.SamplingParams``: a text stops where HFSampler's would."""
+        """Arguments of ``vllm.SamplingParams``; texts stop at the same tokens as with HFSampler."""
         common = {
             "max_tokens": self.max_new_tokens,
             "stop_token_ids": sorted(stops),
@@ -103,12 +103,13 @@ class VLLMSampler(Sampler):
 
 
 class _PromptCount:
-    """Turns finished texts into finished prompts: vLLM finishes the draws of many prompts at a time."""
+    """Converts finished texts to finished prompts: vLLM works on the draws of many prompts at the same time."""
 
     def __init__(self, n: int, on_progress: Callable[[int], object]) -> None:
         self._n, self._on_progress, self._texts = n, on_progress, 0
 
     def __call__(self, texts: int) -> None:
-        before, self._texts = self._texts // self._n, self._texts + texts
+        before = self._texts // self._n
+        self._texts += texts
         if self._texts // self._n > before:
             self._on_progress(self._texts // self._n - before)
