@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 # A metric of weighted rows: (R, N) weights -> (R,) values.
 Weighted = Callable[[Float], Float]
-# Resampling fewer users than this gives intervals that miss the truth far more often than they say.
+# With fewer users than this, 95 % intervals miss the true value far more often than in 5 % of cases.
 LEAST_USERS = 10
-_CHUNK = 4_000_000  # weights held at once while resampling, in numbers
+_CHUNK = 4_000_000  # at most so many weights in memory while resampling
 
 
 class Interval(NamedTuple):
@@ -80,7 +80,7 @@ def user_bootstrap(
 
 
 class Draws(NamedTuple):
-    """A value with its resampled ones, and the number of rows behind it.
+    """A value, its values on the resamples, and the number of rows behind it.
 
     Draws of equal ``users``, ``n_resamples``, ``seed`` and number of training seeds come from the same resamples, so
     their differences are paired.
@@ -98,7 +98,7 @@ class Draws(NamedTuple):
         return _interval(self.value, self.resampled, self.n)
 
     def standard_error(self) -> float:
-        """Standard deviation over resamples; NaN where the metric never was a number."""
+        """Standard deviation over resamples; NaN with fewer than two resamples that aren't NaN."""
         kept = self.resampled[~np.isnan(self.resampled)]
         return float(kept.std(ddof=1)) if kept.size > 1 else float("nan")
 
@@ -108,11 +108,11 @@ def seed_draws(
 ) -> Draws:
     """The mean over training seeds of metric(p, y), with users and seeds resampled together.
 
-    One seed says nothing of the chance of training: then users alone are resampled.
+    One seed says nothing about the variance of training: then only users are resampled.
 
     Args:
         metric_fn: ``metric_fn(p, y)``.
-        users: (N,) the cluster of each row.
+        users: (N,) the user of each row.
         y: (N,) labels.
         p: (N,) or (S, N) predictions, one row per training seed.
         n_resamples: R.
@@ -127,8 +127,8 @@ def seed_draws(
     drawn = []
     for weights in _user_weights(codes, n_resamples, seed):
         rows = weights[:, codes]
-        picks = _shares(rng, len(rows), len(forms))
-        drawn.append((np.stack([form(rows) for form in forms], axis=1) * picks).sum(axis=1))
+        seed_weights = _seed_weights(rng, len(rows), len(forms))
+        drawn.append((np.stack([form(rows) for form in forms], axis=1) * seed_weights).sum(axis=1))
     return Draws(mean, np.concatenate(drawn), len(codes))
 
 
@@ -169,7 +169,7 @@ def evaluate(p: Vector, y: Vector, users: Vector, n_resamples: int = 1000, seed:
 
 
 def metric_rows(values: Mapping[str, Interval], **key: Any) -> list[dict[str, Any]]:
-    """Rows of the metrics table; ``key`` gives stage, round, split, arm, slice and seed where they differ."""
+    """Rows of the metrics table; ``key`` gives stage, round, split, arm, slice and seed; the defaults are below."""
     common = {"round": -1, "slice": "all", "seed": -1, **key}
     return [
         {**common, "name": name, "value": value.value, "ci_low": value.low, "ci_high": value.high, "n": value.n}
@@ -236,8 +236,8 @@ def _user_weights(codes: NDArray[np.int64], n_resamples: int, seed: int) -> Iter
         yield rng.multinomial(n_users, np.full(n_users, 1 / n_users), size=size).astype(np.float64)
 
 
-def _shares(rng: np.random.Generator, n_resamples: int, n_seeds: int) -> Float:
-    """Weights of the seeds. S - 1 of S are drawn: S would give their mean (S - 1) / S of its variance."""
+def _seed_weights(rng: np.random.Generator, n_resamples: int, n_seeds: int) -> Float:
+    """Weights of the seeds (R, S). S - 1 are drawn: S draws would shrink their mean's variance to (S - 1) / S."""
     drawn = max(1, n_seeds - 1)
     return rng.multinomial(drawn, np.full(n_seeds, 1 / n_seeds), size=n_resamples) / drawn
 

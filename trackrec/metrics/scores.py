@@ -53,7 +53,7 @@ def log_loss(p: Vector, y: Vector) -> float:
 
 
 def uauc(p: Vector, y: Vector, users: Vector) -> UAUC:
-    """Mean over users of the AUC of that user's rows, users weighing the same (CoLLM, arXiv 2310.19488)."""
+    """Mean over users of the AUC of that user's rows, all users with equal weight (CoLLM, arXiv 2310.19488)."""
     scores, labels = checked_scores(p, y)
     values = user_aucs(scores, labels, user_codes(users, scores.size))
     kept = values[~np.isnan(values)]
@@ -74,8 +74,8 @@ def calibration_error(p: Vector, y: Vector, n_bins: int = 15) -> float:
     scores, labels = checked_scores(p, y)
     if not scores.size:
         return float("nan")
-    places = np.minimum((scores * n_bins).astype(int), n_bins - 1)
-    return float(np.abs(np.bincount(places, scores - labels)).sum() / scores.size)
+    bins = np.minimum((scores * n_bins).astype(int), n_bins - 1)
+    return float(np.abs(np.bincount(bins, scores - labels)).sum() / scores.size)
 
 
 def as_array(values: Vector) -> NDArray[Any]:
@@ -93,7 +93,7 @@ def checked_scores(p: Vector, y: Vector) -> tuple[Float, Float]:
     """Scores and labels as float64 (N,).
 
     Raises:
-        ValueError: they are no vectors of one length, a score is NaN or infinite, or a label is neither 0 nor 1.
+        ValueError: they aren't vectors of one length, a score is NaN or infinite, or a label is neither 0 nor 1.
     """
     scores, labels = as_array(p).astype(np.float64), as_array(y).astype(np.float64)
     if scores.ndim != 1 or scores.shape != labels.shape:

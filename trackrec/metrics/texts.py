@@ -17,15 +17,14 @@ if TYPE_CHECKING:
 
 
 def distinct_n(texts: Sequence[str], n: int = 2) -> float:
-    """Distinct word n-grams over all n-grams of all texts (Li et al. 2016); words are split at blanks, lower case."""
-    grams = [gram for text in texts for gram in _ngrams(text.lower().split(), n)]
+    """Distinct word n-grams over all n-grams of all texts (Li et al. 2016); lower-case words split at whitespace."""
+    grams = []
+    for text in texts:
+        words = text.lower().split()
+        grams += [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
     return len(set(grams)) / len(grams) if grams else float("nan")
 
 
 def mean_words(texts: Sequence[str]) -> float:
-    """Mean number of blank-separated words of a text."""
+    """Mean number of whitespace-separated words of a text."""
     return mean_or_nan(np.array([len(text.split()) for text in texts], dtype=np.float64))
-
-
-def _ngrams(words: list[str], n: int) -> list[tuple[str, ...]]:
-    return [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]

@@ -42,7 +42,7 @@ from trackrec.serving.requests import FEATURES, FORMAT, NET, RATINGS, USERS, aft
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-5
 _CHECKED_ROWS = 512
-_EXTERNAL_BYTES = 2**30  # weights beyond it lie in a file beside the graph: protobuf ends at 2 GiB
+_EXTERNAL_BYTES = 2**30  # larger weights are written to a second file: protobuf is limited to 2 GiB
 _LOG_ODDS_COLUMNS = ("log_odds", "has_log_odds")
 
 
@@ -71,15 +71,15 @@ def export(exp: Experiment, arm: str, seed: int | None, output: Path) -> None:
     """
     check_packages()
     check_nets(exp)
-    made = export_net(ctr_inputs(exp), exp.ctr, exp.directory("ctr"), arm, seed, exp.seed, output)
+    exported = export_net(ctr_inputs(exp), exp.ctr, exp.directory("ctr"), arm, seed, exp.seed, output)
     exp.say(
-        f"{made.net} of arm {arm}, seed {made.seed}, in {output}: onnxruntime differs from torch by at most "
-        f"{made.difference:.1e} on {made.rows} validation rows"
+        f"{exported.net} of arm {arm}, seed {exported.seed}, in {output}: onnxruntime differs from torch by at most "
+        f"{exported.difference:.1e} on {exported.rows} validation rows"
     )
 
 
 def check_packages() -> None:
-    """Whether the extra ``export`` is installed.
+    """Check that the extra ``export`` is installed.
 
     Raises:
         MissingPackageError: it isn't.
@@ -95,9 +95,9 @@ def export_net(
     Args:
         inputs: the tables on which the stage ran.
         settings: of the stage.
-        ctr_dir: its directory.
-        arm: whose net.
-        net_seed: of its training; None takes the first.
+        ctr_dir: the stage's directory.
+        arm: the arm of the net.
+        net_seed: of the net's training; None takes the first.
         seed: of the run, for the placebos.
         output: folder to write.
     """
@@ -117,7 +117,11 @@ def export_net(
         write_onnx(net, example, work / NET)
         difference = largest_difference(net, example, work / NET)
         _write_tables(data, inputs, settings, arm, work)
-        facts = {"net": type(net).__name__, "arm": arm, "seed": chosen, "inputs": _shapes(example)}
+        shapes = [
+            {"name": name, "type": str(value.dtype), "shape": ["batch", *value.shape[1:]]}
+            for name, value in example.items()
+        ]
+        facts = {"net": type(net).__name__, "arm": arm, "seed": chosen, "inputs": shapes}
         (work / FEATURES).write_text(json.dumps({**facts, **_features(data, inputs, arm, work)}, indent=1) + "\n")
         work.rename(output)
     finally:
@@ -145,7 +149,7 @@ def write_onnx(net: nn.Module, example: dict[str, NDArray[Any]], path: Path) -> 
         path: file to write.
 
     Raises:
-        SettingError: the net does what ONNX can't say.
+        SettingError: the net can't be expressed in ONNX.
     """
     batch = torch.export.Dim("batch", min=1)
     values = tuple(torch.from_numpy(value) for value in example.values())
@@ -171,7 +175,7 @@ def write_onnx(net: nn.Module, example: dict[str, NDArray[Any]], path: Path) -> 
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """The exporter names packages that no net uses, and warns of its own deprecated calls."""
+    """Silence the exporter, which logs packages that no net uses and warns about its own deprecated calls."""
     import logging
 
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
@@ -188,34 +192,27 @@ def _quiet_exporter() -> Iterator[None]:
 
 
 def largest_difference(net: nn.Module, example: dict[str, NDArray[Any]], path: Path) -> float:
-    """Between onnxruntime's probabilities and torch's, on rows as they are and on the first one alone.
+    """Between onnxruntime's probabilities and torch's, on all rows at once and on the first row only.
 
     Raises:
-        SettingError: it is above `TOLERANCE`.
+        SettingError: it is above `TOLERANCE`, or NaN.
     """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    found = 0.0
+    largest = 0.0
     for rows in (slice(None), slice(1)):
         part = {name: value[rows] for name, value in example.items()}
         with torch.inference_mode():
             expected = net({name: torch.from_numpy(value) for name, value in part.items()}).sigmoid().numpy()
         (p,) = session.run(["p"], part)
-        found = max(found, float(np.abs(p - expected).max()))
-    if not found <= TOLERANCE:
+        largest = max(largest, float(np.abs(p - expected).max()))
+    if not largest <= TOLERANCE:
         raise SettingError(
-            f"ctr.net: onnxruntime differs from torch by {found:.1e} on {type(net).__name__}, more than "
+            f"ctr.net: onnxruntime differs from torch by {largest:.1e} on {type(net).__name__}, more than "
             f"{TOLERANCE:.0e}. Nothing was written."
         )
-    return found
-
-
-def _shapes(example: dict[str, NDArray[Any]]) -> list[dict[str, Any]]:
-    return [
-        {"name": name, "type": str(value.dtype), "shape": ["batch", *value.shape[1:]]}
-        for name, value in example.items()
-    ]
+    return largest
 
 
 def _write_tables(data: CTRData, inputs: CTRInputs, settings: CTRSettings, arm: str, work: Path) -> None:
@@ -225,15 +222,15 @@ def _write_tables(data: CTRData, inputs: CTRInputs, settings: CTRSettings, arm: 
     users = newest_histories(samples, set(samples["history_id"].to_list()))
     texts: list[list[float] | None] = [None] * len(users)
     if arm in data.arms:
-        own = data.arms[arm]
-        place = {history: row for row, history in enumerate(data.history_ids)}
-        rows = own.rows[[place[history] for history in users["history_id"].to_list()]].tolist()
-        texts = [None if row < 0 else own.matrix[row].tolist() for row in rows]
+        text_arm = data.arms[arm]
+        position = {history: row for row, history in enumerate(data.history_ids)}
+        rows = text_arm.rows[[position[history] for history in users["history_id"].to_list()]].tolist()
+        texts = [None if row < 0 else text_arm.matrix[row].tolist() for row in rows]
     users.with_columns(text=pl.Series(texts, dtype=pl.List(pl.Float32))).write_parquet(work / USERS)
 
 
 def _features(data: CTRData, inputs: CTRInputs, arm: str, work: Path) -> dict[str, Any]:
-    """What ``features.json`` says beside the net and its inputs."""
+    """The content of ``features.json`` except the net and its inputs."""
     spec = data.spec_for(arm)
     text = {"dim": spec.text_dim, "use": spec.text_use, "gaps": spec.text_gaps} if spec.text_dim else None
     has_log_odds = arm in data.columns
@@ -254,10 +251,10 @@ def _features(data: CTRData, inputs: CTRInputs, arm: str, work: Path) -> dict[st
 
 
 def _item_facts(data: CTRData, inputs: CTRInputs, ratings: pl.DataFrame) -> dict[str, dict[str, Any]]:
-    """Item -> its index, its attributes' indices, and the dense features that no user enters, after the last rating."""
+    """Item -> its index, its attributes' indices, and its user-independent dense features after the last rating."""
     items = inputs.items
     times = np.full(len(items), after_all(inputs.interactions), np.int64)
-    known = {item: FIRST + place for place, item in enumerate(data.vocabularies.items)}
+    known = {item: FIRST + position for position, item in enumerate(data.vocabularies.items)}
     of_items = EarlierItemRatings(ratings, items, inputs.threshold, RATING_SCALE)
     statistics = of_items.statistics(1 + np.arange(len(items)), times)
     columns = np.concatenate([statistics, np.nan_to_num(item_years(items)[1:])[:, None]], axis=1)

@@ -43,7 +43,7 @@ def predict(exp: Experiment, graph: Graph, requests: Path, output: Path, arm: st
 
     Args:
         exp: a run whose ctr stage is done.
-        graph: its stages: which V scores the requests, where the arm reads V's log-odds.
+        graph: its stages, which name the validator (V) that scores the requests where the arm reads V's log-odds.
         requests: Parquet or CSV with ``user_id`` and ``item_id``.
         output: Parquet file to write.
         unknown: ``error``, or ``empty``: no probability for users without a RecCoT and for items that aren't known.
@@ -63,32 +63,33 @@ def predict(exp: Experiment, graph: Graph, requests: Path, output: Path, arm: st
     saved_seeds(exp.directory(CTR), arm)
     wanted = read_requests(requests)
     inputs = ctr_inputs(exp)
-    answerable = set(sample_rows(inputs, exp.ctr.text)["history_id"].to_list())
-    histories = newest_histories(inputs.samples, answerable)
+    answerable_histories = set(sample_rows(inputs, exp.ctr.text)["history_id"].to_list())
+    histories = newest_histories(inputs.samples, answerable_histories)
     known = wanted["user_id"].is_in(histories["user_id"].implode())
     known &= wanted["item_id"].is_in(inputs.items["item_id"].implode())
     if unknown == "error" or not known.any():
         check_items(wanted["item_id"], set(inputs.items["item_id"]))
         check_users(set(wanted["user_id"]) - set(histories["user_id"]))
     nets = SavedNets(inputs, exp.ctr, exp.directory(CTR), arm, exp.seed, now=after_all(inputs.interactions))
-    asks = exp.ctr.text.use == "log_odds" and arm != "none"
-    some = wanted.filter(known)
-    p = answer(nets, some, histories, inputs, partial(request_log_odds, exp, graph, arm=arm) if asks else None)
-    every = pl.repeat(None, len(wanted), dtype=pl.Float32, eager=True)
-    answered = wanted.with_columns(p=every.scatter(known.arg_true(), pl.Series(p)))
+    reads_log_odds = exp.ctr.text.use == "log_odds" and arm != "none"
+    log_odds = partial(request_log_odds, exp, graph, arm=arm) if reads_log_odds else None
+    answerable = wanted.filter(known)
+    p = answer(nets, answerable, histories, inputs, log_odds)
+    empty = pl.repeat(None, len(wanted), dtype=pl.Float32, eager=True)
+    answered = wanted.with_columns(p=empty.scatter(known.arg_true(), pl.Series(p)))
     content = io.BytesIO()
     answered.write_parquet(content)
     write_atomic(output, content.getvalue())
-    without = len(answered) - len(some)
-    left = f"; {without:,} requests of unknown users or items have none" if without else ""
-    exp.say(f"{len(some):,} predictions of arm {arm} in {output}{left}")
+    unanswered = len(answered) - len(answerable)
+    note = f"; {unanswered:,} requests of unknown users or items have none" if unanswered else ""
+    exp.say(f"{len(answerable):,} predictions of arm {arm} in {output}{note}")
 
 
 def request_log_odds(exp: Experiment, graph: Graph, rows: pl.DataFrame, arm: str) -> dict[str, dict[str, float]]:
-    """V's log-odds of requests as the nets of an arm read them: arm -> sample -> log-odds, for `CTRInputs`.
+    """Log-odds of the validator (V) for requests, as an arm's nets read them: arm -> sample -> log-odds (`CTRInputs`).
 
     V scores as in the stage ``log_odds``, once for each user and item. There is no value where the history has no text,
-    nor where V was tuned on the user's rating of the item, or G's texts rewarded for it.
+    and where V was tuned on the user's rating of the item, or the generator's texts were rewarded for it.
 
     Args:
         exp: the run.
@@ -101,17 +102,17 @@ def request_log_odds(exp: Experiment, graph: Graph, rows: pl.DataFrame, arm: str
     scored = Arm.parse(arm).scored_as
     with_text = rows.filter(pl.col("history_id").is_in(list(texts_of(exp, TEXTS))))
     learned = all_samples(exp).filter(pl.col("sample_id").is_in(list(learned_samples(exp))))
-    free = with_text.join(learned, on=["user_id", "item_id"], how="anti", maintain_order="left")
-    if arm == "random" or not len(free):  # noise stands in the place of V's answers
-        return {scored: dict.fromkeys(free["sample_id"].to_list(), 0.0)}
+    unlearned = with_text.join(learned, on=["user_id", "item_id"], how="anti", maintain_order="left")
+    if arm == "random" or not len(unlearned):  # the arm "random" replaces V's log-odds by noise
+        return {scored: dict.fromkeys(unlearned["sample_id"].to_list(), 0.0)}
     pair = ["history_id", "item_id"]
-    once = free.unique(pair, keep="first", maintain_order=True)
+    distinct = unlearned.unique(pair, keep="first", maintain_order=True)
     with tempfile.TemporaryDirectory() as folder:
-        score_arm(exp, Path(folder), once, scored, graph.validator_of(scored))
-        found = log_odds_of(read_table(Path(folder), "scores"), set())
-    answers = once.select(*pair, scored_as="sample_id")
-    same = free.join(answers, on=pair, how="left", maintain_order="left").select("sample_id", "scored_as")
-    return {scored: {sample: found[other] for sample, other in same.iter_rows()}}
+        score_arm(exp, Path(folder), distinct, scored, graph.validator_of(scored))
+        log_odds = log_odds_of(read_table(Path(folder), "scores"), set())
+    scored_ids = distinct.select(*pair, scored_id="sample_id")
+    ids = unlearned.join(scored_ids, on=pair, how="left", maintain_order="left").select("sample_id", "scored_id")
+    return {scored: {sample: log_odds[scored_id] for sample, scored_id in ids.iter_rows()}}
 
 
 def answer(
@@ -122,16 +123,16 @@ def answer(
     log_odds: Callable[[pl.DataFrame], dict[str, dict[str, float]]] | None = None,
     rows_at_once: int | None = None,
 ) -> NDArray[np.float32]:
-    """P(like) of each request, in their order: (N,).
+    """P(like) of each request, in order: (N,).
 
     Args:
-        nets: whose answers.
+        nets: the nets that predict.
         requests: user_id, item_id; all of them known.
         histories: `trackrec.serving.requests.newest_histories`.
         inputs: the tables.
-        log_odds: asks V about rows of the samples table, where the nets read its log-odds. V reads each history once
-            for all of its requests, which then come together.
-        rows_at_once: features of so many requests are in memory at a time; None: `ROWS_AT_ONCE`.
+        log_odds: computes V's log-odds for rows of the samples table, where the nets read them. It then gets all
+            requests in one call, so that V reads each history once.
+        rows_at_once: how many requests have their features in memory at a time; None: `ROWS_AT_ONCE`.
     """
     width = int(inputs.samples["recent_items"].list.len().max() or 1)  # type: ignore[arg-type]
     published = inputs.samples if inputs.published_lists else None
@@ -149,7 +150,7 @@ def read_requests(path: Path) -> pl.DataFrame:
     Raises:
         DataError: it isn't there, or lacks a column or an id.
     """
-    # An id like 007 is text, no number.
+    # An id like 007 is text, not a number.
     ids = {"user_id": pl.String, "item_id": pl.String}
     readers: dict[str, Callable[[Path], pl.DataFrame]] = {
         ".parquet": pl.read_parquet,
@@ -167,10 +168,10 @@ def read_requests(path: Path) -> pl.DataFrame:
     if missing:
         raise DataError(f"--requests: {path} lacks {', '.join(missing)}; it has {', '.join(frame.columns)}.")
     try:
-        named = [_id(frame[name]).str.strip_chars().replace("", None) for name in ("user_id", "item_id")]
+        cleaned = [_id_text(frame[name]).str.strip_chars().replace("", None) for name in ("user_id", "item_id")]
     except pl.exceptions.PolarsError as error:
         raise DataError(f"--requests: {path} holds ids that are no text ({reason(error)}).") from error
-    frame = frame.with_columns(named)
+    frame = frame.with_columns(cleaned)
     for name in ("user_id", "item_id"):
         if empty := frame[name].null_count():
             first = frame[name].is_null().arg_max()
@@ -178,7 +179,7 @@ def read_requests(path: Path) -> pl.DataFrame:
     return frame
 
 
-def _id(values: pl.Series) -> pl.Series:
+def _id_text(values: pl.Series) -> pl.Series:
     """Ids as text; whole numbers that were read as floats, as pandas does beside a gap, without their ``.0``."""
     if values.dtype.is_float() and (values.drop_nulls() % 1 == 0).all():
         values = values.cast(pl.Int64)

@@ -1,4 +1,4 @@
-"""From (user, item) requests to what a CTR net reads: the door of `trackrec predict` and of a server.
+"""Turns (user, item) requests into the inputs of a CTR net, for `trackrec predict` and for a server.
 
 A request is answered as if it came after everything in the tables: the user's recent list is their newest ratings (or,
 where the dataset publishes the lists, the newest of those), item statistics count all train and history rows.
@@ -47,17 +47,17 @@ def newest_histories(samples: pl.DataFrame, answerable: set[str]) -> pl.DataFram
 def newest_lists(
     users: pl.DataFrame, recent_len: int, interactions: pl.DataFrame, published: pl.DataFrame | None = None
 ) -> pl.DataFrame:
-    """Each user's recent list as it stands after the last rating: user_id, recent_items, recent_ratings.
+    """Each user's recent list after the last rating: user_id, recent_items, recent_ratings.
 
     Args:
         users: user_id.
         recent_len: ratings in a list.
         interactions: the table, whose newest ratings make the lists.
-        published: samples with lists that the dataset publishes, where it does: each user's newest is taken instead.
-            What a user was shown since isn't in it.
+        published: samples with the lists that the dataset publishes, if it does: each user's newest list is taken
+            instead. It lacks what the user was shown since.
     """
     log, order = (interactions, "row") if published is None else (published, "sample_id")
-    asked = log.join(users.select("user_id").unique(), on="user_id", how="semi").sort("timestamp", order)
+    rows = log.join(users.select("user_id").unique(), on="user_id", how="semi").sort("timestamp", order)
     if published is None:
         lists = {
             "recent_items": pl.col("item_id").tail(recent_len),
@@ -67,7 +67,7 @@ def newest_lists(
         items = pl.col("recent_items").cast(pl.List(pl.String))
         lists = {"recent_items": items.list.tail(recent_len).last()}
         lists["recent_ratings"] = pl.col("recent_ratings").list.tail(recent_len).last()
-    return asked.group_by("user_id", maintain_order=True).agg(**lists)
+    return rows.group_by("user_id", maintain_order=True).agg(**lists)
 
 
 def after_all(interactions: pl.DataFrame) -> int:
@@ -114,10 +114,10 @@ def request_rows(
 
 
 def check_users(strangers: Iterable[str]) -> None:
-    """Whether every user has a history here.
+    """Check that there is no requested user without a history in this run.
 
     Raises:
-        DataError: naming the first of those that don't.
+        DataError: there is one; the message names the first.
     """
     if missing := sorted(set(strangers)):
         raise DataError(
@@ -128,7 +128,7 @@ def check_users(strangers: Iterable[str]) -> None:
 
 
 def check_items(asked: Iterable[str], known: Container[str]) -> None:
-    """Whether every requested item is known.
+    """Check that every requested item is known.
 
     Raises:
         DataError: one isn't.
@@ -154,14 +154,14 @@ def net_inputs(data: CTRData, arm: str, split: str, rows: slice = slice(None)) -
 
 
 def _with_histories(users: pl.DataFrame, histories: pl.DataFrame, tables: Path) -> pl.DataFrame:
-    """Exported users with their histories; with the newest one where more ratings have made another of it."""
+    """Exported users with their histories; with the newest one where new ratings have replaced the exported one."""
     changed = users.join(histories, on="history_id", how="anti", maintain_order="left")
     if len(changed):
         samples = read_table(tables, "samples", columns=("sample_id", "user_id", "history_id", "timestamp"))
         newest = newest_histories(samples.join(changed, on="user_id", how="semi"), set(histories["history_id"]))
         renewed = changed.drop("history_id").join(newest, on="user_id", how="inner", maintain_order="left")
-        held = users.join(histories, on="history_id", how="semi", maintain_order="left")
-        users = pl.concat([held, renewed.select(held.columns)])
+        unchanged = users.join(histories, on="history_id", how="semi", maintain_order="left")
+        users = pl.concat([unchanged, renewed.select(unchanged.columns)])
     return users.join(histories.drop("user_id"), on="history_id", how="inner", maintain_order="left")
 
 
@@ -172,8 +172,8 @@ class RequestEncoder:
         session = onnxruntime.InferenceSession("export/net.onnx")
         (p,) = session.run(["p"], encoder(["u1"] * 100, candidates))
 
-    The interactions may be newer than the net: a rating that was added stands in its user's recent list. Statistics
-    stay those that the net was trained on.
+    The interactions may be newer than the net: an added rating appears in its user's recent list. Statistics stay those
+    that the net was trained on.
 
     Args:
         folder: what `trackrec export` wrote.
@@ -196,8 +196,8 @@ class RequestEncoder:
         vocabularies = Vocabularies(**self.features["vocabularies"])
         self.now = after_all(interactions)
         self.statistics = Statistics.of(pl.read_parquet(folder / RATINGS), items, threshold, scale).at(self.now)
-        most = int(self.features["max_attributes"])
-        self.catalogue = Catalogue.of(items, vocabularies.items, vocabularies.attributes, most)
+        max_attributes = int(self.features["max_attributes"])
+        self.catalogue = Catalogue.of(items, vocabularies.items, vocabularies.attributes, max_attributes)
         self.item_rows = {item: row for row, item in enumerate(items["item_id"].to_list(), start=1)}
         self.user_numbers = {user: number for number, user in enumerate(users["user_id"].to_list())}
         self.user_indices = indices(users["user_id"], vocabularies.users)
@@ -217,7 +217,7 @@ class RequestEncoder:
 
         Args:
             user_ids, item_ids: (B,).
-            log_odds: (B,) V's log-odds of each request, for a net that reads them; None where there are none.
+            log_odds: (B,) the validator's log-odds, for a net that reads them; None where a request has none.
 
         Raises:
             DataError: there is no request, a user isn't in the export, or an item isn't in the items table.
@@ -227,24 +227,24 @@ class RequestEncoder:
         check_items(item_ids, self.item_rows)
         check_users(user for user in user_ids if user not in self.user_numbers)
         users = np.array([self.user_numbers[user] for user in user_ids], np.int64)
-        asked, list_of_row = np.unique(users, return_inverse=True)
+        distinct_users, list_of_row = np.unique(users, return_inverse=True)
         rows = Rows(
             users=self.user_indices[users],
             items=np.array([self.item_rows[item] for item in item_ids], np.int64),
             histories=list_of_row,
             times=np.full(len(users), self.now, np.int64),
-            recent=self.recent.take(asked).padded(self.width).take(list_of_row),
-            rated=self.rated.take(asked).padded(),
+            recent=self.recent.take(distinct_users).padded(self.width).take(list_of_row),
+            rated=self.rated.take(distinct_users).padded(),
         )
         columns = columns_of(rows, self.catalogue, self.statistics)
         data = replace(self._data, splits={REQUEST: {name: torch.from_numpy(v) for name, v in columns.items()}})
-        return net_inputs(self._with_arm(data, asked, log_odds), self.arm, REQUEST)
+        return net_inputs(self._with_arm(data, distinct_users, log_odds), self.arm, REQUEST)
 
     def _without_rows(self, vocabularies: Vocabularies) -> CTRData:
-        """What all requests share of the features."""
-        own = {"text_dim": 0, "text_use": "dense", "text_gaps": False, "n_dense": len(DENSE_NAMES)}
+        """The features that all requests share."""
+        without_arm = {"text_dim": 0, "text_use": "dense", "text_gaps": False, "n_dense": len(DENSE_NAMES)}
         return CTRData(
-            spec=FeatureSpec(**{**self.features["spec"], **own}),
+            spec=FeatureSpec(**{**self.features["spec"], **without_arm}),
             splits={},
             item_attributes=torch.from_numpy(self.catalogue.attributes),
             sample_ids={},
@@ -258,23 +258,23 @@ class RequestEncoder:
         """(n_texts, D) vectors, and the vector of each user, -1 where there is none."""
         has = texts.is_not_null().to_numpy()
         rows = np.where(has, np.cumsum(has) - 1, -1)
-        # At least one row, for those that point to none: the mask hides what it holds.
+        # At least one row, because row -1 is read too, before the mask hides it.
         matrix = np.zeros((max(1, int(has.sum())), (self.features["text"] or {"dim": 0})["dim"]), np.float32)
         if has.any():
             matrix[:] = flatten(texts).to_numpy().reshape(matrix.shape)
         return torch.from_numpy(matrix), rows
 
-    def _with_arm(self, data: CTRData, asked: NDArray[np.int64], log_odds: Sequence[float | None] | None) -> CTRData:
-        """The features with what belongs to the arm: V's log-odds as columns, or the text of each user asked for."""
+    def _with_arm(self, data: CTRData, users: NDArray[np.int64], log_odds: Sequence[float | None] | None) -> CTRData:
+        """The features with those of the arm: the validator's log-odds as columns, or the texts of ``users``."""
         if self.features["log_odds"]:
             n_rows = len(data.splits[REQUEST]["item"])
             values = [None] * n_rows if log_odds is None else log_odds
-            given = dict(zip(map(str, range(n_rows)), values, strict=True))
-            columns = log_odds_columns(list(given), {key: value for key, value in given.items() if value is not None})
+            by_row = dict(zip(map(str, range(n_rows)), values, strict=True))
+            columns = log_odds_columns(list(by_row), {key: value for key, value in by_row.items() if value is not None})
             return replace(data, columns={self.arm: {REQUEST: columns}})
         if log_odds is not None:
             raise DataError(f"the net of arm {self.arm} reads no log-odds: leave them out.")
         if not self.features["text"]:
             return data
-        arm = TextArm(self.texts, torch.from_numpy(self.text_rows[asked]), self.features["text"]["gaps"])
+        arm = TextArm(self.texts, torch.from_numpy(self.text_rows[users]), self.features["text"]["gaps"])
         return replace(data, arms={self.arm: arm})

@@ -1,1 +1,1 @@
-"""From a text vector to what a net reads of it."""
+"""Connectors: they map a text vector to the input of a net."""

@@ -1,4 +1,4 @@
-"""A connector that can close.
+"""A connector with a gate.
 
 Shapes: B batch, E out_dim.
 """
@@ -16,8 +16,8 @@ from trackrec.ctr.nets.blocks import MLP
 class GatedConnector(nn.Module):
     """g * MLP(x), g = σ(<w, x> + b): one gate per text, x the text normalised to one scale.
 
-    b starts at ``gate_start``, so that the text begins as a whisper and has to earn its weight: with few users a text
-    that is wide open is learned by heart. The mean gate over validation texts is the metric ``gate_mean``.
+    b starts at ``gate_start``, so that the text has little weight at first and gains more only if that lowers the loss:
+    with few users a net memorises an ungated text. The mean gate over validation texts is the metric ``gate_mean``.
 
     Args:
         text_dim: width of the text vector.

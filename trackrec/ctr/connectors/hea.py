@@ -1,6 +1,6 @@
 """KAR's hybrid-expert adaptor (Xi et al., RecSys 2024, arXiv 2306.10933).
 
-Shapes: B batch, E out_dim, X experts that a kind of text can reach.
+Shapes: B batch, E out_dim, X experts that one kind of text uses.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from trackrec.runtime.errors import SettingError
 class HEAConnector(nn.Module):
     """r̂_k = Σ_{e shared} α_ke e(r_k) + Σ_{e of kind k} α_ke e(r_k), α_k = softmax(W_k r_k), and r̂ = [r̂_1 ; … ; r̂_n].
 
-    Section 3.3 of the paper: every kind of text has its own experts and its own gate, and all kinds share some.
-    Kinds lie end to end in the text vector, as in the arm ``reccot+prompt`` (semantics and history). With one kind it
-    is a mixture of experts.
+    Section 3.3 of the paper: every kind of text has its own experts and its own gate, and all kinds share some experts.
+    The text vector is the kinds' vectors end to end, as in the arm ``reccot+prompt`` (semantics and history). With one
+    kind it is a mixture of experts.
 
     Args:
         text_dim: width of all kinds together.
@@ -52,7 +52,8 @@ class HEAConnector(nn.Module):
             )
         if shared + dedicated < 1:
             raise SettingError("ctr.connector: HEAConnector needs an expert, got shared 0 and dedicated 0.")
-        self.n_kinds, self.n_shared = text_dim // self.kind_dim, shared
+        self.n_kinds = text_dim // self.kind_dim
+        self.n_shared = shared
         self.out_dim = self.n_kinds * out_dim
         self.norm = nn.LayerNorm(self.kind_dim, elementwise_affine=False)
 
@@ -67,9 +68,11 @@ class HEAConnector(nn.Module):
         """(B, text_dim) -> (B, kinds * E)."""
         adapted = []
         for kind, x in enumerate(self._kinds(text)):
-            answers = torch.stack([expert(x) for expert in (*self.shared, *self._own(kind))], dim=1)  # (B, X, E)
+            dedicated = self.dedicated[kind]
+            assert isinstance(dedicated, nn.ModuleList)
+            outputs = torch.stack([expert(x) for expert in (*self.shared, *dedicated)], dim=1)  # (B, X, E)
             weights = self.gates[kind](x).softmax(dim=-1)
-            adapted.append((weights.unsqueeze(-1) * answers).sum(dim=1))
+            adapted.append((weights.unsqueeze(-1) * outputs).sum(dim=1))
         return torch.cat(adapted, dim=-1)
 
     def facts(self, text: Tensor) -> dict[str, float]:
@@ -79,8 +82,3 @@ class HEAConnector(nn.Module):
 
     def _kinds(self, text: Tensor) -> list[Tensor]:
         return [self.norm(part) for part in text.split(self.kind_dim, dim=-1)]
-
-    def _own(self, kind: int) -> nn.ModuleList:
-        own = self.dedicated[kind]
-        assert isinstance(own, nn.ModuleList)
-        return own

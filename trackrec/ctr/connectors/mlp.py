@@ -12,8 +12,8 @@ from trackrec.ctr.nets.blocks import MLP
 class MLPConnector(nn.Module):
     """The paper's connector (arXiv 2508.15388): an MLP on the text vector, normalised first.
 
-    A LayerNorm without parameters puts every encoder's vectors on one scale; MiniLM's unit vectors of 384 numbers would
-    enter a net a twentieth as large as its other inputs.
+    A LayerNorm without parameters puts every encoder's vectors on one scale. Without it MiniLM's unit vectors of 384
+    numbers would be a twentieth as large as the net's other inputs.
 
     Args:
         text_dim: width of the text vector.
@@ -37,7 +37,7 @@ def connector_width(connector: nn.Module | None) -> int:
     """``connector.out_dim``; 0 where there is no connector.
 
     Raises:
-        TypeError: the connector doesn't say its width.
+        TypeError: the connector has no ``out_dim`` of type int.
     """
     if connector is None:
         return 0

@@ -1,4 +1,4 @@
-"""From numbered rows to the columns that a CTR net reads: one way for training, `predict` and a server.
+"""Turns numbered rows into the columns that a CTR net reads, for training, `predict` and a server alike.
 
 Letters: N rows, L lists, H list of rated items, A attributes of an item, F dense features, I items.
 """
@@ -41,13 +41,13 @@ class Catalogue(NamedTuple):
 
     @classmethod
     def of(cls, items: pl.DataFrame, vocabulary: list[str], attributes: list[str], max_attributes: int) -> Catalogue:
-        """Of the items table and the vocabularies of items and attributes."""
+        """From the items table and the vocabularies of items and attributes."""
         index = np.concatenate([np.zeros(1, np.int32), indices(items["item_id"], vocabulary)])
         table = attribute_table(items["attributes"], attributes, max_attributes)
         return cls(items["item_id"], index, table, item_years(items))
 
     def lists(self, items: pl.Series, ratings: pl.Series, threshold: float, scale: float) -> RaggedLists:
-        """Lists of rated items as numbers; no list is an empty one.
+        """Lists of rated items as numbers; a null list is read as an empty one.
 
         Raises:
             ValueError: an item isn't in the table.
@@ -59,19 +59,19 @@ class Catalogue(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """What the ratings that statistics may count say of items, and of pairs of them."""
+    """Statistics of items and of pairs of items, over the ratings that statistics may count."""
 
     items: ItemRatings
     neighbours: Neighbours
 
     @classmethod
     def of(cls, source: pl.DataFrame, items: pl.DataFrame, threshold: float, rating_scale: float) -> Statistics:
-        """Of rows of `trackrec.ctr.features.past.source_rows`, up to any moment."""
+        """From rows of `trackrec.ctr.features.past.source_rows`; for rows of any timestamp."""
         ratings = EarlierItemRatings(source, items, threshold, rating_scale)
         return cls(ratings, Neighbours(source, ratings, threshold, rating_scale))
 
     def at(self, time: int) -> Statistics:
-        """The same for rows of one moment, worked out beforehand."""
+        """The same for rows of one timestamp, computed in advance."""
         self.neighbours.prepare(time)
         return self._replace(items=ItemRatingsAt(self.items, len(self.neighbours.kept) - 1, time))
 
@@ -82,7 +82,7 @@ class Rows(NamedTuple):
     Attributes:
         users: (N,) index in the vocabulary.
         items: (N,) row of the target in the catalogue.
-        histories: (N,) which of ``rated`` is the row's history.
+        histories: (N,) index of the row's history in ``rated``.
         times: (N,) seconds.
         recent: (N, H) recent lists.
         rated: (L, H') histories.
@@ -97,7 +97,7 @@ class Rows(NamedTuple):
 
 
 def columns_of(rows: Rows, catalogue: Catalogue, statistics: Statistics) -> dict[str, NDArray[Any]]:
-    """The columns of `trackrec.ctr.features.features.CTRData` that no label enters."""
+    """The columns of `trackrec.ctr.features.features.CTRData` that don't depend on labels."""
     return {
         "user": rows.users,
         "item": catalogue.item_index[rows.items],
@@ -133,7 +133,7 @@ def _dense(rows: Rows, catalogue: Catalogue, statistics: Statistics) -> NDArray[
 
 
 def indices(values: pl.Series, vocabulary: list[str]) -> NDArray[np.int32]:
-    """The index of each value; `UNKNOWN` of one that the vocabulary doesn't hold."""
+    """The index of each value; `UNKNOWN` for a value that the vocabulary doesn't hold."""
     known = pl.Series(vocabulary, dtype=pl.String)
     return encode(values, known, first=FIRST, default=UNKNOWN).astype(np.int32)
 

@@ -2,8 +2,8 @@
 
 Letters: N rows, H list of rated items, A attributes of an item, n rows of a chunk.
 
-Ratings are scaled: (rating - threshold) / scale. The rest is scaled by constants too, not by moments of the data,
-through which a row's label would reach every row.
+Ratings are scaled: (rating - threshold) / scale. The other features are scaled by constants too, not by the mean and
+variance of the data, which would carry a row's label into every row.
 """
 
 from __future__ import annotations
@@ -16,12 +16,18 @@ from numpy.typing import NDArray
 
 from trackrec.ctr.features.past import PADDING, UNKNOWN, Prior, Priors, RatedLists, encode, like_rate, logit
 
-ITEM_SMOOTHING = 10.0  # rows of the base rate that an item starts with
+ITEM_SMOOTHING = 10.0  # pseudo-rows at the base rate, added to the rows of an item
 USER_SMOOTHING = 2.0
 _CHUNK = 8192
-_YEARS = 5.0  # films so many years apart tell e⁻¹ as much of each other as films of one year
+_YEARS = 5.0  # the weight of a film falls by the factor e⁻¹ for so many years apart
 _LIST_STATS = (
-    *("mean_rating", "like_share", "log_count", "affinity", "rating_affinity", "overlap", "residual"),
+    "mean_rating",
+    "like_share",
+    "log_count",
+    "affinity",
+    "rating_affinity",
+    "overlap",
+    "residual",
     "year_affinity",
 )
 DENSE_NAMES = (
@@ -44,7 +50,7 @@ def item_years(items: pl.DataFrame) -> Float32:
 
 
 class ItemRatings(Protocol):
-    """What items got before a moment."""
+    """Ratings of items before a moment."""
 
     def statistics(self, rows: Int, times: Int) -> Float32:
         """Item rows (N,), times (N,) -> (N, 3): smoothed like-rate as a logit, smoothed mean rating, log count / 5."""
@@ -54,7 +60,7 @@ class ItemRatings(Protocol):
 
 
 class EarlierItemRatings:
-    """`ItemRatings` of source rows strictly earlier than any moment.
+    """`ItemRatings` from the source rows strictly earlier than the time of each query.
 
     Args:
         source: rows of :func:`trackrec.ctr.features.past.source_rows`.
@@ -64,12 +70,15 @@ class EarlierItemRatings:
 
     def __init__(self, source: pl.DataFrame, items: pl.DataFrame, threshold: float, scale: float) -> None:
         self.item_rows = 1 + encode(source["item_id"].alias("item_id of interactions"), items["item_id"])
-        self.n_items, self.scale = len(items), scale
-        self.by_item, self.overall = Priors(source, self.item_rows, threshold), Priors(source, None, threshold)
+        self.n_items = len(items)
+        self.scale = scale
+        self.by_item = Priors(source, self.item_rows, threshold)
+        self.overall = Priors(source, None, threshold)
 
     def statistics(self, rows: Int, times: Int) -> Float32:
         """See `ItemRatings`."""
-        everything, item = self.overall(np.zeros_like(times), times), self.by_item(rows, times)
+        everything = self.overall(np.zeros_like(times), times)
+        item = self.by_item(rows, times)
         base = (everything.likes + 1.0) / (everything.n + 2.0)
         liked = logit(like_rate(item, base, ITEM_SMOOTHING))
         columns = [liked, _mean_rating(item, everything) / self.scale, np.log1p(item.n) / 5.0]
@@ -84,7 +93,7 @@ class EarlierItemRatings:
 
 
 class ItemRatingsAt:
-    """`ItemRatings` of one moment, worked out once for every item; the times of a call are not looked at."""
+    """`ItemRatings` of one moment, computed once for every item; the ``times`` of a call are ignored."""
 
     def __init__(self, ratings: ItemRatings, n_items: int, time: int) -> None:
         rows = np.arange(1 + n_items)
@@ -102,7 +111,7 @@ class ItemRatingsAt:
 
 
 def _mean_rating(item: Prior, everything: Prior) -> NDArray[np.float64]:
-    """Mean of ``rating - threshold`` of an item's rows, pulled to that of all rows where they are few."""
+    """Mean of ``rating - threshold`` of an item's rows, shrunk to that of all rows where there are few."""
     base = everything.ratings / (everything.n + 2.0)
     return (item.ratings + ITEM_SMOOTHING * base) / (item.n + ITEM_SMOOTHING)
 
@@ -119,16 +128,16 @@ def list_statistics(
     """(N, 8) statistics of a list of rated items against the target, in the order of ``_LIST_STATS``.
 
     Affinity of target attribute a is Σ_{j has a} s_j / (n_a + 1), s_j = ±1 for liked and disliked (``affinity``) or the
-    rating minus what its item usually gets (``rating_affinity``); then the mean over the target's attributes.
-    ``residual`` is the mean of the latter over the whole list: how kind the user is. ``year_affinity`` is its mean
-    weighted by exp(-|years apart| / 5), 0 where a year is unknown.
+    rating minus the expected rating of its item (``rating_affinity``); then the mean over the target's attributes.
+    ``residual`` is the mean of the latter s_j over the whole list: how generous the user is. ``year_affinity`` is their
+    mean weighted by exp(-|years apart| / 5), 0 where a year is unknown.
 
     Args:
         attributes: (n_item_rows, A).
         item_row: (N,) of the target.
         times: (N,) of the sample.
         lists: (L, H) rated items.
-        ratings: what items usually get.
+        ratings: expected ratings of items.
         years: (n_item_rows,) of :func:`item_years`.
         of_sample: (N,) the list of each sample, None where list i is sample i's.
     """

@@ -1,10 +1,10 @@
-"""From the tables to tensors: ids, attributes, the recent list and dense user × item statistics.
+"""Turns the tables into tensors: ids, attributes, the recent list and dense user × item statistics.
 
 Letters: N rows, H recent list, A attributes of an item, F dense features. One padding convention holds everywhere:
 lists are left aligned, oldest first, index 0 and mask False fill the right. Index 1 is "unknown".
 
-No feature of a row depends on the row's own label, and no statistic over users counts a valid or test row. The user's
-own recent list holds all their earlier ratings, as a server would know them, those of valid and test rows included.
+No feature of a row depends on the row's own label, and no statistic over users counts a valid or test row. A user's
+recent list holds all their earlier ratings, including those of valid and test rows, as a server would have them.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class CTRData:
         sample_ids: split -> ids in row order.
         user_ids: split -> user of each row.
         history_ids: what ``history`` points to.
-        history_users: whose history it is.
+        history_users: the user of each history.
         vocabularies: what the indices mean.
         arms: text vectors by arm; see :mod:`trackrec.ctr.arms.texts`.
         columns: dense columns that belong to one arm: arm -> split -> (N, columns).
@@ -130,7 +130,7 @@ class CTRData:
 
 
 class FeatureBuilder:
-    """From rows of the samples table to tensors. What rows share is worked out once, for any number of calls.
+    """Turns rows of the samples table into tensors. What all rows share is computed once, for any number of calls.
 
     Args:
         samples, histories, items, interactions: the tables of :mod:`trackrec.storage.schemas`.
@@ -139,14 +139,15 @@ class FeatureBuilder:
         recent_len: H; longer recent lists keep their last H. None: the longest list.
         rating_scale: rating distance from the threshold that becomes 1.
         max_attributes: A at most; further attributes of an item are left out.
-        vocabularies: indices of an earlier builder, for rows to predict beside the same train rows. None: from train
-            rows.
+        vocabularies: of an earlier builder with the same train rows, for further rows to predict. None: built from the
+            train rows.
         whole: the whole samples table where ``samples`` are a part of it: statistics count the train rows of all
             users, and no held-out row. None: ``samples``.
-        now: the moment of every row to come, which makes statistics of items a table; None: rows are of any moment.
+        now: the timestamp that all rows will have, so that item statistics are one table; None: any timestamps.
 
     Raises:
-        SettingError: no train rows, or an item, history or user that its table doesn't hold.
+        SettingError: there are no train rows.
+        ValueError: an item, history or user isn't in its table.
     """
 
     def __init__(
@@ -176,7 +177,8 @@ class FeatureBuilder:
         source = source_rows(samples if whole is None else whole, histories, interactions)
         every_moment = Statistics.of(source, items, *self._scales)
         self._statistics = every_moment if now is None else every_moment.at(now)
-        self._users, self._traits = users, None
+        self._users = users
+        self._traits = None
         if users is not None and vocab.user_attributes:
             self._traits = attribute_table(users["attributes"], vocab.user_attributes, max_attributes)
         self.spec = FeatureSpec(
@@ -193,7 +195,7 @@ class FeatureBuilder:
         return self._data(samples, self.columns(samples))
 
     def whose(self, samples: pl.DataFrame) -> CTRData:
-        """The rows with no column but ``history``: all that arms are attached by."""
+        """The rows with the column ``history`` only, which is all that attaching arms needs."""
         return self._data(samples, {"history": self._history(samples)})
 
     def columns(self, samples: pl.DataFrame) -> dict[str, NDArray[Any]]:

@@ -1,9 +1,9 @@
-"""What users who agreed before said of the target: an item-item score from strictly earlier ratings.
+"""An item-item collaborative filtering score of the target, from strictly earlier ratings.
 
 Letters: N rows, H list of rated items, M source rows, I items kept, n rows of a chunk.
 
-Similarities are summed over blocks of time: a row reads those of blocks that ended before its own began, so neither its
-own rating nor a later one is in them.
+Similarities are summed over blocks of time. A row reads only blocks that ended before its own block began, so they
+contain neither its own rating nor a later one.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 N_BLOCKS = 32
 MAX_ITEMS = 4096  # two dense matrices of I × I: 134 MB
 _USER_SMOOTHING = 5.0
-_PAIR_SMOOTHING = 20.0  # users who rated both, of no agreement, that a pair starts with
-_VARIANCE = 0.25  # of a residual in scaled units; a constant, since a moment of the data would hold every label
+_PAIR_SMOOTHING = 20.0  # pseudo-users without agreement, added to the users who rated both items
+_VARIANCE = 0.25  # of a residual in scaled units; a constant, since an estimate would depend on every label
 _CHUNK = 4096
 
 Float32 = NDArray[np.float32]
@@ -33,7 +33,7 @@ Int = NDArray[np.int64]
 
 
 def joined(first: RatedLists, second: RatedLists) -> RatedLists:
-    """Both lists side by side; what the second repeats of the first counts once."""
+    """Both lists side by side; items of the second that are in the first are masked, so that each counts once."""
     repeated = np.zeros(second.mask.shape, np.bool_)
     for column in range(second.rows.shape[1]):
         repeated[:, column] = ((first.rows == second.rows[:, column : column + 1]) & first.mask).any(axis=1)
@@ -42,15 +42,15 @@ def joined(first: RatedLists, second: RatedLists) -> RatedLists:
 
 
 class Neighbours:
-    """Similarities of items, made once for any number of calls.
+    """Similarities of items, computed once for any number of calls.
 
-    e is a rating's residual: what it is above what its item usually gets and above the user's own mean of that.
+    e is a rating's residual: the rating minus its item's expected rating, minus the user's mean of that difference.
     s_ij = Σ_u e_ui e_uj / ((n_ij + 20) · .25) over the n_ij users who rated both: a regression of one residual on the
     other, shrunk to 0. Only the ``MAX_ITEMS`` items with the most source rows take part.
 
     Args:
         source: rows of :func:`trackrec.ctr.features.past.source_rows`.
-        ratings: what items usually get, of the same rows.
+        ratings: expected ratings of items, from the same rows.
         threshold, scale: of the ratings.
     """
 
@@ -60,7 +60,7 @@ class Neighbours:
         self._last: tuple[list[int], _Sums] | None = None
 
     def prepare(self, time: int) -> None:
-        """Work out the sums that rows of this moment read, before the first of them comes."""
+        """Compute in advance the sums that rows of this moment read."""
         block = int(np.searchsorted(self.events.edges, time, side="right")) - 1
         if block >= 0:
             list(self._sums([block]))
@@ -73,9 +73,9 @@ class Neighbours:
         Args:
             times: (N,) of the rows.
             item_row: (N,) the target.
-            rated_before: for numbers of rows, the items that each one's user rated before; all lists at once would not
-                fit.
-            ratings: what items usually get.
+            rated_before: row indices -> the items that the user of each row rated before. It is called in chunks, since
+                all lists at once would not fit in memory.
+            ratings: expected ratings of items.
         """
         scores = np.zeros(len(times), np.float32)
         order = np.argsort(times, kind="stable")
@@ -87,15 +87,15 @@ class Neighbours:
                 lists = rated_before(index)
                 target, listed = self.kept[item_row[index]], self.kept[lists.rows]
                 mask = lists.mask & (lists.rows != item_row[index][:, None])
-                own = _residuals(lists._replace(mask=mask), ratings, times[index])
+                residuals = _residuals(lists._replace(mask=mask), ratings, times[index])
                 known = mask & (listed >= 0) & (target >= 0)[:, None]
                 pairs = (target[:, None], listed)
                 weights = sums.products[pairs] / ((sums.counts[pairs] + _PAIR_SMOOTHING) * _VARIANCE)
-                scores[index] = np.where(known, weights * own, 0.0).sum(axis=1)
+                scores[index] = np.where(known, weights * residuals, 0.0).sum(axis=1)
         return scores
 
     def _sums(self, wanted: list[int]) -> Iterator[tuple[int, _Sums]]:
-        """The sums of each wanted block. Those of a single one, as requests want, are kept for the next call."""
+        """The sums of each wanted block. Those of a single one, as for requests, are kept for the next call."""
         if self._last is not None and self._last[0] == wanted:
             yield wanted[0], self._last[1]
             return
@@ -123,7 +123,7 @@ class _Events(NamedTuple):
 
 
 def _events(source: pl.DataFrame, item_ratings: EarlierItemRatings, threshold: float, scale: float) -> _Events:
-    """Residuals hold strictly earlier rows only, so that a later rating changes none of them."""
+    """Residuals use strictly earlier rows only, so that a later rating changes none of them."""
     user = encode(source["user_id"], source["user_id"].unique().sort())
     item = item_ratings.item_rows
     time = source["timestamp"].to_numpy()
@@ -146,22 +146,22 @@ def _kept_items(item: Int, n_items: int) -> Int:
 
 
 def _similarities(events: _Events, kept: Int, wanted: list[int]) -> Iterator[tuple[int, _Sums]]:
-    """Number of each wanted block, and its sums. What lies between two wanted blocks is summed at once."""
+    """Number of each wanted block, and its sums. All rows between two wanted blocks are added in one step."""
     from scipy import sparse
 
     size = int(kept.max(initial=-1)) + 1
     shape = (int(events.user.max(initial=-1)) + 1, size)
     products, counts = np.zeros((size, size), np.float32), np.zeros((size, size), np.float32)
     before = sparse.csr_matrix(shape, dtype=np.float32)
-    number = np.full(len(events.item), -1, np.int64)
-    # A pair that repeats counts once, by its first rating: else sums would depend on where blocks end.
+    kept_number = np.full(len(events.item), -1, np.int64)
+    # A repeated (user, item) pair counts once, by its first rating: else sums would depend on where blocks end.
     first = np.unique(events.user * len(kept) + events.item, return_index=True)[1]
-    number[first] = kept[events.item[first]]
+    kept_number[first] = kept[events.item[first]]
     done = np.iinfo(np.int64).min
     for block in wanted:
-        index = np.flatnonzero((events.time >= done) & (events.time < events.edges[block]) & (number >= 0))
+        index = np.flatnonzero((events.time >= done) & (events.time < events.edges[block]) & (kept_number >= 0))
         done = events.edges[block]
-        new = sparse.csr_matrix((events.residual[index], (events.user[index], number[index])), shape=shape)
+        new = sparse.csr_matrix((events.residual[index], (events.user[index], kept_number[index])), shape=shape)
         products += _new_pairs(before, new)
         counts += _new_pairs(_ones(before), _ones(new))
         before = (before + new).tocsr()
@@ -183,7 +183,7 @@ def _new_pairs(before: csr_matrix, new: csr_matrix) -> Float32:
 
 
 def _residuals(lists: RatedLists, ratings: ItemRatings, times: Int) -> Float32:
-    """(n, H) ratings above their item's and then above the list's mean, that shrunk to 0."""
+    """(n, H) ratings minus their items' expected ratings, minus the list's mean of that, which is shrunk to 0."""
     above = np.where(lists.mask, lists.ratings - ratings.expected(lists.rows, times), 0.0)
     mean = above.sum(axis=1) / (lists.mask.sum(axis=1) + _USER_SMOOTHING)
     return np.where(lists.mask, above - mean[:, None], 0.0).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Statistics of what came strictly before a row: the one place where time is compared.
+"""Statistics of what came strictly before a row. Times are compared in this file only.
 
 Letters: N queries, M source rows, K summed values.
 """
@@ -11,14 +11,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-PADDING, UNKNOWN, FIRST = 0, 1, 2  # indices of "nothing here", "not in the vocabulary", and the first known value
+PADDING, UNKNOWN, FIRST = 0, 1, 2  # indices of padding, of "not in the vocabulary", and of the first known value
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 
 
 class Prior(NamedTuple):
-    """Sums over a key's source rows of an earlier timestamp: each (N,)."""
+    """Sums over a key's source rows with an earlier timestamp: each (N,)."""
 
     n: Float
     likes: Float
@@ -33,7 +33,7 @@ class Padded(NamedTuple):
 
 
 class RatedLists(NamedTuple):
-    """Lists of rated items: item rows (from 1), scaled ratings, and where there is one. Each (N, H)."""
+    """Lists of rated items: item rows (from 1), scaled ratings, and a mask, true where there is one. Each (N, H)."""
 
     rows: NDArray[Any]
     ratings: NDArray[Any]
@@ -52,7 +52,7 @@ class RaggedLists(NamedTuple):
     starts: Int  # (L + 1,)
 
     def take(self, index: Int) -> RaggedLists:
-        """The lists of the given numbers."""
+        """The lists of the given indices."""
         lengths = self.starts[index + 1] - self.starts[index]
         starts = np.concatenate([[0], np.cumsum(lengths)])
         flat = np.arange(starts[-1]) + np.repeat(self.starts[index] - starts[:-1], lengths)
@@ -96,13 +96,13 @@ def encode(values: pl.Series, vocabulary: pl.Series, first: int = 0, default: in
         ValueError: a value isn't in the vocabulary and there is no default.
     """
     table = pl.DataFrame({"key": vocabulary, "code": np.arange(first, first + len(vocabulary), dtype=np.int64)})
-    found = pl.DataFrame({"key": values.cast(table["key"].dtype)}).join(
+    codes = pl.DataFrame({"key": values.cast(table["key"].dtype)}).join(
         table, on="key", how="left", maintain_order="left"
     )
-    if default is None and found["code"].null_count():
-        missing = found.filter(pl.col("code").is_null())["key"].unique(maintain_order=True)
+    if default is None and codes["code"].null_count():
+        missing = codes.filter(pl.col("code").is_null())["key"].unique(maintain_order=True)
         raise ValueError(f"{len(missing)} {values.name or 'keys'} not found, first {missing.head(3).to_list()}.")
-    return found["code"].fill_null(default if default is not None else 0).to_numpy().astype(np.int64)
+    return codes["code"].fill_null(default if default is not None else 0).to_numpy().astype(np.int64)
 
 
 def flatten(lists: pl.Series) -> pl.Series:
@@ -180,7 +180,8 @@ def prior(source: pl.DataFrame, by: str | None, queries: pl.DataFrame, threshold
         queries: samples with ``timestamp`` and the ``by`` column.
         threshold: a rating above it is a like.
     """
-    keys, query_keys = None, np.zeros(len(queries), np.int64)
+    keys = None
+    query_keys = np.zeros(len(queries), np.int64)
     if by is not None:
         vocabulary = source[by].unique().sort()
         keys = encode(source[by], vocabulary)
@@ -189,7 +190,7 @@ def prior(source: pl.DataFrame, by: str | None, queries: pl.DataFrame, threshold
 
 
 def like_rate(prior: Prior, base: Float, smoothing: float) -> Float:
-    """(likes + smoothing · base) / (count + smoothing): (N,), pulled to ``base`` where rows are few."""
+    """(likes + smoothing · base) / (count + smoothing): (N,), shrunk to ``base`` where there are few rows."""
     return (prior.likes + smoothing * base) / (prior.n + smoothing)
 
 

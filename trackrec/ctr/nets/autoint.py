@@ -72,7 +72,7 @@ class AutoInt(nn.Module):
         self.inputs = FieldInputs(spec, connector, embed_dim)
         self.linear = LinearTerm(spec)
         self.layers = nn.Sequential(
-            *(InteractingLayer(width if place else embed_dim, width, n_heads) for place in range(n_layers))
+            *(InteractingLayer(width if layer else embed_dim, width, n_heads) for layer in range(n_layers))
         )
         self.output = nn.Linear(self.inputs.n_fields * width, 1, bias=False)
         self.mlp = MLP(self.inputs.flat_width, hidden, dropout=dropout)

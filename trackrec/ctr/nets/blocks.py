@@ -21,7 +21,7 @@ def fm_pooling(fields: Tensor) -> Tensor:
     return 0.5 * (fields.sum(dim=1).square() - fields.square().sum(dim=1)).sum(dim=-1)
 
 
-_LEVELS = 1 << 16  # of a dropout mask's random numbers
+_LEVELS = 1 << 16  # values that a random number of a dropout mask can have
 
 
 @torch.library.custom_op("trackrec::kept", mutates_args=())
@@ -31,7 +31,7 @@ def kept(x: Tensor, p: float) -> Tensor:
     words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
     bits = words.view(torch.int16)[: x.numel()].view(x.shape)
     keep = torch.empty_like(x, requires_grad=False)
-    torch.ge(bits, dropped - _LEVELS // 2, out=keep)  # by way of a bool tensor: seven times as long
+    torch.ge(bits, dropped - _LEVELS // 2, out=keep)  # a bool tensor in between takes seven times as long
     return keep.mul_(_LEVELS / (_LEVELS - dropped))
 
 
@@ -44,14 +44,14 @@ class Dropout(nn.Dropout):
     """Dropout that draws 16 random bits per value on a CPU, in a fifth of the time; p is rounded to 1/65,536."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Values of any shape; of the kept ones the mean stays."""
+        """Values of any shape; the kept ones are scaled so that the expected value stays."""
         if not self.training or round(self.p * _LEVELS) in (0, _LEVELS) or x.device.type != "cpu":
             return super().forward(x)
         return x * kept(x.detach(), self.p)
 
 
 class ReLU(nn.Module):
-    """max(x, 0), in place; compiled, its gradient is made of the result.
+    """max(x, 0), in place; when compiled, its gradient is computed from the result.
 
     Inductor would keep a bool mask of x > 0 beside the result, and storing bools takes it 190 ns per 16 values on
     AVX-512 (torch 2.13): two fifths of DIN's step.
@@ -124,16 +124,16 @@ class DINAttention(nn.Module):
         return (weights.unsqueeze(-1) * history).sum(dim=1)
 
     def _first_layer(self, history: Tensor, target: Tensor) -> Tensor:
-        """W [h, t, h - t, h * t] + b, (B, H, width), without making it four vectors wide.
+        """W [h, t, h - t, h * t] + b, (B, H, width), without building the four vectors side by side.
 
-        W_h h + W_t t + W_d (h - t) + W_p (h * t) = (W_h + W_d) h + W_p (h * t) + (W_t - W_d) t: the last term is one
-        of the row, not of each position, and half of the products are left.
+        W_h h + W_t t + W_d (h - t) + W_p (h * t) = (W_h + W_d) h + W_p (h * t) + (W_t - W_d) t: the last term is
+        computed once per row, not per position, and half of the products remain.
         """
         first = cast(nn.Linear, self.unit.layers[0])
         of_history, of_target, of_difference, of_product = first.weight.chunk(4, dim=1)
         pairs = torch.cat([history, history * target.unsqueeze(1)], dim=-1)
-        own = F.linear(target, of_target - of_difference, first.bias)
-        return F.linear(pairs, torch.cat([of_history + of_difference, of_product], dim=1)) + own.unsqueeze(1)
+        per_row = F.linear(target, of_target - of_difference, first.bias)
+        return F.linear(pairs, torch.cat([of_history + of_difference, of_product], dim=1)) + per_row.unsqueeze(1)
 
 
 class ItemEmbedding(nn.Module):
@@ -154,7 +154,7 @@ class ItemEmbedding(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The target items of a batch (B, D), and the rated items of its recent lists (B, H, D).
 
-        Ids are looked up at once: each look-up would make a gradient of the whole table.
+        All ids are looked up in one call, because each call makes a gradient of the whole table.
         """
         recent_items, r = batch["recent_items"], batch["recent_ratings"]
         ids = self.ids(torch.cat([batch["item"].unsqueeze(1), recent_items], dim=1))

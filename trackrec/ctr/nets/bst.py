@@ -1,6 +1,6 @@
 """Behaviour Sequence Transformer (Chen et al., 2019, arXiv 1905.06874) over a rated history.
 
-Shapes: B batch, H recent list, D dim.
+Shapes: B batch, H recent list, T = 1 + H positions, D dim.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class TransformerBlock(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, T, D), (B, T) bool, true where there is something -> (B, T, D)."""
+        """(B, T, D), (B, T) bool, true where there is an item -> (B, T, D)."""
         heads, _ = self.attention(x, x, x, key_padding_mask=~mask, need_weights=False)
         s = self.first_norm(x + self.dropout(heads))
         return self.second_norm(s + self.dropout(self.down(F.leaky_relu(self.up(s)))))
@@ -44,8 +44,9 @@ class TransformerBlock(nn.Module):
 class BST(nn.Module):
     """logit = MLP([y_t ; mean_j y_j ; t ; side]), y = transformer([h_1 + p ; … ; h_H + p ; t + p]).
 
-    A position p counts back from the target (0), so that padding moves nothing. The paper concatenates y_1 … y_H of a
-    fixed length; their mean takes lists of any length. t itself stays beside y_t, whose norm forgets its scale.
+    A position p counts back from the target (0), so that padding doesn't shift positions. The paper concatenates
+    y_1 … y_H of a fixed length; their mean takes lists of any length. t itself is kept beside y_t, because the
+    LayerNorm removes its scale.
 
     Args:
         spec: sizes of the features.
@@ -81,7 +82,7 @@ class BST(nn.Module):
         x, mask = self.inputs(batch), batch["recent_mask"]
         back = (mask.sum(dim=1, keepdim=True) - torch.arange(mask.shape[1], device=mask.device)).clamp(min=0)
         y = torch.cat([x.target.unsqueeze(1) + self.positions.weight[0], x.recent + self.positions(back)], dim=1)
-        attended = torch.cat([torch.ones_like(mask[:, :1]), mask], dim=1)  # the target stands first
+        attended = torch.cat([torch.ones_like(mask[:, :1]), mask], dim=1)  # the target comes first
         for block in self.blocks:
             y = block(y, attended)
         pooled = masked_mean(y[:, 1:], mask)

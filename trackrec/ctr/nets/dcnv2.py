@@ -44,7 +44,7 @@ class DCNv2(nn.Module):
         connector: takes ``batch["text"]``; None where there is no text.
         embed_dim: D of a field.
         n_cross: cross layers.
-        hidden: widths of the deep part; the last is what it hands on.
+        hidden: widths of the deep part; the last is its output width.
         dropout: in the deep part.
     """
 

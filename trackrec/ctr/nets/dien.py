@@ -53,8 +53,8 @@ class Logits(NamedTuple):
 class DIEN(nn.Module):
     """logit = MLP([AUGRU(GRU(h), a(·, t)) ; t ; side]), a_j = softmax_j(g_j W t) over real positions (eq. 11).
 
-    The paper's auxiliary loss tells the next clicked item from a drawn one. A rated history knows what was disliked:
-    here g_j tells whether item j + 1 was liked, from [g_j ; its vector without the rating] (eq. 6-7 in that reading).
+    The paper's auxiliary loss separates the next clicked item from a sampled one. A rated history holds dislikes, so
+    here it predicts whether item j + 1 was liked, from [g_j ; its vector without the rating] (eq. 6-7 read that way).
 
     Args:
         spec: sizes of the features.

@@ -1,4 +1,4 @@
-"""Tables of vectors, and the ways in which they are read.
+"""Embedding tables and how they are read.
 
 Shapes: B batch, A attributes, D dim, M indices.
 """
@@ -14,14 +14,14 @@ from torch.nn import functional as F
 from trackrec.ctr.features.past import FIRST, PADDING
 
 INIT_STD = 0.01
-# A table of up to so many rows is read, and its gradient made, faster by a matrix product than row by row.
+# A table of up to so many rows is read, and its gradient computed, faster by a matrix product than row by row.
 SMALL_TABLE = 64
 
 
 class IndexEmbedding(nn.Embedding):
-    """An embedding table whose gradient is made in a quarter of the time on a CPU (`RowLookup`).
+    """An embedding table whose gradient takes a quarter of the time on a CPU (`RowLookup`).
 
-    With ``sparse`` set, as `trackrec.ctr.training.module.CTRModule` does for large tables where it is told to, the
+    With ``sparse`` set, as `trackrec.ctr.training.module.CTRModule` does for large tables with ``lazy_rows``, the
     gradient holds only the rows that were read.
     """
 
@@ -51,14 +51,14 @@ class RowLookup(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         """(..., D) -> (N, D), 0 in the padding row."""
         (flat,) = ctx.saved_tensors
-        found = grad.new_zeros(ctx.rows, grad.shape[-1]).index_add_(0, flat, grad.reshape(len(flat), -1))
+        summed = grad.new_zeros(ctx.rows, grad.shape[-1]).index_add_(0, flat, grad.reshape(len(flat), -1))
         if ctx.padding is not None:
-            found[ctx.padding] = 0.0
-        return found, None, None
+            summed[ctx.padding] = 0.0
+        return summed, None, None
 
 
 def index_embedding(n: int, dim: int) -> IndexEmbedding:
-    """Embedding with small normal rows; padding stays zero, and "unknown" starts there, as no train row may hold it."""
+    """Embedding with small normal rows; padding stays 0. "unknown" starts at 0, as no train row may contain it."""
     table = IndexEmbedding(n, dim, padding_idx=PADDING)
     with torch.no_grad():
         table.weight.normal_(std=INIT_STD)
@@ -67,13 +67,13 @@ def index_embedding(n: int, dim: int) -> IndexEmbedding:
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the second last dimension where ``mask`` is true: (..., K, D), (..., K) -> (..., D); 0 of nothing."""
+    """Mean over the second last dimension where ``mask`` is true: (..., K, D), (..., K) -> (..., D); 0 if nowhere."""
     weights = mask.to(values.dtype).unsqueeze(-1)
     return (values * weights).sum(dim=-2) / weights.sum(dim=-2).clamp(min=1.0)
 
 
 def mean_embedding(table: nn.Embedding, index: Tensor) -> Tensor:
-    """Mean of the vectors of what isn't padding: (..., A) indices -> (..., D); 0 of nothing. No (..., A, D) is made."""
+    """Mean vector of the indices that aren't padding, 0 if none: (..., A) -> (..., D). No (..., A, D) is built."""
     if torch.compiler.is_exporting():  # ONNX has no such operator: the exporter would write a loop over the rows
         return masked_mean(F.embedding(index, table.weight), index != PADDING)
     flat = index.flatten(0, -2)

@@ -16,7 +16,7 @@ from trackrec.ctr.nets.inputs import FieldInputs, LinearTerm
 
 
 class SENet(nn.Module):
-    """Fields weighed by what all of them say: v_i = a_i e_i, a = ReLU(W_2 ReLU(W_1 z)), z_i = mean_d e_id (eq. 3-5).
+    """Fields weighted by a gate on all of them: v_i = a_i e_i, a = ReLU(W_2 ReLU(W_1 z)), z_i = mean_d e_id (eq. 3-5).
 
     Args:
         n_fields: F.
@@ -28,7 +28,7 @@ class SENet(nn.Module):
         middle = max(1, n_fields // reduction)
         self.squeeze = nn.Linear(n_fields, middle, bias=False)
         self.excite = nn.Linear(middle, n_fields, bias=False)
-        # Positive weights: behind two ReLUs a field of negative weights would get no gradient, ever.
+        # Positive weights: after two ReLUs a field with negative weights would never get a gradient.
         nn.init.uniform_(self.squeeze.weight, 0.0, 2.0 / n_fields)
         nn.init.uniform_(self.excite.weight, 0.0, 2.0 / middle)
 

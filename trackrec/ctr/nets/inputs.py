@@ -1,4 +1,4 @@
-"""How every net begins: a batch as vectors, and the text in the way that the spec says.
+"""The input layers of the nets: a batch as vectors, with the text used as the spec says.
 
 Shapes: B batch, H recent list, D dim, F fields, W side width.
 """
@@ -17,10 +17,10 @@ from trackrec.ctr.nets.embedding import INIT_STD, index_embedding, masked_mean, 
 
 
 class TextQuery(nn.Module):
-    """The text asks the history and the target: [Σ_j a(h_j, q) h_j ; q * t], q a linear map of the text.
+    """The text as a query to history and target: [Σ_j a(h_j, q) h_j ; q * t], q a linear map of the text.
 
-    a is DIN's activation unit with q in the place of the target (Zhou et al. 2018, eq. 3). The text itself isn't handed
-    on: with few users a net would learn it by heart, as it would a user id.
+    a is DIN's activation unit with q instead of the target (Zhou et al. 2018, eq. 3). The text itself isn't passed on:
+    with few users a net would memorise it, like a user id.
 
     Args:
         text_dim: width of the connector's output.
@@ -41,9 +41,9 @@ class TextQuery(nn.Module):
 
 
 class TextInput(nn.Module):
-    """What a net sees of the text: the connector's output, or that output as a query (``spec.text_use``).
+    """The text input of a net: the connector's output, or that output as a query (``spec.text_use``).
 
-    Where rows may lack a text (``spec.text_gaps``), one learned vector stands for "no text" in the connector's output.
+    Where a row lacks a text (``spec.text_gaps``), one learned vector replaces the connector's output.
 
     Args:
         spec: sizes, and how the text is used.
@@ -78,7 +78,7 @@ class Sequence(NamedTuple):
 
 
 class SequenceInputs(nn.Module):
-    """Target, rated recent items, and what stands beside them: dense features, user attributes and text.
+    """Target, rated recent items, and the side input: dense features, user attributes and text.
 
     Args:
         spec: sizes of the features.
@@ -144,7 +144,7 @@ class FieldInputs(nn.Module):
 
 
 def flatten_fields(fields: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    """(B, F, D) and the dense features as they are -> (B, F * D + n_dense), what a deep part reads."""
+    """(B, F, D) and the dense features as they are -> (B, F * D + n_dense), the input of a deep part."""
     return torch.cat([fields.flatten(1), batch["dense"]], dim=-1)
 
 

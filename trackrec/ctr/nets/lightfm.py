@@ -17,7 +17,7 @@ class LightFM(nn.Module):
     """logit = q_u · p_i + b_u + b_i + <w, dense>, eq. 1 of the paper; q and p are sums of their features' vectors.
 
     User features: id, attributes, the rated recent items (their mean) and the text. Item features: id and attributes.
-    The term in dense features is added here: they belong to user and item together.
+    The paper has no dense term. It is added because dense features describe user and item together.
 
     Args:
         spec: sizes of the features.

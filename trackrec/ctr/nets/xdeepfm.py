@@ -34,7 +34,8 @@ class CIN(nn.Module):
 
     def forward(self, fields: Tensor) -> Tensor:
         """(B, F, D) -> (B, ΣM)."""
-        x, pooled = fields, []
+        x = fields
+        pooled = []
         for weight in self.weights:
             x = torch.einsum("mij,bid,bjd->bmd", weight, x, fields)
             pooled.append(x.sum(dim=-1))

@@ -19,14 +19,14 @@ from trackrec.runtime.errors import SettingError
 class TensorLoader:
     """Batches by slicing tensors. Batch i of an epoch is a pure function of (seed, epoch, i).
 
-    Lightning tells the epoch through ``sampler.set_epoch``, as it does for samplers of a ``DataLoader``.
+    Lightning sets the epoch through ``sampler.set_epoch``, as it does for samplers of a ``DataLoader``.
 
     Args:
         data: the features.
         split: which rows.
-        arm: which texts, or dense columns of its own; ``none``: no ``text`` in the batch.
+        arm: whose texts or dense columns the batch holds; ``none``: neither.
         batch_size: B; the last batch may be smaller.
-        shuffle: permute the rows anew each epoch.
+        shuffle: a new permutation of the rows each epoch.
         seed: of the permutations.
         labels: whether batches hold ``label``.
     """
@@ -45,7 +45,7 @@ class TensorLoader:
             raise KeyError(f"split must be one of {list(data.splits)}, got {split!r}.")
         if batch_size < 1:
             raise SettingError(f"batch_size must be at least 1, got {batch_size}. Set it under ctr.data.")
-        data.spec_for(arm)
+        data.spec_for(arm)  # raises where the arm is unknown
         self.columns = {name: t for name, t in data.splits[split].items() if labels or name != "label"}
         self.item_attributes = data.item_attributes
         self.text = data.arms.get(arm)
@@ -54,7 +54,7 @@ class TensorLoader:
         self.n_rows = len(self.columns["item"])
         self.batch_size, self.shuffle, self.seed, self.epoch = batch_size, shuffle, seed, 0
 
-    batch_sampler = None  # Lightning asks for it beside ``sampler``
+    batch_sampler = None  # Lightning reads it as well as ``sampler``
 
     @property
     def sampler(self) -> TensorLoader:

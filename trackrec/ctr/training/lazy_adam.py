@@ -10,11 +10,11 @@ from torch import Tensor
 
 
 class LazyAdam(torch.optim.Adam):
-    """Adam; of a parameter with a sparse gradient only the rows that the gradient names move.
+    """Adam that updates a parameter with a sparse gradient only in the rows that the gradient contains.
 
-    The other rows of such a table keep their values and moments: no momentum carries them on and no weight decay pulls
-    them while nobody reads them. That is the rule of `torch.optim.SparseAdam` (TensorFlow's LazyAdam), here with weight
-    decay and beside dense parameters in one optimizer. Where a gradient names every row the step is Adam's.
+    The other rows of such a table keep their values and moments: neither momentum nor weight decay changes them until
+    a batch reads them. That is the rule of `torch.optim.SparseAdam` (TensorFlow's LazyAdam), here with weight decay and
+    together with dense parameters in one optimizer. Where a gradient contains every row the step is Adam's.
     """
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -27,7 +27,7 @@ class LazyAdam(torch.optim.Adam):
             for table in group["params"]:
                 if table.grad is not None and table.grad.is_sparse:
                     self._move_rows(table, table.grad.coalesce(), group)
-                    table.grad = None  # Adam itself refuses it
+                    table.grad = None  # torch.optim.Adam rejects sparse gradients
         super().step()
         return loss
 
@@ -39,8 +39,10 @@ class LazyAdam(torch.optim.Adam):
             state["step"] = torch.zeros(())
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(table), torch.zeros_like(table)
         state["step"] += 1
-        step, (beta1, beta2) = float(state["step"]), group["betas"]
-        index, rows = grad.indices()[0], table.index_select(0, grad.indices()[0])
+        step = float(state["step"])
+        beta1, beta2 = group["betas"]
+        index = grad.indices()[0]
+        rows = table.index_select(0, index)
         g = grad.values() + group["weight_decay"] * rows
         mean = state["exp_avg"].index_select(0, index).lerp_(g, 1 - beta1)
         square = state["exp_avg_sq"].index_select(0, index).mul_(beta2).addcmul_(g, g, value=1 - beta2)

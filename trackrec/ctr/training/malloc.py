@@ -1,4 +1,4 @@
-"""Freed tensors that stay with the process while a small net trains."""
+"""Keeps freed memory in the process while a small net trains."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _MIB = 1 << 20
 
 @contextmanager
 def keep_freed_memory(free: int = 256 * _MIB) -> Iterator[bool]:
-    """glibc gives back free memory at the heap's end only above ``free`` bytes; yields whether that was set.
+    """Let glibc keep up to ``free`` bytes of free memory at the heap's end; yields whether that was set.
 
-    A step of ten milliseconds makes and frees a few megabytes. By default glibc hands them to the system and asks for
-    them again, hundreds of page faults a step: a fifth of DIN's time (docs/benchmarks.md). Afterwards the limits are
-    those that glibc itself would have grown to. Nothing is done on other systems, and where the environment sets
-    them (``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_MMAP_THRESHOLD_``, ``GLIBC_TUNABLES``).
+    A step of ten milliseconds allocates and frees a few megabytes. By default glibc returns them to the system and
+    requests them again, hundreds of page faults a step: a fifth of DIN's time (docs/benchmarks.md). Afterwards the
+    limits are those that glibc itself would have grown to. Nothing is done on other systems, or where the environment
+    sets them (``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_MMAP_THRESHOLD_``, ``GLIBC_TUNABLES``).
     """
     if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in _SET_BY_USER):
         yield False

@@ -1,4 +1,4 @@
-"""The training of a CTR net, whichever it is."""
+"""The Lightning module that trains any CTR net."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from trackrec.runtime.errors import DivergedError, SettingError
 
 
 def check_lazy_rows(lazy_rows: int | None, clips: float | None = None) -> None:
-    """Whether ``lazy_rows`` can be used, beside a trainer that clips gradients where ``clips`` is given.
+    """Check that ``lazy_rows`` can be used; ``clips`` is the trainer's ``gradient_clip_val``.
 
     Raises:
-        SettingError: it can't.
+        SettingError: ``lazy_rows`` is below 1, or gradients are clipped.
     """
     if lazy_rows is None:
         return
@@ -35,7 +35,7 @@ def check_lazy_rows(lazy_rows: int | None, clips: float | None = None) -> None:
 class CTRModule(pl.LightningModule):
     """Binary cross-entropy on logits with Adam at a constant rate.
 
-    A net with a loss of its own beside it (``with_auxiliary``, as DIEN) has it added in training.
+    If the net has an auxiliary loss (``with_auxiliary``, as DIEN), it is added in training.
 
     Logs ``train/loss`` every ``log_every_n_steps`` and, once per validation, ``valid/auc`` (exact, over all rows),
     ``valid/acc`` (threshold 0.5) and ``valid/log_loss`` (nats per row).
@@ -44,11 +44,11 @@ class CTRModule(pl.LightningModule):
         net: batch -> logits (B,).
         lr: Adam's step.
         weight_decay: L2 added to the gradient, as Adam does (not AdamW).
-        lazy_rows: embedding tables of at least so many rows move only in the rows that a batch reads
-            (`trackrec.ctr.training.lazy_adam`); null: every step moves every row, as Adam does. With a million items
+        lazy_rows: in embedding tables of at least so many rows, a step updates only the rows that its batch reads
+            (`trackrec.ctr.training.lazy_adam`); null: every step updates every row, as Adam does. With a million items
             a step over the whole table is nearly all of the work.
-        compile: train through ``torch.compile``, which takes a C++ compiler and most of a minute at the first step: for
-            long logs (docs/benchmarks.md). What is saved is the plain net.
+        compile: train through ``torch.compile``, which needs a C++ compiler and most of a minute at the first step: for
+            large datasets (docs/benchmarks.md). The saved net is the plain one.
     """
 
     def __init__(
@@ -64,10 +64,10 @@ class CTRModule(pl.LightningModule):
         self.save_hyperparameters({"lr": lr, "weight_decay": weight_decay, "lazy_rows": lazy_rows, "compile": compile})
         self.net = net
         self.lr, self.weight_decay, self.lazy_rows = lr, weight_decay, lazy_rows
-        # Of a net with a loss of its own, logits and that loss.
+        # A net with an auxiliary loss returns logits and that loss.
         self._with_auxiliary: bool = hasattr(net, "with_auxiliary")
         self._plain: Callable[..., Any] = net.with_auxiliary if self._with_auxiliary else net.__call__  # type: ignore
-        # Of the function, not of the module: the net would be registered twice.
+        # Compile the function: a compiled module would register the net twice.
         self._trained = torch.compile(self._plain, dynamic=False) if compile else self._plain
         self._full_batch: int | None = None
         if lazy_rows is not None:
@@ -85,7 +85,7 @@ class CTRModule(pl.LightningModule):
         """Mean cross-entropy of the batch, and the net's auxiliary loss where it has one."""
         rows = len(batch["label"])
         self._full_batch = self._full_batch or rows
-        # A last batch of another size isn't worth a compilation of its own.
+        # A last batch of another size isn't worth a second compilation.
         out = (self._trained if rows == self._full_batch else self._plain)(batch)
         logits, auxiliary = out if self._with_auxiliary else (out, 0.0)
         return F.binary_cross_entropy_with_logits(logits, batch["label"]) + auxiliary
@@ -94,7 +94,7 @@ class CTRModule(pl.LightningModule):
         """The loss of the batch.
 
         Raises:
-            DivergedError: it is no finite number. No step is made of it.
+            DivergedError: it isn't finite. No step is taken.
         """
         loss = self.loss(batch)
         if not torch.isfinite(loss):
@@ -102,14 +102,14 @@ class CTRModule(pl.LightningModule):
                 f"{type(self.net).__name__}: the loss is {loss.item()} at step {self.global_step} of epoch "
                 f"{self.current_epoch}. Lower ctr.model.lr (now {self.lr}) or set ctr.trainer.gradient_clip_val."
             )
-        # A step takes ten milliseconds and logging one of them; a logger gets no more than this anyway.
+        # Logging takes one of a step's ten milliseconds, and a logger writes no more often than this anyway.
         every = getattr(self.trainer, "log_every_n_steps", 0)
         if every and (batch_idx + 1) % every == 0:
             self.log("train/loss", loss, on_step=True, on_epoch=False, batch_size=len(batch["label"]))
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Collect the batch; the metrics are of the whole split."""
+        """Collect the batch; the metrics are computed over the whole split."""
         logits, label = self(batch), batch["label"]
         p = logits.sigmoid()
         self.auc.update(p, label.long())
@@ -129,7 +129,7 @@ class CTRModule(pl.LightningModule):
         Lightning clips no gradients of a fused optimizer in mixed precision.
 
         Raises:
-            SettingError: gradients are to be clipped, and those of large tables are sparse.
+            SettingError: gradients are clipped, while those of large tables are sparse.
         """
         clips = self._trainer is not None and self._trainer.gradient_clip_val
         check_lazy_rows(self.lazy_rows, clips)

@@ -36,7 +36,7 @@ class ArmResult:
         epochs: epochs trained.
         seconds: time of training and prediction.
         state_dict: the net's best weights, on CPU.
-        facts: what the connector says of itself over the texts of validation rows, such as a mean gate.
+        facts: the connector's numbers over the texts of validation rows, such as the mean gate.
     """
 
     arm: str
@@ -51,7 +51,7 @@ class ArmResult:
 
 
 class BestWeights(pl.Callback):
-    """Keeps a copy in memory of the net's weights at the highest ``valid/auc``; the first of equals."""
+    """Keeps a copy in memory of the net's weights at the highest ``valid/auc``; on ties the earliest."""
 
     def __init__(self) -> None:
         self.auc = float("-inf")
@@ -88,8 +88,8 @@ def fit_arm(settings: CTRSettings, data: CTRData, arm: str, seed: int, work_dir:
     Test labels aren't read: prediction batches don't hold them. The global random state is left as it was.
 
     Args:
-        settings: the net, its connector, and how it trains. The arguments of its ``trainer`` go over the defaults here
-            (20 epochs at most, no logger, no progress bar, no checkpoints), ``callbacks`` beside the callbacks here.
+        settings: the net, its connector, and how it trains. The arguments of its ``trainer`` override the
+            defaults here (20 epochs at most, no logger, no progress bar, no checkpoints); ``callbacks`` are added.
         data: features, with the arm attached.
         arm: ``none`` or an attached arm.
         seed: of weights, dropout and batches.
@@ -99,7 +99,12 @@ def fit_arm(settings: CTRSettings, data: CTRData, arm: str, seed: int, work_dir:
         SettingError: train or valid rows have one class only, the arm has texts and there is no connector, or the
             trainer's arguments leave no validation.
     """
-    _check_classes(data)
+    for split in ("train", "valid"):
+        labels = data.splits.get(split, {}).get("label", torch.zeros(0))
+        if labels.unique().numel() < 2:
+            raise SettingError(
+                f"split {split!r} needs rows of both classes, got {len(labels)} rows of at most one class."
+            )
     spec = data.spec_for(arm)
     if spec.text_dim and settings.connector is None:
         raise SettingError(f"ctr.connector must be set for arm {arm!r}, got null. Use MLPConnector, or arm none.")
@@ -110,7 +115,7 @@ def fit_arm(settings: CTRSettings, data: CTRData, arm: str, seed: int, work_dir:
         connector = settings.connector(spec.text_dim) if spec.text_dim and settings.connector else None
         module = CTRModule(settings.net(spec, connector), **settings.model)
         loaders = CTRDataModule(data, **{"arm": arm, "seed": seed, **settings.data})
-        # Not strict: an epoch without a validation, as the trainer may be told, decides nothing.
+        # Not strict: the trainer may be configured to skip the validation of some epochs.
         stopping = EarlyStopping("valid/auc", mode="max", patience=settings.patience, strict=False)
         trainer = trainer_of(settings.trainer(), work_dir, [best, stopping])
         with trainer_setup("ctr.trainer"):
@@ -134,34 +139,34 @@ def fit_arm(settings: CTRSettings, data: CTRData, arm: str, seed: int, work_dir:
 
 
 def connector_facts(net: nn.Module, connector: nn.Module | None, data: CTRData, arm: str) -> dict[str, float]:
-    """``connector.facts`` of the texts that validation rows refer to, each once; nothing where it has none to tell."""
-    tell = getattr(connector, "facts", None)
-    if tell is None:
+    """``connector.facts`` of the texts that validation rows refer to, each once; empty without such a method."""
+    facts_of = getattr(connector, "facts", None)
+    if facts_of is None:
         return {}
     net.eval()
     texts = data.arms[arm]
     rows = texts.rows[data.splits["valid"]["history"].unique().long()]
     with torch.inference_mode():
-        return dict(tell(texts.matrix[rows[rows >= 0]].to(next(net.parameters()).device)))
+        return dict(facts_of(texts.matrix[rows[rows >= 0]].to(next(net.parameters()).device)))
 
 
 def check_trainer(trainer_args: dict[str, Any]) -> None:
-    """Whether every row would get its prediction.
+    """Check that every row will get a prediction.
 
     Raises:
-        SettingError: an argument that cuts the predictions too.
+        SettingError: an argument would limit the predictions too.
     """
     for name, allowed in (("fast_dev_run", False), ("limit_predict_batches", 1.0)):
-        given = trainer_args.get(name)  # a 1 is one batch, a 1.0 is all
-        if given is not None and (type(given) is not type(allowed) or given != allowed):
+        value = trainer_args.get(name)  # a 1 is one batch, a 1.0 is all
+        if value is not None and (type(value) is not type(allowed) or value != allowed):
             raise SettingError(
-                f"ctr.trainer.{name} must be {allowed}, got {given}: rows would be left without a prediction. For a "
+                f"ctr.trainer.{name} must be {allowed}, got {value}: rows would be left without a prediction. For a "
                 "short trial set ctr.trainer.limit_train_batches or max_epochs."
             )
 
 
 def trainer_of(trainer_args: dict[str, Any], work_dir: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
-    """The trainer of a CTR net: the defaults of `fit_arm`, and what the configuration says over them."""
+    """The trainer of a CTR net: the defaults of `fit_arm`, overridden by the configuration."""
     defaults: dict[str, Any] = {
         "max_epochs": 20,
         "logger": False,
@@ -174,11 +179,11 @@ def trainer_of(trainer_args: dict[str, Any], work_dir: Path, callbacks: list[pl.
     extra = trainer_args.get("callbacks") or []
     extra = list(extra) if isinstance(extra, list | tuple) else [extra]
     # A flag that the command line leaves unset arrives as None; it must not undo a default here.
-    given = {name: value for name, value in trainer_args.items() if value is not None}
-    if given.get("devices") == "auto":
-        given["devices"] = 1
+    configured = {name: value for name, value in trainer_args.items() if value is not None}
+    if configured.get("devices") == "auto":
+        configured["devices"] = 1
     with trainer_arguments("ctr.trainer"):
-        return pl.Trainer(**{**defaults, **given, "callbacks": [*callbacks, *extra]})
+        return pl.Trainer(**{**defaults, **configured, "callbacks": [*callbacks, *extra]})
 
 
 def _predict(trainer: pl.Trainer, module: CTRModule, loaders: CTRDataModule, split: str) -> NDArray[np.float32]:
@@ -186,10 +191,3 @@ def _predict(trainer: pl.Trainer, module: CTRModule, loaders: CTRDataModule, spl
     if not batches:
         return np.zeros(0, np.float32)
     return torch.cat([batch.float().cpu() for batch in batches]).numpy()  # type: ignore[union-attr]
-
-
-def _check_classes(data: CTRData) -> None:
-    for split in ("train", "valid"):
-        labels = data.splits.get(split, {}).get("label", torch.zeros(0))
-        if labels.unique().numel() < 2:
-            raise SettingError(f"split {split!r} needs rows of both classes, got {len(labels)} rows of one or none.")
