@@ -16,7 +16,7 @@ def check_settings(settings: CTRSettings) -> None:
     Raises:
         SettingError: an arm or classic model is unknown; there are no arms or seeds; an arm, seed or share repeats; a
             seed, the learning rate, ``lazy_rows`` or a trainer flag isn't allowed; or ``use: log_odds`` without an arm
-            that reads V's answers.
+            that reads the validator's answers.
         MissingPackageError: a classic model isn't installed.
     """
     parse_arms(settings.arms)
