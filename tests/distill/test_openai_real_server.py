@@ -99,7 +99,7 @@ def test_a_real_server_killed_and_restarted(model, tmp_path, tiny_model_dir, mon
         server.start()
         server.wait()
         killer = when_kept(out_dir, 10, server.kill)
-        with pytest.raises(TeacherError, match="Run again: only the missing are asked"):
+        with pytest.raises(TeacherError, match="Run again: only the missing answers are requested"):
             OpenAITeacher(**options, max_retries=1).write(due, WORDS, out_dir)
         killer.join()
         first = kept(out_dir)

@@ -124,7 +124,9 @@ def test_nobody_is_asked_about_an_empty_history(serve, tmp_path):
 
 def test_a_server_that_dies_in_the_middle_and_comes_back(serve, tmp_path):
     server = serve(lambda name, turn: good() if int(name[4:]) < 5 else fails(500))
-    with pytest.raises(TeacherError, match=r"no answer after 3 tries.*HTTP 500.*Run again: only the missing are asked"):
+    with pytest.raises(
+        TeacherError, match=r"no answer after 3 tries.*HTTP 500.*Run again: only the missing answers are requested"
+    ):
         teacher(server, concurrency=1, max_retries=2).write(requests(12), WORDS, tmp_path)
     assert kept(tmp_path) == {f"h{i}" for i in range(5)}
     assert server.asked == {f"Film{i}": 1 if i < 5 else 3 for i in range(6)}

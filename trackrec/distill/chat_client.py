@@ -38,7 +38,8 @@ class Budget:
     """
 
     def __init__(self, limit: float | None, spent: float) -> None:
-        self.limit, self.spent, self.refused = limit, spent, 0.0
+        self.limit, self.spent = limit, spent
+        self.refused = 0.0
         self._reserved = 0.0
         self._in_flight = 0
         self._change = threading.Condition()

@@ -72,13 +72,12 @@ class DistillData(LightningDataModule):
                 "the teacher wrote no finished text: raise teacher.init_args.fraction, or max_new_tokens where it has "
                 "one."
             )
-        self.examples = [self._example(row) for row in rows]
+        self.examples: list[ResponseExample] = []
+        for row in rows:
+            prompt = self.lm.chat.encode_prompt(self.book.reccot_prompt(row["history_id"]))
+            response = self.lm.chat.encode_response(row["text"])
+            self.examples.append(ResponseExample(row["history_id"], [Branch(prompt), Branch(response, 0)]))
         self.lm.check_reach(entry.tree for entry in self.examples)
-
-    def _example(self, row: dict[str, Any]) -> ResponseExample:
-        prompt = self.lm.chat.encode_prompt(self.book.reccot_prompt(row["history_id"]))
-        response = self.lm.chat.encode_response(row["text"])
-        return ResponseExample(row["history_id"], [Branch(prompt), Branch(response, 0)])
 
     def collate(self, examples: list[ResponseExample]) -> ResponseBatch:
         """Rows whose second branch is the response."""

@@ -55,7 +55,7 @@ class OpenAITeacher(Teacher):
         max_retries: retries of one request after a 429, a 5xx, a lost connection or a time-out.
         temperature: null leaves it to the server, as some reasoning models demand.
         max_new_tokens: length limit of an answer, including the reasoning of reasoning models.
-        max_cost: the most that the answers of the stage, kept ones included, may cost, in the currency of the prices.
+        max_cost: the most that the answers of the stage, saved ones included, may cost, in the currency of the prices.
             The cost of requests that the server never answered is unknown and not counted.
         price_in: per million tokens read; null is unknown.
         price_out: per million tokens written; null is unknown.
@@ -150,7 +150,8 @@ class OpenAITeacher(Teacher):
             except TeacherError as error:
                 _end(client, pool)
                 raise TeacherError(
-                    f"teacher {self.model}: {error} {self._kept(jobs, store)} Run again: only the missing are asked."
+                    f"teacher {self.model}: {error} {self._kept(jobs, store)} Run again: only the missing answers are "
+                    "requested."
                 ) from None
             finally:
                 _end(client, pool)
@@ -159,7 +160,7 @@ class OpenAITeacher(Teacher):
             raise TeacherError(
                 f"teacher.init_args.max_cost is {self.max_cost:g}: the answers so far cost {budget.spent:.4g}, and the "
                 f"next could cost {budget.refused:.4g}. {self._kept(jobs, store)} Raise teacher.init_args.max_cost and "
-                "run again: only the missing are asked."
+                "run again: only the missing answers are requested."
             )
         return {"requests": client.requests, "retries": client.retries}
 

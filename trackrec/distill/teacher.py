@@ -19,7 +19,7 @@ from trackrec.storage.atomic import stable_hash
 
 
 class TeacherError(TrackRecError, ValueError):
-    """A teacher can't go on; the message says what is kept and what to do."""
+    """A teacher has to stop; the message says which answers are saved and what to do."""
 
 
 class TeacherRequest(NamedTuple):

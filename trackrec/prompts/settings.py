@@ -25,8 +25,9 @@ class PromptSettings:
         max_title_chars: longer titles are cut here.
         history_attributes: show the attributes (genres) of history items.
         history_counts: say above the list how many items the whole history has, and how many of them were liked.
-        history_kinds: how many mostly liked attributes of the whole history, and how many mostly disliked ones, to name
-            above the list at most, with counts. A small language model can read such a line but can't count.
+        history_kinds: name above the list, with counts, at most this many attributes that are mostly liked in the whole
+            history, and at most this many that are mostly disliked. A small language model can read such a line but
+            can't count.
         history_years: show the years of history items. Many tokenizers need six tokens for four digits.
         target_attributes: show the attributes of the target item, whose year is always shown.
         user_attributes: show the user's attributes from the users table.

@@ -96,7 +96,8 @@ def read_table(
     parts = sorted((stage_dir / table).glob("part-*.parquet"))
     if not parts:
         raise TableError(f"table {table}: no part under {stage_dir / table}. Run the stage that writes it.")
-    arrow, schema = [], None
+    arrow = []
+    schema = None
     for path in parts:
         part, schema = _read_part(path, table, schema, columns)
         arrow.append(part)
@@ -127,5 +128,5 @@ def check_weights(path: Path) -> None:
             file.keys()
     except (SafetensorError, OSError) as error:
         raise TableError(
-            f"{path} can't be read ({error}). Delete the directory of its stage and run again: it is then made anew."
+            f"{path} can't be read ({error}). Delete the directory of its stage and run again: it is then made again."
         ) from error

@@ -34,10 +34,10 @@ class SampleRules:
 
     per: Per = "user"
     """user: one history per user, the first ratings; each later one is a sample. sample: the ratings before it, or the
-    dataset's own history lists."""
+    history lists that the dataset publishes."""
 
     threshold: float | None = None
-    """A rating above this is a like (label 1). Null: the dataset's own."""
+    """A rating above this is a like (label 1). Null: the dataset's threshold."""
 
     history_len: int | None = None
     """Ratings in a history. Null: min((n+1)//2, max_history) of a user's n (per: user), max_history (per: sample)."""
@@ -49,7 +49,7 @@ class SampleRules:
     """Ratings in a sample's recent list (read by CTR nets): the last before the target, labelled ones included."""
 
     strict_ties: bool = True
-    """Leave ratings of the target's own second out of its history and recent list."""
+    """Leave ratings in the same second as the target out of its history and recent list."""
 
     min_history: int = 1
     """A rating is a sample only when its history has at least so many ratings."""
@@ -157,7 +157,18 @@ def build_samples(ratings: Ratings, rules: SampleRules, threshold: float, seed: 
     counts = windows.counts
     # There may be millions of ratings: free what isn't needed any more before the recent lists are made.
     del log, windows, history_ids, order
-    samples = _with_recent_lists(samples, pool.select("item_id", "rating"), *recent)
+    samples = samples.select(
+        "sample_id",
+        "user_id",
+        "item_id",
+        "label",
+        "timestamp",
+        "history_id",
+        # As strings the items would take more memory than all the rest.
+        _slices(pool["item_id"].cast(pl.Categorical), *recent).alias("recent_items"),
+        _slices(pool["rating"], *recent).alias("recent_ratings"),
+        "row",
+    )
     del pool, recent
     split = split_samples(samples, rules.protocol, rules.valid, rules.test, seed, ratings.splits)
     samples = samples.drop("row").with_columns(split)
@@ -299,14 +310,6 @@ def _targets(log: _Log, windows: _Windows, history_ids: pl.Series, threshold: fl
     label = (pl.col("rating") > threshold).cast(pl.Int8).alias("label")
     samples = targets.select(ids, "user_id", "item_id", label, "timestamp", history_ids, "row")
     return samples[order], order
-
-
-def _with_recent_lists(samples: pl.DataFrame, pool: pl.DataFrame, start: np.ndarray, end: np.ndarray) -> pl.DataFrame:
-    """Add the recent lists. Their items are categories: as strings they would take more memory than all the rest."""
-    items = _slices(pool["item_id"].cast(pl.Categorical), start, end).alias("recent_items")
-    rates = _slices(pool["rating"], start, end).alias("recent_ratings")
-    columns = ["sample_id", "user_id", "item_id", "label", "timestamp", "history_id"]
-    return samples.select(*columns, items, rates, "row")
 
 
 def _hashes(name: str, frame: pl.DataFrame, hash_row: Callable[..., str]) -> pl.Series:

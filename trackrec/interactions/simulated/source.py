@@ -135,7 +135,8 @@ class Truth:
 
     def holds(self, user_id: str, claim: Claim) -> bool | None:
         """Whether a claim about a user is true; None if the user's taste doesn't decide it."""
-        user, taste = int(user_id[1:]), self.taste(user_id)
+        user = int(user_id[1:])
+        taste = self.taste(user_id)
         if claim.about == "genre":
             weight = self.world.weights[user, GENRE_NAMES.index(claim.name)]
             return None if weight == 0 else bool((weight > 0) == claim.positive)
@@ -230,7 +231,7 @@ class Simulated(RatingSource):
         }
 
     def _ratings(self) -> pl.DataFrame:
-        """Every user's ratings of items drawn by popularity, each user at other times, sorted by time."""
+        """Every user's ratings of items drawn by popularity, from a random start time per user, sorted by time."""
         rng = np.random.default_rng([self.seed, 2])
         rules = self.rules
         world = self._world

@@ -53,7 +53,8 @@ def find_files(key: str, where: str) -> list[Path]:
         paths = sorted(match for match in anchor.glob(str(path.relative_to(anchor))) if match.is_file())
         problem = "no file that fits the glob"
     else:
-        paths, problem = [], "no such file"
+        paths = []
+        problem = "no such file"
         if path.parent.is_dir():
             near = difflib.get_close_matches(path.name, [other.name for other in path.parent.iterdir()], n=1)
             problem += f". Did you mean {str(path.with_name(near[0]))!r}?" if near else f" in {str(path.parent)!r}"

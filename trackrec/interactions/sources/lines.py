@@ -120,7 +120,8 @@ def read_lines(path: Path, form: LineFormat, plan: LinePlan, drop: bool, skip: i
     for first, block in _blocks(path, _BLOCK_BYTES):
         empty = False
         if first == 1:
-            first, block = 1 + skip, b"\n".join(block.split(b"\n", skip)[skip:])
+            first = 1 + skip
+            block = b"\n".join(block.split(b"\n", skip)[skip:])
         frame, bad = _parse_block(block, first, form, plan.good)
         bad_lines = (bad_lines + bad)[:_KEPT_BAD_LINES]
         n_bad += len(bad)

@@ -49,7 +49,7 @@ def item_table(
     titles = [clean_text(text) for text in texts]
     counts["items_without_title"] = titles.count("")
     lists = [items[name].fill_null("").to_list() for name in columns if name.startswith("attributes_")]
-    attributes = [_words(cells) for cells in zip(*lists, strict=True)] if lists else [[] for _ in item_ids]
+    attributes = [_attributes(cells) for cells in zip(*lists, strict=True)] if lists else [[] for _ in item_ids]
     year = items["year"] if "year" in columns else pl.Series([None] * len(item_ids), dtype=pl.Int32)
     table = {
         "item_id": items["item_id"],
@@ -64,7 +64,9 @@ def user_table(raw: pl.DataFrame, names: list[str]) -> pl.DataFrame:
     """The users table; of a user's rows the first is used. A number is shown with its column's name: "age 24"."""
     columns = [f"about {name}" for name in names]
     users = raw.select("user_id", *columns).unique("user_id", keep="first", maintain_order=True)
-    rows = [[_about(name, text) for name, text in zip(names, row, strict=True)] for row in users.select(columns).rows()]
+    rows = [
+        [_attribute(name, text) for name, text in zip(names, row, strict=True)] for row in users.select(columns).rows()
+    ]
     attributes = [[cell for cell in row if cell] for row in rows] or [[] for _ in range(users.height)]
     return users.select("user_id", pl.Series("attributes", attributes, dtype=pl.List(pl.String)))
 
@@ -139,13 +141,13 @@ def own_histories(
     return histories.select("rows", "item_ids", "ratings"), entries.height - known.height
 
 
-def _words(cells: tuple[str, ...]) -> list[str]:
+def _attributes(cells: tuple[str, ...]) -> list[str]:
     """The attributes of an item, without repetitions."""
     words = [clean_text(word) for cell in cells for word in cell.split(LIST_SEPARATOR)]
     return list(dict.fromkeys(word for word in words if word))
 
 
-def _about(name: str, text: str) -> str:
+def _attribute(name: str, text: str) -> str:
     """One attribute of a user. A column that is only known by its number adds no name."""
     text = clean_text(text or "")
     number = text.replace(".", "", 1).removeprefix("-").isdecimal()
