@@ -190,13 +190,13 @@ def _read_rows(lm: LanguageModel, ids: Tensor, seen: Tensor) -> tuple[Tensor, Dy
 
 def _concatenate(parts: Sequence[DynamicCache]) -> DynamicCache:
     """One cache with the prompts of several caches of the same width; empties the parts."""
-    whole = DynamicCache()
+    merged = DynamicCache()
     layers: list[tuple[Any, ...]] = list(zip(*(part.layers for part in parts), strict=True))
     for index, layer in enumerate(layers):
-        whole.update(torch.cat([part.keys for part in layer]), torch.cat([part.values for part in layer]), index)
+        merged.update(torch.cat([part.keys for part in layer]), torch.cat([part.values for part in layer]), index)
         for part in layer:
             part.keys = part.values = None
-    return whole
+    return merged
 
 
 def _remaining(writing: Tensor) -> tuple[Tensor, Tensor] | None:
