@@ -47,7 +47,7 @@ _SCHEMA = {
     **dict.fromkeys(_FLAGS, pl.Boolean()),
 }
 ID = r"^[0-9A-Za-z_-]+$"
-"""What user and item ids look like: letters and digits."""
+"""What user and item ids look like: letters, digits, hyphens and underscores."""
 
 
 class Title(NamedTuple):
