@@ -62,7 +62,8 @@ def uauc(p: Vector, y: Vector, users: Vector) -> UAUC:
 
 def balanced_mean(values: Vector, y: Vector) -> float:
     """Mean of ``values`` per class of ``y`` first, then over the classes, so that no class outweighs another."""
-    numbers, labels = as_array(values).astype(np.float64), as_array(y)
+    numbers = as_array(values).astype(np.float64)
+    labels = as_array(y)
     return float(np.mean([numbers[labels == label].mean() for label in np.unique(labels)]))
 
 

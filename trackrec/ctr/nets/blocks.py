@@ -156,7 +156,8 @@ class ItemEmbedding(nn.Module):
 
         All ids are looked up in one call, because each call makes a gradient of the whole table.
         """
-        recent_items, r = batch["recent_items"], batch["recent_ratings"]
+        recent_items = batch["recent_items"]
+        r = batch["recent_ratings"]
         ids = self.ids(torch.cat([batch["item"].unsqueeze(1), recent_items], dim=1))
         target, recent = ids.split([1, recent_items.shape[1]], dim=1)
         rating = self.rating(torch.stack([r, (r > 0).to(r.dtype)], dim=-1))

@@ -79,7 +79,8 @@ class BST(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """A batch of :class:`trackrec.ctr.training.data.TensorLoader` -> logits (B,)."""
-        x, mask = self.inputs(batch), batch["recent_mask"]
+        x = self.inputs(batch)
+        mask = batch["recent_mask"]
         back = (mask.sum(dim=1, keepdim=True) - torch.arange(mask.shape[1], device=mask.device)).clamp(min=0)
         y = torch.cat([x.target.unsqueeze(1) + self.positions.weight[0], x.recent + self.positions(back)], dim=1)
         attended = torch.cat([torch.ones_like(mask[:, :1]), mask], dim=1)  # the target comes first

@@ -95,7 +95,8 @@ class DIEN(nn.Module):
         return Logits(logits, self.auxiliary_weight * self._auxiliary(batch, interests))
 
     def _run(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        x, mask = self.inputs(batch), batch["recent_mask"]
+        x = self.inputs(batch)
+        mask = batch["recent_mask"]
         interests, _ = self.extractor(x.recent)  # (B, H, D); padding is on the right, after every real step
         scores = (self.attention(interests) * x.target.unsqueeze(1)).sum(dim=-1)  # (B, H)
         weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(dim=-1).masked_fill(~mask, 0.0)

@@ -44,7 +44,8 @@ class RowLookup(torch.autograd.Function):
         """(N, D), (...) -> (..., D)."""
         flat = index.reshape(-1).long()  # with 32-bit indices index_add_ takes five times as long
         ctx.save_for_backward(flat)
-        ctx.rows, ctx.padding = len(weight), padding
+        ctx.rows = len(weight)
+        ctx.padding = padding
         return weight.index_select(0, flat).view(*index.shape, weight.shape[1])
 
     @staticmethod

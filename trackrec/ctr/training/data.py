@@ -52,7 +52,8 @@ class TensorLoader:
         if arm in data.columns:
             self.columns["dense"] = torch.cat([self.columns["dense"], data.columns[arm][split]], dim=1)
         self.n_rows = len(self.columns["item"])
-        self.batch_size, self.shuffle, self.seed, self.epoch = batch_size, shuffle, seed, 0
+        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
+        self.epoch = 0
 
     batch_sampler = None  # Lightning reads it as well as ``sampler``
 

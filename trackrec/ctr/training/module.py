@@ -110,7 +110,8 @@ class CTRModule(pl.LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Collect the batch; the metrics are computed over the whole split."""
-        logits, label = self(batch), batch["label"]
+        logits = self(batch)
+        label = batch["label"]
         p = logits.sigmoid()
         self.auc.update(p, label.long())
         self.accuracy.update(p, label.long())
