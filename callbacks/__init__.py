@@ -1,14 +1,17 @@
-"""Monitors that a config names by class_path. Nothing in trackrec imports this package."""
+"""Lightning callbacks, and monitors that a config names by class_path. Nothing in trackrec imports this package."""
 
 from .alignment import LikelihoodDisplacement, Saturation, StaleReference
 from .answers import AlwaysYes, AnswerMass, Calibration
+from .best_weights import BestWeights
 from .monitor import Limits, Monitor
 from .reward_hacking import RewardHacking
+from .step_checkpoint import StepCheckpoint
 from .texts import Collapse, LengthDrift
 
 __all__ = [
     "AlwaysYes",
     "AnswerMass",
+    "BestWeights",
     "Calibration",
     "Collapse",
     "LengthDrift",
@@ -18,4 +21,5 @@ __all__ = [
     "RewardHacking",
     "Saturation",
     "StaleReference",
+    "StepCheckpoint",
 ]

@@ -83,9 +83,10 @@ class Monitor(abc.ABC):
 
     def on_stage_end(self, stage: DoneStage) -> Sequence[Reading]:
         """See `trackrec.runs.hooks.StageHook`."""
-        return [self._read(gauge) for gauge in self.measure(stage)]
+        return [self.read(gauge) for gauge in self.measure(stage)]
 
-    def _read(self, gauge: Gauge) -> Reading:
+    def read(self, gauge: Gauge) -> Reading:
+        """Compare a number with its limits."""
         limits = self.limits[gauge.key]
         below = gauge.key in self.low
         verdict = _judge(gauge, limits, self.least, below)

@@ -205,6 +205,25 @@ def test_a_monitor_stops_the_run_and_the_next_one(
     assert started(trackrec(*asked)) == []
 
 
+def test_a_monitor_stops_an_alignment_before_its_end(
+    finished: str, config: Path, trackrec: Callable[..., str], capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """No share is below 0, so that any number is past this limit. Without the monitor the run goes on."""
+    copy = copy_of(config, tmp_path)
+    steps = RunFiles(copy, {"loop": {"rounds": 2}}).notes("round-1/align")["optimizer_steps"]
+    shutil.rmtree(copy / "round-1/align")
+    asked = ("fit", "--config", str(config), "--run_dir", str(copy))
+    monitor = '[{"class_path":"trackrec.callbacks.Saturation","init_args":{"share":{"warn":-2,"stop":-1},"least":1}}]'
+    with pytest.raises(SystemExit) as stop:
+        trackrec(*asked, "--monitors", monitor)
+    assert stop.value.code == 1
+    window = max(1, round(0.2 * steps))
+    start = f"trackrec: error:\nSaturation stopped the alignment at step {window - 1}: the share of saturated sets is"
+    assert capfd.readouterr().err.startswith(start)
+    assert not (copy / "round-1/align").exists()
+    assert "round-1/align" in started(trackrec(*asked))
+
+
 def test_the_report_loads_no_language_model(finished: str, config: Path) -> None:
     """A run that was copied to a machine without its models has a report too."""
     code = (

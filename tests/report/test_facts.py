@@ -154,9 +154,7 @@ def test_a_ceiling_is_shown_where_a_stage_measured_one(made_dir: Any, tmp_path: 
     for stage in ("ctr", "test"):  # the ratings of the later stages are others now: made again
         made.ctr() if stage == "ctr" else made.test()
     report = build_report(tmp_path / "run", config)
-    line = row(
-        next(table for table in tables(report, "arms") if table.columns[0] == "arm"), "the best possible model"
-    )
+    line = row(next(table for table in tables(report, "arms") if table.columns[0] == "arm"), "the best possible model")
     assert (line["AUC"].text, line["ACC"].text, line["LogLoss"]) == (".9300", ".8700", "–")
     assert RunNumbers(tmp_path / "run", config).ceiling("valid", "auc") == Num(0.91, 0.9, 0.92, 48)
     assert RunNumbers(run_dir, config).ceiling("valid", "auc") is None

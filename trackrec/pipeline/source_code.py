@@ -188,6 +188,9 @@ def _parse(name: str, path: Path, _changed: int) -> _Module:
                 exports[alias.asname or alias.name] = (module, alias.name)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _names_module(node.value):
             imports.add((node.value, ""))  # started by its name: `python -m trackrec.llm.vllm.child`
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _names_callback(node.value):
+            module, _, member = node.value.rpartition(".")
+            imports.add((module, member))
     digest = stable_hash(ast.dump(_without_docstrings(tree), include_attributes=False), digits=32)
     return _Module(digest, frozenset(imports), frozenset(packages), exports)
 
@@ -198,6 +201,14 @@ def _is_own(module: str) -> bool:
 
 def _names_module(text: str) -> bool:
     return text.startswith(f"{PACKAGE}.") and module_file(text) is not None
+
+
+def _names_callback(text: str) -> bool:
+    """Whether a text is the path of a class in ``trackrec.callbacks``, which no module of the package imports.
+
+    Paths into other rooms are the choices of a configuration, which names those that count.
+    """
+    return text.rpartition(".")[0] in _MAPPED and text.rpartition(".")[2].isidentifier()
 
 
 def _absolute(node: ast.ImportFrom, package: str) -> str:

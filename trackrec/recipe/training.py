@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning.pytorch import Callback
+
 from trackrec.llm.training.training import fit_adapter
 from trackrec.recipe.models import announce
 
@@ -42,7 +44,8 @@ def fit(
             f"    effective batch {size * accumulated * section.processes}: {size} {unit}, "
             f"accumulated {accumulated} times, in {section.processes} process(es)"
         )
-    trainer = fit_adapter(module, data, trainer_args, out, seed=data.seed)
+    monitors = [monitor for monitor in exp.monitors if isinstance(monitor, Callback)]
+    trainer = fit_adapter(module, data, trainer_args, out, seed=data.seed, monitors=monitors)
     effective = size * trainer.accumulate_grad_batches * trainer.world_size
     return {
         **module.last_values,

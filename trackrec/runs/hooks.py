@@ -84,7 +84,8 @@ class Reading(NamedTuple):
 class StageHook(Protocol):
     """Called after each stage of a run, whether the stage ran just now or was up to date.
 
-    It must not change the run. A reading with verdict ``warn`` is printed; ``stop`` ends the run.
+    It must not change the run. A reading with verdict ``warn`` is printed; ``stop`` ends the run. A hook that is also a
+    Lightning callback takes part in the trainings of the language models, to stop one before its end.
     """
 
     def on_stage_end(self, stage: DoneStage) -> Sequence[Reading]:

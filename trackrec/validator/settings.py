@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 
 from trackrec.llm.vllm.process import VLLMSettings, check_vllm
+from trackrec.runtime.classes import load_class
 from trackrec.runtime.errors import SettingError
 
 if TYPE_CHECKING:
@@ -54,6 +54,5 @@ class ScoreSettings:
 
     def reader(self) -> AnswerReader:
         """The engine. It is imported here, so that a stage's recorded source code holds only the engine in use."""
-        module, _, name = self.reader_path.rpartition(".")
-        reader: AnswerReader = getattr(import_module(module), name)(self)
+        reader: AnswerReader = load_class(self.reader_path)(self)
         return reader

@@ -20,6 +20,7 @@ from trackrec.ctr.settings import CTRSettings
 from trackrec.ctr.training.data import CTRDataModule
 from trackrec.ctr.training.malloc import keep_freed_memory
 from trackrec.ctr.training.module import CTRModule
+from trackrec.runtime.classes import load_class
 from trackrec.runtime.errors import SettingError
 from trackrec.runtime.trainer_errors import trainer_arguments, trainer_setup
 
@@ -50,38 +51,6 @@ class ArmResult:
     facts: dict[str, float]
 
 
-class BestWeights(pl.Callback):
-    """Keeps a copy in memory of the net's weights at the highest ``valid/auc``; on ties the earliest."""
-
-    def __init__(self) -> None:
-        self.auc = float("-inf")
-        self.epoch = 0
-        self.weights: dict[str, Tensor] = {}
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compare and copy."""
-        if trainer.sanity_checking:
-            return
-        auc = float(trainer.callback_metrics["valid/auc"])
-        if auc > self.auc:
-            net = pl_module.get_submodule("net")
-            self.auc, self.epoch = auc, trainer.current_epoch + 1
-            self.weights = {name: weight.detach().cpu().clone() for name, weight in net.state_dict().items()}
-
-    def put_back(self, trainer: pl.Trainer, net: nn.Module) -> None:
-        """Load the kept weights.
-
-        Raises:
-            SettingError: no validation ran, so there are none.
-        """
-        if not self.weights:
-            raise SettingError(
-                f"ctr.trainer: no validation ran in {trainer.current_epoch} epochs ({trainer.global_step} steps) to "
-                "choose weights. Look at max_epochs, max_steps, check_val_every_n_epoch and limit_val_batches."
-            )
-        net.load_state_dict(self.weights)
-
-
 def fit_arm(settings: CTRSettings, data: CTRData, arm: str, seed: int, work_dir: Path) -> ArmResult:
     """Train on train rows, stop and choose weights by AUC on valid rows, predict valid and test rows.
 
@@ -109,7 +78,7 @@ def fit_arm(settings: CTRSettings, data: CTRData, arm: str, seed: int, work_dir:
     if spec.text_dim and settings.connector is None:
         raise SettingError(f"ctr.connector must be set for arm {arm!r}, got null. Use MLPConnector, or arm none.")
     started = time.perf_counter()
-    best = BestWeights()
+    best = load_class("trackrec.callbacks.BestWeights")()
     with isolate_rng(), keep_freed_memory():
         torch.manual_seed(seed)
         connector = settings.connector(spec.text_dim) if spec.text_dim and settings.connector else None
@@ -121,7 +90,7 @@ def fit_arm(settings: CTRSettings, data: CTRData, arm: str, seed: int, work_dir:
         with trainer_setup("ctr.trainer"):
             trainer.fit(module, datamodule=loaders)
         epochs = trainer.current_epoch
-        best.put_back(trainer, module.net)
+        best.restore(trainer, module.net)
         splits: list[str] = [name for name in ("valid", "test") if name in data.splits]
         predictions = {name: _predict(trainer, module, loaders, name) for name in splits}
         facts = connector_facts(module.net, connector, data, arm)
@@ -129,7 +98,7 @@ def fit_arm(settings: CTRSettings, data: CTRData, arm: str, seed: int, work_dir:
         arm=arm,
         seed=seed,
         predictions=predictions,
-        valid_auc=best.auc,
+        valid_auc=best.value,
         best_epoch=best.epoch,
         epochs=epochs,
         seconds=time.perf_counter() - started,

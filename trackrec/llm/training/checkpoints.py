@@ -14,8 +14,6 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
 
 from trackrec.runtime.errors import TrackRecError, reason
 from trackrec.storage.atomic import write_atomic
@@ -43,33 +41,6 @@ class WholeFiles(TorchCheckpointIO):
         content = io.BytesIO()  # written by torch to a file, a full disk would give an obscure error
         torch.save(checkpoint, content)
         write_atomic(Path(path), content.getvalue())
-
-
-class StepCheckpoint(Checkpoint):
-    """Writes ``last.ckpt`` after every n-th optimizer step.
-
-    Lightning's `ModelCheckpoint` doesn't remember across a resume which step it saved last, and would save again on the
-    next batch: in the middle of gradient accumulation, whose gradients aren't in a checkpoint.
-
-    Args:
-        directory: where the checkpoint is written.
-        every: optimizer steps between two checkpoints.
-    """
-
-    def __init__(self, directory: Path, every: int) -> None:
-        self.path, self.every, self._saved = directory / LAST, every, 0
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The step that training resumes from is already saved."""
-        self._saved = trainer.global_step
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Save right after the step, before the next batch adds a gradient."""
-        if trainer.global_step != self._saved and trainer.global_step % self.every == 0:
-            self._saved = trainer.global_step
-            trainer.save_checkpoint(self.path, weights_only=False)
 
 
 def usable_checkpoint(directory: Path, parameters: Collection[str]) -> Path | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -22,7 +22,7 @@ from torch import nn
 
 from trackrec.llm.memory import FittingBatches, MemoryLimitError, halve_list, ran_out
 from trackrec.llm.training.batches import EmptyShare
-from trackrec.llm.training.checkpoints import CHECKPOINTS, StepCheckpoint, WholeFiles, merge_curves, usable_checkpoint
+from trackrec.llm.training.checkpoints import CHECKPOINTS, LAST, WholeFiles, merge_curves, usable_checkpoint
 from trackrec.llm.training.devices import placed, process_count
 from trackrec.llm.training.distributed import all_gather, process_rank, sum_over_processes
 from trackrec.llm.training.microbatch import (
@@ -33,6 +33,7 @@ from trackrec.llm.training.microbatch import (
     differentiate,
     empty_share_of,
 )
+from trackrec.runtime.classes import load_class
 from trackrec.runtime.errors import DivergedError, SettingError
 from trackrec.runtime.trainer_errors import trainer_arguments, trainer_setup
 from trackrec.storage.atomic import stable_hash
@@ -288,7 +289,11 @@ def _set_rng_state(state: dict[str, torch.Tensor], device: torch.device) -> None
 
 
 def stage_trainer(
-    trainer_args: dict[str, Any], out_dir: Path, module: AdapterModule, checkpoint_every: int = 20
+    trainer_args: dict[str, Any],
+    out_dir: Path,
+    module: AdapterModule,
+    checkpoint_every: int = 20,
+    monitors: Sequence[Callback] = (),
 ) -> Trainer:
     """A Trainer that logs every step to ``out_dir/logs`` and checkpoints to ``out_dir/checkpoints`` by default.
 
@@ -298,10 +303,11 @@ def stage_trainer(
         SettingError: the arguments ask for another device than that of the module's model.
     """
     args = dict(trainer_args)
-    callbacks = _as_list(args.pop("callbacks", None))
+    callbacks = [*_as_list(args.pop("callbacks", None)), *monitors]
     plugins = _as_list(args.pop("plugins", None))
     if args.get("enable_checkpointing") is not False and not any(isinstance(c, Checkpoint) for c in callbacks):
-        callbacks.append(StepCheckpoint(out_dir / CHECKPOINTS, checkpoint_every))
+        step_checkpoint = load_class("trackrec.callbacks.StepCheckpoint")
+        callbacks.append(step_checkpoint(out_dir / CHECKPOINTS / LAST, checkpoint_every))
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins.append(WholeFiles())
     if not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
@@ -332,6 +338,7 @@ def fit_adapter(
     out_dir: Path,
     seed: int = 0,
     checkpoint_every: int = 20,
+    monitors: Sequence[Callback] = (),
 ) -> Trainer:
     """Train to the end, from the last checkpoint if there is one, then save the adapter.
 
@@ -343,6 +350,7 @@ def fit_adapter(
         seed: seed of dropout. Random numbers drawn earlier have no effect, and the process's random state is restored
             at the end.
         checkpoint_every: optimizer steps between checkpoints.
+        monitors: callbacks that watch the training, added to those of ``trainer_args``.
 
     Raises:
         DivergedError: an adapter weight is not finite at the end.
@@ -353,7 +361,7 @@ def fit_adapter(
     if resume:
         log.info("resuming from %s", resume)
     with isolate_rng():
-        trainer = stage_trainer(trainer_args, out_dir, module, checkpoint_every)
+        trainer = stage_trainer(trainer_args, out_dir, module, checkpoint_every, monitors)
         torch.manual_seed(int(stable_hash("training", seed, module.adapter, trainer.global_rank, digits=15), 16))
         try:
             with trainer_setup(f"{module.stage}.trainer"):

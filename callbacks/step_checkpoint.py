@@ -1,0 +1,38 @@
+"""Small checkpoints of language-model training, between optimizer steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+
+class StepCheckpoint(Checkpoint):
+    """Writes one file after every n-th optimizer step, each time the same.
+
+    Lightning's `ModelCheckpoint` doesn't remember across a resume which step it saved last, and would save again on the
+    next batch: in the middle of gradient accumulation, whose gradients aren't in a checkpoint.
+
+    Args:
+        path: the file that is written.
+        every: optimizer steps between two checkpoints.
+    """
+
+    def __init__(self, path: Path, every: int) -> None:
+        self.path = path
+        self.every = every
+        self._saved = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The step that training resumes from is already saved."""
+        self._saved = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save right after the step, before the next batch adds a gradient."""
+        if trainer.global_step != self._saved and trainer.global_step % self.every == 0:
+            self._saved = trainer.global_step
+            trainer.save_checkpoint(self.path, weights_only=False)
