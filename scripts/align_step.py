@@ -4,6 +4,8 @@ Shows that the config's quantization, adapters, precision, checkpointing and opt
 costs, without downloading a model:
 
     python scripts/align_step.py --config configs/movielens.yaml --layers 1 --new-tokens 40
+
+``--shape tiny`` takes a tiny model instead, to try the script.
 """
 
 from __future__ import annotations
@@ -113,11 +115,13 @@ def write_sets(root: Path, items: int, draws: int, new_tokens: int, vocabulary: 
 
 def main() -> None:
     """Build the model, compute the reference, check step 0, make one optimizer step."""
-    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    options.add_argument("--config", type=Path, required=True)
-    options.add_argument("--layers", type=int, default=1)
-    options.add_argument("--new-tokens", type=int, default=None, help="tokens per draw; default: the sampler's limit")
-    given = options.parse_args()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--shape", default=None, help=f"instead of the config's model: tiny, {', '.join(SHAPES)}")
+    parser.add_argument("--layers", type=int, default=1)
+    parser.add_argument("--new-tokens", type=int, default=None, help="tokens per draw; default: the sampler's limit")
+    args = parser.parse_args()
+    sys.argv = sys.argv[:1]  # LightningCLI warns if there are arguments on the command line besides those passed to it
     import_lightning()
     from trackrec.align.data import AlignData
     from trackrec.align.module import SoftmaxDPOModule, write_references
@@ -127,13 +131,13 @@ def main() -> None:
     from trackrec.prompts.book import PromptBook
     from trackrec.runtime.peak_memory import peak_memory, reset_peak_memory
 
-    objects = parse_objects(["fit", "--config", str(given.config)])
-    shape = SHAPES[objects.backbone.model]
+    objects = parse_objects(["fit", "--config", str(args.config)])
+    shape = TINY if args.shape == "tiny" else SHAPES[args.shape or objects.backbone.model]
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        save_random_model(root / "model", shape, given.layers)
+        save_random_model(root / "model", shape, args.layers)
         sampler = objects.sampler
-        new_tokens = given.new_tokens or sampler.max_new_tokens
+        new_tokens = args.new_tokens or sampler.max_new_tokens
         sets = objects.align.data.batch_size
         tables = write_sets(root, objects.prompts.max_history, sampler.n, new_tokens, shape["vocab_size"], sets)
         lm = LanguageModel(replace(objects.backbone, model=str(root / "model")))

@@ -1,11 +1,11 @@
 """Rows per second of training DIN and DeepFM: this package, a bare loop over the same net, FuxiCTR and deepctr-torch.
 
-Made-up rows of ML-100K's shape, equal batches and widths, no validation; the ways take turns, an epoch each, every way
-in a process of its own, as its users run it: this package tells the C library to keep freed memory
-(`trackrec.ctr.training.malloc`), and in one process its peers would train on that, too. Peers run their own training
-loop, only where they are installed: deepctr-torch on arrays, FuxiCTR from its npz loader, and once more from a list of
-ready batches, without the cost of making them, which every other way pays. FuxiCTR's package ships no DeepFM, so its is
-put together from its own layers. Prints medians; ``--json`` writes them.
+Random rows of ML-100K's shape, equal batches and widths, no validation. The ways take turns, one epoch each. Each way
+has a process of its own, as for its users: this package tells the C library to keep freed memory
+(`trackrec.ctr.training.malloc`), which in a shared process would speed up the others too. Peers run their own training
+loop, if they are installed: deepctr-torch on arrays, FuxiCTR from its npz loader, and FuxiCTR from a list of prepared
+batches, without the cost of making them, which every other way includes. FuxiCTR's package ships no DeepFM, so one is
+built from its layers. Prints medians; ``--json`` writes them.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ DIM, HIDDEN, ATTENTION = 16, (200, 80), (64,)
 
 
 class Taken(NamedTuple):
-    """What a stretch of a process took: seconds of wall and CPU time, and pages of memory it had to ask for."""
+    """What a piece of work took: seconds of wall and CPU time, and minor page faults."""
 
     wall: float
     cpu: float
     faults: int
 
     def __add__(self, other: Taken) -> Taken:  # type: ignore[override]
-        return Taken(*(one + two for one, two in zip(self, other, strict=True)))
+        return Taken(*(a + b for a, b in zip(self, other, strict=True)))
 
     def __sub__(self, other: Taken) -> Taken:
-        return Taken(*(one - two for one, two in zip(self, other, strict=True)))
+        return Taken(*(a - b for a, b in zip(self, other, strict=True)))
 
 
 Way = Callable[[str, CTRData, int], Taken]
@@ -69,93 +69,99 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS))
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    quiet()
     ways = {"trackrec": ours, "trackrec, compiled": partial(ours, compile=True), "bare loop": bare, **_peers()}
+    others = list(ways)[1:]
+    parser.add_argument("--beside", nargs="*", default=others, choices=others, help="ways to compare trackrec with")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    quiet()
     report: dict[str, Any] = {
-        **vars(given),
+        **vars(args),
         "json": None,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
-    for net in given.nets:
+    for net in args.nets:
         with contextlib.ExitStack() as stack:
-            apart = {name: _Apart(way, net, given.rows, given.batch_size) for name, way in ways.items()}
-            turns = {name: stack.enter_context(process).turn for name, process in apart.items()}
-            report[net] = compare(turns, given.rows, given.batch_size, given.repeats)
+            turns = {}
+            for name in ("trackrec", *args.beside):
+                process = _WayProcess(ways[name], net, args.rows, args.batch_size)
+                turns[name] = stack.enter_context(process).turn
+            report[net] = compare(turns, args.rows, args.batch_size, args.repeats)
         for way, numbers in report[net].items():
             print(
                 f"{net:7} {way:22} " + "  ".join(f"{name} {value:,.2f}" for name, value in numbers.items()), flush=True
             )
-    if given.json:
-        given.json.write_text(json.dumps(report, indent=1) + "\n")
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def _peers() -> dict[str, Way]:
-    found: dict[str, Way] = {}
+    """The ways of other packages that are installed."""
+    ways: dict[str, Way] = {}
     if importlib.util.find_spec("fuxictr"):
-        found |= {"FuxiCTR": fuxi, "FuxiCTR, ready batches": partial(fuxi, ready=True)}
+        ways |= {"FuxiCTR": fuxi, "FuxiCTR, ready batches": partial(fuxi, ready=True)}
     if importlib.util.find_spec("deepctr_torch"):
-        found["deepctr-torch"] = deepctr
-    return found
+        ways["deepctr-torch"] = deepctr
+    return ways
 
 
-class _Apart:
-    """One way in a process of its own, which does an epoch whenever it is asked."""
+class _WayProcess:
+    """A process that trains one way, an epoch per call of `turn`."""
 
     def __init__(self, way: Way, net: str, rows: int, batch_size: int) -> None:
         context = multiprocessing.get_context("spawn")
-        self._here, there = context.Pipe()
-        self._process = context.Process(target=_serve, args=(there, way, net, rows, batch_size), daemon=True)
+        self._connection, child = context.Pipe()
+        self._process = context.Process(target=_serve, args=(child, way, net, rows, batch_size), daemon=True)
 
-    def __enter__(self) -> _Apart:
+    def __enter__(self) -> _WayProcess:
         self._process.start()
         return self
 
     def turn(self) -> Taken:
-        """Ask for an epoch and wait for it."""
-        self._here.send(True)
-        while not self._here.poll(1.0):
+        """Train an epoch in the process and wait for it."""
+        self._connection.send(True)
+        while not self._connection.poll(1.0):
             if not self._process.is_alive():
                 raise RuntimeError(f"a way's process ended with exit code {self._process.exitcode}")
-        return self._here.recv()
+        return self._connection.recv()
 
     def __exit__(self, *_: object) -> None:
         if self._process.is_alive():
-            self._here.send(False)
+            self._connection.send(False)
         self._process.join()
 
 
-def _serve(asked: Connection, way: Way, net: str, rows: int, batch_size: int) -> None:
+def _serve(connection: Connection, way: Way, net: str, rows: int, batch_size: int) -> None:
+    """Train an epoch for every True that is received."""
     quiet()
     data = made_up(rows)
-    while asked.recv():
-        asked.send(way(net, data, batch_size))
+    while connection.recv():
+        connection.send(way(net, data, batch_size))
 
 
 def compare(
     turns: dict[str, Callable[[], Taken]], rows: int, batch_size: int, repeats: int
 ) -> dict[str, dict[str, float]]:
     """Median rows per second, of wall and of CPU time, and page faults a step, after one turn that isn't counted."""
-    found: dict[str, list[Taken]] = {name: [] for name in turns}
+    taken: dict[str, list[Taken]] = {name: [] for name in turns}
     for repeat in range(repeats + 1):
         for name, turn in turns.items():
-            taken = turn()
+            epoch = turn()
             if repeat:
-                found[name].append(taken)
+                taken[name].append(epoch)
     steps = -(-rows // batch_size)
-    # Within a turn the ways meet the same neighbours: the ratio is taken turn by turn.
+    # Within a turn all ways have the same load from other processes: the ratio is taken turn by turn.
     return {
         name: {
-            "rows/s": rows / statistics.median(one.wall for one in taken),
-            "rows/CPU-s": rows / statistics.median(one.cpu for one in taken),
+            "rows/s": rows / statistics.median(epoch.wall for epoch in epochs),
+            "rows/CPU-s": rows / statistics.median(epoch.cpu for epoch in epochs),
             "times as slow as trackrec": statistics.median(
-                one.cpu / own.cpu for one, own in zip(taken, found["trackrec"], strict=True)
+                epoch.cpu / base.cpu for epoch, base in zip(epochs, taken["trackrec"], strict=True)
             ),
-            "page faults a step": statistics.median(one.faults for one in taken) / steps,
+            "page faults a step": statistics.median(epoch.faults for epoch in epochs) / steps,
         }
-        for name, taken in found.items()
+        for name, epochs in taken.items()
     }
 
 
@@ -175,7 +181,7 @@ class Stopwatch:
 
 
 def made_up(rows: int, n_users: int = N_USERS, n_items: int = N_ITEMS) -> CTRData:
-    """Rows of ML-100K's shape, or of larger tables."""
+    """Random rows of ML-100K's shape, or with other numbers of users and items."""
     rng = torch.Generator().manual_seed(0)
 
     def draw(high: int, *shape: int) -> torch.Tensor:
@@ -196,8 +202,9 @@ def made_up(rows: int, n_users: int = N_USERS, n_items: int = N_ITEMS) -> CTRDat
         "dense": torch.randn(rows, N_DENSE, generator=rng),
         "label": torch.randint(2, (rows,), generator=rng).float(),
     }
-    spec, nothing = FeatureSpec(n_items, n_users, N_GENRES, recent_len=H, n_dense=N_DENSE), Vocabularies([], [], [], [])
-    return CTRData(spec, {"train": columns}, attributes, {"train": []}, {"train": []}, ["h"], ["u"], nothing)
+    spec = FeatureSpec(n_items, n_users, N_GENRES, recent_len=H, n_dense=N_DENSE)
+    vocabularies = Vocabularies([], [], [], [])
+    return CTRData(spec, {"train": columns}, attributes, {"train": []}, {"train": []}, ["h"], ["u"], vocabularies)
 
 
 def _net(name: str, data: CTRData) -> torch.nn.Module:
@@ -206,7 +213,7 @@ def _net(name: str, data: CTRData) -> torch.nn.Module:
 
 
 class _EpochTime(pl.Callback):
-    """The seconds until an epoch's first batch, and those of its steps, without the trainer's set-up."""
+    """Times an epoch until its first batch and until its end, without the trainer's set-up."""
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.watch = Stopwatch().__enter__()
@@ -229,7 +236,7 @@ def ours(name: str, data: CTRData, batch_size: int, **model_args: Any) -> Taken:
 def train(
     name: str, data: CTRData, batch_size: int, steps: int | None = None, **model_args: Any
 ) -> tuple[Taken, Taken]:
-    """What it took until the first batch, and for the rest of an epoch, or for so many steps of it."""
+    """What an epoch, or its first ``steps`` steps, took until the first batch and from there to the end."""
     timed = _EpochTime()
     with tempfile.TemporaryDirectory() as folder:
         args = {"accelerator": "cpu", "max_epochs": 1, "limit_val_batches": 0, "limit_train_batches": steps}
@@ -242,7 +249,7 @@ def train(
 
 
 def bare(name: str, data: CTRData, batch_size: int) -> Taken:
-    """The same net, loss, batches and memory settings, and plain Adam, in a loop of five lines."""
+    """The same net, loss, batches and memory settings with plain Adam, in a loop of five lines."""
     net = _net(name, data).train()
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, weight_decay=1e-4)
     loader = TensorLoader(data, "train", "none", batch_size, shuffle=True)
@@ -261,8 +268,11 @@ def fuxi(name: str, data: CTRData, batch_size: int, ready: bool = False) -> Take
         model = _fuxi_din() if name == "DIN" else _fuxi_deepfm()
         batches: Any = _FuxiBatches(data, batch_size, Path(folder) / "train.npz", name == "DIN")
         batches = list(batches) if ready else batches
-        model._max_gradient_norm, model._eval_steps, model._total_steps = 10.0, len(batches) + 1, 0
-        model._stop_training, model._batch_index, model._epoch_index = False, 0, 0
+        # What BaseModel.fit sets before the first epoch; no evaluation during it.
+        model._max_gradient_norm = 10.0
+        model._eval_steps = len(batches) + 1
+        model._total_steps = model._batch_index = model._epoch_index = 0
+        model._stop_training = False
         with Stopwatch() as watch:
             model.train_epoch(batches)
     return watch.taken
@@ -274,10 +284,11 @@ class _FuxiBatches:
     def __init__(self, data: CTRData, batch_size: int, path: Path, lists: bool) -> None:
         from fuxictr.pytorch.dataloaders.npz_dataloader import NpzDataLoader
 
-        features, self.lists = _fuxi_features(""), lists
+        self.lists = lists
+        features = _fuxi_features("")
         train = data.splits["train"]
         columns = {name: train[name].numpy() for name in ("user", "item", "label")}
-        columns |= {f"dense_{place}": train["dense"][:, place].numpy() for place in range(N_DENSE)}
+        columns |= {f"dense_{index}": train["dense"][:, index].numpy() for index in range(N_DENSE)}
         if lists:
             features.features["recent"] = {"source": "", "type": "sequence", "max_len": H}
             features.features["mask"] = {"source": "", "type": "sequence", "max_len": H}
@@ -318,8 +329,8 @@ def _fuxi_features(item_source: str) -> Any:
     features.labels = ["label"]
     features.features["user"] = {"source": "user", "type": "categorical", "vocab_size": N_USERS}
     features.features["item"] = {"source": item_source, "type": "categorical", "vocab_size": N_ITEMS}
-    for place in range(N_DENSE):
-        features.features[f"dense_{place}"] = {"source": "", "type": "numeric"}
+    for index in range(N_DENSE):
+        features.features[f"dense_{index}"] = {"source": "", "type": "numeric"}
     features.num_fields = features.get_num_fields()
     return features
 
@@ -388,7 +399,7 @@ def deepctr(name: str, data: CTRData, batch_size: int) -> Taken:
 
 
 def quiet() -> None:
-    """Leave out what Lightning and torch say of a training without a validation."""
+    """Silence what Lightning and torch print about a training without validation."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")

@@ -1,8 +1,9 @@
-"""How the CTR nets' training grows: with the rows, and with the tables of users and items.
+"""How the time of training a CTR net grows with the rows, and with the tables of users and items.
 
-Some steps of DIN and DeepFM on made-up logs of the shapes of ML-100K, ML-1M and ML-10M, and on one of a million users
-and items, once with Adam and once with ``ctr.model.lazy_rows``, which leaves the rows alone that a batch doesn't read.
-Prints the seconds until the first batch and the rate of the steps after it.
+Some steps of DIN and DeepFM on random logs of the shapes of ML-100K, ML-1M and ML-10M, and on one with a million users
+and items, there with Adam and with ``ctr.model.lazy_rows``, which updates only the table rows that a batch reads.
+Prints the seconds until the first batch and the rate of the steps after it. ``--divide 1000`` makes every log and table
+so many times smaller, to try the script.
 """
 
 from __future__ import annotations
@@ -26,21 +27,24 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS))
-    given = parser.parse_args()
+    parser.add_argument("--divide", type=int, default=1, help="divides the numbers of rows, users and items")
+    args = parser.parse_args()
     quiet()
-    for net in given.nets:  # the first training of a process is slower
-        train(net, made_up(20 * given.batch_size), given.batch_size)
+    for net in args.nets:  # the first training of a process is slower
+        train(net, made_up(20 * args.batch_size), args.batch_size)
     for rows, (users, items) in SIZES.items():
-        _measure(given, rows, users, items, {"Adam": None})
-    _measure(given, *LARGE, {"Adam": None, "lazy rows": LAZY_ROWS})
+        _measure(args, rows, users, items, {"Adam": None})
+    _measure(args, *LARGE, {"Adam": None, "lazy rows": -(-LAZY_ROWS // args.divide)})
 
 
-def _measure(given: argparse.Namespace, rows: int, users: int, items: int, ways: dict[str, int | None]) -> None:
+def _measure(args: argparse.Namespace, rows: int, users: int, items: int, ways: dict[str, int | None]) -> None:
+    """Print a line per net and way; ``ways`` are values of ``lazy_rows``."""
+    rows, users, items = (max(10, number // args.divide) for number in (rows, users, items))
     data = made_up(rows, users, items)
-    for net in given.nets:
+    for net in args.nets:
         for way, lazy in ways.items():
-            first, rest = train(net, data, given.batch_size, given.steps, lazy_rows=lazy)
-            rate = min(given.steps * given.batch_size, rows) / rest.cpu
+            first, rest = train(net, data, args.batch_size, args.steps, lazy_rows=lazy)
+            rate = min(args.steps * args.batch_size, rows) / rest.cpu
             print(
                 f"{net:7} {rows:11,} rows {users:10,} users {items:10,} items  {way:9}  "
                 f"first batch {first.wall:.2f} s  {rate:,.0f} rows/CPU-s",

@@ -1,7 +1,7 @@
-"""Time of one request of 100 candidates: onnxruntime beside torch, and the making of the net's inputs.
+"""Time of one request of 100 candidates: onnxruntime, torch, and the encoding of the net's inputs.
 
-Trains each net for one epoch on MovieLens ratings with made-up text vectors, exports it as `trackrec export` does, and
-asks for 100 films of one user. The ways take turns, a request each; prints medians and 95th percentiles in
+Trains each net for one epoch on MovieLens ratings with random text vectors, exports it as `trackrec export` does, and
+scores 100 films for one user. The ways take turns, a request each; prints medians and 95th percentiles in
 milliseconds, ``--json`` writes them. One thread each.
 """
 
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 
 import trackrec.ctr
@@ -44,29 +43,31 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=500)
     parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
+    args = parser.parse_args()
+    import onnxruntime
+
     warnings.filterwarnings("ignore", message=".*(LeafSpec|does not have many workers).*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     torch.set_num_threads(1)
-    report: dict[str, Any] = {"candidates": given.candidates, "repeats": given.repeats, "torch": torch.__version__}
+    report: dict[str, Any] = {"candidates": args.candidates, "repeats": args.repeats, "torch": torch.__version__}
     report["onnxruntime"] = onnxruntime.__version__
     with tempfile.TemporaryDirectory() as folder:
-        inputs = write_tables(given.data, Path(folder) / "data")
-        for name in given.nets:
-            report[name], difference = bench(name, inputs, Path(folder), given.candidates, given.repeats)
+        inputs = write_tables(args.data, Path(folder) / "data")
+        for name in args.nets:
+            report[name], difference = bench(name, inputs, Path(folder), args.candidates, args.repeats)
             for way, numbers in report[name].items():
                 print(f"{name:8} {way:13} " + "  ".join(f"{key} {value:8.3f}" for key, value in numbers.items()))
             print(f"{name:8} onnxruntime differs from torch by at most {difference:.1e}")
             report[name]["largest difference"] = difference
-    if given.json:
-        given.json.write_text(json.dumps(report, indent=1) + "\n")
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def write_tables(root: Path, out: Path) -> CTRInputs:
-    """The data stage's tables, and made-up vectors for every history."""
+    """The data stage's tables, and random vectors for every history."""
     ratings = MovieLens(root=str(root)).read()
-    made = build_samples(ratings, SampleRules(), 3.0, seed=42)
-    tables = {"samples": made.samples, "histories": made.histories}
+    built = build_samples(ratings, SampleRules(), 3.0, seed=42)
+    tables = {"samples": built.samples, "histories": built.histories}
     tables |= {"items": ratings.items, "interactions": ratings.interactions}
     for name, rows in tables.items():
         write_part(out, name, rows)
@@ -92,8 +93,11 @@ def bench_plan(name: str) -> CTRSettings:
 
 def bench(name: str, inputs: CTRInputs, folder: Path, candidates: int, repeats: int) -> tuple[Any, float]:
     """Milliseconds of a request by each way, and the largest difference between onnxruntime and torch."""
+    import onnxruntime
+
     plan = bench_plan(name)
-    ctr_dir, output = folder / name, folder / f"{name}-export"
+    ctr_dir = folder / name
+    output = folder / f"{name}-export"
     run_ctr(inputs, plan, ctr_dir, 0, lambda _: None)
     written = export_net(inputs, plan, ctr_dir, "reccot", 0, 0, output)
     data = saved_features(inputs, plan, ctr_dir, "reccot", 0)
@@ -120,17 +124,17 @@ def bench(name: str, inputs: CTRInputs, folder: Path, candidates: int, repeats: 
 
 
 def compare(ways: dict[str, Callable[[], Any]], repeats: int) -> dict[str, dict[str, float]]:
-    """Median and 95th percentile in milliseconds, turn by turn after ten turns that aren't counted."""
-    taken: dict[str, list[float]] = {name: [] for name in ways}
+    """Median and 95th percentile in milliseconds, turn by turn after at most ten turns that aren't counted."""
+    milliseconds: dict[str, list[float]] = {name: [] for name in ways}
     for repeat in range(-min(10, repeats), repeats):
         for name, way in ways.items():
             started = time.perf_counter()
             way()
             if repeat >= 0:
-                taken[name].append(1000 * (time.perf_counter() - started))
+                milliseconds[name].append(1000 * (time.perf_counter() - started))
     return {
         name: {"median ms": statistics.median(values), "p95 ms": float(np.quantile(values, 0.95))}
-        for name, values in taken.items()
+        for name, values in milliseconds.items()
     }
 
 

@@ -1,9 +1,9 @@
 """Every language-model stage of a config at its real shape on random weights: memory, tokens/s, share of the peak.
 
-Nothing is downloaded: the weights are random and of the published shape, which weighs and takes the time of real ones.
-The device's peak is a large bfloat16 product, measured in the same run. Model FLOPs count the linear layers of the
-decoder: 2 per weight and token forward, 4 in training (a frozen weight has no gradient of its own); what gradient
-checkpointing computes again is not counted. Texts are random tokens, so no text ends early.
+Nothing is downloaded: random weights of the published shape need the memory and the time of the real ones. The device's
+peak is that of a large bfloat16 product, measured in the same run. Model FLOPs count the linear layers of the decoder:
+2 per weight and token forward, 4 in training (a frozen weight has no weight gradient); what gradient checkpointing
+computes again is not counted. End-of-text tokens are never sampled, so no text ends early.
 
     python scripts/bench_gpu.py --config configs/movielens.yaml --attention sdpa flex --json
 """
@@ -54,18 +54,18 @@ class StageBench:
     Args:
         lm: the model, with adapter ``bench``.
         objects: the parsed config.
-        given: the shape of the work.
+        args: the shape of the work.
     """
 
-    def __init__(self, lm: Any, objects: Any, given: argparse.Namespace) -> None:
+    def __init__(self, lm: Any, objects: Any, args: argparse.Namespace) -> None:
         from trackrec.llm.training.training import OptimizerSettings
 
-        self.lm, self.objects, self.given = lm, objects, given
+        self.lm, self.objects, self.args = lm, objects, args
         self.parameters = lm.train_only("bench")
         self.optimizer = (objects.align.model.optimizer or OptimizerSettings()).build(self.parameters, lr=1e-6)
         self.generator = torch.Generator().manual_seed(0)
         self.draws = objects.sampler.n
-        self.new = given.new or objects.sampler.max_new_tokens
+        self.new = args.new or objects.sampler.max_new_tokens
 
     def ids(self, count: int) -> list[int]:
         """Random tokens of the byte alphabet."""
@@ -75,28 +75,28 @@ class StageBench:
         """Per stage: tokens that it computes, FLOPs per weight and token, and the work."""
         from trackrec.llm.packing import Branch, tree_tokens
 
-        given, objects = self.given, self.objects
-        answers = [[Branch(self.ids(given.prompt)), Branch(self.ids(self.new), 0)]]
+        args, objects = self.args, self.objects
+        answers = [[Branch(self.ids(args.prompt)), Branch(self.ids(self.new), 0)]]
         answers *= objects.distill.data.batch_size
-        draws = [Branch(self.ids(given.prompt)), *(Branch(self.ids(self.new), 0) for _ in range(self.draws))]
-        judged = list(draws)
+        draws = [Branch(self.ids(args.prompt)), *(Branch(self.ids(self.new), 0) for _ in range(self.draws))]
+        scored = list(draws)
         for draw in range(1, self.draws + 1):
-            judged += [Branch(self.ids(given.target), draw) for _ in range(objects.loop.targets)]
-        scored = [judged] * max(1, objects.scoring.batch_tokens // tree_tokens(judged))
-        questions = objects.rec_tune.data.samples_per_history
-        tuned = [Branch(self.ids(given.prompt + self.new))]
-        tuned += [Branch(self.ids(given.target), 0) for _ in range(questions)]
+            scored += [Branch(self.ids(args.target), draw) for _ in range(objects.loop.targets)]
+        scored_batch = [scored] * max(1, objects.scoring.batch_tokens // tree_tokens(scored))
+        samples = objects.rec_tune.data.samples_per_history
+        tuned = [Branch(self.ids(args.prompt + self.new))]
+        tuned += [Branch(self.ids(args.target), 0) for _ in range(samples)]
         tuned_batch = [tuned] * objects.rec_tune.data.batch_size
 
         def count(trees: Any) -> int:
             return sum(map(tree_tokens, trees))
 
-        prompts = max(1, objects.sampler.batch_tokens // (given.prompt + self.draws * self.new))
-        written = prompts * (given.prompt + self.draws * given.decode)
+        prompts = max(1, objects.sampler.batch_tokens // (args.prompt + self.draws * self.new))
+        written = prompts * (args.prompt + self.draws * args.decode)
         return {
             "distill step": (count(answers), 4, lambda: self.learn(answers)),
             "sample": (written, 2, lambda: self.sample(prompts)),
-            "score": (count(scored), 2, lambda: self.judge(scored, train=False)),
+            "score": (count(scored_batch), 2, lambda: self.judge(scored_batch, train=False)),
             "reference pass": (count([draws]), 2, lambda: self.read(draws)),
             "align step": (count([draws]), 4, lambda: self.align(draws)),
             "rec_tune step": (count(tuned_batch), 4, lambda: self.judge(tuned_batch, train=True)),
@@ -105,8 +105,8 @@ class StageBench:
     def _logps(self, trees: Any) -> Any:
         from trackrec.llm.logprobs import branch_logprobs
 
-        wanted = [(place, branch) for place, tree in enumerate(trees) for branch in range(1, len(tree))]
-        tokens = [trees[place][branch].ids for place, branch in wanted]
+        wanted = [(index, branch) for index, tree in enumerate(trees) for branch in range(1, len(tree))]
+        tokens = [trees[index][branch].ids for index, branch in wanted]
         return branch_logprobs(self.lm, self.lm.layout(trees), wanted, tokens)[0]
 
     def _step(self, loss: Any) -> None:
@@ -143,12 +143,12 @@ class StageBench:
         self._step(loss.sum())
 
     def judge(self, trees: Any, train: bool) -> Any:
-        """V's answers under every leaf; with ``train`` a Rec-Tuning step."""
+        """The validator's answers after every leaf; with ``train`` a Rec-Tuning step."""
         from trackrec.llm.logprobs import next_token_logprobs
 
         layout = self.lm.layout(trees)
-        leaves = [set(range(len(tree))) - {branch.parent for branch in tree} for tree in trees]
-        spots = [layout.spots[place][leaf] for place, some in enumerate(leaves) for leaf in sorted(some)]
+        leaves = [sorted(set(range(len(tree))) - {branch.parent for branch in tree}) for tree in trees]
+        spots = [layout.spots[index][leaf] for index, of_tree in enumerate(leaves) for leaf in of_tree]
         if not train:
             with self.lm.using("bench"):
                 return next_token_logprobs(self.lm, layout, spots, [1, 2])
@@ -162,18 +162,20 @@ class StageBench:
         from trackrec.llm.sampling.decode import write_texts
         from trackrec.llm.sampling.nucleus import SeededTopP
 
-        given, rows = self.given, [self.ids(self.given.prompt) for _ in range(prompts)]
-        self.lm.chat.eos_id, eos = -1, self.lm.chat.eos_id
-        try:
-            with self.lm.using("bench"):
-                choose = SeededTopP(range(prompts * self.draws), given.decode, 1.0, 0.9)
-                return write_texts(self.lm, rows, self.draws, given.decode, choose)
-        finally:
-            self.lm.chat.eos_id = eos
+        rows = [self.ids(self.args.prompt) for _ in range(prompts)]
+        steps = self.args.decode
+        choose = SeededTopP(range(prompts * self.draws), steps, 1.0, 0.9)
+        stops = torch.tensor(sorted(self.lm.chat.stop_ids), device=self.lm.device)
+
+        def never_stop(logits: torch.Tensor, numbers: torch.Tensor, step: int) -> torch.Tensor:
+            return choose(logits.index_fill(-1, stops, -torch.inf), numbers, step)
+
+        with self.lm.using("bench"):
+            return write_texts(self.lm, rows, self.draws, steps, never_stop)
 
 
 def linear_weights(lm: Any) -> int:
-    """Weights of the decoder's linear layers without adapters, as many as they were before quantization."""
+    """Weights of the decoder's linear layers without adapters, counted as before quantization."""
     total = 0
     for name, module in lm.base.get_decoder().named_modules():
         if hasattr(module, "in_features") and "lora_" not in name and not name.endswith("base_layer"):
@@ -185,41 +187,41 @@ def measure(bench: StageBench, repeats: int, weights: int, peak: float) -> dict[
     """Median seconds, tokens/s, share of the peak and peak memory of every stage."""
     from trackrec.runtime.peak_memory import peak_memory, reset_peak_memory
 
-    found = {}
+    figures = {}
     for name, (tokens, flops, work) in bench.works().items():
         reset_peak_memory()
         seconds = [timed(work, bench.lm.device)[0] for _ in range(repeats + 1)][1:]
         median = statistics.median(seconds)
-        found[name] = {
+        figures[name] = {
             "tokens": tokens,
             "seconds": round(median, 3),
             "tokens_per_s": round(tokens / median),
             "share_of_peak": round(flops * weights * tokens / median / peak, 3),
             "peak_gib": round(peak_memory() / 2**30, 2),
         }
-    return found
+    return figures
 
 
 def main() -> None:
-    """Build the model, measure the device, then every stage under every attention asked for."""
-    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    options.add_argument("--config", type=Path, default=Path("configs/movielens.yaml"))
-    options.add_argument("--shape", default=None, help=f"instead of the config's model: tiny, {', '.join(SHAPES)}")
-    options.add_argument("--layers", type=int, default=None, help="default: all of the model")
-    options.add_argument("--attention", nargs="+", default=["sdpa"], choices=["sdpa", "flex", "eager"])
+    """Build the model, measure the device, then every stage with every attention in ``--attention``."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--config", type=Path, default=Path("configs/movielens.yaml"))
+    parser.add_argument("--shape", default=None, help=f"instead of the config's model: tiny, {', '.join(SHAPES)}")
+    parser.add_argument("--layers", type=int, default=None, help="default: all of the model")
+    parser.add_argument("--attention", nargs="+", default=["sdpa"], choices=["sdpa", "flex", "eager"])
     for name, default in (("prompt", 600), ("new", 0), ("target", 40), ("decode", 64), ("repeats", 2)):
-        options.add_argument(f"--{name}", type=int, default=default)
-    options.add_argument("--json", action="store_true")
-    given = options.parse_args()
-    sys.argv = sys.argv[:1]  # LightningCLI warns when it is given arguments beside the command line's
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    sys.argv = sys.argv[:1]  # LightningCLI warns if there are arguments on the command line besides those passed to it
     import_lightning()
     from trackrec.cli.app import parse_objects
     from trackrec.llm.backbone import LanguageModel
 
-    objects = parse_objects(["fit", "--config", str(given.config)])
-    name = given.shape or objects.backbone.model
+    objects = parse_objects(["fit", "--config", str(args.config)])
+    name = args.shape or objects.backbone.model
     shape = TINY if name == "tiny" else SHAPES[name]
-    layers = given.layers or shape["num_hidden_layers"]
+    layers = args.layers or shape["num_hidden_layers"]
     with tempfile.TemporaryDirectory() as folder:
         save_random_model(Path(folder), shape, layers)
         lm = LanguageModel(replace(objects.backbone, model=folder))
@@ -233,10 +235,10 @@ def main() -> None:
         "weights_gib": round(lm.weight_bytes() / 2**30, 2),
         "measured_peak_tflops": round(peak / 1e12, 1),
     }
-    for attention in given.attention:
+    for attention in args.attention:
         lm.settings = replace(lm.settings, attention=attention)
-        report[attention] = measure(StageBench(lm, objects, given), given.repeats, weights, peak)
-    if given.json:
+        report[attention] = measure(StageBench(lm, objects, args), args.repeats, weights, peak)
+    if args.json:
         print(json.dumps(report, indent=1))
         return
     for key, value in report.items():

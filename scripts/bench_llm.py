@@ -1,7 +1,7 @@
-"""The loop's language-model work, packed, against the plain way: time, interleaved in one process, or peak memory.
+"""The loop's language-model work, packed, against the plain way: time, in turns in one process, or peak memory.
 
 Plain rows are right-padded and hold one text or one target each. ``full logits`` is what the S-DPO release and most
-trainers do: logits of every position, then a log-softmax. Both sides train the same adapter on the same tokens, and the
+trainers do: logits of every position, then a log-softmax. Both ways train the same adapter on the same tokens, and the
 values that they compute are compared. Prints a table, or JSON with ``--json``.
 
     python scripts/bench_llm.py --prompt 400 --draws 10 --new 64
@@ -27,7 +27,7 @@ from trackrec.align.softmax_dpo import softmax_dpo
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.loading import BackboneSettings, LoRASettings
 from trackrec.llm.logprobs import branch_logprobs, next_token_logprobs
-from trackrec.llm.packing import Branch, Layout, Tree, pack, unroll
+from trackrec.llm.packing import Branch, Layout, Tree, pack, path_ids, unroll
 from trackrec.llm.sampling.decode import write_texts
 from trackrec.llm.sampling.nucleus import SeededTopP
 from trackrec.runtime.peak_memory import peak_memory, reset_peak_memory
@@ -37,37 +37,37 @@ TEXT = "The viewer liked quiet dramas of the nineties, old comedies and a few we
 
 
 class Bench:
-    """One model, one shape of work."""
+    """One model, and work of one shape."""
 
-    def __init__(self, given: argparse.Namespace) -> None:
-        self.given = given
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
         lora = LoRASettings(r=8, alpha=16)
-        self.lm = LanguageModel(BackboneSettings(given.model, dtype=given.dtype, lora=lora))
+        self.lm = LanguageModel(BackboneSettings(args.model, dtype=args.dtype, lora=lora))
         self.lm.add_adapter("bench", seed=0)
         self.parameters = self.lm.train_only("bench")
-        self.words = self.lm.chat.encode_data(TEXT * (given.prompt // 16 + 8))
+        self.words = self.lm.chat.encode_data(TEXT * (args.prompt // 16 + 8))
 
     def tokens(self, count: int, shift: int) -> list[int]:
-        """Plain English, another piece of it for each shift."""
-        return [self.words[(place + 7 * shift) % len(self.words)] for place in range(count)]
+        """Plain English, different tokens for each shift."""
+        return [self.words[(index + 7 * shift) % len(self.words)] for index in range(count)]
 
     def mixed(self) -> torch.autocast:
         """The precision in which the quickstart trains."""
         return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.lm.dtype == torch.bfloat16)
 
     def works(self) -> dict[str, dict[str, Work]]:
-        """Per piece of work, the ways to do it; the first is ours."""
-        given = self.given
-        texts = [self.tokens(given.new - place % 5, place + 1) for place in range(given.draws)]
-        draws: Tree = [Branch(self.tokens(given.prompt, 0)), *(Branch(text, 0) for text in texts)]
-        judged: list[Branch] = [Branch(self.tokens(given.prompt, 0))]
+        """For each kind of work, the ways to do it; the first is this package's."""
+        args = self.args
+        texts = [self.tokens(args.new - draw % 5, draw + 1) for draw in range(args.draws)]
+        draws: Tree = [Branch(self.tokens(args.prompt, 0)), *(Branch(text, 0) for text in texts)]
+        scored: list[Branch] = [Branch(self.tokens(args.prompt, 0))]
         for text in texts:
-            judged.append(Branch(text, 0))
-            place = len(judged) - 1
-            judged.extend(Branch(self.tokens(given.target, place + number), place) for number in range(4))
+            scored.append(Branch(text, 0))
+            parent = len(scored) - 1
+            scored.extend(Branch(self.tokens(args.target, parent + number), parent) for number in range(4))
         tuned: Tree = [
             Branch([*draws[0].ids, *texts[0]]),
-            *(Branch(self.tokens(given.target, number), 0) for number in range(4)),
+            *(Branch(self.tokens(args.target, number), 0) for number in range(4)),
         ]
         return {
             "S-DPO step": {
@@ -79,12 +79,12 @@ class Bench:
                 "plain rows, full logits": lambda: self.align_plain(draws, texts, train=False),
             },
             "scoring of all draws, 4 targets": {
-                "packed": lambda: self.judge(pack([judged], 64), judged),
-                "plain rows": lambda: self.judge(unroll([judged], 64), judged),
+                "packed": lambda: self.judge(pack([scored], 64), scored),
+                "plain rows": lambda: self.judge(unroll([scored], 64), scored),
             },
             "scoring of all draws, one token written": {
-                "packed": lambda: self.judge(pack([judged], 64), judged),
-                "generate(max_new_tokens=1)": lambda: self.answer(judged),
+                "packed": lambda: self.judge(pack([scored], 64), scored),
+                "generate(max_new_tokens=1)": lambda: self.answer(scored),
             },
             "V evaluation, 4 targets": {
                 "packed": lambda: self.judge(pack([tuned], 64), tuned),
@@ -99,7 +99,7 @@ class Bench:
 
     def align(self, layout: Layout, texts: list[list[int]], train: bool) -> Tensor:
         """Log-probabilities of one preference set; with ``train`` also the step's gradients."""
-        wanted = [(0, place) for place in range(1, len(texts) + 1)]
+        wanted = [(0, branch) for branch in range(1, len(texts) + 1)]
         with torch.set_grad_enabled(train), self.mixed():
             logps = branch_logprobs(self.lm, layout, wanted, texts)[0]
         return self._step(logps, train)
@@ -112,25 +112,25 @@ class Bench:
         with torch.set_grad_enabled(train), self.mixed():
             logits = self.lm.base(input_ids=ids, attention_mask=torch.from_numpy(layout.valid).long()).logits
             every = logits[:, :-1].float().log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
-            place = torch.arange(1, ids.shape[1])
-            counted = torch.stack([(place >= start) & (place < start + len(text)) for text in texts])
+            position = torch.arange(1, ids.shape[1])
+            counted = torch.stack([(position >= start) & (position < start + len(text)) for text in texts])
             logps = (every * counted).sum(-1)
         return self._step(logps, train)
 
     def _step(self, logps: Tensor, train: bool) -> Tensor:
-        """The values to compare: log-probabilities, or with ``--gradients`` those of the adapter."""
+        """The values to compare: log-probabilities, or with ``--gradients`` the adapter's gradients."""
         if train:
             reference = logps.detach()
             mask = torch.ones(1, len(logps) - 1, dtype=torch.bool)
             softmax_dpo(logps[:1], logps[None, 1:], reference[:1], reference[None, 1:], mask, 0.1).sum().backward()
             gradients = torch.cat([parameter.grad.flatten() for parameter in self.parameters])
             self._clear()
-            if self.given.gradients:
+            if self.args.gradients:
                 return gradients
         return logps.detach()
 
     def judge(self, layout: Layout, tree: Tree, train: bool = False) -> Tensor:
-        """Log-probabilities of Yes and No under every leaf; with ``train`` also gradients."""
+        """Log-probabilities of Yes and No after every leaf; with ``train`` also gradients."""
         parents = {branch.parent for branch in tree}
         spots = [layout.spots[0][index] for index in range(len(tree)) if index not in parents]
         yes, no = self.lm.chat.label_tokens()
@@ -142,15 +142,9 @@ class Bench:
         return logps.detach().flatten()
 
     def answer(self, tree: Tree) -> Tensor:
-        """The same from one step of transformers' generate, every row whole and padded left."""
+        """The same from one step of transformers' generate: one row per leaf from the root on, padded left."""
         parents = {branch.parent for branch in tree}
-        rows = []
-        for index in (place for place in range(len(tree)) if place not in parents):
-            ids: list[int] = []
-            while index >= 0:
-                ids = [*tree[index].ids, *ids]
-                index = tree[index].parent
-            rows.append(ids)
+        rows = [path_ids(tree, index) for index in range(len(tree)) if index not in parents]
         width = max(map(len, rows))
         padded = torch.tensor([[0] * (width - len(ids)) + ids for ids in rows])
         mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in rows])
@@ -168,31 +162,33 @@ class Bench:
         return out.logits[0].float().log_softmax(-1)[:, [yes[0], no[0]]].flatten()
 
     def sample(self) -> Tensor:
-        """Draws of four prompts, the prompt read once."""
-        given = self.given
-        prompts = [self.tokens(given.prompt, place) for place in range(4)]
-        seeds = list(range(4 * given.draws))
-        self.lm.chat.eos_id, eos = -1, self.lm.chat.eos_id  # equal work: no text ends early
-        try:
-            with self.lm.using("bench"):
-                made = write_texts(self.lm, prompts, given.draws, given.new, SeededTopP(seeds, given.new, 1.0, 0.9))
-        finally:
-            self.lm.chat.eos_id = eos
-        return torch.tensor([float(sum(map(len, made)))])
+        """Draws of four prompts, each prompt read once; returns the number of new tokens."""
+        args = self.args
+        prompts = [self.tokens(args.prompt, shift) for shift in range(4)]
+        choose = SeededTopP(range(4 * args.draws), args.new, 1.0, 0.9)
+        stops = torch.tensor(sorted(self.lm.chat.stop_ids), device=self.lm.device)
+
+        def never_stop(logits: Tensor, rows: Tensor, step: int) -> Tensor:
+            """No text ends early, so that both ways do equal work; ``min_new_tokens`` masks the same logits."""
+            return choose(logits.index_fill(-1, stops, -torch.inf), rows, step)
+
+        with self.lm.using("bench"):
+            texts = write_texts(self.lm, prompts, args.draws, args.new, never_stop)
+        return torch.tensor([float(sum(map(len, texts)))])
 
     def generate(self) -> Tensor:
-        """The same by transformers: every prompt is read once per draw."""
+        """The same with transformers' generate, which reads every prompt once per draw."""
         from transformers import GenerationConfig
 
-        given = self.given
-        ids = torch.tensor([self.tokens(given.prompt, place) for place in range(4)])
+        args = self.args
+        ids = torch.tensor([self.tokens(args.prompt, shift) for shift in range(4)])
         config = GenerationConfig(
-            max_new_tokens=given.new,
-            min_new_tokens=given.new,
+            max_new_tokens=args.new,
+            min_new_tokens=args.new,
             do_sample=True,
             top_p=0.9,
             top_k=0,
-            num_return_sequences=given.draws,
+            num_return_sequences=args.draws,
             pad_token_id=self.lm.chat.eos_id,
         )
         with self.lm.using("bench"):
@@ -205,7 +201,7 @@ class Bench:
 
 
 def compare(ways: dict[str, Work], repeats: int) -> dict[str, object]:
-    """Median seconds of each way, turn by turn, after one turn that doesn't count, and how far their values differ."""
+    """Median seconds of each way, turn by turn after one turn that isn't counted, and how far their values differ."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     values: dict[str, Tensor] = {}
     for repeat in range(repeats + 1):
@@ -215,10 +211,10 @@ def compare(ways: dict[str, Work], repeats: int) -> dict[str, object]:
             if repeat:
                 seconds[name].append(time.perf_counter() - started)
     ours, plain = ways
-    medians = {name: round(statistics.median(turns), 2) for name, turns in seconds.items()}
+    medians = {name: statistics.median(turns) for name, turns in seconds.items()}
     gap = (values[ours] - values[plain]).abs().max()
     return {
-        "seconds": medians,
+        "seconds": {name: round(median, 2) for name, median in medians.items()},
         "time_ratio": round(medians[plain] / medians[ours], 2),
         "largest_gap": float(gap),
         "relative_gap": float(gap / values[plain].abs().max()),
@@ -226,9 +222,9 @@ def compare(ways: dict[str, Work], repeats: int) -> dict[str, object]:
 
 
 def peak_of(work: Work, parameters: Sequence[Tensor]) -> int:
-    """Bytes that one turn of some work holds at its peak, above what the process held before it."""
+    """Peak bytes of one turn of some work, above what the process held before it."""
     for parameter in parameters:
-        parameter.detach().float().sum()  # weights are read from the disk when they are first used: now
+        parameter.detach().float().sum()  # weights are read from the disk at their first use, which must come before
     reset_peak_memory()
     before = peak_memory()
     work()
@@ -236,48 +232,50 @@ def peak_of(work: Work, parameters: Sequence[Tensor]) -> int:
 
 
 def peaks(script: str, args: list[str], name: str, ways: Sequence[str]) -> dict[str, object]:
-    """Peak memory of each way in a process of its own, whose allocator hands freed blocks back at once."""
+    """Peak memory of each way in a process of its own, whose allocator returns freed blocks at once."""
     env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    found = {}
+    peak_by_way = {}
     for way in ways:
         command = [sys.executable, script, *args, "--only", name, "--way", way]
-        found[way] = int(subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout)
-    ours, plain = found.values()
-    return {"peak_mib": {way: peak >> 20 for way, peak in found.items()}, "memory_ratio": round(plain / ours, 2)}
+        peak_by_way[way] = int(subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout)
+    ours, plain = peak_by_way.values()
+    # At tiny sizes a way may need no memory above the model's.
+    ratio = round(plain / ours, 2) if ours else None
+    return {"peak_mib": {way: peak >> 20 for way, peak in peak_by_way.items()}, "memory_ratio": ratio}
 
 
 def main() -> None:
-    """Run every comparison that is asked for."""
+    """Run every comparison whose name contains ``--only``."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="data/smollm2-135m-instruct")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     for name, default in (("prompt", 400), ("draws", 10), ("new", 64), ("target", 30), ("repeats", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--only", default="", help="words of the pieces of work to run")
+    parser.add_argument("--only", default="", help="run the kinds of work whose names contain this")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--gradients", action="store_true", help="compare gradients where a step makes some")
+    parser.add_argument("--gradients", action="store_true", help="compare the gradients of S-DPO steps")
     parser.add_argument("--memory", action="store_true", help="measure peak memory instead of time")
-    parser.add_argument("--way", help="do this way of the work once, print its peak memory and end")
-    given = parser.parse_args()
-    if not Path(given.model).exists():
-        raise SystemExit(f"no model in {given.model!r}: `make models` fetches it")
+    parser.add_argument("--way", help="do the work once in this way and print its peak memory")
+    args = parser.parse_args()
+    if not Path(args.model).exists():
+        raise SystemExit(f"no model in {args.model!r}: `make models` fetches it")
     torch.manual_seed(0)
-    bench = Bench(given)
-    works = {name: ways for name, ways in bench.works().items() if given.only in name}
-    if given.way:
+    bench = Bench(args)
+    works = {name: ways for name, ways in bench.works().items() if args.only in name}
+    if args.way:
         (ways,) = works.values()
-        print(peak_of(ways[given.way], list(bench.lm.base.parameters())))
+        print(peak_of(ways[args.way], list(bench.lm.base.parameters())))
         return
-    if given.memory:
-        args = [arg for arg in sys.argv[1:] if arg not in ("--memory", "--json")]
-        found = {name: peaks(sys.argv[0], args, name, list(ways)) for name, ways in works.items()}
+    if args.memory:
+        argv = [arg for arg in sys.argv[1:] if arg not in ("--memory", "--json")]
+        results = {name: peaks(sys.argv[0], argv, name, list(ways)) for name, ways in works.items()}
     else:
-        found = {name: compare(ways, given.repeats) for name, ways in works.items()}
-    report = {"shape": vars(given), "torch": torch.__version__, "threads": torch.get_num_threads(), "work": found}
-    if given.json:
+        results = {name: compare(ways, args.repeats) for name, ways in works.items()}
+    report = {"shape": vars(args), "torch": torch.__version__, "threads": torch.get_num_threads(), "work": results}
+    if args.json:
         print(json.dumps(report, indent=1))
         return
-    for name, result in found.items():
+    for name, result in results.items():
         print(f"{name}: {result}")
 
 

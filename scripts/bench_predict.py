@@ -1,8 +1,8 @@
-"""Time and memory of answering requests: in parts, as `trackrec predict` does, beside all at once.
+"""Time and memory of predicting requests: in parts, as `trackrec predict` does, against all at once.
 
-Trains one net for an epoch on MovieLens ratings with made-up text vectors, then answers so many requests of random
-users and films, each way in a process of its own; prints rows per second and how far memory rises above what it was
-when the nets were loaded, ``--json`` writes them.
+Trains one net for an epoch on MovieLens ratings with random text vectors, then predicts requests of random users and
+films, each way in a process of its own. Prints rows per second and how far memory rises above that with the nets
+loaded; ``--json`` writes them.
 """
 
 from __future__ import annotations
@@ -32,45 +32,47 @@ from trackrec.serving.requests import after_all, newest_histories
 
 
 def main() -> None:
-    """Train, then answer."""
+    """Train, then predict."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("data/ml-100k"))
     parser.add_argument("--net", default="DIN", help="a name exported by trackrec.ctr")
     parser.add_argument("--requests", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--ways", nargs="+", default=["in parts", "at once"], choices=["in parts", "at once"])
     parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
+    args = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*(LeafSpec|does not have many workers).*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    report: dict[str, Any] = {"net": given.net, "torch": torch.__version__, "ways": []}
+    report: dict[str, Any] = {"net": args.net, "torch": torch.__version__, "ways": []}
     with tempfile.TemporaryDirectory() as folder:
-        inputs = write_tables(given.data, Path(folder) / "data")
-        run_ctr(inputs, bench_plan(given.net), Path(folder) / "ctr", 0, lambda _: None)
+        inputs = write_tables(args.data, Path(folder) / "data")
+        run_ctr(inputs, bench_plan(args.net), Path(folder) / "ctr", 0, lambda _: None)
         context = multiprocessing.get_context("spawn")
-        for n_requests in given.requests:
-            for way in given.ways:
+        for n_requests in args.requests:
+            for way in args.ways:
                 at_once = n_requests if way == "at once" else None
-                with ProcessPoolExecutor(1, context) as apart:
-                    asked = apart.submit(measure, inputs, given.net, Path(folder) / "ctr", n_requests, at_once)
-                    found = asked.result()
-                print(f"{n_requests:>11,} requests {way:8} {found['rows/s']:9,.0f} rows/s, {found['MB']:6,.0f} MB more")
-                report["ways"].append({"requests": n_requests, "way": way, **found})
-    if given.json:
-        given.json.write_text(json.dumps(report, indent=1) + "\n")
+                with ProcessPoolExecutor(1, context) as pool:
+                    job = pool.submit(measure, inputs, args.net, Path(folder) / "ctr", n_requests, at_once)
+                    costs = job.result()
+                print(f"{n_requests:>11,} requests {way:8} {costs['rows/s']:9,.0f} rows/s, {costs['MB']:6,.0f} MB more")
+                report["ways"].append({"requests": n_requests, "way": way, **costs})
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def measure(inputs: CTRInputs, net: str, ctr_dir: Path, n_requests: int, rows_at_once: int | None) -> dict[str, float]:
-    """Rows per second, and MB that the process's peak lies above what it held with the nets loaded."""
+    """Rows per second, and the process's peak memory in MB above what it held with the nets loaded."""
     rng = np.random.default_rng(0)
-    users, items = inputs.samples["user_id"].unique().sort(), inputs.items["item_id"]
-    wanted = pl.DataFrame({"user_id": users[rng.integers(0, len(users), n_requests)]})
-    wanted = wanted.with_columns(item_id=items[rng.integers(0, len(items), n_requests)])
+    users = inputs.samples["user_id"].unique().sort()
+    items = inputs.items["item_id"]
+    requests = pl.DataFrame({"user_id": users[rng.integers(0, len(users), n_requests)]})
+    requests = requests.with_columns(item_id=items[rng.integers(0, len(items), n_requests)])
     histories = newest_histories(inputs.samples, set(inputs.vectors["reccot"]))
     nets = SavedNets(inputs, bench_plan(net), ctr_dir, "reccot", 0, now=after_all(inputs.interactions))
-    answer(nets, wanted[:1000], histories, inputs)
+    answer(nets, requests[:1000], histories, inputs)
     reset_peak_memory()
-    before, start = peak_memory(), time.perf_counter()
-    answer(nets, wanted, histories, inputs, rows_at_once=rows_at_once)
+    before = peak_memory()
+    start = time.perf_counter()
+    answer(nets, requests, histories, inputs, rows_at_once=rows_at_once)
     return {"rows/s": n_requests / (time.perf_counter() - start), "MB": (peak_memory() - before) / 1e6}
 
 

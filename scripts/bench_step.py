@@ -1,7 +1,7 @@
-"""A training step of V on CPU, and the same step without one thing at a time that makes it faster.
+"""A training step of the validator on CPU, and the same step without each of its optimizations.
 
-Trees of the quickstart's size (a prompt of some 135 tokens, six targets of some 24), three to a batch, SmolLM2 with
-LoRA on all linear layers, bfloat16. Ways take turns, some steps of each; prints medians, and the median of each turn's
+Trees of the quickstart's size (a prompt of some 135 tokens, six targets of some 24), three per batch, SmolLM2 with
+LoRA on all linear layers, bfloat16. The ways take turns, some steps each; prints medians, and the median of each turn's
 ratio. ``--json`` writes them.
 """
 
@@ -29,22 +29,23 @@ N_TARGETS = 6
 
 
 class Bench:
-    """One model, some batches."""
+    """One model and its batches."""
 
     def __init__(self, model: str, rows: int, batches: int) -> None:
         self.lm = LanguageModel(BackboneSettings(model, dtype="bfloat16", device="cpu", lora=LoRASettings(8, 16)))
         self.lm.add_adapter("bench", seed=0)
         self.trained = self.lm.train_only("bench")
         self.lm.base.train()
-        draw = random.Random(0)
+        rng = random.Random(0)
+        last_token = min(40_000, self.lm.base.config.vocab_size)
 
         def tokens(count: int) -> list[int]:
-            return [draw.randrange(100, 40_000) for _ in range(count)]
+            return [rng.randrange(100, last_token) for _ in range(count)]
 
         def tree() -> Tree:
             return [
-                Branch(tokens(110 + draw.randrange(50))),
-                *(Branch(tokens(20 + draw.randrange(8)), 0) for _ in range(N_TARGETS)),
+                Branch(tokens(110 + rng.randrange(50))),
+                *(Branch(tokens(20 + rng.randrange(8)), 0) for _ in range(N_TARGETS)),
             ]
 
         self.batches = [[tree() for _ in range(rows)] for _ in range(batches)]
@@ -59,13 +60,13 @@ class Bench:
         torch.autograd.grad(loss, self.trained)
 
     def fused(self, on: bool) -> None:
-        """Whether LoRA layers compute as one product, or as PEFT does."""
+        """Let LoRA layers compute one product (``on``), or as PEFT does."""
         fuse(self.lm.base)
         for layer in () if on else self.layers:
             del layer.forward
 
     def ways(self) -> dict[str, Callable[[], None]]:
-        """Each prepares a way, and takes its steps."""
+        """Functions that set up a way and take its steps, a step per batch."""
 
         def way(fused: bool = True, widths: int = 8) -> Callable[[], None]:
             layouts = [pack(trees, widths) for trees in self.batches]
@@ -93,22 +94,22 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    bench = Bench(given.model, given.rows, given.batches)
-    taken: dict[str, list[float]] = {}
-    for repeat in range(given.repeats + 1):
+    args = parser.parse_args()
+    bench = Bench(args.model, args.rows, args.batches)
+    seconds_per_step: dict[str, list[float]] = {}
+    for repeat in range(args.repeats + 1):
         for name, run in bench.ways().items():
             start = time.perf_counter()
             run()
             if repeat:
-                taken.setdefault(name, []).append((time.perf_counter() - start) / given.batches)
+                seconds_per_step.setdefault(name, []).append((time.perf_counter() - start) / args.batches)
     report: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-    for name, seconds in taken.items():
-        ratio = statistics.median(one / own for one, own in zip(seconds, taken["trackrec"], strict=True))
+    for name, seconds in seconds_per_step.items():
+        ratio = statistics.median(a / b for a, b in zip(seconds, seconds_per_step["trackrec"], strict=True))
         report[name] = {"s a step": statistics.median(seconds), "times as long": ratio}
         print(f"{name:42} {report[name]['s a step']:.2f} s a step, {ratio:.3f} times as long")
-    if given.json:
-        given.json.write_text(json.dumps(report, indent=1) + "\n")
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Time and peak memory of the data stage on a large made-up log: read, histories, samples, written and hashed.
+"""Time and peak memory of the data stage on a large random log: read it, build histories and samples, write and hash.
 
     python scripts/bench_table.py --rows 22000000 --users 160000 --items 60000
 
-Users and items are drawn by popularity. The stage runs in a process of its own, ``trackrec fit --stages data``, and its
-manifest says what it took. Prints one line of a table.
+Some users and items are drawn more often than others. The stage runs in a process of its own, ``trackrec fit --stages
+data``; time and memory are those of its manifest. Prints one line of a table.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def write_log(path: Path, rows: int, users: int, items: int) -> None:
-    """A CSV of user, item, rating and second; nobody rates an item twice within a part of a million rows."""
+    """A CSV of user, item, rating and time in seconds, written a million rows at a time."""
     rng = np.random.default_rng(0)
     with path.open("wb") as file:
         for start in range(0, rows, 1_000_000):
@@ -40,22 +40,25 @@ def write_log(path: Path, rows: int, users: int, items: int) -> None:
 
 
 def main() -> None:
-    """Write the log, run the stage, print what it took."""
+    """Write the log, run the stage, print its time and memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=22_000_000)
     parser.add_argument("--users", type=int, default=160_000)
     parser.add_argument("--items", type=int, default=60_000)
     parser.add_argument("--per", choices=["user", "sample"], default="user")
-    parser.add_argument("--folder", type=Path, help="where the log and the run go; a temporary folder without it")
+    parser.add_argument("--folder", type=Path, help="folder for the log and the run; default: a temporary folder")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        log, run_dir = folder / "log.csv", folder / "run"
+        log = folder / "log.csv"
+        run_dir = folder / "run"
         write_log(log, args.rows, args.users, args.items)
         columns = {"user": "user", "item": "item", "rating": "rating", "timestamp": "time"}
         dataset = {"class_path": "Table", "init_args": {"ratings": str(log), **columns}}
         settings = {"dataset": dataset, "samples": {"protocol": "temporal", "per": args.per}, "run_dir": str(run_dir)}
+        # The data stage reads no model, but the models of a config must exist: these come with the repository.
+        settings |= {key: {"model": str(ROOT / "models" / "world-1m")} for key in ("backbone", "embed")}
         config = folder / "log.yaml"
         config.write_text(json.dumps(settings))  # JSON is YAML
         base = str(ROOT / "configs" / "quickstart.yaml")

@@ -2,9 +2,9 @@
 
     .venv-vllm/bin/python scripts/bench_vllm.py --prompt 400 --draws 10 --new 64
 
-Both vLLM engines get the same arguments and a LoRA adapter; the raw one lives in this process and is asked once per
-turn with its prefix cache emptied, as the sampler's is. No text ends early. What VLLMSampler adds is its pipe, its
-bookkeeping and the hash of the adapter.
+Both vLLM engines get the same arguments and a LoRA adapter. The raw one runs in this process and is called once per
+turn with its prefix cache emptied, as the sampler's is. No text ends early. VLLMSampler adds a pipe, bookkeeping and
+the hash of the adapter.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import vllm
 from bench_llm import TEXT
 
 from trackrec.llm.backbone import LanguageModel
@@ -36,25 +35,29 @@ def main() -> None:
     for name, default in (("prompt", 400), ("prompts", 4), ("draws", 10), ("new", 64), ("repeats", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--json", action="store_true")
-    given = parser.parse_args()
+    args = parser.parse_args()
+    import vllm
 
-    lm = LanguageModel(BackboneSettings(given.model, dtype="bfloat16", lora=LoRASettings(r=8, alpha=16)))
+    lm = LanguageModel(BackboneSettings(args.model, dtype="bfloat16", lora=LoRASettings(r=8, alpha=16)))
     lm.add_adapter("bench", seed=0)
-    words = lm.chat.encode_data(TEXT * (given.prompt // 16 + 8))
-    prompts = [words[7 * place : 7 * place + given.prompt] for place in range(given.prompts)]
-    seeds = [[100 * place + draw for draw in range(given.draws)] for place in range(given.prompts)]
-    lm.chat.eos_id = lm.chat.tokenizer.vocab_size - 1  # a token that hardly ever comes: equal work
-    settings = {"n": given.draws, "max_new_tokens": given.new}
-    length = given.prompt + given.new
-    ours, plain = VLLMSampler(**settings, max_model_len=length), HFSampler(**settings)
+    words = lm.chat.encode_data(TEXT * (args.prompt // 16 + 8))
+    prompts = [words[7 * number : 7 * number + args.prompt] for number in range(args.prompts)]
+    seeds = [[100 * number + draw for draw in range(args.draws)] for number in range(args.prompts)]
+    # Equal work: only a token that is hardly ever sampled ends a text.
+    lm.chat.eos_id = lm.chat.tokenizer.vocab_size - 1
+    lm.chat._ends = frozenset()
+    settings = {"n": args.draws, "max_new_tokens": args.new}
+    length = args.prompt + args.new
+    ours = VLLMSampler(**settings, max_model_len=length)
+    plain = HFSampler(**settings)
     ways: dict[str, Callable[[], int]] = {
         "VLLMSampler": lambda: count(ours.draw(lm, "bench", prompts, seeds, lambda _: None)),
-        "LLM.generate": raw(lm, prompts, seeds, given.new, length),
+        "LLM.generate": raw(lm, prompts, seeds, args.new, length),
         "HFSampler": lambda: count(plain.draw(lm, "bench", prompts, seeds, lambda _: None)),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     tokens = dict.fromkeys(ways, 0)
-    for repeat in range(given.repeats + 1):
+    for repeat in range(args.repeats + 1):
         for name, way in ways.items():
             started = time.perf_counter()
             tokens[name] = way()
@@ -64,10 +67,10 @@ def main() -> None:
     ours.release()
     medians = {name: round(statistics.median(turns), 2) for name, turns in seconds.items()}
     versions = {"torch": torch.__version__, "vllm": vllm.__version__, "threads": torch.get_num_threads()}
-    report = {"shape": vars(given), **versions, "new_tokens": tokens, "seconds": medians}
+    report = {"shape": vars(args), **versions, "new_tokens": tokens, "seconds": medians}
     report["raw / ours"] = round(medians["LLM.generate"] / medians["VLLMSampler"], 3)
     report["HF / ours"] = round(medians["HFSampler"] / medians["VLLMSampler"], 3)
-    print(json.dumps(report, indent=1) if given.json else report)
+    print(json.dumps(report, indent=1) if args.json else report)
 
 
 def count(draws: list[list]) -> int:

@@ -2,10 +2,10 @@
 
     python scripts/ctr_table.py --protocols temporal user --nets DIN DeepFM --json table.json
 
-Choices are made on validation rows: without ``--test`` the test rows are taken away before a feature is computed. With
-it the test split is read once, at the end. Every model is put beside ``lightgbm`` and ``lightgbm_lists`` (or the
-logistic regression where LightGBM is not installed), users and seeds resampled together. ``lightgbm_lists`` sees
-statistics of the item and of the two lists (the last ten ratings, the history) alone, without years and neighbours.
+Choices are made on validation rows: without ``--test`` the test rows are removed before any feature is computed. With
+it the test split is read once, at the end. Every model is compared with ``lightgbm`` and ``lightgbm_lists`` (or with
+logistic regression if LightGBM is not installed); intervals resample users and seeds together. ``lightgbm_lists`` has
+statistics of the item and of the two lists (the last ten ratings, the history) only, without years and neighbours.
 """
 
 from __future__ import annotations
@@ -27,34 +27,34 @@ import polars as pl
 import trackrec.ctr
 from trackrec.ctr.arms.baselines import baseline_predictions
 from trackrec.ctr.arms.classic import classic_predictions
-from trackrec.ctr.arms.verdict import ArmScores, arm_scores
+from trackrec.ctr.arms.verdict import arm_scores
 from trackrec.ctr.features.dense_statistics import DENSE_NAMES
 from trackrec.ctr.features.features import CTRData, FeatureBuilder
 from trackrec.ctr.settings import CTRSettings
 from trackrec.ctr.training.train import fit_arm
 from trackrec.interactions import MovieLens, SampleRules, build_samples
-from trackrec.metrics.intervals import Draws, seed_draws
+from trackrec.metrics.intervals import seed_draws
 from trackrec.metrics.scores import auc, log_loss
 from trackrec.storage.schemas import to_arrow
 
 
 def main() -> None:
-    """Print one table per protocol, and write all numbers where asked."""
+    """Print one table per protocol, and write all numbers to ``--json``."""
     args = _arguments()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    found: list[dict[str, Any]] = []
+    numbers: list[dict[str, Any]] = []
     for protocol in args.protocols:
         samples, predictions = run_protocol(protocol, args)
         for split in ("valid", "test") if args.test else ("valid",):
             rows = table(predictions, samples, split, args.resamples)
-            found += [{"protocol": protocol, "split": split, **row} for row in rows]
+            numbers += [{"protocol": protocol, "split": split, **row} for row in rows]
             print(f"\n{protocol}, ties {args.ties}, {split}: {len(samples.filter(pl.col('split') == split)):,} rows")
             for row in rows:
                 print("  " + format_row(row))
     if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
+        args.json.write_text(json.dumps(numbers, indent=1) + "\n")
 
 
 def _arguments() -> argparse.Namespace:
@@ -77,29 +77,24 @@ def run_protocol(protocol: str, args: argparse.Namespace) -> tuple[pl.DataFrame,
     """The samples, and the predictions of every model on them."""
     ratings = MovieLens(root=str(args.data)).read()
     rules = SampleRules(protocol=protocol, strict_ties=args.ties == "strict")
-    made = build_samples(ratings, rules, 3.0, seed=42)
-    samples = pl.from_arrow(to_arrow("samples", made.samples))
+    built = build_samples(ratings, rules, 3.0, seed=42)
+    samples = pl.from_arrow(to_arrow("samples", built.samples))
     assert isinstance(samples, pl.DataFrame)
     if not args.test:
         samples = samples.filter(pl.col("split") != "test")
-    data = FeatureBuilder(samples, made.histories, ratings.items, None, ratings.interactions)(samples)
+    data = FeatureBuilder(samples, built.histories, ratings.items, None, ratings.interactions)(samples)
     has_boosting = importlib.util.find_spec("lightgbm") is not None
     classics = ["logistic", *(["lightgbm"] if has_boosting else [])]
-    wide = baseline_predictions(samples, made.histories, ratings.interactions).filter(pl.col("split") != "train")
-    base = wide.select("sample_id", "split", p="item_user", arm=pl.lit("item_user"), seed=pl.lit(0))
+    means = baseline_predictions(samples, built.histories, ratings.interactions).filter(pl.col("split") != "train")
+    base = means.select("sample_id", "split", p="item_user", arm=pl.lit("item_user"), seed=pl.lit(0))
     frames = [base, classic_predictions(data, classics, [], args.seeds).select(base.columns)]
     if has_boosting:
-        narrow = classic_predictions(_without(data, ("year", "neighbour")), ["lightgbm"], [], args.seeds)
+        kept = [index for index, name in enumerate(DENSE_NAMES) if "year" not in name and "neighbour" not in name]
+        splits = {name: {**columns, "dense": columns["dense"][:, kept]} for name, columns in data.splits.items()}
+        narrow = classic_predictions(replace(data, splits=splits), ["lightgbm"], [], args.seeds)
         frames.append(narrow.with_columns(arm=pl.lit("lightgbm_lists")).select(base.columns))
     frames += [fit(name, data, seed, args).select(base.columns) for name in args.nets for seed in args.seeds]
     return samples, pl.concat(frames)
-
-
-def _without(data: CTRData, words: tuple[str, ...]) -> CTRData:
-    """The features without the dense columns whose names hold one of the words."""
-    kept = [place for place, name in enumerate(DENSE_NAMES) if not any(word in name for word in words)]
-    splits = {name: {**columns, "dense": columns["dense"][:, kept]} for name, columns in data.splits.items()}
-    return replace(data, splits=splits)
 
 
 def fit(name: str, data: CTRData, seed: int, args: argparse.Namespace) -> pl.DataFrame:
@@ -123,7 +118,7 @@ def table(predictions: pl.DataFrame, samples: pl.DataFrame, split: str, n_resamp
     arms = predictions["arm"].unique(maintain_order=True).to_list()
     references = [arm for arm in ("lightgbm", "lightgbm_lists") if arm in arms] or ["logistic"]
     scores = {arm: arm_scores(predictions, samples, split, arm) for arm in arms}
-    draws = {arm: _draws(found, n_resamples) for arm, found in scores.items()}
+    draws = {arm: seed_draws(auc, s.users, s.labels, s.p, n_resamples) for arm, s in scores.items()}
     return [
         {
             "model": arm,
@@ -134,10 +129,6 @@ def table(predictions: pl.DataFrame, samples: pl.DataFrame, split: str, n_resamp
         }
         for arm in arms
     ]
-
-
-def _draws(scores: ArmScores, n_resamples: int) -> Draws:
-    return seed_draws(auc, scores.users, scores.labels, scores.p, n_resamples)
 
 
 def format_row(row: dict[str, Any]) -> str:

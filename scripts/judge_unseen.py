@@ -1,9 +1,10 @@
-"""V of a finished run on train users it never met: ``python scripts/judge_unseen.py runs/quickstart``.
+"""AUC of a run's validators (V) on train users that it didn't use: ``python scripts/judge_unseen.py runs/quickstart``.
 
-A run's own validation rows may be few (the quickstart's: 13 users), and its test rows are to be read once. Train users
-who neither play nor warm V up are many, and nothing was learned from them: settings of V are chosen here. Both V's of
-the run read the teacher's texts and the last G's about them; intervals resample users. Writes nothing into the run,
-and reads its configuration from it: another seed than the run's would choose users that its models know.
+A run may have few validation rows (the quickstart's are of 13 users), and its test rows should be read only once. Many
+train users are neither in the rounds nor in the warm-up, and no model was trained on them: settings of V can be chosen
+on their rows. The warmed-up V and the last V read the teacher's texts about them and those of the last generator (G);
+intervals resample users. Nothing is written into the run. Its configuration is read from the run, since with another
+seed the users would be ones that its models were trained on.
 """
 
 from __future__ import annotations
@@ -36,42 +37,44 @@ Texts = Mapping[str, str | None]
 
 
 def main() -> None:
-    """Print a line for each V and kind of texts."""
+    """Print a line for each V and kind of text."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--users", type=int, default=200)
-    parser.add_argument("--rows", type=int, default=10, help="most rows of a user")
+    parser.add_argument("--rows", type=int, default=10, help="most rows per user")
     parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    found = judge(experiment_of(given.run_dir), given.users, given.rows)
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=1) + "\n")
+    args = parser.parse_args()
+    results = judge(experiment_of(args.run_dir), args.users, args.rows)
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def experiment_of(run_dir: Path) -> Experiment:
-    """The experiment of a run, as the stage that ended last was configured.
+    """The experiment of a run, with the configuration of the stage that finished last.
 
     Raises:
-        SystemExit: no stage ended there.
+        SystemExit: no stage finished there.
     """
     newest = newest_of(path.with_name("config.yaml") for path in run_dir.glob(f"**/{MANIFEST}"))
     if newest is None:
-        raise SystemExit(f"{str(run_dir)!r} is no run directory: no stage ended there.")
+        raise SystemExit(f"{str(run_dir)!r} is no run directory: no stage finished there.")
     arguments = ["fit", "--config", str(newest), "--run_dir", str(run_dir)]
     return build_experiment(parse_values([newest]), lambda _=None: parse_objects(arguments), print)
 
 
 def judge(exp: Experiment, users: int, rows: int) -> list[dict[str, Any]]:
-    """AUC of the warmed-up, the last and the text-free V, on the texts that each may read."""
+    """AUC of the warmed-up V, the last V, the V tuned without texts and the untuned model, by kind of text."""
     graph = add_stages(exp)
-    asked = unseen_rows(exp, users, rows)
-    histories = sorted(set(asked["history_id"].to_list()))
-    found: list[dict[str, Any]] = []
+    samples = unseen_rows(exp, users, rows)
+    histories = sorted(set(samples["history_id"].to_list()))
+    results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        teacher, own = Path(folder) / "teacher", Path(folder) / "own"
-        write_teacher_texts(exp.teacher, prompt_book(exp), histories, teacher, exp.seed, False)
-        write_texts(exp, own, histories, graph.generator, exp.loop.rounds, greedy=True)
-        texts: dict[str, Texts] = {"teacher": texts_in(teacher), "own": texts_in(own), "none": dict.fromkeys(histories)}
+        by_teacher = Path(folder) / "teacher"
+        by_generator = Path(folder) / "own"
+        write_teacher_texts(exp.teacher, prompt_book(exp), histories, by_teacher, exp.seed, False)
+        write_texts(exp, by_generator, histories, graph.generator, exp.loop.rounds, greedy=True)
+        texts: dict[str, Texts] = {"teacher": texts_in(by_teacher), "own": texts_in(by_generator)}
+        texts["none"] = dict.fromkeys(histories)
         first = in_round(0, "rec_tune") if exp.loop.warmup else None
         last = graph.validator
         pairs = [
@@ -82,34 +85,35 @@ def judge(exp: Experiment, users: int, rows: int) -> list[dict[str, Any]]:
             (graph.plain, "none"),
             (None, "none"),
         ]
-        # Without a warm-up or tuning some are the same.
-        for place, (validator, kind) in enumerate(dict.fromkeys(pairs)):
-            which = asked.filter(pl.col("history_id").is_in(list(texts[kind])))
-            out = Path(folder) / str(place)
-            _, values = measure_texts(exp, out, which, texts[kind], validator, kind, exp.loop.rounds, 0)
+        # Without a warm-up or tuning some pairs are equal.
+        for number, (validator, kind) in enumerate(dict.fromkeys(pairs)):
+            with_text = samples.filter(pl.col("history_id").is_in(list(texts[kind])))
+            out = Path(folder) / str(number)
+            _, values = measure_texts(exp, out, with_text, texts[kind], validator, kind, exp.loop.rounds, 0)
             auc = values["auc"]
-            found.append({"V": validator or "base", "texts": kind, "auc": auc.value, "low": auc.low, "high": auc.high})
+            result = {"V": validator or "base", "texts": kind, "auc": auc.value, "low": auc.low, "high": auc.high}
+            results.append(result)
             print(f"{validator or 'base':20} {kind:8} AUC {auc.value:.4f} [{auc.low:.4f}, {auc.high:.4f}]", flush=True)
-    print(f"{len(asked):,} rows of {len(histories)} histories")
-    return found
+    print(f"{len(samples):,} rows of {len(histories)} histories")
+    return results
 
 
 def unseen_rows(exp: Experiment, users: int, rows: int) -> pl.DataFrame:
-    """Rows of train users of whom no row plays, tunes or warms up.
+    """Rows of train users that have no row in rewards, tuning or warm-up.
 
     Raises:
         SystemExit: there are none.
     """
     cohort = cohort_of(exp)
-    met = pl.concat([part["user_id"] for part in (cohort.reward, cohort.tune, cohort.warmup)]).unique()
+    used = pl.concat([part["user_id"] for part in (cohort.reward, cohort.tune, cohort.warmup)]).unique()
     train = sample_rows(exp).filter(pl.col("split") == "train")
-    left = sorted(set(train["user_id"].to_list()) - set(met.to_list()), key=lambda user: stable_hash("unseen", user))
-    if not left:
-        raise SystemExit("every train user plays or warms V up: lower loop.users or loop.warmup_users.")
-    own = train.filter(pl.col("user_id").is_in(left[:users]))
-    order = pl.Series("order", [stable_hash("unseen", key) for key in own["sample_id"]], dtype=pl.String)
-    place = pl.int_range(pl.len()).over("user_id")
-    return own.with_columns(order).sort("order").filter(place < rows).drop("order")
+    unseen = sorted(set(train["user_id"].to_list()) - set(used.to_list()), key=lambda user: stable_hash("unseen", user))
+    if not unseen:
+        raise SystemExit("every train user is in the rounds or the warm-up: lower loop.users or loop.warmup_users.")
+    samples = train.filter(pl.col("user_id").is_in(unseen[:users]))
+    order = pl.Series("order", [stable_hash("unseen", key) for key in samples["sample_id"]], dtype=pl.String)
+    number = pl.int_range(pl.len()).over("user_id")
+    return samples.with_columns(order).sort("order").filter(number < rows).drop("order")
 
 
 if __name__ == "__main__":

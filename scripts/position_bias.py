@@ -1,8 +1,9 @@
-"""What position bias does to an offline AUC, and what propensities repair: ``python scripts/position_bias.py``.
+"""How position bias distorts an offline AUC, and what propensities correct: ``python scripts/position_bias.py``.
 
-Two rankers on clicks from lists that a third one filled, which knows nothing of tastes. The copy follows the third one,
-the reader sees tastes through heavy noise. Clicks on the films shown favour the copy, because films at the top are
-looked at; weighted by propensity they favour the reader, and so do users when the lists follow either ranker.
+Two rankers are measured on clicks from lists that a third ranker filled, which knows nothing about tastes. The copy
+imitates the third one; the reader knows tastes with heavy noise. The AUC on the clicks favours the copy, because users
+look at films at the top. Clicks weighted by propensity favour the reader, and so do users when the lists follow either
+ranker.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ COLUMNS = ("AUC on clicks", "AUC, weighted", "AUC on likes", "CTR, weighted", "C
 
 
 class Measured(NamedTuple):
-    """One ranker on one log: what the log says, and in the places of ``COLUMNS`` 3 and 5 what is true."""
+    """One ranker on one log, in the order of ``COLUMNS``: ``likes`` and ``online`` are true, the others estimates."""
 
     clicks: float
     weighted: float
@@ -39,7 +40,7 @@ class Measured(NamedTuple):
 
 
 def measure(world_seed: int, log_seed: int, lists: int, policy: LoggingPolicy) -> dict[str, Measured]:
-    """Log the clicks once, and read the log for both rankers."""
+    """Log the clicks once, and measure both rankers on that log."""
     world = Simulated(seed=world_seed).truth().world
     users, items = draw_pools(world, policy, lists, log_seed)
     rng = np.random.default_rng([log_seed, 5])
@@ -74,9 +75,9 @@ def main() -> None:
     print(f"{args.logs} logs of {args.lists} lists, {policy}")
     print(f"| ranker | {' | '.join(COLUMNS)} |\n|{'---|' * (len(COLUMNS) + 1)}")
     values = {name: np.array([run[name] for run in runs]) for name in runs[0]}
-    for name, found in values.items():
-        spread = found.std(axis=0, ddof=1) if len(found) > 1 else np.zeros(found.shape[1])
-        cells = [f"{mean:.4f} ± {sd:.4f}" for mean, sd in zip(found.mean(0), spread, strict=True)]
+    for name, by_log in values.items():
+        spread = by_log.std(axis=0, ddof=1) if len(by_log) > 1 else np.zeros(by_log.shape[1])
+        cells = [f"{mean:.4f} ± {sd:.4f}" for mean, sd in zip(by_log.mean(0), spread, strict=True)]
         print(f"| {name} | {' | '.join(cells)} |")
     copy, reader = values.values()
     wins = (reader > copy).sum(axis=0)

@@ -1,6 +1,6 @@
 """Train a language model of the simulated world from scratch: ``python scripts/train_world_model.py --size world-4m``.
 
-It is a Llama of one or four million random weights that reads `world_corpus` for some minutes on a CPU. The result is
+It is a Llama of one or four million weights that is trained on `world_corpus` for some minutes on a CPU. The result is
 written in bfloat16 to ``models/SIZE``; the same seed and thread count give the same weights.
 """
 
@@ -32,7 +32,7 @@ from trackrec.prompts.settings import PromptSettings
 from trackrec.prompts.templates import Item, Rated, history_segment, reccot_segments, validator_segments
 
 _KINDS = ("text", "answered", "noted", "told")
-# Share of the steps after which answers by notes count: until notes are read at all, they are noise.
+# Share of the steps after which answers given notes are trained: before the model can read notes, they are noise.
 _NOTED_FROM = 0.35
 START, END = "<|im_start|>", "<|im_end|>"
 CHATML = (
@@ -44,8 +44,10 @@ CHATML = (
 
 @dataclass(frozen=True)
 class Size:
-    """Shape and training of the model: so many lessons of each kind a step, no viewers in the first ``drills`` steps;
-    learning rates are the peaks.
+    """Shape and training of the model.
+
+    Learning rates are the peaks. ``viewers``, ``facts``, ``notes`` and ``titles`` are lessons of that kind per step;
+    the first ``drills`` steps have no viewers.
     """
 
     width: int = 128
@@ -69,7 +71,7 @@ SIZES = {
 
 
 def phrases() -> list[str]:
-    """What every prompt repeats, each a token of its own: prompts get half as long."""
+    """Phrases that every prompt repeats. Each becomes one token, which halves the length of prompts."""
     words = PromptSettings()
     ask = reccot_segments("", words)[1].split(str(words.max_words))
     *_, notes, question, name = validator_segments("", "@", Item("@"), words)
@@ -93,8 +95,8 @@ def phrases() -> list[str]:
 
 def build_tokenizer(seed: int, vocab_size: int = 1024) -> PreTrainedTokenizerFast:
     """Byte-level BPE in which a word of the world is one token, a year two (decade and digit), a set phrase one."""
-    some = itertools.islice(lessons(viewer_lesson, CorpusSettings(), seed), 600)
-    texts = ["".join(line.segments) for lesson in some for line in lesson] + ["Yes", "No"] * 1000
+    first = itertools.islice(lessons(viewer_lesson, CorpusSettings(), seed), 600)
+    texts = ["".join(line.segments) for lesson in first for line in lesson] + ["Yes", "No"] * 1000
     for phrase in phrases():
         texts = [part for text in texts for part in text.split(phrase)]
     inner = Tokenizer(models.BPE())
@@ -138,7 +140,7 @@ def build_model(size: Size, tokenizer: PreTrainedTokenizerFast, seed: int) -> Ll
         pad_token_id=tokenizer.pad_token_id,
     )
     model = LlamaForCausalLM(config)
-    # Sums of random parts drown the words: what is added to the residual stream begins small.
+    # Layers add to the residual stream, and with large random weights their sum would drown the word embeddings.
     for layer in model.model.layers:
         for part in (layer.self_attn.o_proj, layer.mlp.down_proj):
             torch.nn.init.normal_(part.weight, std=init / math.sqrt(2 * size.layers))
@@ -146,7 +148,7 @@ def build_model(size: Size, tokenizer: PreTrainedTokenizerFast, seed: int) -> Ll
 
 
 class Learnt(NamedTuple):
-    """A branch that is to be learnt: its number in the tree, what kind of text it is, and its weight."""
+    """A branch that is trained: its index in the tree, its kind of text, and its weight in the loss."""
 
     branch: int
     kind: Literal["text", "answered", "noted", "told"]
@@ -161,14 +163,15 @@ class Example(NamedTuple):
 
 
 def encode(chat: ChatEncoder, lesson: Lesson) -> Example:
-    """A lesson as a tree of tokens under one root, the opening of the user's turn, and the branches to be learnt."""
-    tree, learnt = [Branch(chat.opening)], list[Learnt]()
-    asked = {line.parent for line in lesson if line.said in ("answered", "noted")}
+    """A lesson as a tree of tokens under one root, the opening of the user's turn, and the branches to be trained."""
+    tree = [Branch(chat.opening)]
+    learnt: list[Learnt] = []
+    ends_prompt = {line.parent for line in lesson if line.said in ("answered", "noted")}
     for number, line in enumerate(lesson):
         ids = [token for segment in line.segments for token in chat.encode_data(segment)]
         if line.said in ("answered", "noted"):
             ids = [*ids, chat.eos_id]
-        elif number in asked:
+        elif number in ends_prompt:
             ids = [*ids, *chat.closing]
         if line.said != "asked":
             long = line.said == "answered" and line.segments not in (["Yes"], ["No"])
@@ -178,7 +181,7 @@ def encode(chat: ChatEncoder, lesson: Lesson) -> Example:
 
 
 def batches(chat: ChatEncoder, make: Make, size: int, seed: int) -> Iterator[list[Example]]:
-    """Lessons of one kind, ``size`` of like length at a time."""
+    """Lessons of one kind, in batches of ``size`` with similar length."""
     endless = (encode(chat, lesson) for lesson in lessons(make, CorpusSettings(), seed))
     rng = random.Random(seed)
     while True:
@@ -189,7 +192,7 @@ def batches(chat: ChatEncoder, make: Make, size: int, seed: int) -> Iterator[lis
 
 
 def steps(chat: ChatEncoder, size: Size, seed: int) -> Iterator[list[list[Example]]]:
-    """What each step learns from: drills alone, then viewers beside drills."""
+    """The batches of each step: first only drills, then drills and viewers."""
     facts = batches(chat, facts_lesson, size.facts, seed)
     notes = batches(chat, notes_lesson, size.notes, seed)
     titles = batches(chat, titles_lesson, size.titles, seed)
@@ -200,19 +203,19 @@ def steps(chat: ChatEncoder, size: Size, seed: int) -> Iterator[list[list[Exampl
 
 
 def losses(lm: LanguageModel, batch: Sequence[Example]) -> dict[str, Tensor]:
-    """Mean negative log-probability of a token of each kind of text, by the weights of its lines."""
+    """For each kind of text the mean negative log-probability per token, weighted by line."""
     layout = lm.layout([entry.tree for entry in batch])
     flat = [(row, learnt) for row, entry in enumerate(batch) for learnt in entry.learnt]
     wanted = [(row, learnt.branch) for row, learnt in flat]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         sums, lengths = branch_logprobs(lm, layout, wanted, [batch[row].tree[branch].ids for row, branch in wanted])
     weights = torch.tensor([learnt.weight for _, learnt in flat])
-    found = {}
+    by_kind = {}
     for kind in _KINDS:
-        own = torch.tensor([learnt.kind == kind for _, learnt in flat])
-        if own.any():
-            found[kind] = -(weights * sums)[own].sum() / (weights * lengths)[own].sum()
-    return found
+        of_kind = torch.tensor([learnt.kind == kind for _, learnt in flat])
+        if of_kind.any():
+            by_kind[kind] = -(weights * sums)[of_kind].sum() / (weights * lengths)[of_kind].sum()
+    return by_kind
 
 
 def train(directory: Path, size: Size, seed: int) -> None:
@@ -227,34 +230,37 @@ def train(directory: Path, size: Size, seed: int) -> None:
         torch.optim.AdamW(others, lr=size.lr, betas=(0.9, 0.98), weight_decay=0.0),
     ]
     peaks = [size.muon_lr, size.lr]
-    started, seen = time.monotonic(), 0
-    for step, several in enumerate(steps(lm.chat, size, seed)):
+    started = time.monotonic()
+    tokens = 0
+    for step, step_batches in enumerate(steps(lm.chat, size, seed)):
         share = min((step + 1) / 100, 0.5 * (1 + math.cos(math.pi * step / size.steps)))
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = peak * share
-        found: dict[str, Tensor] = {}
-        for batch in several:
-            own = losses(lm, batch)
-            due = [loss for kind, loss in own.items() if kind != "noted" or step >= _NOTED_FROM * size.steps]
-            torch.stack(due).sum().backward()
-            found.update((kind, loss.detach()) for kind, loss in own.items())
-            seen += sum(tree_tokens(entry.tree) for entry in batch)
+        latest: dict[str, Tensor] = {}
+        for batch in step_batches:
+            by_kind = losses(lm, batch)
+            trained = [loss for kind, loss in by_kind.items() if kind != "noted" or step >= _NOTED_FROM * size.steps]
+            torch.stack(trained).sum().backward()
+            latest.update((kind, loss.detach()) for kind, loss in by_kind.items())
+            tokens += sum(tree_tokens(entry.tree) for entry in batch)
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
         if step % 50 == 0 or step + 1 == size.steps:
-            took = time.monotonic() - started
-            told = ", ".join(f"{kind} {value.item():.3f}" for kind, value in found.items())
-            print(f"{directory.name} step {step}: {told}; {seen / took:,.0f} tokens/s, {took:.0f} s", flush=True)
+            seconds = time.monotonic() - started
+            shown = ", ".join(f"{kind} {value.item():.3f}" for kind, value in latest.items())
+            print(
+                f"{directory.name} step {step}: {shown}; {tokens / seconds:,.0f} tokens/s, {seconds:.0f} s", flush=True
+            )
         if (step + 1) % 500 == 0 or step + 1 == size.steps:
             halved = {name: value.to(torch.bfloat16) for name, value in lm.base.state_dict().items()}
             lm.base.save_pretrained(directory, state_dict=halved)
 
 
 def add_pooling(directory: Path) -> None:
-    """The files by which sentence-transformers reads the model's mean hidden state as a sentence vector."""
+    """Write the files that make sentence-transformers use the model's mean hidden state as a sentence vector."""
     width = json.loads((directory / "config.json").read_text())["hidden_size"]
     modules = [
         {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
@@ -270,10 +276,10 @@ def main() -> None:
     """Build the tokenizer and the model, and train it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", default="world-1m", choices=list(SIZES))
-    parser.add_argument("--out", type=Path, help="models/SIZE unless given")
+    parser.add_argument("--out", type=Path, help="default: models/SIZE")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--steps", type=int, help="fewer steps, to try the script")
+    parser.add_argument("--steps", type=int, help="optimizer steps; few of them to try the script")
     args = parser.parse_args()
     out = args.out or Path("models") / args.size
     torch.set_num_threads(args.threads)

@@ -1,8 +1,8 @@
-"""General text of the simulated world, from other worlds than the one that a run sees: what its language model reads.
+"""Training text for the language models of the simulated world, from other worlds than those that runs use.
 
-A lesson is a tree of text in the prompts that trackrec itself uses, with the branches that are to be learnt. Writers
-are sloppy; who answers without notes mostly guesses, and who answers with notes believes them, true or not. A model of
-these texts speaks the language of the world and can read, and neither describes nor foresees tastes well.
+A lesson is a tree of text in trackrec's own prompts, with the branches that are to be trained. The texts about viewers
+contain errors; answers without notes are mostly guesses, and answers with notes follow them, true or not. A model that
+is trained on these texts knows the language of the world and can read, but neither describes nor predicts tastes well.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from trackrec.interactions.simulated.claims import Claim, read_claims
+from trackrec.interactions.simulated.claims import read_claims
 from trackrec.interactions.simulated.words import GENRES, Genre
 from trackrec.interactions.simulated.world import World, WorldRules, draw_world
 from trackrec.prompts.settings import PromptSettings
@@ -33,25 +33,25 @@ from trackrec.prompts.templates import (
     validator_segments,
 )
 
-# Worlds of runs have small seeds.
+# Runs use small seeds for their worlds.
 FIRST_WORLD = 100_000
 WORDS = {genre.name: genre for genre in GENRES}
-# What a believing reader makes of a claim, in logits, and how sure such a reader ever is.
+# By how much a claim changes the answer of `believe`, in logits, and the largest logit of an answer.
 _LIKED, _DISLIKED, _NEVER, _ERA, _SUREST = 3.0, -3.0, -4.0, 1.0, 4.0
 _LIKING = ("likes", "enjoys", "loves", "prefers", "is drawn to")
 _DISLIKING = ("dislikes", "avoids", "is cool on", "turns away from", "never watches")
-# What a history's verdicts count when they are learnt: most of each is chance.
+# Weight of a history's verdicts in the loss; it is small, since each verdict is mostly chance.
 _VERDICT = 0.2
 
 
 @dataclass(frozen=True)
 class CorpusSettings:
-    """How good the text is.
+    """Size and quality of the text.
 
     Attributes:
-        slip: share of a writer's claims that are drawn at random instead of read from the history.
-        informed: how far an answer without notes follows the viewer's true probability; the rest is the share of likes.
-        stray: share of the notes on which questions are asked that were written about somebody else.
+        slip: share of a text's claims that are drawn at random instead of read from the history.
+        informed: weight of the viewer's true probability in an answer without notes; the rest is the share of likes.
+        stray: share of the notes in V's prompts that are about another viewer.
         users: viewers of one world.
         items: films of one world.
         shortest: films of a history, at least.
@@ -72,11 +72,11 @@ class CorpusSettings:
 
 
 class Line(NamedTuple):
-    """A run of text segments that follows another line (-1: none).
+    """Consecutive text segments that follow the line ``parent`` (-1: none).
 
-    ``asked`` by the user; ``answered`` by the assistant, its turn, to be learnt, or ``noted``, which is an answer that
-    has notes to go by; or ``told`` by a good reader: what follows from the text before it, to be learnt too. Where
-    several lines could follow, ``weight`` is the probability of this one.
+    ``said`` is the kind of text. ``asked`` is part of the user's turn and not trained. The others are trained:
+    ``answered`` is the assistant's turn, ``noted`` an answer to a prompt with notes, and ``told`` is text that follows
+    from the text before it. Where several lines could follow, ``weight`` is the probability of this one.
     """
 
     segments: Sequence[str]
@@ -90,13 +90,13 @@ Make = Callable[[World, int, CorpusSettings, random.Random], Lesson]
 
 
 def lessons(make: Make, settings: CorpusSettings, seed: int) -> Iterator[Lesson]:
-    """Lessons of one kind without end, one about each viewer of world after world.
+    """Endless lessons of one kind, one about each viewer of one world after the other.
 
     Args:
-        make: `viewer_lesson`, or a drill: `facts_lesson`, `notes_lesson` or `titles_lesson`. To copy and to look a
-            name up is learnt within minutes from drills, and hardly ever from viewers alone.
-        settings: how good they are.
-        seed: of the worlds and the writers.
+        make: `viewer_lesson`, or a drill: `facts_lesson`, `notes_lesson` or `titles_lesson`. A model learns to copy and
+            to look names up within minutes from drills, and hardly at all from viewers alone.
+        settings: size and quality.
+        seed: of the worlds and the texts.
     """
     rng = random.Random(f"{make.__name__} {seed}")
     for number in itertools.count(FIRST_WORLD * (1 + seed)):
@@ -106,7 +106,7 @@ def lessons(make: Make, settings: CorpusSettings, seed: int) -> Iterator[Lesson]
 
 
 def facts_lesson(world: World, user: int, settings: CorpusSettings, rng: random.Random) -> Lesson:
-    """The facts above a history and what can be said by them."""
+    """The facts above a history and sentences that follow from them."""
     history = some_history(world, user, settings, rng)
     words = PromptSettings(max_history=1, history_counts=rng.random() < 0.8, history_kinds=3, history_attributes=False)
     lines = [Line([history_segment(history, words)], -1)]
@@ -115,7 +115,7 @@ def facts_lesson(world: World, user: int, settings: CorpusSettings, rng: random.
 
 
 def notes_lesson(world: World, user: int, settings: CorpusSettings, rng: random.Random) -> Lesson:
-    """Texts about a viewer and some others, each with what it says of every genre."""
+    """Texts about a viewer and three others, each followed by what it says about every genre."""
     lines = [Line(["Notes on some viewers:"], -1)]
     for viewer in (user, *rng.sample(range(settings.users), 3)):
         notes = write_text(some_history(world, viewer, settings, rng), settings.slip, PromptSettings(max_words=60), rng)
@@ -126,26 +126,26 @@ def notes_lesson(world: World, user: int, settings: CorpusSettings, rng: random.
 
 
 def titles_lesson(world: World, user: int, settings: CorpusSettings, rng: random.Random) -> Lesson:
-    """A list of films, which of them come last and after another, and how a text names those that were liked."""
+    """A list of films: which is the last, which follows another, and texts that name liked ones."""
     words = PromptSettings(max_history=rng.choice([3, 4, 6, 8]), history_attributes=rng.random() < 0.3)
     history = some_history(world, user, settings, rng)[-words.max_history :]
     lines = [Line([history_segment(history, words)], -1)]
     titles = [entry.item.title for entry in history]
     liked, disliked = ([entry.item.title for entry in history if entry.liked == verdict] for verdict in (True, False))
-    for word, own in ((words.liked, liked), (words.disliked, disliked)):
-        if own:
-            _tell(lines, 0, f"The last {word}", f" {own[-1]}")
-    for place in rng.sample(range(1, len(titles)), min(2, len(titles) - 1)):
-        _tell(lines, 0, f"After {titles[place - 1]}", f" {titles[place]}")
-    for begun in ("Favourites:", "Recently liked", "Enjoyed") if liked else ():
-        lines.append(Line([f"\n\n{begun}"], 0))
+    for word, with_verdict in ((words.liked, liked), (words.disliked, disliked)):
+        if with_verdict:
+            _tell(lines, 0, f"The last {word}", f" {with_verdict[-1]}")
+    for index in rng.sample(range(1, len(titles)), min(2, len(titles) - 1)):
+        _tell(lines, 0, f"After {titles[index - 1]}", f" {titles[index]}")
+    for beginning in ("Favourites:", "Recently liked", "Enjoyed") if liked else ():
+        lines.append(Line([f"\n\n{beginning}"], 0))
         end = len(lines) - 1
         lines += [Line([f" {title}"], end, "told", 1 / len(liked)) for title in liked]
     return lines
 
 
 def viewer_lesson(world: World, user: int, settings: CorpusSettings, rng: random.Random) -> Lesson:
-    """One viewer's history, texts about it, and whether the viewer likes other films, without notes and with some."""
+    """One viewer's history, texts about it, and whether the viewer likes other films, with and without notes."""
     words = PromptSettings(
         max_words=rng.choice([20, 30, 40, 60]),
         max_history=rng.choice([3, 4, 6, 8]),
@@ -175,8 +175,8 @@ def viewer_lesson(world: World, user: int, settings: CorpusSettings, rng: random
             about = some_history(world, rng.randrange(settings.users), settings, rng)
         notes = write_text(about, settings.slip, words, rng)
         items = [item_of(world, number) for number in rng.sample(range(len(world.titles)), settings.targets)]
-        told = _ask(lines, end, notes, [(item, believe(notes, item, share)) for item in items], words)
-        _tell_notes(lines, told, notes, rng.sample(GENRES, 3))
+        end_of_notes = _ask(lines, end, notes, [(item, believe(notes, item, share)) for item in items], words)
+        _tell_notes(lines, end_of_notes, notes, rng.sample(GENRES, 3))
     _tell_leanings(lines, end, history, rng)
     return lines
 
@@ -190,14 +190,18 @@ def some_history(world: World, user: int, settings: CorpusSettings, rng: random.
 
 
 def believe(notes: str, target: Item, share: float) -> float:
-    """P(Yes) of a reader who takes notes at their word and knows nothing else but the share of likes.
+    """P(Yes) of a reader who believes all notes and otherwise knows only the share of likes.
 
-    The claims about the target's genres (the second counts half) and its era are summed as logits.
+    The logits of the claims about the target's genres (the second counts half) and about its era are summed.
     """
     logit = 0.5 * math.log(share / (1 - share))
     claims = read_claims(notes).claims
     for weight, genre in zip((1.0, WorldRules().second), target.attributes, strict=False):
-        logit += weight * sum(_opinion(claim) for claim in claims if claim.name == genre)
+        logit += weight * sum(
+            _NEVER if claim.about == "never" else _LIKED if claim.positive else _DISLIKED
+            for claim in claims
+            if claim.name == genre
+        )
     era = "old" if (target.year or 0) < WorldRules().turn else "new"
     for claim in claims:
         if claim.about in ("era", "decade"):
@@ -206,26 +210,20 @@ def believe(notes: str, target: Item, share: float) -> float:
     return 1 / (1 + math.exp(-max(-_SUREST, min(_SUREST, logit))))
 
 
-def _opinion(claim: Claim) -> float:
-    if claim.about == "never":
-        return _NEVER
-    return _LIKED if claim.positive else _DISLIKED
-
-
-def _tell(lines: Lesson, parent: int, begun: str, rest: str) -> None:
-    """A sentence after some line whose rest follows from what was read."""
-    lines.append(Line([f"\n\n{begun}"], parent))
+def _tell(lines: Lesson, parent: int, beginning: str, rest: str) -> None:
+    """Add a sentence after the line ``parent``; its rest follows from the text before it and is trained."""
+    lines.append(Line([f"\n\n{beginning}"], parent))
     lines.append(Line([rest], len(lines) - 1, "told"))
 
 
 def _tell_notes(lines: Lesson, parent: int, notes: str, genres: Sequence[Genre]) -> None:
-    """What notes say of some genres."""
+    """Add what notes say about some genres."""
     for genre in genres:
         _tell(lines, parent, f"The notes say of {genre.name}", f": {_said(notes, genre.name)}")
 
 
 def _tell_leanings(lines: Lesson, parent: int, history: Sequence[Rated], rng: random.Random) -> None:
-    """What a history mostly likes and dislikes, kind by kind and in the words of a text."""
+    """Add which genres are mostly liked and disliked in a history, one by one and as sentences of a text."""
     for verdict, verbs, names in zip(("liked", "disliked"), (_LIKING, _DISLIKING), leanings(history), strict=True):
         for name, _ in names:
             _tell(lines, parent, f"In all {name}", f": {verdict}")
@@ -236,42 +234,42 @@ def _tell_leanings(lines: Lesson, parent: int, history: Sequence[Rated], rng: ra
 def _ask(
     lines: Lesson, end: int, notes: str | None, chances: Sequence[tuple[Item, float]], words: PromptSettings
 ) -> int:
-    """Add V's questions after the line that ends the history, each with both answers and their probabilities.
+    """Add the validator's (V's) prompts after the line that ends the history, with both answers and their weights.
 
     Returns:
-        The line that ends the notes, or the history where there are none.
+        The index of the line that ends the notes, or the history if there are none.
     """
-    *told, ask, _ = validator_segments("", notes, chances[0][0], words)[1:]
-    for segment in told:
+    *before, ask, _ = validator_segments("", notes, chances[0][0], words)[1:]
+    for segment in before:
         lines.append(Line([segment], end))
         end = len(lines) - 1
     lines.append(Line([ask], end))
-    asked = len(lines) - 1
+    parent = len(lines) - 1
     for item, chance in chances:
-        question = _ask_about(lines, asked, validator_segments("", notes, item, words)[-1], notes)
+        question = _ask_about(lines, parent, validator_segments("", notes, item, words)[-1], notes)
         said: Literal["answered", "noted"] = "answered" if notes is None else "noted"
         lines.append(Line(["Yes"], question, said, chance))
         lines.append(Line(["No"], question, said, 1 - chance))
     return end
 
 
-def _ask_about(lines: Lesson, asked: int, question: str, notes: str | None) -> int:
-    """A question's last segment; with notes, what they say of each genre is told beside its name.
+def _ask_about(lines: Lesson, parent: int, question: str, notes: str | None) -> int:
+    """Add a prompt's last segment; with notes, a branch after each genre's name has what they say about it.
 
     Returns:
-        The line that ends the question.
+        The index of the line that ends the segment.
     """
     parts = [question] if notes is None else re.split(rf"((?:(?<=\[)| )(?:{'|'.join(WORDS)}))(?=[,\]])", question)
     for part in filter(None, parts):
-        lines.append(Line([part], asked))
-        asked = len(lines) - 1
+        lines.append(Line([part], parent))
+        parent = len(lines) - 1
         if notes is not None and part.strip() in WORDS:
-            lines.append(Line([f": {_said(notes, part.strip())}"], asked, "told"))
-    return asked
+            lines.append(Line([f": {_said(notes, part.strip())}"], parent, "told"))
+    return parent
 
 
 def _history_lines(segment: str, words: PromptSettings) -> Lesson:
-    """A history cut before each verdict, so that the verdict is told."""
+    """A history, one line per part: verdicts are separate lines, so that they are trained."""
     lines: Lesson = []
     for part in re.split(rf"(\]?: (?:{words.liked}|{words.disliked})(?:\n|$))", segment):
         if part:
@@ -281,13 +279,13 @@ def _history_lines(segment: str, words: PromptSettings) -> Lesson:
 
 
 def item_of(world: World, number: int) -> Item:
-    """A film as prompts know it."""
+    """A film as an item of prompts."""
     genres = [GENRES[genre].name for genre in world.genres[number]]
     return Item(world.titles[number], genres, int(world.years[number]))
 
 
 def write_text(history: Sequence[Rated], slip: float, words: PromptSettings, rng: random.Random) -> str:
-    """A sloppy taste text: some sentences in any order, each claim at random with probability ``slip``."""
+    """A taste text with errors: sentences in random order, each claim drawn at random with probability ``slip``."""
     liked = [entry for entry in history if entry.liked]
     disliked = [entry for entry in history if not entry.liked]
     sentences = [_tastes(leanings(history), slip, rng) for _ in range(rng.randint(1, 2))]
@@ -311,20 +309,20 @@ def _tastes(lean: Leanings, slip: float, rng: random.Random) -> str:
     parts = []
     for verbs, names in ((_LIKING, lean.liked), (_DISLIKING, lean.disliked)):
         if rng.random() < 0.75 or (not parts and verbs is _DISLIKING):
-            said = _slipped(names[: rng.choice([1, 2, 2, 3])], slip, rng)
+            claimed = _slipped(names[: rng.choice([1, 2, 2, 3])], slip, rng)
             form = "{} ({})" if rng.random() < 0.7 else "{}"
-            clause = rng.choice([", ", " and "]).join(form.format(*name) for name in said)
+            clause = rng.choice([", ", " and "]).join(form.format(*name) for name in claimed)
             parts.append(f"{rng.choice(verbs)} {clause}")
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}."
 
 
 def _slipped(names: Sequence[tuple[str, int]], slip: float, rng: random.Random) -> list[tuple[str, int]]:
-    """Some of the names replaced by any genre; at least one name."""
-    said: dict[str, int] = {}
+    """The names, each replaced by a random genre with probability ``slip``; a random one if there are none."""
+    counts: dict[str, int] = {}
     for name, count in names or [(rng.choice(GENRES).name, 1)]:
-        said[rng.choice(GENRES).name if rng.random() < slip else name] = count
-    return list(said.items())
+        counts[rng.choice(GENRES).name if rng.random() < slip else name] = count
+    return list(counts.items())
 
 
 def _generosity(liked: int, total: int, slip: float, rng: random.Random) -> str:
@@ -351,6 +349,6 @@ def _eras(liked: Sequence[Rated], disliked: Sequence[Rated], slip: float, rng: r
 
 
 def _said(notes: str, genre: str) -> str:
-    """What notes claim of a genre."""
-    said = {claim.positive for claim in read_claims(notes).claims if claim.name == genre}
-    return "nothing" if len(said) != 1 else "liked" if said.pop() else "disliked"
+    """What notes claim about a genre; ``nothing`` also if they contradict themselves."""
+    verdicts = {claim.positive for claim in read_claims(notes).claims if claim.name == genre}
+    return "nothing" if len(verdicts) != 1 else "liked" if verdicts.pop() else "disliked"

@@ -1,9 +1,9 @@
-"""Hold finished runs on the simulated world against its truth: ``python scripts/world_truth.py runs/simulated ...``.
+"""Compare finished runs on the simulated world with its truth: ``python scripts/world_truth.py runs/simulated ...``.
 
-Four tables on the validation rows: V's ranking beside what could be reached; what each alignment and each Rec-Tuning
-changed, the other one held still; and how many claims of G's texts are true. Numbers are means over the runs given,
-with 95 % intervals that resample users, and the value of each run behind them. "Expected" ones use the true
-probabilities in place of the labels, so they carry no noise of the labels.
+Four tables on the validation rows: the ranking by the validator (V) and the best possible ones; what each alignment of
+the generator (G) changed under the same V; what each Rec-Tuning of V changed on the same texts; and how many claims of
+G's texts are true. Numbers are means over the runs, with 95 % intervals that resample users, followed by the value of
+each run. "Expected" ones use the true probabilities instead of the labels, so they have no label noise.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def load(directory: Path) -> Run:
 
 
 def judged(runs: list[Run], stage: str, validator: str) -> pl.DataFrame | None:
-    """One validator's answers in a stage of every run, with the true probability; None where a run has none."""
+    """One validator's scores in a stage of every run, with the true probabilities; None if a run has none."""
     frames = []
     for number, run in enumerate(runs):
         rows = run.files.answers(stage, validator)
@@ -76,10 +76,10 @@ def measured(measure: Measure, rows: pl.DataFrame, *columns: str) -> str:
 
     arrays = [rows[name].to_numpy().astype(np.float64) for name in ("run", *columns)]
     clusters = rows.select(pl.format("{} {}", "run", "user_id")).to_series().to_numpy()
-    found = user_bootstrap(mean_over_runs, clusters, *arrays, n_resamples=RESAMPLES)
-    text = f"{found.value:.4f} [{found.low:.4f}, {found.high:.4f}]"
-    own = [measure(*(values[arrays[0] == number] for values in arrays[1:])) for number in np.unique(arrays[0])]
-    return text if len(own) == 1 else f"{text} ({' '.join(f'{value:.4f}' for value in own)})"
+    mean = user_bootstrap(mean_over_runs, clusters, *arrays, n_resamples=RESAMPLES)
+    text = f"{mean.value:.4f} [{mean.low:.4f}, {mean.high:.4f}]"
+    by_run = [measure(*(values[arrays[0] == number] for values in arrays[1:])) for number in np.unique(arrays[0])]
+    return text if len(by_run) == 1 else f"{text} ({' '.join(f'{value:.4f}' for value in by_run)})"
 
 
 def expected_gain(a: Float, b: Float, p: Float) -> float:
@@ -88,7 +88,7 @@ def expected_gain(a: Float, b: Float, p: Float) -> float:
 
 
 def expected_reward(p_yes: Float, p: Float) -> float:
-    """P_V(true label) per class of the label, weighted by the label's true probability."""
+    """Mean of P_V(label) per class of the label, then over both classes, with labels weighted by true probability."""
     return 0.5 * float((p * p_yes).sum() / p.sum() + ((1 - p) * (1 - p_yes)).sum() / (1 - p).sum())
 
 
@@ -98,7 +98,7 @@ def expected_reward_gain(a: Float, b: Float, p: Float) -> float:
 
 
 def reward_gain(a: Float, b: Float, labels: Float) -> float:
-    """Difference of two rewards on the labels as they fell."""
+    """Difference of two rewards on the drawn labels."""
     return balanced_mean(a, labels) - balanced_mean(b, labels)
 
 
@@ -112,31 +112,31 @@ def rounds_of(runs: list[Run]) -> int:
 
 
 def print_validators(runs: list[Run]) -> None:
-    """V's AUC beside the ceilings."""
+    """V's AUC and the best possible AUCs."""
     plain = judged(runs, without_text("evaluate"), without_text("rec_tune"))
     if plain is None:
         raise SystemExit("no finished plain/evaluate stage: let the run end first")
-    found: dict[str, pl.DataFrame | None] = {
+    by_name: dict[str, pl.DataFrame | None] = {
         "V untuned, no text": judged(runs, without_text("evaluate"), "base"),
         "V plain: tuned, no text": plain,
     }
     for number in range(rounds_of(runs) + 1):
         name = f"V after round {number}" if number else "V warmed up, distilled G"
-        found[name] = judged(runs, in_round(number, "evaluate"), in_round(number, "rec_tune"))
+        by_name[name] = judged(runs, in_round(number, "evaluate"), in_round(number, "rec_tune"))
     print(f"\n{len(runs)} run(s), {plain.height} validation rows\n")
     print("| ranking | AUC | expected AUC | expected AUC minus V plain |\n|---|---|---|---|")
-    told = np.concatenate(
+    from_histories = np.concatenate(
         [
             run.truth.told_by(run.histories, rows.select("sample_id", "item_id", "history_id"), run.threshold)
             for run, (_, rows) in zip(runs, plain.group_by("run", maintain_order=True), strict=True)
         ]
     )
-    for name, scores in (("the truth", plain["truth"].to_numpy()), ("the best reader of histories", told)):
+    for name, scores in (("the truth", plain["truth"].to_numpy()), ("the best reader of histories", from_histories)):
         rows = plain.with_columns(pl.Series("p_yes", scores))
         print(
             f"| {name} | {measured(auc, rows, 'p_yes', 'label')} | {measured(expected_auc, rows, 'p_yes', 'truth')} | |"
         )
-    for name, rows in found.items():
+    for name, rows in by_name.items():
         if rows is None:
             continue
         both = rows.join(
@@ -152,14 +152,14 @@ def print_validators(runs: list[Run]) -> None:
 def print_changes(runs: list[Run]) -> None:
     """What each alignment changed under one V, and what each Rec-Tuning changed on the same texts."""
     print(
-        "\n| alignment of round | V that judges | G's reward before | after | difference | expected difference | "
+        "\n| alignment of round | scored by V of | G's reward before | after | difference | expected difference | "
         "expected AUC, difference |\n|---|---|---|---|---|---|---|"
     )
     pairs = []
     for number in range(1, rounds_of(runs) + 1):
         before = judged(runs, in_round(number - 1, "evaluate"), in_round(number - 1, "rec_tune"))
         after = judged(runs, in_round(number, "evaluate"), in_round(number - 1, "rec_tune"))
-        own = judged(runs, in_round(number, "evaluate"), in_round(number, "rec_tune"))
+        retuned = judged(runs, in_round(number, "evaluate"), in_round(number, "rec_tune"))
         if before is not None and after is not None:
             both = _joined(after, before)
             print(
@@ -170,8 +170,8 @@ def print_changes(runs: list[Run]) -> None:
                 f"{measured(expected_reward_gain, both, 'p_yes', 'p_yes_old', 'truth')} | "
                 f"{measured(expected_gain, both, 'p_yes', 'p_yes_old', 'truth')} |"
             )
-        if after is not None and own is not None:
-            pairs.append((number, _joined(own, after)))
+        if after is not None and retuned is not None:
+            pairs.append((number, _joined(retuned, after)))
     print("\n| Rec-Tuning of round | expected AUC before | after | difference |\n|---|---|---|---|")
     for number, both in pairs:
         print(
@@ -182,13 +182,13 @@ def print_changes(runs: list[Run]) -> None:
 
 
 def _joined(new: pl.DataFrame, old: pl.DataFrame) -> pl.DataFrame:
-    """The same rows judged twice; the older judgement's columns end in ``_old``."""
+    """Two scores of the same rows; the columns of the older one end in ``_old``."""
     columns = ["run", "sample_id", "p_yes", "p_true"]
     return new.join(old.select(columns), on=["run", "sample_id"], suffix="_old", maintain_order="left")
 
 
 def claims(runs: list[Run], stage: str, everyone: bool) -> pl.DataFrame | None:
-    """Counts of the claims of every text of a stage, about validation users or everyone."""
+    """Counts of the claims of every text of a stage, about validation users only or about everyone."""
     frames = []
     for number, run in enumerate(runs):
         texts = run.files.table(stage, "reccots", ("history_id", "draw", "text"))
@@ -205,12 +205,12 @@ def claims(runs: list[Run], stage: str, everyone: bool) -> pl.DataFrame | None:
 
 
 def true_share(true: Float, false: Float) -> float:
-    """Of the claims that the world decides."""
+    """Share of true claims among those that the world's truth decides."""
     return float(true.sum() / max(1.0, true.sum() + false.sum()))
 
 
 def print_claims(runs: list[Run]) -> None:
-    """How true texts are: the teacher's, then G's greedy ones on validation users, then the sampled ones."""
+    """Shares of true claims: in the teacher's texts, G's greedy texts on validation users, and the sampled texts."""
     rounds = range(1, rounds_of(runs) + 1)
     stages = [("teacher, train users", "teacher", True), ("distilled G, greedy", in_round(0, "greedy"), False)]
     stages += [(f"G of round {n}, greedy", in_round(n, "greedy"), False) for n in rounds]
@@ -233,7 +233,7 @@ def print_claims(runs: list[Run]) -> None:
 
 
 def final(runs: list[Run]) -> pl.DataFrame:
-    """The last V's answers on the last texts; a loop without Rec-Tuning ends with the V that was warmed up."""
+    """The last V's scores on the last texts; without Rec-Tuning in the rounds the last V is the warmed-up one."""
     last = rounds_of(runs)
     rows = judged(runs, in_round(last, "evaluate"), in_round(last, "rec_tune"))
     rows = judged(runs, in_round(last, "evaluate"), in_round(0, "rec_tune")) if rows is None else rows
@@ -245,15 +245,16 @@ def final(runs: list[Run]) -> pl.DataFrame:
 
 
 def print_against(runs: list[Run], others: list[Run], name: str) -> None:
-    """What runs reached in the end beside others of the same seeds: the same rows, so differences are paired."""
-    ours, theirs = final(runs), final(others)
+    """Final results of runs and of others with the same seeds: they have the same rows, so differences are paired."""
+    ours = final(runs)
+    theirs = final(others)
     if ours.select("run", "sample_id").rows() != theirs.select("run", "sample_id").rows():
-        raise SystemExit("--against: the other runs judged other rows: give runs of the same seeds, in the same order")
+        raise SystemExit("--against: the other runs scored other rows: give runs of the same seeds, in the same order")
     both = _joined(ours, theirs)
     print(f"\n| after the last round | these runs | {name} | difference |\n|---|---|---|---|")
     for title, measure, difference in (
         ("V's expected AUC", expected_auc, expected_gain),
-        ("G's expected reward, each by its own V", expected_reward, expected_reward_gain),
+        ("G's expected reward, each by the V of its run", expected_reward, expected_reward_gain),
     ):
         new, old = (measured(measure, both, column, "truth") for column in ("p_yes", "p_yes_old"))
         print(f"| {title} | {new} | {old} | {measured(difference, both, 'p_yes', 'p_yes_old', 'truth')} |")

@@ -113,7 +113,7 @@ def test_runs_beside_others_of_the_same_rows(
     assert len(last) == 4
     assert all(line.endswith("| 0.0000 [0.0000, 0.0000] |") for line in last[2:])
     monkeypatch.setattr(sys, "argv", ["world_truth.py", str(run_dir), "--against", str(run_dir), str(run_dir)])
-    with pytest.raises(SystemExit, match="--against: the other runs judged other rows"):
+    with pytest.raises(SystemExit, match="--against: the other runs scored other rows"):
         world_truth.main()
 
 
