@@ -54,6 +54,22 @@ def test_the_release_mixes_them_on_request():
     assert set(cohort.reward["sample_id"]) == set(cohort.tune["sample_id"])
 
 
+def test_held_rows_score_no_text_and_tune_no_v():
+    everything = select_cohort(SAMPLES, LoopSettings(targets=99), seed=0)
+    assert not len(everything.hold)
+    for disjoint in (True, False):
+        cohort = select_cohort(SAMPLES, LoopSettings(targets=99, hold=0.3, disjoint=disjoint), seed=0)
+        held = set(cohort.hold["sample_id"])
+        assert set(cohort.hold["split"]) == {"train"}
+        assert 0.15 < len(held) / len(SAMPLES.filter(pl.col("split") == "train")) < 0.45
+        learned = {*cohort.reward["sample_id"], *cohort.tune["sample_id"], *cohort.warmup["sample_id"]}
+        assert learned
+        assert not held & learned
+    for share in (-0.1, 1.0):
+        with pytest.raises(ValueError, match=r"loop.hold must be in \[0, 1\)"):
+            LoopSettings(hold=share)
+
+
 def test_only_train_rows_reward_and_tune():
     for disjoint in (True, False):
         cohort = select_cohort(SAMPLES, LoopSettings(disjoint=disjoint), seed=0)

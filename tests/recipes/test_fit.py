@@ -224,6 +224,26 @@ def test_a_monitor_stops_an_alignment_before_its_end(
     assert "round-1/align" in started(trackrec(*asked))
 
 
+def test_what_is_held_back_validates_distillation_and_rec_tuning(
+    finished: str, config: Path, trackrec: Callable[..., str], tmp_path: Path
+) -> None:
+    """One row of the CSV log per epoch; EarlyStopping watches it. The stages of the run without it stay as they are."""
+    stopping = '[{"class_path":"lightning.pytorch.callbacks.EarlyStopping","init_args":{"monitor":"valid/loss"}}]'
+    asked = ("--loop.hold", "0.3", "--rec_tune.trainer.callbacks", stopping, "--run_dir", str(tmp_path / "run"))
+    trackrec("fit", "--config", str(config), *asked, "--stages", "data,teacher,distill,warmup/rec_tune")
+    files = RunFiles(tmp_path / "run", {"loop": {"rounds": 2}})
+    for stage, epochs in (("distill", 15), ("warmup/rec_tune", 1)):
+        steps = files.step_logs(stage)
+        assert steps is not None
+        assert steps["valid/loss"].drop_nulls().len() == epochs
+        assert steps["loss"].drop_nulls().len() == files.notes(stage)["optimizer_steps"]
+    steps = files.step_logs("warmup/rec_tune")
+    assert steps is not None
+    assert len(steps.select("valid/auc", "valid/acc").drop_nulls()) == 1
+    assert files.notes("warmup/rec_tune")["held_rows"] > 0
+    assert "held_rows" not in RunFiles(run_dir(config), {"loop": {"rounds": 2}}).notes("warmup/rec_tune")
+
+
 def test_the_report_loads_no_language_model(finished: str, config: Path) -> None:
     """A run that was copied to a machine without its models has a report too."""
     code = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.packing import Branch, Layout, Tree, tree_tokens
-from trackrec.llm.training.batches import BatchLoader
+from trackrec.llm.training.batches import BatchLoader, validation_loaders
 from trackrec.llm.training.distributed import process_rank
 from trackrec.prompts.book import PromptBook
 from trackrec.runtime.errors import SettingError
@@ -40,6 +41,7 @@ class DistillData(LightningDataModule):
         lm: the model; it encodes texts and lays out rows.
         book: histories and words.
         teacher_dir: stage directory with the reccots table of the teacher.
+        held: histories whose texts validate instead of training.
         seed: of the shuffling.
         batch_size: texts per batch.
         batch_tokens: if given, a batch holds as many texts as fit, prompts and padding counted, in place of
@@ -51,19 +53,20 @@ class DistillData(LightningDataModule):
         lm: LanguageModel,
         book: PromptBook,
         teacher_dir: Path,
+        held: Collection[str] = (),
         seed: int = 0,
         batch_size: int = 16,
         batch_tokens: int | None = None,
     ) -> None:
         super().__init__()
-        self.lm, self.book, self.teacher_dir = lm, book, teacher_dir
+        self.lm, self.book, self.teacher_dir, self.held = lm, book, teacher_dir, held
         self.seed, self.batch_size, self.batch_tokens = seed, batch_size, batch_tokens
 
     def setup(self, stage: str) -> None:
         """Encode every text.
 
         Raises:
-            SettingError: the teacher finished no text, or a text is longer than the model's context.
+            SettingError: the teacher finished no text to train on, or a text is longer than the model's context.
         """
         # A text cut by the length limit would teach G to stop in mid-sentence.
         rows = [row for row in read_dataset(self.teacher_dir, "reccots") if row["finish_reason"] == "stop"]
@@ -73,11 +76,15 @@ class DistillData(LightningDataModule):
                 "one."
             )
         self.examples: list[ResponseExample] = []
+        self.held_examples: list[ResponseExample] = []
         for row in rows:
             prompt = self.lm.chat.encode_prompt(self.book.reccot_prompt(row["history_id"]))
             response = self.lm.chat.encode_response(row["text"])
-            self.examples.append(ResponseExample(row["history_id"], [Branch(prompt), Branch(response, 0)]))
-        self.lm.check_reach(entry.tree for entry in self.examples)
+            examples = self.held_examples if row["history_id"] in self.held else self.examples
+            examples.append(ResponseExample(row["history_id"], [Branch(prompt), Branch(response, 0)]))
+        if not self.examples:
+            raise SettingError("every text of the teacher is held back for validation: lower loop.hold.")
+        self.lm.check_reach(entry.tree for entry in (*self.examples, *self.held_examples))
 
     def collate(self, examples: list[ResponseExample]) -> ResponseBatch:
         """Rows whose second branch is the response."""
@@ -100,6 +107,11 @@ class DistillData(LightningDataModule):
             processes=size,
             batch_tokens=self.batch_tokens,
         )
+
+    def val_dataloader(self) -> list[BatchLoader[ResponseExample]]:
+        """Batches of the held texts in their order, or this process's shares of them; none without held texts."""
+        held = self.held_examples
+        return validation_loaders(held, [tree_tokens(entry.tree) for entry in held], self.batch_size, self.collate)
 
     def transfer_batch_to_device(self, batch: ResponseBatch, device: Any, dataloader_idx: int) -> ResponseBatch:
         """Nothing to move: the model puts its inputs on its device."""

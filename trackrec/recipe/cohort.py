@@ -5,7 +5,7 @@ G is the generator, V the validator.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 Target = tuple[str, str, int]  # sample_id, item_id, label
+_HOLD_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Cohort:
         reward: rows that score draws.
         tune: rows from which a round's tuning rows are taken, in the order in which rounds take them.
         warmup: rows from which the warm-up's are taken: ``tune``, or those of ``warmup_users``.
+        hold: train rows of all users that none of the three has, on which Rec-Tuning is validated.
         valid: validation rows on which V is evaluated each round.
         test: test rows on which V is evaluated by the test command.
     """
@@ -41,6 +43,7 @@ class Cohort:
     reward: pl.DataFrame
     tune: pl.DataFrame
     warmup: pl.DataFrame
+    hold: pl.DataFrame
     valid: pl.DataFrame
     test: pl.DataFrame
 
@@ -58,8 +61,12 @@ def select_cohort(samples: pl.DataFrame, settings: LoopSettings, seed: int) -> C
     """
     ranked = samples.with_columns(rank=_hashes(samples["sample_id"], "row", seed)).sort("rank")
     train = ranked.filter(pl.col("split") == "train")
+    held = held_back(train["sample_id"], settings.hold, seed)
+    hold, train = train.filter(held), train.filter(~held)
     able = train.filter(pl.col("use") == "reward")["user_id"].unique().to_list()
     if not able:
+        if settings.hold:
+            raise SettingError(f"no train row is left to score a text: lower loop.hold, now {settings.hold}.")
         raise SettingError(
             "no train user has both a reward and a tune row: every history has a single train row. "
             "Use samples.per: user, or more ratings."
@@ -81,6 +88,7 @@ def select_cohort(samples: pl.DataFrame, settings: LoopSettings, seed: int) -> C
         reward=_first_per_history(reward, settings.targets),
         tune=tune.drop("rank"),
         warmup=warmup.drop("rank"),
+        hold=hold.drop("rank"),
         valid=_evaluation_rows(ranked, "valid", settings.eval_samples, settings.eval_per_history, seed),
         test=_evaluation_rows(
             ranked, "test", settings.test_samples or settings.eval_samples, settings.eval_per_history, seed
@@ -130,6 +138,19 @@ def tuning_rows_of(exp: Experiment, turns: Sequence[int]) -> pl.DataFrame:
         warmup = warmup.filter(pl.col("history_id").is_in(list(texts_of(exp, TEACHER))))
     parts = [tuning_rows(cohort.tune if turn else warmup, tuning_limit(exp), turn) for turn in turns]
     return pl.concat(parts).unique("sample_id") if parts else cohort.tune.clear()
+
+
+def held_rows_of(exp: Experiment, history_ids: Collection[str]) -> pl.DataFrame:
+    """Rows on which Rec-Tuning on some histories is validated: of each as many held ones as a turn tunes."""
+    rows = cohort_of(exp).hold.filter(pl.col("history_id").is_in(list(history_ids)))
+    return rows.filter(pl.int_range(pl.len()).over("history_id") < tuning_limit(exp))
+
+
+def held_back(ids: pl.Series, share: float, seed: int) -> pl.Series:
+    """Which of some ids are held back from every training of the loop: about ``share`` of them, by hash."""
+    limit = share * 16**_HOLD_DIGITS
+    hashes = (int(stable_hash("hold", seed, value, digits=_HOLD_DIGITS), 16) for value in ids.to_list())
+    return pl.Series("held", [number < limit for number in hashes], dtype=pl.Boolean)
 
 
 def learned_samples(exp: Experiment) -> set[str]:

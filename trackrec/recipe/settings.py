@@ -19,6 +19,9 @@ class LoopSettings:
         rounds: T of the paper.
         users: share of the users with train rows whose histories take part.
         targets: most reward rows per history that score a draw (the paper uses 1).
+        hold: share of the train rows that neither score draws nor tune V: after each epoch, Rec-Tuning is validated on
+            them (``valid/auc``, ``valid/acc``, ``valid/loss``), and distillation on the teacher's texts of that share
+            of the histories (``valid/loss``). A callback such as EarlyStopping can watch these. 0 holds nothing back.
         disjoint: V never tunes on a row that it later scores; false mixes them, as the public release does.
         warmup: tune V once on the distilled G's greedy texts before it scores round 1.
         warmup_users: share of the users whose rows warm V up, with the teacher's texts instead of greedy ones, so
@@ -43,6 +46,7 @@ class LoopSettings:
     rounds: int = 3
     users: float = 1.0
     targets: int = 4
+    hold: float = 0.0
     disjoint: bool = True
     warmup: bool = True
     warmup_users: float | None = None
@@ -64,6 +68,8 @@ class LoopSettings:
             share = getattr(self, key)
             if share is not None and not 0 < share <= 1:
                 raise SettingError(f"loop.{key} must be in (0, 1], a share of the train users, got {share}.")
+        if not 0 <= self.hold < 1:
+            raise SettingError(f"loop.hold must be in [0, 1), a share of the train rows, got {self.hold}.")
         if self.validator_lr is not None and self.validator_lr <= 0:
             raise SettingError(
                 f"loop.validator_lr must be above 0, or null for rec_tune.model.lr, got {self.validator_lr}."

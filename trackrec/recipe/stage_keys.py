@@ -6,7 +6,7 @@ from __future__ import annotations
 MODEL = ("backbone", "prompts")
 VALIDATOR = (*MODEL, "validator_backbone")
 # Who takes part in the loop, and with which rows.
-PLAYERS = ("loop.users", "loop.targets", "loop.disjoint")
+PLAYERS = ("loop.users", "loop.targets", "loop.hold", "loop.disjoint")
 # The validation rows on which V is evaluated, and the test rows.
 EVALUATED = ("loop.eval_samples", "loop.eval_per_history")
 TESTED = ("loop.eval_samples", "loop.test_samples", "loop.eval_per_history")

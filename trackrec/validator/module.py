@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from torch import Tensor
+from torchmetrics import MeanMetric
+from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
 
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.logprobs import next_token_logprobs
+from trackrec.llm.training.batches import EmptyShare
 from trackrec.llm.training.microbatch import StepSums
 from trackrec.llm.training.training import AdapterModule, OptimizerSettings
 from trackrec.validator.data import ValidatorBatch
@@ -43,16 +47,43 @@ class RecTuningModule(AdapterModule):
         super().__init__(lm, adapter, lr, optimizer)
         self._labels = lm.chat.label_tokens()
         self.answers = answers
+        self.valid_auc = BinaryAUROC()
+        self.valid_accuracy = BinaryAccuracy()
+        self.valid_loss = MeanMetric()
 
     def sums(self, batch: ValidatorBatch) -> StepSums:
         """Over the rows, -log p(answer)."""
-        yes, no = self._labels
-        logps = next_token_logprobs(self.lm, batch.layout, batch.spots, [*yes, *no])  # (M, L)
-        answer_logps = logps[:, [len(yes), 0]]  # (M, 2), the first forms of No and Yes
-        if self.answers == "labels":
-            answer_logps = label_logps(logps, self._labels)
-        labels = torch.tensor(batch.labels, device=logps.device)
+        answer_logps = self._trained_logps(self._label_token_logps(batch))
+        labels = torch.tensor(batch.labels, device=answer_logps.device)
         rows = len(labels)
         correct = float((answer_logps.argmax(-1) == labels).sum())
         loss = -answer_logps.gather(-1, labels.unsqueeze(-1)).sum()
         return StepSums(loss, rows, {"accuracy": (correct, rows)}, {"rows": float(rows)})
+
+    def validation_step(self, batch: ValidatorBatch | EmptyShare, batch_idx: int) -> None:
+        """Log over all held rows: ``valid/auc`` and ``valid/acc`` (threshold 0.5) of P(Yes), and the mean loss.
+
+        P(Yes) is the probability that scoring reads, ``valid/loss`` the loss that is trained (nats per row).
+        """
+        if not isinstance(batch, EmptyShare):
+            for logps, labels in self.memory.run(batch, self._validate):
+                p_yes = label_logps(logps, self._labels)[:, 1].exp()
+                self.valid_auc.update(p_yes, labels)
+                self.valid_accuracy.update(p_yes, labels)
+                self.valid_loss.update(-self._trained_logps(logps).gather(-1, labels.unsqueeze(-1)))
+        self.log_validation({"auc": self.valid_auc, "acc": self.valid_accuracy, "loss": self.valid_loss})
+
+    def _validate(self, batch: ValidatorBatch) -> tuple[Tensor, Tensor]:
+        logps = self._label_token_logps(batch)
+        return logps, torch.tensor(batch.labels, device=logps.device)
+
+    def _label_token_logps(self, batch: ValidatorBatch) -> Tensor:
+        """(M, L) log-probabilities of every form of Yes, then of No."""
+        yes, no = self._labels
+        return next_token_logprobs(self.lm, batch.layout, batch.spots, [*yes, *no])
+
+    def _trained_logps(self, logps: Tensor) -> Tensor:
+        """(M, 2) log-probabilities of No and Yes as ``answers`` trains them, from those of all forms (M, L)."""
+        if self.answers == "labels":
+            return label_logps(logps, self._labels)
+        return logps[:, [len(self._labels.yes), 0]]  # the first forms

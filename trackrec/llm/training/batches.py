@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from trackrec.llm.training.distributed import process_rank
 from trackrec.runtime.errors import SettingError
 
 Example = TypeVar("Example")
@@ -17,6 +18,16 @@ class EmptyShare(NamedTuple):
     """A dummy batch with zero weight, for a DDP process that gets no example, so that every process takes the step."""
 
     batch: Any
+
+
+def validation_loaders(
+    examples: Sequence[Example], lengths: Sequence[int], batch_size: int, collate: Callable[[list[Example]], Any]
+) -> list[BatchLoader[Example]]:
+    """One loader of this process's shares, in the order of the examples; none where there are no examples."""
+    if not examples:
+        return []
+    rank, size = process_rank()
+    return [BatchLoader(examples, lengths, batch_size, collate, 0, shuffle=False, rank=rank, processes=size)]
 
 
 class BatchLoader(Generic[Example]):

@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
+from torchmetrics import Metric
 
 from trackrec.llm.memory import FittingBatches, MemoryLimitError, halve_list, ran_out
 from trackrec.llm.training.batches import EmptyShare
@@ -160,7 +161,15 @@ class AdapterModule(LightningModule):
         # DDP averages gradients over the processes, so multiply by their number.
         factor = process_rank().size / total.units
         gradients = [None if gradient is None else gradient * factor for gradient in step.gradients]
+        # A batch that doesn't fit into memory needs several backward passes. They are done here, not by
+        # `manual_backward`, so that automatic optimization stays: Lightning accumulates, clips, scales float16, steps
+        # the schedule and counts steps for checkpoints and callbacks, as for any module.
         return GivenGradients.apply(loss, gradients, *self._trained)
+
+    def log_validation(self, metrics: Mapping[str, Metric]) -> None:
+        """Log metrics over the whole validation, as ``valid/<name>``. Every process calls it at every batch."""
+        for name, metric in metrics.items():
+            self.log(f"valid/{name}", metric, on_step=False, on_epoch=True, prog_bar=name == "loss", batch_size=1)
 
     def _differentiate(self, batch: Any) -> StepGradients:
         plugin = self._trainer.precision_plugin if self._trainer is not None else None
@@ -344,7 +353,7 @@ def fit_adapter(
 
     Args:
         module: the module to train.
-        data: its batches.
+        data: its batches. If its ``held`` isn't empty, each epoch ends with a validation.
         trainer_args: Lightning's trainer arguments.
         out_dir: the stage directory.
         seed: seed of dropout. Random numbers drawn earlier have no effect, and the process's random state is restored
@@ -356,7 +365,16 @@ def fit_adapter(
         DivergedError: an adapter weight is not finite at the end.
         CheckpointError: see `usable_checkpoint`.
         MemoryLimitError: out of memory for a reason other than the batch size.
+        SettingError: a callback watches a validation, and there is none.
     """
+    if not getattr(data, "held", None):  # Lightning warns of a validation without a batch
+        for callback in _as_list(trainer_args.get("callbacks")):
+            if str(monitored := getattr(callback, "monitor", None)).startswith("valid/"):
+                raise SettingError(
+                    f"{module.stage}.trainer.callbacks: {type(callback).__name__} watches {monitored!r}, but nothing "
+                    "is held back for a validation: set loop.hold above 0, such as 0.1. (S-DPO has no validation.)"
+                )
+        trainer_args = {**trainer_args, "limit_val_batches": 0}
     resume = usable_checkpoint(out_dir / CHECKPOINTS, module.trained_names)
     if resume:
         log.info("resuming from %s", resume)

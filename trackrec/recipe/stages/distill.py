@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
 from trackrec.llm.packing import tree_tokens
 from trackrec.recipe.book import prompt_book
+from trackrec.recipe.cohort import held_back
 from trackrec.recipe.models import language_model, new_adapter
 from trackrec.recipe.names import DATA, DISTILL, TEACHER
 from trackrec.recipe.stage import RecipeStage
 from trackrec.recipe.stage_keys import MODEL, PLAYERS
+from trackrec.recipe.tables import texts_of
 
 if TYPE_CHECKING:
     from trackrec.recipe.experiment import Experiment
@@ -34,7 +38,9 @@ class Distill(RecipeStage):
 
         section, lm = exp.distill, language_model(exp, "generator")
         name = new_adapter(exp, lm, "distill", None)
-        data = DistillData(lm, prompt_book(exp), exp.directory(TEACHER), seed=exp.seed, **section.data)
+        written = pl.Series(sorted(texts_of(exp, TEACHER)), dtype=pl.String)
+        held = set(written.filter(held_back(written, exp.loop.hold, exp.seed)))
+        data = DistillData(lm, prompt_book(exp), exp.directory(TEACHER), held, seed=exp.seed, **section.data)
         data.setup("fit")
         tokens = sum(tree_tokens(entry.tree) for entry in data.examples)
         return fit(exp, out, DistillModule(lm, name, **section.model), data, section, len(data.examples), tokens)

@@ -11,7 +11,7 @@ import polars as pl
 
 from trackrec.llm.packing import tree_tokens
 from trackrec.recipe.book import prompt_book
-from trackrec.recipe.cohort import targets_by_history, tuning_limit, tuning_rows_of
+from trackrec.recipe.cohort import held_rows_of, targets_by_history, tuning_limit, tuning_rows_of
 from trackrec.recipe.models import language_model, new_adapter
 from trackrec.recipe.names import DATA, TEACHER, WARMUP, existing, in_round, without_text
 from trackrec.recipe.stage import RecipeStage
@@ -126,10 +126,13 @@ def _tune(
     adapter = new_adapter(exp, lm, f"{name}-rec_tune", start)
     options = {**section.data, "samples_per_history": tuning_limit(exp) * len(turns)}
     seed = exp.seed + max(turns)
-    data = RecTuneData(lm, prompt_book(exp), texts, targets_by_history(rows), seed=seed, **options)
+    held = held_rows_of(exp, rows["history_id"].unique())
+    data = RecTuneData(
+        lm, prompt_book(exp), texts, targets_by_history(rows), targets_by_history(held), seed=seed, **options
+    )
     data.setup("fit")
     lm.check_packing(max((entry.tree for entry in data.examples), key=len), adapter)
     tokens = sum(tree_tokens(entry.tree) for entry in data.examples)
     module = RecTuningModule(lm, adapter, **section.model | ({} if lr is None else {"lr": lr}))
     notes = fit(exp, out, module, data, section, len(data.examples), tokens)
-    return {**notes, "tuning_rows": len(rows)}
+    return {**notes, "tuning_rows": len(rows), **({"held_rows": len(held)} if len(held) else {})}
