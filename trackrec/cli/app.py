@@ -128,7 +128,8 @@ class TrackRecCLI(LightningCLI):
         parser, config = self._subcommand_parsers[self.subcommand], self.config[self.subcommand]
         if changes:
             config = parser.parse_object(changed(self._resolved(self.subcommand) | {"config": None}, changes))
-        return parser.instantiate(config)
+        objects: Namespace = parser.instantiate(config)
+        return objects
 
 
 class _ParseOnly(TrackRecCLI):

@@ -239,12 +239,13 @@ class LanguageModel:
 
         self._cast_inputs(not torch.is_autocast_enabled(self.device.type))
         flex = self.settings.attention == "flex" and self.device.type == "cuda" and layout.until is not None
-        return self.base.get_decoder()(
+        states: Tensor = self.base.get_decoder()(
             input_ids=torch.from_numpy(layout.ids).to(self.device),
             attention_mask=layout.block_mask(self.device) if flex else layout.attention_mask(self.dtype, self.device),
             position_ids=torch.from_numpy(layout.positions).to(self.device),
             use_cache=False,
         ).last_hidden_state
+        return states
 
     def _cast_inputs(self, wanted: bool) -> None:
         """Set whether PEFT casts the input of LoRA layers to float32, the dtype of their weights.

@@ -71,13 +71,14 @@ class ChatEncoder:
         from jinja2 import TemplateError
 
         try:
-            return self.tokenizer.apply_chat_template(
+            prompt: str = self.tokenizer.apply_chat_template(
                 turns,
                 tokenize=False,
                 add_generation_prompt=True,
                 # With today's date in the template, every prompt of a run would change at midnight.
                 strftime_now=lambda pattern: _DAY.strftime(pattern),
             )
+            return prompt
         except TemplateError as error:
             if len(turns) == 1:
                 raise
@@ -90,7 +91,8 @@ class ChatEncoder:
 
     def encode_data(self, text: str) -> list[int]:
         """Token ids of untrusted text: ``<|im_end|>`` in a title becomes the characters, not the token."""
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        return ids
 
     def encode_segments(
         self, segments: Sequence[str], known: dict[str, list[int]] | None = None, prefilled: int = 0
@@ -122,7 +124,8 @@ class ChatEncoder:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of generated ids, without control tokens and surrounding white space."""
-        return self.tokenizer.decode(list(token_ids), skip_special_tokens=True).strip()
+        text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return text.strip()
 
     def label_tokens(self) -> LabelTokens:
         """All forms of Yes and No that are one token; if a label has none, the first token of each form.

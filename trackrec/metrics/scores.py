@@ -121,7 +121,8 @@ def user_codes(users: Vector, n_rows: int) -> NDArray[np.int64]:
 def row_losses(scores: Float, labels: Float) -> Float:
     """Negative log-likelihood of each row in nats: (N,)."""
     likelihood = np.where(labels > 0, scores, 1.0 - scores)
-    return -np.log(np.clip(likelihood, _LOG_EPS, 1.0 - _LOG_EPS))
+    losses: Float = -np.log(np.clip(likelihood, _LOG_EPS, 1.0 - _LOG_EPS))
+    return losses
 
 
 def divide_or_nan(a: Float, b: Float) -> Float:

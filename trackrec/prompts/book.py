@@ -44,7 +44,8 @@ class PromptBook:
 
     def user_of(self, history_id: str) -> str:
         """The user whose history it is."""
-        return self._histories[history_id][0]
+        user_id: str = self._histories[history_id][0]
+        return user_id
 
     def evidence(self, history_id: str) -> list[Rated]:
         """What a prompt shows of a history; see `trackrec.prompts.templates.evidence`."""

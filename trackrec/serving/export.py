@@ -137,7 +137,8 @@ class _Positional(nn.Module):
         self.net, self.names = net, tuple(names)
 
     def forward(self, *values: Tensor) -> Tensor:
-        return self.net(dict(zip(self.names, values, strict=True))).sigmoid()
+        logits: Tensor = self.net(dict(zip(self.names, values, strict=True)))
+        return logits.sigmoid()
 
 
 def write_onnx(net: nn.Module, example: dict[str, NDArray[Any]], path: Path) -> None:

@@ -63,7 +63,8 @@ def text_arm(
 def used_histories(data: CTRData, split: str | None = None) -> list[int]:
     """Indices of the histories that the rows of a split, or of all splits, refer to."""
     chosen = data.splits.values() if split is None else [data.splits[split]]
-    return torch.cat([tensors["history"] for tensors in chosen]).unique().tolist()
+    histories: list[int] = torch.cat([tensors["history"] for tensors in chosen]).unique().tolist()
+    return histories
 
 
 def shuffled_texts(data: CTRData, texts: TextArm, seed: int) -> TextArm:

@@ -46,7 +46,8 @@ class GatedConnector(nn.Module):
     def forward(self, text: Tensor) -> Tensor:
         """(B, text_dim) -> (B, E)."""
         x = self.norm(text)
-        return torch.sigmoid(self.gate(x)) * self.mlp(x)
+        vector: Tensor = torch.sigmoid(self.gate(x)) * self.mlp(x)
+        return vector
 
     def facts(self, text: Tensor) -> dict[str, float]:
         """``gate_mean``, the mean gate over texts (n_texts, text_dim)."""

@@ -30,7 +30,8 @@ class MLPConnector(nn.Module):
 
     def forward(self, text: Tensor) -> Tensor:
         """(B, text_dim) -> (B, out_dim)."""
-        return self.mlp(self.norm(text))
+        vector: Tensor = self.mlp(self.norm(text))
+        return vector
 
 
 def connector_width(connector: nn.Module | None) -> int:

@@ -179,7 +179,8 @@ def _new_pairs(before: csr_matrix, new: csr_matrix) -> Float32:
     users = np.unique(new.nonzero()[0])
     old, fresh = before[users], new[users]
     crossed = old.T @ fresh
-    return (crossed + crossed.T + fresh.T @ fresh).toarray()
+    counts: Float32 = (crossed + crossed.T + fresh.T @ fresh).toarray()
+    return counts
 
 
 def _residuals(lists: RatedLists, ratings: ItemRatings, times: Int) -> Float32:

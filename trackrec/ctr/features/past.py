@@ -196,4 +196,5 @@ def like_rate(prior: Prior, base: Float, smoothing: float) -> Float:
 
 def logit(p: Float) -> Float:
     """log(p / (1 - p)) of probabilities strictly inside (0, 1)."""
-    return np.log(p) - np.log1p(-p)
+    log_odds: Float = np.log(p) - np.log1p(-p)
+    return log_odds

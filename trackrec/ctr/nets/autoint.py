@@ -81,4 +81,5 @@ class AutoInt(nn.Module):
         """A batch of :class:`trackrec.ctr.training.data.TensorLoader` -> logits (B,)."""
         fields = self.inputs(batch)
         interactions = self.output(self.layers(fields).flatten(1)).squeeze(-1)
-        return self.linear(batch) + interactions + self.mlp(flatten_fields(fields, batch)).squeeze(-1)
+        logits: Tensor = self.linear(batch) + interactions + self.mlp(flatten_fields(fields, batch)).squeeze(-1)
+        return logits

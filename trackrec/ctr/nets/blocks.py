@@ -47,7 +47,8 @@ class Dropout(nn.Dropout):
         """Values of any shape; the kept ones are scaled so that the expected value stays."""
         if not self.training or round(self.p * _LEVELS) in (0, _LEVELS) or x.device.type != "cpu":
             return super().forward(x)
-        return x * kept(x.detach(), self.p)
+        scaled: Tensor = x * kept(x.detach(), self.p)
+        return scaled
 
 
 class ReLU(nn.Module):
@@ -59,7 +60,7 @@ class ReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Values of any shape."""
-        return _SignedReLU.apply(x) if torch.compiler.is_compiling() else F.relu_(x)
+        return _SignedReLU.apply(x) if torch.compiler.is_compiling() else F.relu_(x)  # type: ignore[no-untyped-call]
 
 
 class _SignedReLU(torch.autograd.Function):
@@ -72,7 +73,8 @@ class _SignedReLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (y,) = ctx.saved_tensors
-        return grad * y.sign()
+        passed: Tensor = grad * y.sign()
+        return passed
 
 
 class MLP(nn.Module):
@@ -95,7 +97,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_dim) -> (..., out_dim)."""
-        return self.layers(x)
+        y: Tensor = self.layers(x)
+        return y
 
 
 class DINAttention(nn.Module):
@@ -117,7 +120,7 @@ class DINAttention(nn.Module):
 
     def forward(self, history: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         """(B, H, D), (B, D), (B, H) bool -> (B, D)."""
-        scores = self.unit.layers[1:](self._first_layer(history, target)).squeeze(-1)  # (B, H)
+        scores: Tensor = self.unit.layers[1:](self._first_layer(history, target)).squeeze(-1)  # (B, H)
         if self.softmax:
             scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(dim=-1)
         weights = scores.masked_fill(~mask, 0.0)
@@ -168,4 +171,5 @@ class ItemEmbedding(nn.Module):
 
     def unrated(self, batch: dict[str, Tensor]) -> Tensor:
         """The items of the recent lists without their ratings (B, H, D)."""
-        return self.ids(batch["recent_items"]) + mean_embedding(self.attributes, batch["recent_attributes"])
+        ids: Tensor = self.ids(batch["recent_items"])
+        return ids + mean_embedding(self.attributes, batch["recent_attributes"])

@@ -38,7 +38,8 @@ class TransformerBlock(nn.Module):
         """(B, T, D), (B, T) bool, true where there is an item -> (B, T, D)."""
         heads, _ = self.attention(x, x, x, key_padding_mask=~mask, need_weights=False)
         s = self.first_norm(x + self.dropout(heads))
-        return self.second_norm(s + self.dropout(self.down(F.leaky_relu(self.up(s)))))
+        y: Tensor = self.second_norm(s + self.dropout(self.down(F.leaky_relu(self.up(s)))))
+        return y
 
 
 class BST(nn.Module):
@@ -87,4 +88,5 @@ class BST(nn.Module):
         for block in self.blocks:
             y = block(y, attended)
         pooled = masked_mean(y[:, 1:], mask)
-        return self.mlp(torch.cat([y[:, 0], pooled, x.target, x.side], dim=-1)).squeeze(-1)
+        logits: Tensor = self.mlp(torch.cat([y[:, 0], pooled, x.target, x.side], dim=-1)).squeeze(-1)
+        return logits

@@ -68,4 +68,5 @@ class DCNv2(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """A batch of :class:`trackrec.ctr.training.data.TensorLoader` -> logits (B,)."""
         x0 = flatten_fields(self.inputs(batch), batch)
-        return self.output(torch.cat([self.cross(x0), self.deep(x0).relu()], dim=-1)).squeeze(-1)
+        logits: Tensor = self.output(torch.cat([self.cross(x0), self.deep(x0).relu()], dim=-1)).squeeze(-1)
+        return logits

@@ -44,4 +44,5 @@ class DeepFM(nn.Module):
         """A batch of :class:`trackrec.ctr.training.data.TensorLoader` -> logits (B,)."""
         fields = self.inputs(batch)
         deep = self.mlp(flatten_fields(fields, batch)).squeeze(-1)
-        return self.linear(batch) + fm_pooling(fields) + deep
+        logits: Tensor = self.linear(batch) + fm_pooling(fields) + deep
+        return logits

@@ -36,4 +36,5 @@ class DNN(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """A batch of :class:`trackrec.ctr.training.data.TensorLoader` -> logits (B,)."""
-        return self.mlp(flatten_fields(self.inputs(batch), batch)).squeeze(-1)
+        logits: Tensor = self.mlp(flatten_fields(self.inputs(batch), batch)).squeeze(-1)
+        return logits

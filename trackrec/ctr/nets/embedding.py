@@ -30,7 +30,8 @@ class IndexEmbedding(nn.Embedding):
         weight = self.weight
         if self.sparse or weight.device.type != "cpu" or not torch.is_grad_enabled():
             return super().forward(input)
-        return RowLookup.apply(weight, input, self.padding_idx)
+        rows: Tensor = RowLookup.apply(weight, input, self.padding_idx)  # type: ignore[no-untyped-call]
+        return rows
 
 
 class RowLookup(torch.autograd.Function):
@@ -82,7 +83,8 @@ def mean_embedding(table: nn.Embedding, index: Tensor) -> Tensor:
         mean = _shares(flat, table.num_embeddings, table.weight.dtype) @ table.weight
     else:
         mean = F.embedding_bag(flat, table.weight, mode="mean", padding_idx=PADDING)
-    return mean.unflatten(0, index.shape[:-1])
+    vectors: Tensor = mean.unflatten(0, index.shape[:-1])
+    return vectors
 
 
 def _shares(index: Tensor, n: int, dtype: torch.dtype) -> Tensor:

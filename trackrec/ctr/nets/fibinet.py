@@ -94,4 +94,6 @@ class FiBiNET(nn.Module):
         """A batch of :class:`trackrec.ctr.training.data.TensorLoader` -> logits (B,)."""
         fields = self.inputs(batch)
         pairs = torch.cat([self.bilinear(fields), self.senet_bilinear(self.senet(fields))], dim=1)
-        return self.linear(batch) + self.mlp(torch.cat([pairs.flatten(1), batch["dense"]], dim=-1)).squeeze(-1)
+        linear = self.linear(batch)
+        logits: Tensor = linear + self.mlp(torch.cat([pairs.flatten(1), batch["dense"]], dim=-1)).squeeze(-1)
+        return logits

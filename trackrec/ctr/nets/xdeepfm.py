@@ -74,4 +74,5 @@ class xDeepFM(nn.Module):  # noqa: N801 - the paper's name
         """A batch of :class:`trackrec.ctr.training.data.TensorLoader` -> logits (B,)."""
         fields = self.inputs(batch)
         explicit = self.cin_output(self.cin(fields)).squeeze(-1)
-        return self.linear(batch) + explicit + self.mlp(flatten_fields(fields, batch)).squeeze(-1)
+        logits: Tensor = self.linear(batch) + explicit + self.mlp(flatten_fields(fields, batch)).squeeze(-1)
+        return logits

@@ -79,7 +79,8 @@ class CTRModule(pl.LightningModule):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Logits (B,)."""
-        return self.net(batch)
+        logits: Tensor = self.net(batch)
+        return logits
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Mean cross-entropy of the batch, and the net's auxiliary loss where it has one."""
@@ -122,7 +123,8 @@ class CTRModule(pl.LightningModule):
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """P(label = 1), (B,)."""
-        return self(batch).sigmoid()
+        logits: Tensor = self(batch)
+        return logits.sigmoid()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam over every parameter; on CPU its fused form, which takes half the time of the loop over parameters.

@@ -105,7 +105,8 @@ class World(NamedTuple):
         taste = np.einsum("ng,ng->n", self.weights[users], shares[items])
         era = self.eras[users] * np.where(self.years[items] >= self.rules.turn, 1.0, -1.0)
         logit = self.rules.base + self.generosity[users] + taste + era + self.quality[items]
-        return 1 / (1 + np.exp(-logit))
+        p: Float = 1 / (1 + np.exp(-logit))
+        return p
 
     def taste(self, user: int) -> Taste:
         """A user's profile, with genres by name."""

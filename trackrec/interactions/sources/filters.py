@@ -132,7 +132,8 @@ def _repeated(hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
     del ordered
     if not repeated.size:
         return np.zeros(hashes.size, dtype=bool)
-    return repeated[np.minimum(np.searchsorted(repeated, hashes), repeated.size - 1)] == hashes
+    found: NDArray[np.bool_] = repeated[np.minimum(np.searchsorted(repeated, hashes), repeated.size - 1)] == hashes
+    return found
 
 
 def _codes(ids: pl.Series) -> NDArray[np.uint32]:

@@ -206,7 +206,7 @@ def sdpa_or_grouped(
         out = _one_query(query, key, value, mask, scale)
     else:
         assert mask is not None
-        out = GroupedAttention.apply(query, key, value, mask.expand(B, -1, -1), scale)
+        out = GroupedAttention.apply(query, key, value, mask.expand(B, -1, -1), scale)  # type: ignore[no-untyped-call]
     return out.transpose(1, 2), None
 
 

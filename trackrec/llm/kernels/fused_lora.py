@@ -73,6 +73,8 @@ def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         and x.dtype == base.weight.dtype == product_dtype
     )
     if not plain_lora:
-        return type(layer).forward(layer, x, *args, **kwargs)
+        output: Tensor = type(layer).forward(layer, x, *args, **kwargs)
+        return output
     a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
-    return LoRAProduct.apply(x, base.weight, base.bias, a, b, layer.scaling[name])
+    product: Tensor = LoRAProduct.apply(x, base.weight, base.bias, a, b, layer.scaling[name])  # type: ignore[no-untyped-call]
+    return product

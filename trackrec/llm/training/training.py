@@ -164,7 +164,8 @@ class AdapterModule(LightningModule):
         # A batch that doesn't fit into memory needs several backward passes. They are done here, not by
         # `manual_backward`, so that automatic optimization stays: Lightning accumulates, clips, scales float16, steps
         # the schedule and counts steps for checkpoints and callbacks, as for any module.
-        return GivenGradients.apply(loss, gradients, *self._trained)
+        tied: torch.Tensor = GivenGradients.apply(loss, gradients, *self._trained)  # type: ignore[no-untyped-call]
+        return tied
 
     def log_validation(self, metrics: Mapping[str, Metric]) -> None:
         """Log metrics over the whole validation, as ``valid/<name>``. Every process calls it at every batch."""

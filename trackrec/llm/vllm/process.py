@@ -195,7 +195,9 @@ class VLLMProcess:
         on_progress: Callable[[int], object],
     ) -> list[tuple[list[int], str]]:
         """Token ids and finish reason per prompt; see `child.Engine.write`."""
-        return self._ask("wrote texts", ("write", [list(ids) for ids in prompts], sampling, adapter), on_progress)
+        request = ("write", [list(ids) for ids in prompts], sampling, adapter)
+        texts: list[tuple[list[int], str]] = self._ask("wrote texts", request, on_progress)
+        return texts
 
     def score(
         self,
@@ -205,7 +207,9 @@ class VLLMProcess:
         on_progress: Callable[[int], object],
     ) -> list[list[float]]:
         """Log-probabilities of ``tokens`` after each prompt; see `child.Engine.score`."""
-        return self._ask("scored", ("score", [list(ids) for ids in prompts], list(tokens), adapter), on_progress)
+        request = ("score", [list(ids) for ids in prompts], list(tokens), adapter)
+        logprobs: list[list[float]] = self._ask("scored", request, on_progress)
+        return logprobs
 
     def close(self) -> None:
         """Kill the process, which has no state to save, and wait for its end. The log file is kept if it failed."""
