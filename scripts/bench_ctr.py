@@ -203,7 +203,7 @@ def made_up(rows: int, n_users: int = N_USERS, n_items: int = N_ITEMS) -> CTRDat
         "label": torch.randint(2, (rows,), generator=rng).float(),
     }
     spec = FeatureSpec(n_items, n_users, N_GENRES, recent_len=H, n_dense=N_DENSE)
-    vocabularies = Vocabularies([], [], [], [])
+    vocabularies = Vocabularies([], [], [])
     return CTRData(spec, {"train": columns}, attributes, {"train": []}, {"train": []}, ["h"], ["u"], vocabularies)
 
 

@@ -82,7 +82,7 @@ def run_protocol(protocol: str, args: argparse.Namespace) -> tuple[pl.DataFrame,
     assert isinstance(samples, pl.DataFrame)
     if not args.test:
         samples = samples.filter(pl.col("split") != "test")
-    data = FeatureBuilder(samples, built.histories, ratings.items, None, ratings.interactions)(samples)
+    data = FeatureBuilder(samples, built.histories, ratings.items, ratings.interactions)(samples)
     has_boosting = importlib.util.find_spec("lightgbm") is not None
     classics = ["logistic", *(["lightgbm"] if has_boosting else [])]
     means = baseline_predictions(samples, built.histories, ratings.interactions).filter(pl.col("split") != "train")

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 
-from trackrec.metrics.intervals import evaluate, paired_bootstrap, seed_draws, user_bootstrap, weighted_auc
+from trackrec.metrics.intervals import evaluate, paired_bootstrap, seed_draws, user_bootstrap
 from trackrec.metrics.scores import accuracy, auc, calibration_error, log_loss, uauc
 from trackrec.metrics.texts import distinct_n, mean_words
 
@@ -46,7 +46,6 @@ def test_one_class_is_nan_without_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert np.isnan(auc(np.array([0.1, 0.2]), np.array([1, 1])))
-        assert np.isnan(weighted_auc(np.array([0.1, 0.2]), np.array([1, 0]), np.array([1, 0])))
         interval = user_bootstrap(auc, np.array([0, 1]), np.array([0.1, 0.2]), np.array([1, 1]))
     assert np.isnan(interval).tolist() == [True, True, True, False]
 
@@ -88,13 +87,6 @@ def test_uauc_is_the_mean_of_user_aucs(rows):
     p, y, users = rows
     each = [pair_auc(p[users == u], y[users == u]) for u in np.unique(users) if 0 < y[users == u].mean() < 1]
     assert uauc(p, y, users).value == pytest.approx(np.mean(each))
-
-
-def test_weighted_auc_is_the_auc_of_repeated_rows(rows):
-    p, y, _ = rows
-    weights = np.random.default_rng(1).integers(0, 4, (3, len(p)))
-    values = weighted_auc(p, y, weights)
-    assert values == pytest.approx([pair_auc(np.repeat(p, w), np.repeat(y, w)) for w in weights])
 
 
 @pytest.mark.parametrize("name", ["auc", "accuracy", "log_loss"])

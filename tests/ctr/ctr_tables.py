@@ -17,7 +17,6 @@ class Tables(NamedTuple):
     samples: pl.DataFrame
     histories: pl.DataFrame
     items: pl.DataFrame
-    users: pl.DataFrame
     interactions: pl.DataFrame
 
     def features(self, **changes) -> CTRData:
@@ -57,6 +56,5 @@ def make_tables(ratings: np.ndarray, n_users: int = 12, n_items: int = 15) -> Ta
     items = [
         {"item_id": f"i{i}", "title": f"Film {i}", "attributes": genres[: i % 4], "year": 2000} for i in range(n_items)
     ]
-    users = [{"user_id": f"u{u}", "attributes": ["f" if u % 2 else "m"]} for u in range(n_users)]
-    frames = {"samples": samples, "histories": histories, "items": items, "users": users, "interactions": log}
+    frames = {"samples": samples, "histories": histories, "items": items, "interactions": log}
     return Tables(**{name: pl.from_arrow(to_arrow(name, rows)) for name, rows in frames.items()})

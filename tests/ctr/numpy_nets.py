@@ -73,14 +73,8 @@ def text(text_input, items, batch, row):
     return np.concatenate([interest, q * item(items, batch, row)])
 
 
-def traits(table, batch, row):
-    return f64(table.weight)[[a for a in batch["user_attributes"][row].tolist() if a]].mean(axis=0)
-
-
 def side(inputs, batch, row):
-    return np.concatenate(
-        [f64(batch["dense"][row]), traits(inputs.traits, batch, row), text(inputs.text, inputs.items, batch, row)]
-    )
+    return np.concatenate([f64(batch["dense"][row]), text(inputs.text, inputs.items, batch, row)])
 
 
 def fields(inputs, batch, row):
@@ -90,7 +84,6 @@ def fields(inputs, batch, row):
             item(inputs.items, batch, row),
             mean_or_zero(recent(inputs.items, batch, row)),
             linear(inputs.dense, f64(batch["dense"][row])),
-            traits(inputs.traits, batch, row),
             linear(inputs.text_field, text(inputs.text, inputs.items, batch, row)),
         ]
     )
@@ -242,5 +235,5 @@ def fibinet(net, batch, row):
 
 def lightfm(net, batch, row):
     q = f64(net.users.weight)[int(batch["user"][row])] + mean_or_zero(recent(net.items, batch, row))
-    q = q + traits(net.traits, batch, row) + linear(net.text_vector, text(net.text, net.items, batch, row))
+    q = q + linear(net.text_vector, text(net.text, net.items, batch, row))
     return q @ item(net.items, batch, row) + first_order(net.linear, batch, row)

@@ -128,16 +128,10 @@ def test_the_mean_over_a_table_is_of_what_is_there(monkeypatch, limit):
     np.testing.assert_allclose(f64(table.weight.grad), gradient, rtol=1e-12, atol=1e-15)
 
 
-@pytest.fixture(scope="module")
-def attributed(tables, data):
-    """Features with user attributes, and the arm ``reccot``."""
-    return replace(tables.features(users=tables.users), arms=data.arms)
-
-
 @pytest.mark.parametrize("use", ["dense", "query"])
 @pytest.mark.parametrize("net_class", NETS)
-def test_net_matches_its_formula(attributed, net_class, use):
-    net, batch = in_float64(build(net_class, attributed, "reccot", use=use), batch_of(attributed))
+def test_net_matches_its_formula(data, net_class, use):
+    net, batch = in_float64(build(net_class, data, "reccot", use=use), batch_of(data))
     assert not batch["recent_mask"].all()
     assert not batch["recent_mask"].any(dim=1).all(), "no row with an empty list"
     expected = [FORMULAS[net_class](net, batch, row) for row in range(8)]
@@ -183,8 +177,8 @@ def test_ids_that_training_never_saw_share_one_vector(data, net_class):
 
 @pytest.mark.parametrize("use", ["dense", "query"])
 @pytest.mark.parametrize("net_class", NETS)
-def test_every_parameter_has_a_gradient(attributed, net_class, use):
-    net, batch = in_float64(build(net_class, attributed, "reccot", use=use, gaps=True), batch_of(attributed, n=24))
+def test_every_parameter_has_a_gradient(data, net_class, use):
+    net, batch = in_float64(build(net_class, data, "reccot", use=use, gaps=True), batch_of(data, n=24))
     batch["text_mask"] = torch.arange(24) % 3 > 0
     CTRModule(net).loss(batch).backward()
     assert not [name for name, weight in net.named_parameters() if weight.grad is None or not weight.grad.any()]

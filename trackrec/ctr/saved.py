@@ -138,7 +138,7 @@ def saved_features(inputs: CTRInputs, settings: CTRSettings, ctr_dir: Path, arm:
 def _builder(
     inputs: CTRInputs, settings: CTRSettings, saved: Mapping[str, Any], now: int | None = None
 ) -> FeatureBuilder:
-    vocabularies = Vocabularies(**saved["vocabularies"])
+    vocabularies = Vocabularies.of(saved["vocabularies"])
     return feature_builder(inputs, settings.text, vocabularies, int(saved["spec"]["recent_len"]), now)
 
 

@@ -1,4 +1,8 @@
-"""Chat requests with retries and back-off, and a budget that they share."""
+"""Chat requests with retries and back-off, and a budget that they share.
+
+The openai client's own ``max_retries`` would give up where a server asks for more than two minutes, wait through the
+end of a run, and repeat the requests of an account without credit.
+"""
 
 from __future__ import annotations
 

@@ -47,17 +47,6 @@ class Interval(NamedTuple):
     n: int
 
 
-def weighted_auc(p: Vector, y: Vector, weights: Vector) -> Float:
-    """AUC of rows repeated ``weights`` times, by one sort: (R, N) or (N,) weights -> (R,) or scalar array.
-
-    Σ_g w⁺_g (Σ_{h<g} w⁻_h + ½ w⁻_g) / (W⁺ W⁻) over groups g of equal score. NaN where a class has no weight.
-    """
-    scores, labels = checked_scores(p, y)
-    matrix = np.asarray(as_array(weights), dtype=np.float64)
-    values = _weighted_auc(scores, labels)(np.atleast_2d(matrix))
-    return values if matrix.ndim == 2 else values[0]
-
-
 def user_bootstrap(
     metric_fn: Callable[..., Any],
     users: Vector,
@@ -178,6 +167,10 @@ def metric_rows(values: Mapping[str, Interval], **key: Any) -> list[dict[str, An
 
 
 def _weighted_auc(scores: Float, labels: Float) -> Weighted:
+    """AUC of rows repeated as often as their weights, by one sort: (R, N) weights -> (R,).
+
+    Σ_g w⁺_g (Σ_{h<g} w⁻_h + ½ w⁻_g) / (W⁺ W⁻) over groups g of equal score. NaN where a class has no weight.
+    """
     order = np.argsort(scores, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])
     positive = labels[order]

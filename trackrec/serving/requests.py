@@ -145,7 +145,7 @@ def net_inputs(data: CTRData, arm: str, split: str, rows: slice = slice(None)) -
 
     ``user``, ``item`` (B,); ``item_attributes`` (B, A); ``recent_items`` (B, H); ``recent_attributes`` (B, H, A);
     ``recent_ratings`` (B, H) float32; ``recent_mask`` (B, H) bool; ``dense`` (B, F) float32; and where the net has
-    them ``user_attributes`` (B, A), ``text`` (B, D) float32, ``text_mask`` (B,) bool.
+    them ``text`` (B, D) float32, ``text_mask`` (B,) bool.
     """
     loader = TensorLoader(data, split, arm, labels=False)
     batch = loader.rows(torch.arange(loader.n_rows)[rows])
@@ -193,7 +193,7 @@ class RequestEncoder:
         histories, items, interactions = (read_table(tables, name) for name in ("histories", "items", "interactions"))
         users = _with_histories(pl.read_parquet(folder / USERS), histories, tables)
         threshold, scale = float(self.features["threshold"]), float(self.features["rating_scale"])
-        vocabularies = Vocabularies(**self.features["vocabularies"])
+        vocabularies = Vocabularies.of(self.features["vocabularies"])
         self.now = after_all(interactions)
         self.statistics = Statistics.of(pl.read_parquet(folder / RATINGS), items, threshold, scale).at(self.now)
         max_attributes = int(self.features["max_attributes"])
@@ -244,7 +244,7 @@ class RequestEncoder:
         """The features that all requests share."""
         without_arm = {"text_dim": 0, "text_use": "dense", "text_gaps": False, "n_dense": len(DENSE_NAMES)}
         return CTRData(
-            spec=FeatureSpec(**{**self.features["spec"], **without_arm}),
+            spec=FeatureSpec.of({**self.features["spec"], **without_arm}),
             splits={},
             item_attributes=torch.from_numpy(self.catalogue.attributes),
             sample_ids={},

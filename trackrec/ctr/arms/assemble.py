@@ -152,7 +152,6 @@ def feature_builder(
         sample_rows(inputs, text),
         inputs.histories,
         inputs.items,
-        None,  # user attributes didn't help on validation (docs/benchmarks.md)
         inputs.interactions,
         threshold=inputs.threshold,
         recent_len=recent_len,

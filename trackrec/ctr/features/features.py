@@ -9,6 +9,7 @@ recent list holds all their earlier ratings, including those of valid and test r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trackrec.ctr.features.columns import Catalogue, Rows, Statistics, attribute_table, columns_of, indices
+from trackrec.ctr.features.columns import Catalogue, Rows, Statistics, columns_of, indices
 from trackrec.ctr.features.dense_statistics import DENSE_NAMES
 from trackrec.ctr.features.past import FIRST, encode, flatten, source_rows
 from trackrec.runtime.errors import SettingError
@@ -38,7 +39,6 @@ class FeatureSpec:
         recent_len: H, width of the recent list.
         n_dense: F, number of dense features.
         text_dim: width of the text vector; 0 means there is no text.
-        n_user_attributes: user attribute indices, padding and unknown included; 0 means there are none.
         text_use: how the text enters: ``dense``, its connector's output beside the dense features (the paper's way), or
             ``query``, as the query of an attention over history and target.
         text_gaps: rows may lack a text; the batch then says which (``text_mask``).
@@ -50,9 +50,13 @@ class FeatureSpec:
     recent_len: int
     n_dense: int
     text_dim: int = 0
-    n_user_attributes: int = 0
     text_use: Literal["dense", "query"] = "dense"
     text_gaps: bool = False
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any]) -> FeatureSpec:
+        """A saved one; those of an earlier version hold ``n_user_attributes`` too, which was always 0."""
+        return cls(**{name: value for name, value in saved.items() if name != "n_user_attributes"})
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,11 @@ class Vocabularies:
     items: list[str]
     users: list[str]
     attributes: list[str]
-    user_attributes: list[str]
+
+    @classmethod
+    def of(cls, saved: Mapping[str, list[str]]) -> Vocabularies:
+        """Saved ones; those of an earlier version hold ``user_attributes`` too, always without any."""
+        return cls(saved["items"], saved["users"], saved["attributes"])
 
 
 @dataclass(frozen=True)
@@ -88,8 +96,7 @@ class CTRData:
         spec: sizes, without text.
         splits: split -> tensors with one row per sample, in the samples' order: ``user``, ``item``, ``item_row``,
             ``history`` (N,) int; ``recent_items``, ``recent_rows`` (N, H) int; ``recent_ratings`` (N, H) float, 0 at
-            the threshold; ``recent_mask`` (N, H) bool; ``dense`` (N, F) float; ``user_attributes`` (N, A) int where
-            there are any; ``label`` (N,) float.
+            the threshold; ``recent_mask`` (N, H) bool; ``dense`` (N, F) float; ``label`` (N,) float.
         item_attributes: (n_item_rows, A) attribute indices, padded with 0; read through ``item_row``/``recent_rows``.
         sample_ids: split -> ids in row order.
         user_ids: split -> user of each row.
@@ -134,7 +141,6 @@ class FeatureBuilder:
 
     Args:
         samples, histories, items, interactions: the tables of :mod:`trackrec.storage.schemas`.
-        users: the users table for user attributes, or None to leave them out.
         threshold: a rating above it is a like.
         recent_len: H; longer recent lists keep their last H. None: the longest list.
         rating_scale: rating distance from the threshold that becomes 1.
@@ -147,7 +153,7 @@ class FeatureBuilder:
 
     Raises:
         SettingError: there are no train rows.
-        ValueError: an item, history or user isn't in its table.
+        ValueError: an item or history isn't in its table.
     """
 
     def __init__(
@@ -155,7 +161,6 @@ class FeatureBuilder:
         samples: pl.DataFrame,
         histories: pl.DataFrame,
         items: pl.DataFrame,
-        users: pl.DataFrame | None,
         interactions: pl.DataFrame,
         threshold: float = 3.0,
         recent_len: int | None = None,
@@ -168,7 +173,7 @@ class FeatureBuilder:
         train = samples.filter(pl.col("split") == "train")
         if not len(train):
             raise SettingError(f"samples hold no train rows, only {samples['split'].unique().to_list()}.")
-        self.vocabularies = vocab = vocabularies or _vocabularies(train, items, users)
+        self.vocabularies = vocab = vocabularies or _vocabularies(train, items)
         width = max(1, int(recent_len or samples["recent_items"].list.len().max() or 1))  # type: ignore[arg-type]
         self._scales = (threshold, rating_scale)
         self._histories = histories
@@ -177,17 +182,12 @@ class FeatureBuilder:
         source = source_rows(samples if whole is None else whole, histories, interactions)
         every_moment = Statistics.of(source, items, *self._scales)
         self._statistics = every_moment if now is None else every_moment.at(now)
-        self._users = users
-        self._traits = None
-        if users is not None and vocab.user_attributes:
-            self._traits = attribute_table(users["attributes"], vocab.user_attributes, max_attributes)
         self.spec = FeatureSpec(
             n_items=FIRST + len(vocab.items),
             n_users=FIRST + len(vocab.users),
             n_attributes=FIRST + len(vocab.attributes),
             recent_len=width,
             n_dense=len(DENSE_NAMES),
-            n_user_attributes=FIRST + len(vocab.user_attributes) if self._traits is not None else 0,
         )
 
     def __call__(self, samples: pl.DataFrame) -> CTRData:
@@ -212,9 +212,6 @@ class FeatureBuilder:
         )
         columns = columns_of(rows, self._catalogue, self._statistics)
         columns["label"] = samples["label"].to_numpy().astype(np.float32)
-        if self._users is not None and self._traits is not None:
-            user = encode(samples["user_id"].alias("user_id of samples"), self._users["user_id"])
-            columns["user_attributes"] = self._traits[1 + user]
         return columns
 
     def _history(self, samples: pl.DataFrame) -> NDArray[np.int64]:
@@ -238,15 +235,9 @@ class FeatureBuilder:
         )
 
 
-def _vocabularies(train: pl.DataFrame, items: pl.DataFrame, users: pl.DataFrame | None) -> Vocabularies:
+def _vocabularies(train: pl.DataFrame, items: pl.DataFrame) -> Vocabularies:
     seen = pl.concat([train["item_id"], flatten(train["recent_items"])]).unique().sort()
     attributes = flatten(items.filter(pl.col("item_id").is_in(seen.implode()))["attributes"])
     people = train["user_id"].unique().sort()
-    traits: list[str] = []
-    if users is not None:
-        traits = _sorted(flatten(users.filter(pl.col("user_id").is_in(people.implode()))["attributes"]))
-    return Vocabularies(seen.to_list(), people.to_list(), _sorted(attributes), traits)
-
-
-def _sorted(values: pl.Series) -> list[str]:
-    return values.drop_nulls().unique().sort().to_list()
+    names = attributes.drop_nulls().unique().sort()
+    return Vocabularies(seen.to_list(), people.to_list(), names.to_list())

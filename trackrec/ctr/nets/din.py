@@ -16,7 +16,7 @@ from trackrec.ctr.nets.inputs import SequenceInputs
 
 
 class DIN(nn.Module):
-    """logit = MLP([Σ_j a(h_j, t) h_j ; t ; dense ; user attributes ; text]), fig. 2 and eq. 3 of the paper.
+    """logit = MLP([Σ_j a(h_j, t) h_j ; t ; dense ; text]), fig. 2 and eq. 3 of the paper.
 
     h_j adds a rating vector to the item's, since a disliked film is no interest. As in the paper there is no user id.
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from trackrec.ctr.connectors.mlp import connector_width
 from trackrec.ctr.features.features import FeatureSpec
 from trackrec.ctr.nets.blocks import DINAttention, ItemEmbedding
-from trackrec.ctr.nets.embedding import INIT_STD, index_embedding, masked_mean, mean_embedding
+from trackrec.ctr.nets.embedding import INIT_STD, index_embedding, masked_mean
 
 
 class TextQuery(nn.Module):
@@ -74,11 +74,11 @@ class Sequence(NamedTuple):
 
     target: Tensor  # (B, D)
     recent: Tensor  # (B, H, D)
-    side: Tensor  # (B, W): dense, user attributes, text
+    side: Tensor  # (B, W): dense, text
 
 
 class SequenceInputs(nn.Module):
-    """Target, rated recent items, and the side input: dense features, user attributes and text.
+    """Target, rated recent items, and the side input: dense features and text.
 
     Args:
         spec: sizes of the features.
@@ -89,24 +89,20 @@ class SequenceInputs(nn.Module):
     def __init__(self, spec: FeatureSpec, connector: nn.Module | None, embed_dim: int) -> None:
         super().__init__()
         self.items = ItemEmbedding(spec, embed_dim)
-        self.traits = index_embedding(spec.n_user_attributes, embed_dim) if spec.n_user_attributes else None
         self.text = TextInput(spec, connector, embed_dim) if connector is not None else None
-        self.side_width = spec.n_dense + (embed_dim if self.traits is not None else 0)
-        self.side_width += self.text.width if self.text is not None else 0
+        self.side_width = spec.n_dense + (self.text.width if self.text is not None else 0)
 
     def forward(self, batch: dict[str, Tensor]) -> Sequence:
         """A batch of :class:`trackrec.ctr.training.data.TensorLoader`."""
         target, recent = self.items(batch)
         side = [batch["dense"]]
-        if self.traits is not None:
-            side.append(trait_vector(self.traits, batch))
         if self.text is not None:
             side.append(self.text(batch, target, recent))
         return Sequence(target, recent, torch.cat(side, dim=-1))
 
 
 class FieldInputs(nn.Module):
-    """A batch as F vectors of one width: user id, item, recent list (mean of its rated items), dense, attributes, text.
+    """A batch as F vectors of one width: user id, item, recent list (mean of its rated items), dense, text.
 
     Dense features and the text become fields through a linear map each.
 
@@ -121,10 +117,9 @@ class FieldInputs(nn.Module):
         self.users = index_embedding(spec.n_users, embed_dim)
         self.items = ItemEmbedding(spec, embed_dim)
         self.dense = nn.Linear(spec.n_dense, embed_dim)
-        self.traits = index_embedding(spec.n_user_attributes, embed_dim) if spec.n_user_attributes else None
         self.text = TextInput(spec, connector, embed_dim) if connector is not None else None
         self.text_field = nn.Linear(self.text.width, embed_dim) if self.text is not None else None
-        self.n_fields = 4 + (self.traits is not None) + (self.text is not None)
+        self.n_fields = 4 + (self.text is not None)
         self.flat_width = self.n_fields * embed_dim + spec.n_dense
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
@@ -136,8 +131,6 @@ class FieldInputs(nn.Module):
             masked_mean(recent, batch["recent_mask"]),
             self.dense(batch["dense"]),
         ]
-        if self.traits is not None:
-            fields.append(trait_vector(self.traits, batch))
         if self.text is not None and self.text_field is not None:
             fields.append(self.text_field(self.text(batch, target, recent)))
         return torch.stack(fields, dim=1)
@@ -146,11 +139,6 @@ class FieldInputs(nn.Module):
 def flatten_fields(fields: Tensor, batch: dict[str, Tensor]) -> Tensor:
     """(B, F, D) and the dense features as they are -> (B, F * D + n_dense), the input of a deep part."""
     return torch.cat([fields.flatten(1), batch["dense"]], dim=-1)
-
-
-def trait_vector(traits: nn.Embedding, batch: dict[str, Tensor]) -> Tensor:
-    """Mean vector of the user's attributes: (B, D)."""
-    return mean_embedding(traits, batch["user_attributes"])
 
 
 class LinearTerm(nn.Module):

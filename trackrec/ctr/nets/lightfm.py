@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from trackrec.ctr.features.features import FeatureSpec
 from trackrec.ctr.nets.blocks import Dropout, ItemEmbedding
 from trackrec.ctr.nets.embedding import index_embedding, masked_mean
-from trackrec.ctr.nets.inputs import LinearTerm, TextInput, trait_vector
+from trackrec.ctr.nets.inputs import LinearTerm, TextInput
 
 
 class LightFM(nn.Module):
     """logit = q_u · p_i + b_u + b_i + <w, dense>, eq. 1 of the paper; q and p are sums of their features' vectors.
 
-    User features: id, attributes, the rated recent items (their mean) and the text. Item features: id and attributes.
+    User features: id, the rated recent items (their mean) and the text. Item features: id and attributes.
     The paper has no dense term. It is added because dense features describe user and item together.
 
     Args:
@@ -32,7 +32,6 @@ class LightFM(nn.Module):
         super().__init__()
         self.users = index_embedding(spec.n_users, embed_dim)
         self.items = ItemEmbedding(spec, embed_dim)
-        self.traits = index_embedding(spec.n_user_attributes, embed_dim) if spec.n_user_attributes else None
         self.text = TextInput(spec, connector, embed_dim) if connector is not None else None
         self.text_vector = nn.Linear(self.text.width, embed_dim) if self.text is not None else None
         self.linear = LinearTerm(spec)
@@ -42,8 +41,6 @@ class LightFM(nn.Module):
         """A batch of :class:`trackrec.ctr.training.data.TensorLoader` -> logits (B,)."""
         p, recent = self.items(batch)
         q = self.users(batch["user"]) + masked_mean(recent, batch["recent_mask"])
-        if self.traits is not None:
-            q = q + trait_vector(self.traits, batch)
         if self.text is not None and self.text_vector is not None:
             q = q + self.text_vector(self.text(batch, p, recent))
         return (self.dropout(q) * p).sum(dim=-1) + self.linear(batch)
