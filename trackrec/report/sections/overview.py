@@ -24,7 +24,7 @@ _DATA = {
     "users": "users",
     "items": "items",
     "histories": "histories",
-    "ties_dropped": "left out: samples in one second with their history",
+    "ties_dropped": "left out: samples in the same second as their history",
     "users_without_samples": "users without a sample",
     "samples": "labelled samples",
     "likes": "likes among them",
