@@ -49,4 +49,5 @@ class DIN(nn.Module):
         """A batch of :class:`trackrec.ctr.training.data.TensorLoader` -> logits (B,)."""
         x = self.inputs(batch)
         interest = self.attention(x.recent, x.target, batch["recent_mask"])
-        return self.mlp(torch.cat([interest, x.target, x.side], dim=-1)).squeeze(-1)
+        logits: Tensor = self.mlp(torch.cat([interest, x.target, x.side], dim=-1)).squeeze(-1)
+        return logits

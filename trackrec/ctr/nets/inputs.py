@@ -61,12 +61,13 @@ class TextInput(nn.Module):
 
     def forward(self, batch: dict[str, Tensor], target: Tensor, recent: Tensor) -> Tensor:
         """Reads ``text`` (B, text_dim) and, with gaps, ``text_mask`` (B,) bool -> (B, width)."""
-        text = self.connector(batch["text"])
+        text: Tensor = self.connector(batch["text"])
         if self.missing is not None:
             text = torch.where(batch["text_mask"].unsqueeze(-1), text, self.missing)
         if self.query is None:
             return text
-        return self.query(text, target, recent, batch["recent_mask"])
+        attended: Tensor = self.query(text, target, recent, batch["recent_mask"])
+        return attended
 
 
 class Sequence(NamedTuple):
@@ -156,4 +157,5 @@ class LinearTerm(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """A batch -> (B,)."""
-        return (self.users(batch["user"]) + self.items(batch["item"]) + self.dense(batch["dense"])).squeeze(-1)
+        logits: Tensor = self.users(batch["user"]) + self.items(batch["item"]) + self.dense(batch["dense"])
+        return logits.squeeze(-1)

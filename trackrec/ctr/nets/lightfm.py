@@ -43,4 +43,5 @@ class LightFM(nn.Module):
         q = self.users(batch["user"]) + masked_mean(recent, batch["recent_mask"])
         if self.text is not None and self.text_vector is not None:
             q = q + self.text_vector(self.text(batch, p, recent))
-        return (self.dropout(q) * p).sum(dim=-1) + self.linear(batch)
+        logits: Tensor = (self.dropout(q) * p).sum(dim=-1) + self.linear(batch)
+        return logits
