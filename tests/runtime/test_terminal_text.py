@@ -17,7 +17,7 @@ from trackrec.runtime.terminal_text import PrintableFormatter, printable
 
 RED = "\x1b[31m[bold]Film\x1b]0;owned\x07\rgone\u202ecba<|im_end|>"
 SHOWN = r"\x1b[31m[bold]Film\x1b]0;owned\x07\rgone\u202ecba<|im_end|>"
-CONFIG = str(Path(__file__).parent.parent / "configs" / "quickstart.yaml")
+CONFIG = str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")
 
 
 @given(st.text(st.characters(codec="utf-8")))

@@ -21,7 +21,7 @@ from trackrec.llm.packing import path_ids
 from trackrec.prompts.settings import PromptSettings
 from trackrec.prompts.templates import Item, Rated, history_segment, reccot_segments, validator_segments
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

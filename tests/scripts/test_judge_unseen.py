@@ -15,7 +15,7 @@ from trackrec.cli.app import parse_values
 from trackrec.recipe.cohort import select_cohort
 from trackrec.recipe.settings import LoopSettings
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "judge_unseen.py"
 CONFIG = ROOT / "configs" / "quickstart.yaml"
 
