@@ -56,9 +56,9 @@ RUNS = [
 ]
 PACKAGES = {"bench_export.py": "onnxruntime", "bench_trl.py": "trl", "bench_vllm.py": "vllm"}
 ELSEWHERE = {
-    "bench_gpu.py": "tests/test_bench_gpu.py",
+    "bench_gpu.py": "tests/scripts/test_bench_gpu.py",
     "fetch_models.py": "test_models_that_are_there_are_linked",
-    "world_corpus.py": "tests/test_world_corpus.py: it has no command line",
+    "world_corpus.py": "tests/scripts/test_world_corpus.py: it has no command line",
 }
 
 
