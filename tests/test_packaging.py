@@ -25,7 +25,8 @@ def test_the_wheel_holds_every_module(tmp_path: Path) -> None:
     expected = {str(path.relative_to(ROOT)) for path in (ROOT / "trackrec").rglob("*.py")}
     expected |= {f"trackrec/callbacks/{path.name}" for path in (ROOT / "callbacks").glob("*.py")}
     assert expected <= names
-    assert {"trackrec/py.typed", "trackrec/report/render/page.css"} <= names
+    page = {f"trackrec/report/render/{name}" for name in ("page.css", "page.html.jinja", "blocks.html.jinja")}
+    assert {"trackrec/py.typed", *page} <= names
 
 
 def test_nothing_in_the_package_imports_callbacks() -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from made_run import EVIL, USERS
+from markupsafe import Markup
 
 from trackrec.report.render.document import (
     Badge,
+    Block,
     Code,
     Example,
     Figure,
@@ -25,6 +27,7 @@ from trackrec.report.render.document import (
     TableBlock,
     Verdict,
 )
+from trackrec.report.render.figures import forest
 from trackrec.report.render.markdown import plain, to_markdown
 from trackrec.report.render.page import to_html
 from trackrec.report.report import write_report
@@ -100,7 +103,7 @@ def test_user_text_is_inert(page: Tree, made_report: Report) -> None:
     text = to_html(made_report)
     assert "<script" not in text
     assert "<b>" not in text
-    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; &amp; Sons" in text
+    assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; &amp; Sons" in text
     assert any(EVIL in word for word in page.words)
     assert "a <run>" in page.words
     assert "data/tiny<b>model, float32, LoRA r 2, alpha 4" in page.words
@@ -198,7 +201,7 @@ def test_every_kind_of_block_is_written() -> None:
         Notice(Badge("stopped", "bad"), "Too <far>."),
         Verdict("So?", Badge("Yes", "good"), ["because"]),
         table,
-        Figure("See", ["<svg></svg>"], table, legend=["a"], folded=True),
+        Figure("See", [Markup("<svg></svg>")], table, legend=["a"], folded=True),
         Example("u", [("A film", True)], [("teacher", [Span("Likes "), Span("war", True)]), ("round 1", [])]),
         Code("Config", "a: `b`\n"),
         Folded("More", [table]),
@@ -212,6 +215,40 @@ def test_every_kind_of_block_is_written() -> None:
     assert "Likes **war**" in text
     with pytest.raises(TypeError, match="no HTML for int"):
         to_html(Report("t", [], [Section("k", "T", [3])]))  # type: ignore[list-item]
+
+
+def test_every_text_of_every_block_is_escaped() -> None:
+    given: list[str] = []
+
+    def evil() -> Any:
+        given.append(f"""<b>"&'{len(given)};""")
+        return given[-1]
+
+    num = Num(0.5, 0.4, 0.6)
+    columns = [evil() for _ in range(7)]
+    row = [evil(), num, Badge(evil(), evil()), *(evil() for _ in columns[3:])]
+    table = TableBlock(evil(), columns, [row])
+    drawn = [forest(evil(), [(evil(), num)]), evil()]  # the second one isn't Markup
+    blocks: list[Block] = [
+        Paragraph(f"{evil()} `{evil()}`"),
+        Missing(evil()),
+        Notice(Badge(evil(), evil()), evil()),
+        Verdict(evil(), Badge(evil(), evil()), [evil()]),
+        table,
+        Figure(evil(), drawn, table, legend=[evil()]),
+        Example(
+            evil(), [(evil(), True), (evil(), False)], [(evil(), [Span(evil()), Span(evil(), True)]), (evil(), [])]
+        ),
+        Code(evil(), evil()),
+    ]
+    blocks.append(Folded(evil(), list(blocks)))
+    assert {type(block) for block in blocks} == set(get_args(Block))
+    text = to_html(Report(evil(), [evil()], [Section(evil(), evil(), blocks)]))
+    assert "<b>" not in text
+    tree = Tree(text)
+    shown = [*tree.words, *(value or "" for _, attributes in tree.elements for value in attributes.values())]
+    for words in given:
+        assert any(words in place for place in shown), words
 
 
 def test_the_files_are_written_whole(made_dir: Any) -> None:

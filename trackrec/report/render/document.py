@@ -1,7 +1,7 @@
 """A report as data: sections of text, tables, figures and examples.
 
 The page and the Markdown file are rendered from the same document, so they state the same facts. All text in it is
-plain: each renderer escapes what it writes.
+plain: each renderer escapes what it writes. Only the figures' panels are markup already.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
+
+from markupsafe import Markup
 
 Unit = Literal["score", "signed", "share", "one", "count", "digits"]
 Tone = Literal["good", "bad", "open", "plain"]
@@ -81,7 +83,7 @@ class Figure:
 
     Attributes:
         caption: how to read them.
-        panels: one SVG element each.
+        panels: one SVG element each; the page escapes what isn't Markup.
         numbers: the numbers of the panels, as a table.
         legend: names of the series, in the order of their colours.
         pairs: the panels belong together two by two.
@@ -89,7 +91,7 @@ class Figure:
     """
 
     caption: str
-    panels: Sequence[str]
+    panels: Sequence[Markup]
     numbers: TableBlock
     legend: Sequence[str] = ()
     pairs: bool = False

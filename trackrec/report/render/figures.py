@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 
 from trackrec.report.render.document import Num, Unit
 from trackrec.report.render.svg import (
@@ -46,7 +47,7 @@ class Bin(NamedTuple):
     frequency: Num
 
 
-def forest(title: str, rows: Sequence[tuple[str, Num]], lower_is_better: bool = False) -> str:
+def forest(title: str, rows: Sequence[tuple[str, Num]], lower_is_better: bool = False) -> Markup:
     """Differences with their intervals, one under the other, around a line at zero."""
     above, below = ("bad", "good") if lower_is_better else ("good", "bad")
     ends = [end for _, num in rows for end in (num.low, num.high, num.value)]
@@ -73,7 +74,7 @@ def by_round(
     points: Sequence[Num | None],
     lines: Sequence[Reference] = (),
     axis: str = "round",
-) -> str:
+) -> Markup:
     """One point with its interval per round.
 
     Args:
@@ -110,7 +111,9 @@ def _by_round_scale(nums: Sequence[Num]) -> Scale:
     return Scale(low, high, _HEIGHT - BOTTOM, TOP)
 
 
-def curves(title: str, series: Sequence[Sequence[tuple[float, float]]], zero: bool = False, share: bool = False) -> str:
+def curves(
+    title: str, series: Sequence[Sequence[tuple[float, float]]], zero: bool = False, share: bool = False
+) -> Markup:
     """Lines over optimizer steps; long ones are drawn as means of consecutive points.
 
     Args:
@@ -145,7 +148,7 @@ def curves(title: str, series: Sequence[Sequence[tuple[float, float]]], zero: bo
 
 def histogram(
     title: str, values: Sequence[float], edges: Sequence[float], most: float, name: str, order: int = 0
-) -> str:
+) -> Markup:
     """Shares of values by bin, with a line at their mean.
 
     Args:
@@ -178,7 +181,7 @@ def histogram(
     return panel(title, label, _HEIGHT, parts)
 
 
-def reliability(title: str, bins: Sequence[Bin], order: int = 0) -> str:
+def reliability(title: str, bins: Sequence[Bin], order: int = 0) -> Markup:
     """How often the label was 1 against P(Yes); a calibrated V is on the diagonal. A dot's area grows with its rows."""
     height = WIDTH - LEFT + TOP
     x = Scale(0, 1, LEFT, WIDTH - RIGHT)
@@ -195,7 +198,7 @@ def reliability(title: str, bins: Sequence[Bin], order: int = 0) -> str:
     return panel(title, label, height, parts)
 
 
-def bars(title: str, rows: Sequence[tuple[str, float, str]]) -> str:
+def bars(title: str, rows: Sequence[tuple[str, float, str]]) -> Markup:
     """Amounts as bars: (name, amount, the amount as text)."""
     height = TOP + 34 * len(rows) + 4
     most = max((amount for _, amount, _ in rows), default=0) or 1

@@ -12,6 +12,8 @@ from html import escape
 from itertools import pairwise
 from typing import NamedTuple
 
+from markupsafe import Markup
+
 WIDTH = 340
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 34, 36
 
@@ -30,7 +32,10 @@ class Scale(NamedTuple):
 
 
 def element(tag: str, content: str | None = None, **attributes: object) -> str:
-    """One element; ``class_`` becomes ``class``, underscores become hyphens, floats are rounded to two decimals."""
+    """One element; ``class_`` becomes ``class``, underscores become hyphens, floats are rounded to two decimals.
+
+    The attributes are escaped here; ``content`` is markup already.
+    """
     parts = []
     for name, value in attributes.items():
         shown = f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
@@ -49,8 +54,11 @@ def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
     return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=kind)
 
 
-def panel(title: str, label: str, height: float, parts: Sequence[str]) -> str:
+def panel(title: str, label: str, height: float, parts: Sequence[str]) -> Markup:
     """An SVG element with its heading.
+
+    It goes into the page as it is: every part comes from `element`, which escapes the attributes, and every text from
+    `words`, which escapes it.
 
     Args:
         title: the heading that is drawn.
@@ -59,7 +67,7 @@ def panel(title: str, label: str, height: float, parts: Sequence[str]) -> str:
         parts: the elements.
     """
     heading = words(0, 14, title, "panel-title")
-    return element(
+    drawing = element(
         "svg",
         heading + "".join(parts),
         viewBox=f"0 0 {WIDTH} {height:.0f}",
@@ -67,6 +75,7 @@ def panel(title: str, label: str, height: float, parts: Sequence[str]) -> str:
         aria_label=f"{title}. {label}",
         xmlns="http://www.w3.org/2000/svg",
     )
+    return Markup(drawing)
 
 
 def ticks(low: float, high: float, most: int = 5, whole: bool = False) -> list[float]:

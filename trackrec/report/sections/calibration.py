@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 import polars as pl
+from markupsafe import Markup
 
 from trackrec.metrics.intervals import Interval, user_bootstrap
 from trackrec.metrics.scores import calibration_error
@@ -31,7 +32,7 @@ def calibration_section(run: RunNumbers) -> Section:
             jobs.append((f"round {round_name(number)}, validation", stage, tuned if tuned in names else names[0]))
     if run.has("test"):
         jobs.append(("last V, test", "test", in_round(run.rounds, "rec_tune")))
-    panels: list[str] = []
+    panels: list[Markup] = []
     rows: list[list[Cell]] = []
     for order, (name, stage, validator) in enumerate(jobs):
         answers = run.answers(stage, validator)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+from markupsafe import Markup
 
 from trackrec.metrics.intervals import user_bootstrap
 from trackrec.metrics.scores import auc
@@ -150,7 +151,7 @@ def rewards_section(run: RunNumbers) -> Section:
     return Section("rewards", "Rewards of the draws", [Figure(caption, panels, table, pairs=True)])
 
 
-def _histograms(title: str, axis: str, frames: dict[int, pl.DataFrame]) -> list[str]:
+def _histograms(title: str, axis: str, frames: dict[int, pl.DataFrame]) -> list[Markup]:
     values = {number: frame["reward"].to_numpy() for number, frame in frames.items()}
     low, high = min(map(np.min, values.values())), max(map(np.max, values.values()))
     edges = np.linspace(low, max(high, low + 1e-3), 25).tolist()
