@@ -243,7 +243,8 @@ def train(
         trainer = trainer_of(args, Path(folder), [timed])
         with keep_freed_memory():
             trainer.fit(
-                CTRModule(_net(name, data), **model_args), datamodule=CTRDataModule(data, batch_size=batch_size)
+                CTRModule(partial(_net, name, data), **model_args),
+                datamodule=CTRDataModule(data, batch_size=batch_size),
             )
     return timed.first, timed.watch.taken - timed.first
 

@@ -8,6 +8,7 @@ from typing import Any
 from trackrec.ctr.arms.texts import shuffled_texts, text_arm
 from trackrec.ctr.features.features import CTRData
 from trackrec.ctr.settings import CTRSettings
+from trackrec.ctr.training.module import CTRModule
 
 
 def with_texts(data: CTRData, arm: str, history_ids: list[str], vectors: Any, gaps: bool = False) -> CTRData:
@@ -18,6 +19,13 @@ def with_texts(data: CTRData, arm: str, history_ids: list[str], vectors: Any, ga
 def with_shuffled(data: CTRData, seed: int = 0) -> CTRData:
     """``data`` with the arm ``shuffled``."""
     return replace(data, arms={**data.arms, "shuffled": shuffled_texts(data, data.arms["reccot"], seed)})
+
+
+def module_of(net: Any, **settings: Any) -> CTRModule:
+    """A module that holds a net without a Trainer."""
+    module = CTRModule(lambda: net, **settings)
+    module.configure_model()
+    return module
 
 
 def net_plan(

@@ -8,6 +8,7 @@ import numpy as np
 import numpy_nets as formula
 import pytest
 import torch
+from attached import module_of
 from numpy_nets import f64
 from torch import nn
 
@@ -31,7 +32,6 @@ from trackrec.ctr.nets.blocks import MLP, DINAttention, fm_pooling
 from trackrec.ctr.nets.dien import AUGRU
 from trackrec.ctr.nets.embedding import index_embedding, masked_mean, mean_embedding
 from trackrec.ctr.training.data import TensorLoader
-from trackrec.ctr.training.module import CTRModule
 
 FORMULAS = {
     DIN: formula.din,
@@ -180,7 +180,7 @@ def test_ids_that_training_never_saw_share_one_vector(data, net_class):
 def test_every_parameter_has_a_gradient(data, net_class, use):
     net, batch = in_float64(build(net_class, data, "reccot", use=use, gaps=True), batch_of(data, n=24))
     batch["text_mask"] = torch.arange(24) % 3 > 0
-    CTRModule(net).loss(batch).backward()
+    module_of(net).loss(batch).backward()
     assert not [name for name, weight in net.named_parameters() if weight.grad is None or not weight.grad.any()]
 
 

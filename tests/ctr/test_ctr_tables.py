@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from attached import net_plan
+from attached import module_of, net_plan
 from torch import nn
 from torch.nn import functional as F
 
@@ -12,7 +12,6 @@ from trackrec.ctr import DIEN, DIN, DeepFM
 from trackrec.ctr.nets.embedding import IndexEmbedding, index_embedding
 from trackrec.ctr.training.data import TensorLoader
 from trackrec.ctr.training.lazy_adam import LazyAdam
-from trackrec.ctr.training.module import CTRModule
 from trackrec.ctr.training.train import fit_arm
 
 # https://github.com/Lightning-AI/pytorch-lightning/issues/21326
@@ -124,7 +123,7 @@ def test_a_compiled_net_has_the_plain_nets_loss_and_gradients(data, net):
     with torch.no_grad():
         for parameter in built.parameters():
             parameter.normal_(std=0.3)
-    plain, compiled = CTRModule(built), CTRModule(built, compile=True)
+    plain, compiled = module_of(built), module_of(built, compile=True)
     torch.compiler.reset()
     seen = []
     for batch in list(TensorLoader(data, "train", batch_size=25))[-2:]:

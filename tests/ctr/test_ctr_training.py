@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from attached import net_plan
+from attached import module_of, net_plan
 
 from trackrec.ctr import BST, DIEN, DIN, DNN, AutoInt, DCNv2, DeepFM, FiBiNET, LightFM, MLPConnector, xDeepFM
 from trackrec.ctr.nets.blocks import Dropout
@@ -97,7 +97,7 @@ def test_fault_11_early_stopping_reads_validation_only(data, tmp_path):
 
 def test_fault_12_the_learning_rate_stays_what_was_set():
     """The release's cosine schedule got samples × epochs as its length; here there is none."""
-    optimizer = CTRModule(torch.nn.Linear(2, 1), lr=0.003, weight_decay=0.1).configure_optimizers()
+    optimizer = module_of(torch.nn.Linear(2, 1), lr=0.003, weight_decay=0.1).configure_optimizers()
     assert isinstance(optimizer, torch.optim.Adam)
     assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (0.003, 0.1)
 
@@ -147,7 +147,8 @@ def test_epochs_of_a_fit_are_permuted_anew(data, tmp_path, monkeypatch):
 def test_logged_metrics_are_those_of_the_whole_split(data, tmp_path):
     import lightning.pytorch as pl
 
-    module = CTRModule(DIN(data.spec, embed_dim=4))
+    module = CTRModule(partial(DIN, data.spec, embed_dim=4))
+    assert not list(module.parameters())  # the Trainer has the net made
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
     logged = trainer.validate(module, TensorLoader(data, "valid", batch_size=7), verbose=False)[0]
     with torch.inference_mode():

@@ -101,7 +101,7 @@ def _add_ctr(parser: LightningArgumentParser) -> None:
     parser.add_argument("--ctr.net", type=net, required=True, help="DIN, DeepFM, LightFM, or the path of a class.")
     connector = Callable[[int], nn.Module] | None  # required too: see _add_experiment
     parser.add_argument("--ctr.connector", type=connector, required=True, help="Text vector to the net.")
-    parser.add_class_arguments(CTRModule, "ctr.model", skip={"net"}, instantiate=False)
+    parser.add_class_arguments(CTRModule, "ctr.model", skip={"build_net"}, instantiate=False)
     parser.add_class_arguments(CTRDataModule, "ctr.data", skip={"data", "arm", "seed"}, instantiate=False)
     parser.add_argument("--ctr.arms", type=list[str], default=list(DEFAULT_ARMS), help=f"Among {', '.join(ARMS)}.")
     parser.add_argument("--ctr.text", type=TextSettings, default=TextSettings())

@@ -41,7 +41,8 @@ class CTRModule(pl.LightningModule):
     ``valid/acc`` (threshold 0.5) and ``valid/log_loss`` (nats per row).
 
     Args:
-        net: batch -> logits (B,).
+        build_net: makes the net, batch -> logits (B,). `configure_model` calls it once: a Trainer thus creates the
+            weights on the device that trains.
         lr: Adam's step.
         weight_decay: L2 added to the gradient, as Adam does (not AdamW).
         lazy_rows: in embedding tables of at least so many rows, a step updates only the rows that its batch reads
@@ -53,7 +54,7 @@ class CTRModule(pl.LightningModule):
 
     def __init__(
         self,
-        net: nn.Module,
+        build_net: Callable[[], nn.Module],
         lr: float = 1e-3,
         weight_decay: float = 1e-3,
         lazy_rows: int | None = None,
@@ -62,20 +63,26 @@ class CTRModule(pl.LightningModule):
         super().__init__()
         check_lazy_rows(lazy_rows)
         self.save_hyperparameters({"lr": lr, "weight_decay": weight_decay, "lazy_rows": lazy_rows, "compile": compile})
-        self.net = net
-        self.lr, self.weight_decay, self.lazy_rows = lr, weight_decay, lazy_rows
+        self._build_net = build_net
+        self.lr, self.weight_decay, self.lazy_rows, self.compiled = lr, weight_decay, lazy_rows, compile
+        self._full_batch: int | None = None
+        self.auc = BinaryAUROC()
+        self.accuracy = BinaryAccuracy()
+
+    def configure_model(self) -> None:
+        """Make the net, unless it is there already: Lightning calls this before each fit, validation or prediction."""
+        if "net" in self._modules:
+            return
+        self.net = net = self._build_net()
         # A net with an auxiliary loss returns logits and that loss.
         self._with_auxiliary: bool = hasattr(net, "with_auxiliary")
         self._plain: Callable[..., Any] = net.with_auxiliary if self._with_auxiliary else net.__call__  # type: ignore
         # Compile the function: a compiled module would register the net twice.
-        self._trained = torch.compile(self._plain, dynamic=False) if compile else self._plain
-        self._full_batch: int | None = None
-        if lazy_rows is not None:
+        self._trained = torch.compile(self._plain, dynamic=False) if self.compiled else self._plain
+        if self.lazy_rows is not None:
             for table in net.modules():
                 if isinstance(table, nn.Embedding):
-                    table.sparse = table.num_embeddings >= lazy_rows
-        self.auc = BinaryAUROC()
-        self.accuracy = BinaryAccuracy()
+                    table.sparse = table.num_embeddings >= self.lazy_rows
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Logits (B,)."""

@@ -81,8 +81,14 @@ def fit_arm(settings: CTRSettings, data: CTRData, arm: str, seed: int, work_dir:
     best = load_class("trackrec.callbacks.BestWeights")()
     with isolate_rng(), keep_freed_memory():
         torch.manual_seed(seed)
-        connector = settings.connector(spec.text_dim) if spec.text_dim and settings.connector else None
-        module = CTRModule(settings.net(spec, connector), **settings.model)
+        connector: nn.Module | None = None
+
+        def build_net() -> nn.Module:
+            nonlocal connector
+            connector = settings.connector(spec.text_dim) if spec.text_dim and settings.connector else None
+            return settings.net(spec, connector)
+
+        module = CTRModule(build_net, **settings.model)
         loaders = CTRDataModule(data, **{"arm": arm, "seed": seed, **settings.data})
         # Not strict: the trainer may be configured to skip the validation of some epochs.
         stopping = EarlyStopping("valid/auc", mode="max", patience=settings.patience, strict=False)
