@@ -224,7 +224,7 @@ def test_missing_vllm_is_told_before_anything_runs(monkeypatch):
     [
         ({"quantize": "int8"}, ValueError, "int8"),
         ({"gguf_file": "x.gguf"}, ValueError, "x.gguf"),
-        ({"quantize": "nf4"}, ImportError, "vllm-bnb-plugin.* or use HFSampler"),
+        ({"quantize": "nf4"}, ImportError, "vllm-bnb-plugin.* Or use HFSampler"),
     ],
 )
 def test_weights_that_vllm_does_not_load_are_refused(monkeypatch, backbone, error, words):

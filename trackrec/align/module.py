@@ -64,7 +64,7 @@ class SoftmaxDPOModule(AdapterModule):
     """
 
     stage = "align"
-    alone = (
+    oom_hint = (
         "Lower align.sets.negatives, sampler.init_args.max_new_tokens or prompts.max_history, or set "
         "backbone.gradient_checkpointing: true."
     )

@@ -32,7 +32,7 @@ class RecTuningModule(AdapterModule):
     """
 
     stage = "rec_tune"
-    alone = (
+    oom_hint = (
         "Lower rec_tune.data.samples_per_history or prompts.max_history, or set backbone.gradient_checkpointing: true."
     )
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trackrec.llm.sampling.hf_sampler import HFSampler
 from trackrec.llm.sampling.sampler import Draw, Sampler
-from trackrec.llm.vllm.process import check_vllm
+from trackrec.llm.vllm.process import vllm_obstacle
 from trackrec.llm.vllm.sampler import VLLMSampler
-from trackrec.runtime.packages import MissingPackageError
 
 if TYPE_CHECKING:
     from trackrec.llm.backbone import LanguageModel
@@ -33,10 +32,8 @@ def choose(backbone: BackboneSettings) -> Choice:
 
     if backbone.device == "cpu" or not torch.cuda.is_available():
         return Choice(HFSampler, "no GPU is used")
-    try:
-        check_vllm(backbone, "VLLMSampler", "HFSampler")
-    except (MissingPackageError, ValueError) as error:
-        return Choice(HFSampler, str(error).split(". ")[0].split(": ")[0])
+    if obstacle := vllm_obstacle(backbone):
+        return Choice(HFSampler, obstacle.why)
     memory = torch.cuda.get_device_properties(0).total_memory
     if memory < LEAST_GPU_BYTES:
         return Choice(

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from trackrec.runtime.errors import TrackRecError, reason
+from trackrec.runtime.errors import TrackRecError
 from trackrec.storage.atomic import write_atomic
 
 log = logging.getLogger(__name__)
@@ -63,10 +63,10 @@ def usable_checkpoint(directory: Path, parameters: Collection[str]) -> Path | No
     try:
         names = set(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
     except (pickle.UnpicklingError, KeyError, TypeError) as error:
-        why = reason(error).partition(" This file can still be loaded")[0]
+        unsafe = ", ".join(sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))) or type(error).__name__
         raise CheckpointError(
-            f"{path} holds what no training of trackrec writes, and was not loaded ({why[:160]}). Delete it, and "
-            "find out who put it there: training then starts from the beginning."
+            f"{path} holds what no training of trackrec writes ({unsafe}), and was not loaded. Delete it, and find out "
+            "who put it there: training then starts from the beginning."
         ) from None
     if names != set(parameters):
         raise CheckpointError(f"{path} belongs to another adapter. Delete it: training then starts from the beginning.")

