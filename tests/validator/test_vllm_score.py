@@ -52,7 +52,8 @@ def test_the_questions_are_whole_prompts(tiny_lm, tmp_path, monkeypatch):
 def test_a_missing_vllm_is_told_before_anything_runs(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     ScoreSettings().check(BackboneSettings(model="m"))
-    with pytest.raises(ImportError, match=r"scoring\.engine vllm can't be used: vLLM is not installed.* Or use scoring\.engine hf"):
+    words = r"scoring\.engine vllm can't be used: vLLM is not installed.* Or use scoring\.engine hf"
+    with pytest.raises(ImportError, match=words):
         ScoreSettings(engine="vllm").check(BackboneSettings(model="m"))
 
 
