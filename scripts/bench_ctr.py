@@ -1,11 +1,10 @@
 """Rows per second of training DIN and DeepFM: this package, a bare loop over the same net, FuxiCTR and deepctr-torch.
 
 Random rows of ML-100K's shape, equal batches and widths, no validation. The ways take turns, one epoch each. Each way
-has a process of its own, as for its users: this package tells the C library to keep freed memory
-(`trackrec.ctr.training.malloc`), which in a shared process would speed up the others too. Peers run their own training
-loop, if they are installed: deepctr-torch on arrays, FuxiCTR from its npz loader, and FuxiCTR from a list of prepared
-batches, without the cost of making them, which every other way includes. FuxiCTR's package ships no DeepFM, so one is
-built from its layers. Prints medians; ``--json`` writes them.
+has a process of its own, as for its users. Peers run their own training loop, if they are installed: deepctr-torch on
+arrays, FuxiCTR from its npz loader, and FuxiCTR from a list of prepared batches, without the cost of making them, which
+every other way includes. FuxiCTR's package ships no DeepFM, so one is built from its layers. Prints medians; ``--json``
+writes them.
 """
 
 from __future__ import annotations
@@ -36,7 +35,6 @@ from torch.nn import functional as F
 from trackrec.ctr import DIN, DeepFM
 from trackrec.ctr.features.features import CTRData, FeatureSpec, Vocabularies
 from trackrec.ctr.training.data import CTRDataModule, TensorLoader
-from trackrec.ctr.training.malloc import keep_freed_memory
 from trackrec.ctr.training.module import CTRModule
 from trackrec.ctr.training.train import trainer_of
 
@@ -241,20 +239,18 @@ def train(
     with tempfile.TemporaryDirectory() as folder:
         args = {"accelerator": "cpu", "max_epochs": 1, "limit_val_batches": 0, "limit_train_batches": steps}
         trainer = trainer_of(args, Path(folder), [timed])
-        with keep_freed_memory():
-            trainer.fit(
-                CTRModule(partial(_net, name, data), **model_args),
-                datamodule=CTRDataModule(data, batch_size=batch_size),
-            )
+        trainer.fit(
+            CTRModule(partial(_net, name, data), **model_args), datamodule=CTRDataModule(data, batch_size=batch_size)
+        )
     return timed.first, timed.watch.taken - timed.first
 
 
 def bare(name: str, data: CTRData, batch_size: int) -> Taken:
-    """The same net, loss, batches and memory settings with plain Adam, in a loop of five lines."""
+    """The same net, loss and batches with plain Adam, in a loop of five lines."""
     net = _net(name, data).train()
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, weight_decay=1e-4)
     loader = TensorLoader(data, "train", "none", batch_size, shuffle=True)
-    with keep_freed_memory(), Stopwatch() as watch:
+    with Stopwatch() as watch:
         for batch in loader:
             optimizer.zero_grad()
             F.binary_cross_entropy_with_logits(net(batch), batch["label"]).backward()

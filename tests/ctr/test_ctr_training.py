@@ -1,9 +1,5 @@
 """Loaders, arms and fitting."""
 
-import os
-import platform
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 
@@ -14,7 +10,6 @@ from attached import module_of, net_plan
 
 from trackrec.ctr import BST, DIEN, DIN, DNN, AutoInt, DCNv2, DeepFM, FiBiNET, LightFM, MLPConnector, xDeepFM
 from trackrec.ctr.nets.blocks import Dropout
-from trackrec.ctr.training import malloc as heap
 from trackrec.ctr.training.data import TensorLoader
 from trackrec.ctr.training.module import CTRModule
 from trackrec.ctr.training.train import check_trainer, fit_arm
@@ -205,39 +200,6 @@ def test_dropout_of_nothing_of_all_and_outside_training():
     assert torch.equal(Dropout(0.0)(x), x)
     assert not Dropout(1.0)(x).any()
     assert torch.equal(Dropout(0.5).eval()(x), x)
-
-
-# A process of its own: what else lies on the heap decides whether its end can be given back.
-FAULTS = """
-import resource, runpy, sys
-keep_freed_memory = runpy.run_path(sys.argv[1])["keep_freed_memory"]
-
-def faults(free):
-    def step():  # makes and frees a few megabytes, as a step of a small net does
-        return [bytearray(b"x") * 1_200_000 for _ in range(8)]
-
-    with keep_freed_memory(free) as kept:
-        step()
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        for _ in range(50):
-            step()
-        return kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-print(*faults(1 << 28), *faults(0))
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
-def test_freed_memory_stays_while_a_net_trains():
-    def run(**variables):
-        env = {name: value for name, value in os.environ.items() if name not in heap._SET_BY_USER}
-        command = [sys.executable, "-c", FAULTS, heap.__file__]
-        return subprocess.run(command, env=env | variables, capture_output=True, text=True, check=True).stdout.split()
-
-    kept, inside, _, trimmed = run()
-    assert kept == "True"
-    assert int(inside) < 1000 < int(trimmed)
-    assert run(MALLOC_TRIM_THRESHOLD_="65536")[0] == "False", "what the user set stands"
 
 
 @pytest.mark.parametrize("flags", [{"max_steps": 1}, {"check_val_every_n_epoch": 5}, {"max_epochs": 0}])

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from trackrec.ctr.features.features import CTRData
 from trackrec.ctr.settings import CTRSettings
 from trackrec.ctr.training.data import CTRDataModule
-from trackrec.ctr.training.malloc import keep_freed_memory
 from trackrec.ctr.training.module import CTRModule
 from trackrec.runtime.classes import load_class
 from trackrec.runtime.errors import SettingError
@@ -79,7 +78,7 @@ def fit_arm(settings: CTRSettings, data: CTRData, arm: str, seed: int, work_dir:
         raise SettingError(f"ctr.connector must be set for arm {arm!r}, got null. Use MLPConnector, or arm none.")
     started = time.perf_counter()
     best = load_class("trackrec.callbacks.BestWeights")()
-    with isolate_rng(), keep_freed_memory():
+    with isolate_rng():
         torch.manual_seed(seed)
         connector: nn.Module | None = None
 
