@@ -127,7 +127,7 @@ def main() -> None:
     from trackrec.align.module import SoftmaxDPOModule, write_references
     from trackrec.cli.app import parse_objects
     from trackrec.llm.backbone import LanguageModel
-    from trackrec.llm.training.training import fit_adapter
+    from trackrec.llm.training.fit import fit_adapter
     from trackrec.prompts.book import PromptBook
     from trackrec.runtime.peak_memory import peak_memory, reset_peak_memory
 

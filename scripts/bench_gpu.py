@@ -58,7 +58,7 @@ class StageBench:
     """
 
     def __init__(self, lm: Any, objects: Any, args: argparse.Namespace) -> None:
-        from trackrec.llm.training.training import OptimizerSettings
+        from trackrec.llm.training.optimizer import OptimizerSettings
 
         self.lm, self.objects, self.args = lm, objects, args
         self.parameters = lm.train_only("bench")

@@ -19,7 +19,7 @@ from trackrec.llm.logprobs import branch_logprobs
 from trackrec.llm.packing import unroll
 from trackrec.llm.sampling.hf_sampler import HFSampler
 from trackrec.llm.sampling.sampler import draw_seed
-from trackrec.llm.training.training import fit_adapter
+from trackrec.llm.training.fit import fit_adapter
 from trackrec.storage.parts import read_table, write_part
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "logger": False, "enable_checkpointing": False}

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from trackrec.cli.app import TrackRecCLI, run_cli
-from trackrec.llm.training.training import OptimizerSettings
+from trackrec.llm.training.optimizer import OptimizerSettings
 from trackrec.recipe.settings import LoopSettings
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")

@@ -11,7 +11,8 @@ from trackrec.align.data import AlignData
 from trackrec.align.module import SoftmaxDPOModule
 from trackrec.distill.data import DistillData
 from trackrec.distill.module import DistillModule
-from trackrec.llm.training.training import AdapterModule, stage_trainer
+from trackrec.llm.training.adapter_module import AdapterModule
+from trackrec.llm.training.fit import stage_trainer
 from trackrec.storage.parts import write_part
 from trackrec.validator.data import RecTuneData
 from trackrec.validator.module import RecTuningModule

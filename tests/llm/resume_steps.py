@@ -26,7 +26,7 @@ from trackrec.distill.data import DistillData
 from trackrec.distill.module import DistillModule
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.loading import BackboneSettings, LoRASettings
-from trackrec.llm.training.training import fit_adapter
+from trackrec.llm.training.fit import fit_adapter
 from trackrec.storage.parts import write_part
 
 # Five texts in batches of 2, two batches a step: steps after the 2nd and the 3rd batch of an epoch.

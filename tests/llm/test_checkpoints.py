@@ -13,7 +13,7 @@ from lightning.pytorch import Callback
 from trackrec.distill.data import DistillData
 from trackrec.distill.module import DistillModule
 from trackrec.llm.loading import LoRASettings
-from trackrec.llm.training.training import fit_adapter
+from trackrec.llm.training.fit import fit_adapter
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quiet_lightning")]
 

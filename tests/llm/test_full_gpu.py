@@ -14,7 +14,7 @@ from tiny import reccot_row
 from trackrec.distill.data import DistillData
 from trackrec.distill.module import DistillModule
 from trackrec.llm.loading import LoRASettings
-from trackrec.llm.training.training import fit_adapter
+from trackrec.llm.training.fit import fit_adapter
 from trackrec.storage.parts import read_table, write_part
 from trackrec.validator.prompt_tree import validator_tree
 from trackrec.validator.score import score_reccots

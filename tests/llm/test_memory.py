@@ -22,7 +22,7 @@ from trackrec.llm.memory import FittingBatches, MemoryLimitError, halve_list, ra
 from trackrec.llm.packing import Branch, first_paths
 from trackrec.llm.sampling.hf_sampler import HFSampler
 from trackrec.llm.sampling.sampler import draw_seed
-from trackrec.llm.training.training import fit_adapter
+from trackrec.llm.training.fit import fit_adapter
 from trackrec.storage.parts import read_table
 from trackrec.validator.prompt_tree import validator_tree
 from trackrec.validator.score import score_reccots

@@ -11,7 +11,7 @@ from trackrec.llm.logprobs import branch_logprobs
 from trackrec.llm.packing import pack, unroll
 from trackrec.llm.sampling.hf_sampler import HFSampler
 from trackrec.llm.sampling.sampler import draw_seed
-from trackrec.llm.training.training import OptimizerSettings
+from trackrec.llm.training.optimizer import OptimizerSettings
 
 pytestmark = pytest.mark.gpu
 WIDE = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}

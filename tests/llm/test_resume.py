@@ -16,7 +16,7 @@ from trackrec.distill.data import DistillData
 from trackrec.distill.module import DistillModule
 from trackrec.llm.loading import LoRASettings
 from trackrec.llm.training.checkpoints import CheckpointError, WholeFiles, merge_curves
-from trackrec.llm.training.training import fit_adapter
+from trackrec.llm.training.fit import fit_adapter
 from trackrec.storage.parts import write_part
 
 

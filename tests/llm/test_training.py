@@ -14,7 +14,8 @@ from trackrec.distill.data import DistillData
 from trackrec.distill.module import DistillModule
 from trackrec.llm.loading import LoRASettings
 from trackrec.llm.training.devices import placed
-from trackrec.llm.training.training import OptimizerSettings, fit_adapter
+from trackrec.llm.training.fit import fit_adapter
+from trackrec.llm.training.optimizer import OptimizerSettings
 from trackrec.validator.data import RecTuneData
 
 pytestmark = pytest.mark.usefixtures("quiet_lightning")

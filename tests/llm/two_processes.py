@@ -20,7 +20,7 @@ from tiny import build_book, reccot_row
 from trackrec.align.module import write_references
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.loading import BackboneSettings, LoRASettings
-from trackrec.llm.training.training import fit_adapter
+from trackrec.llm.training.fit import fit_adapter
 from trackrec.storage.parts import write_part
 
 STAGES = {"distill": distill_stage, "align": align_stage, "rec_tune": rec_tune_stage}

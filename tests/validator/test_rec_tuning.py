@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from trackrec.llm.chat import ChatEncoder
-from trackrec.llm.training.training import fit_adapter
+from trackrec.llm.training.fit import fit_adapter
 from trackrec.storage.parts import read_table
 from trackrec.validator.data import RecTuneData
 from trackrec.validator.module import RecTuningModule

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from trackrec.distill.data import DistillData
 from trackrec.distill.module import DistillModule
-from trackrec.llm.training.training import fit_adapter
+from trackrec.llm.training.fit import fit_adapter
 from trackrec.metrics.scores import accuracy, auc
 from trackrec.prompts.book import PromptBook
 from trackrec.runtime.errors import SettingError

@@ -18,10 +18,12 @@ from trackrec.align.softmax_dpo import reward_margins, softmax_dpo
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.loading import BackboneSettings
 from trackrec.llm.logprobs import branch_logprobs
+from trackrec.llm.training.adapter_module import AdapterModule
 from trackrec.llm.training.batches import EmptyShare
 from trackrec.llm.training.distributed import all_gather, process_rank
+from trackrec.llm.training.fit import stage_trainer
 from trackrec.llm.training.microbatch import StepSums
-from trackrec.llm.training.training import AdapterModule, OptimizerSettings, stage_trainer
+from trackrec.llm.training.optimizer import OptimizerSettings
 from trackrec.runtime.errors import SettingError, TrackRecError
 from trackrec.storage.parts import read_table, write_part
 from trackrec.storage.schemas import TableError

@@ -8,9 +8,10 @@ from torchmetrics import MeanMetric
 from trackrec.distill.data import ResponseBatch
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.logprobs import branch_logprobs
+from trackrec.llm.training.adapter_module import AdapterModule
 from trackrec.llm.training.batches import EmptyShare
 from trackrec.llm.training.microbatch import StepSums
-from trackrec.llm.training.training import AdapterModule, OptimizerSettings
+from trackrec.llm.training.optimizer import OptimizerSettings
 
 
 class DistillModule(AdapterModule):

@@ -103,7 +103,7 @@ def check_training(
     """
     from trackrec.align.module import SoftmaxDPOModule
     from trackrec.distill.module import DistillModule
-    from trackrec.llm.training.training import AdapterModule
+    from trackrec.llm.training.adapter_module import AdapterModule
     from trackrec.validator.module import RecTuningModule
 
     for key, value in data.items():

@@ -11,9 +11,10 @@ from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
 
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.logprobs import next_token_logprobs
+from trackrec.llm.training.adapter_module import AdapterModule
 from trackrec.llm.training.batches import EmptyShare
 from trackrec.llm.training.microbatch import StepSums
-from trackrec.llm.training.training import AdapterModule, OptimizerSettings
+from trackrec.llm.training.optimizer import OptimizerSettings
 from trackrec.validator.data import ValidatorBatch
 from trackrec.validator.prompt_tree import label_logps
 

@@ -1,30 +1,18 @@
-"""Shared by the three language-model trainings: optimizer, small checkpoints, running a Trainer."""
+"""The Lightning module that the three language-model trainings share: it trains one adapter."""
 
 from __future__ import annotations
 
 import abc
-import logging
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from lightning.fabric.plugins import CheckpointIO
-from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities.seed import isolate_rng
-from torch import nn
+from lightning.pytorch import LightningModule
 from torchmetrics import Metric
 
-from trackrec.llm.memory import FittingBatches, MemoryLimitError, halve_list, ran_out
+from trackrec.llm.memory import FittingBatches, halve_list
 from trackrec.llm.training.batches import EmptyShare
-from trackrec.llm.training.checkpoints import CHECKPOINTS, LAST, WholeFiles, merge_curves, usable_checkpoint
-from trackrec.llm.training.devices import placed, process_count
 from trackrec.llm.training.distributed import all_gather, process_rank, sum_over_processes
 from trackrec.llm.training.microbatch import (
     GivenGradients,
@@ -34,69 +22,14 @@ from trackrec.llm.training.microbatch import (
     differentiate,
     empty_share_of,
 )
-from trackrec.runtime.classes import load_class
+from trackrec.llm.training.optimizer import OptimizerSettings
 from trackrec.runtime.errors import DivergedError, SettingError
-from trackrec.runtime.trainer_errors import trainer_arguments, trainer_setup
-from trackrec.storage.atomic import stable_hash
 
 if TYPE_CHECKING:
     from trackrec.llm.backbone import LanguageModel
     from trackrec.llm.loading import BackboneSettings
 
-log = logging.getLogger(__name__)
-
-LOGS = "logs"
 _SHOWN_IDS = 8  # in the error of a diverged step
-
-
-@dataclass(frozen=True)
-class OptimizerSettings:
-    """AdamW and its learning-rate schedule over the optimizer steps of the stage.
-
-    Attributes:
-        name: ``adamw``, or bitsandbytes' ``adamw8bit`` / ``paged_adamw8bit`` (GPU).
-        weight_decay: decoupled weight decay.
-        beta1: decay of the running mean of the gradient.
-        beta2: decay of the running mean of the squared gradient.
-        warmup: share of the optimizer steps in which the learning rate rises from 0.
-        schedule: how the learning rate falls to 0 afterwards, or ``constant``.
-    """
-
-    name: Literal["adamw", "adamw8bit", "paged_adamw8bit"] = "adamw"
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.999
-    warmup: float = 0.03
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-
-    def __post_init__(self) -> None:
-        for name in ("warmup", "beta1", "beta2"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1 or (value == 1 and name != "warmup"):
-                allowed = "a share of the steps, in [0, 1]" if name == "warmup" else "in [0, 1)"
-                raise SettingError(f"optimizer.{name} must be {allowed}, got {value}.")
-
-    def build(self, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-        """The optimizer over exactly these parameters; 8-bit optimizers fall back to AdamW without a GPU."""
-        parameters = list(parameters)
-        betas = (self.beta1, self.beta2)
-        on_gpu = all(parameter.is_cuda for parameter in parameters)
-        if self.name != "adamw" and not on_gpu:
-            log.warning("optimizer %s needs a GPU: using adamw instead", self.name)
-        if self.name == "adamw" or not on_gpu:
-            return torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=self.weight_decay)
-        import bitsandbytes as bnb
-
-        kind = bnb.optim.AdamW8bit if self.name == "adamw8bit" else bnb.optim.PagedAdamW8bit
-        return kind(parameters, lr=lr, betas=betas, weight_decay=self.weight_decay)
-
-    def factor(self, step: int, total_steps: int) -> float:
-        """The learning rate at an optimizer step, as a share of the peak rate."""
-        warmup = math.ceil(self.warmup * total_steps)
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        done = min(1.0, (step - warmup) / max(1, total_steps - warmup))
-        return {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}[self.schedule]
 
 
 class AdapterModule(LightningModule):
@@ -296,104 +229,3 @@ def _set_rng_state(state: dict[str, torch.Tensor], device: torch.device) -> None
     torch.set_rng_state(state["cpu"].cpu())
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)
-
-
-def stage_trainer(
-    trainer_args: dict[str, Any],
-    out_dir: Path,
-    module: AdapterModule,
-    checkpoint_every: int = 20,
-    monitors: Sequence[Callback] = (),
-) -> Trainer:
-    """A Trainer that logs every step to ``out_dir/logs`` and checkpoints to ``out_dir/checkpoints`` by default.
-
-    A step of a language model takes seconds, and the report draws its curves from these logs.
-
-    Raises:
-        SettingError: the arguments ask for another device than that of the module's model.
-    """
-    args = dict(trainer_args)
-    callbacks = [*_as_list(args.pop("callbacks", None)), *monitors]
-    plugins = _as_list(args.pop("plugins", None))
-    if args.get("enable_checkpointing") is not False and not any(isinstance(c, Checkpoint) for c in callbacks):
-        step_checkpoint = load_class("trackrec.callbacks.StepCheckpoint")
-        callbacks.append(step_checkpoint(out_dir / CHECKPOINTS / LAST, checkpoint_every))
-    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-        plugins.append(WholeFiles())
-    if not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
-        plugins.append(LightningEnvironment())  # however this process was started: see docs/scale.md
-    if process_count(args, f"{module.stage}.trainer") == 1:
-        args = {**placed(args, module.lm.device, f"{module.stage}.trainer"), "strategy": "auto"}
-    else:
-        args["strategy"] = "ddp"
-    if args.get("logger") in (None, True):
-        args["logger"] = CSVLogger(out_dir / LOGS, name="", flush_logs_every_n_steps=1)
-    if args.get("log_every_n_steps") is None:
-        args["log_every_n_steps"] = 1
-    args.setdefault("enable_model_summary", False)
-    args["default_root_dir"] = args.get("default_root_dir") or str(out_dir / LOGS)
-    with trainer_arguments(f"{module.stage}.trainer"):
-        return Trainer(callbacks=callbacks, plugins=plugins, **args)
-
-
-def _as_list(values: Any) -> list[Any]:
-    """A trainer argument that may be one value, several or None."""
-    return list(values) if isinstance(values, list | tuple) else [] if values is None else [values]
-
-
-def fit_adapter(
-    module: AdapterModule,
-    data: LightningDataModule,
-    trainer_args: dict[str, Any],
-    out_dir: Path,
-    seed: int = 0,
-    checkpoint_every: int = 20,
-    monitors: Sequence[Callback] = (),
-) -> Trainer:
-    """Train to the end, from the last checkpoint if there is one, then save the adapter.
-
-    Args:
-        module: the module to train.
-        data: its batches. If its ``held`` isn't empty, each epoch ends with a validation.
-        trainer_args: Lightning's trainer arguments.
-        out_dir: the stage directory.
-        seed: seed of dropout. Random numbers drawn earlier have no effect, and the process's random state is restored
-            at the end.
-        checkpoint_every: optimizer steps between checkpoints.
-        monitors: callbacks that watch the training, added to those of ``trainer_args``.
-
-    Raises:
-        DivergedError: an adapter weight is not finite at the end.
-        CheckpointError: see `usable_checkpoint`.
-        MemoryLimitError: out of memory for a reason other than the batch size.
-        SettingError: a callback watches a validation, and there is none.
-    """
-    if not getattr(data, "held", None):  # Lightning warns of a validation without a batch
-        for callback in _as_list(trainer_args.get("callbacks")):
-            if str(monitored := getattr(callback, "monitor", None)).startswith("valid/"):
-                raise SettingError(
-                    f"{module.stage}.trainer.callbacks: {type(callback).__name__} watches {monitored!r}, but nothing "
-                    "is held back for a validation: set loop.hold above 0, such as 0.1. (S-DPO has no validation.)"
-                )
-        trainer_args = {**trainer_args, "limit_val_batches": 0}
-    resume = usable_checkpoint(out_dir / CHECKPOINTS, module.trained_names)
-    if resume:
-        log.info("resuming from %s", resume)
-    with isolate_rng():
-        trainer = stage_trainer(trainer_args, out_dir, module, checkpoint_every, monitors)
-        torch.manual_seed(int(stable_hash("training", seed, module.adapter, trainer.global_rank, digits=15), 16))
-        try:
-            with trainer_setup(f"{module.stage}.trainer"):
-                trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
-        except (RuntimeError, MemoryError) as error:
-            if isinstance(error, MemoryLimitError) or not ran_out(error):
-                raise
-            raise MemoryLimitError(
-                f"{module.stage}: the adapter and its optimizer don't fit into memory next to the model ({error}). "
-                "Lower backbone.lora.r, or choose backbone.quantize: nf4."
-            ) from error
-    module.check_weights()
-    if trainer.is_global_zero:
-        module.lm.save_adapter(out_dir / "adapter", module.adapter)
-        merge_curves(out_dir / LOGS)
-    return trainer
