@@ -85,5 +85,5 @@ def test_too_few_steps_and_other_trainings_are_left_alone() -> None:
 def test_a_second_alignment_starts_anew() -> None:
     """One monitor watches every round: the steps of an earlier one don't count."""
     monitor = Saturation(least=4)
-    train(Logging(saturated=[*[0.0] * 7, 1.0, 1.0, 1.0]), monitor)
-    train(Logging(saturated=[1.0, *[0.0] * 9]), monitor)
+    assert train(Logging(saturated=[*[0.0] * 7, 1.0, 1.0, 1.0]), monitor).global_step == 10
+    assert train(Logging(saturated=[1.0, *[0.0] * 9]), monitor).global_step == 10

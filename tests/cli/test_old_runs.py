@@ -77,7 +77,7 @@ def test_a_fit_of_it_says_that_the_code_is_another_by_running_again(old_run: Cal
 
 def test_every_moved_module_is_where_the_table_says() -> None:
     for new in MOVED.values():
-        importlib.import_module(new)
+        assert importlib.import_module(new).__name__ == new
 
 
 def test_a_class_path_of_before_is_resolved_with_a_notice(
