@@ -180,3 +180,14 @@ def test_the_trainers_of_both_kinds_are_built_under_it(tmp_path: Path) -> None:
     build = partial(trainer_of, {"precision": "nonsense"}, tmp_path, [])
     with pytest.raises(SettingError, match=r"^ctr\.trainer: "):
         build()
+
+
+@pytest.mark.parametrize(("section", "hold"), [("rec_tune", "0"), ("distill", "0"), ("align", "0.1")])
+def test_a_validation_that_will_not_run_may_not_be_watched(
+    command: Callable[..., list[str]], section: str, hold: str
+) -> None:
+    """It is said before the first stage, and not when the training starts."""
+    stopping = '[{"class_path":"lightning.pytorch.callbacks.EarlyStopping","init_args":{"monitor":"valid/loss"}}]'
+    (line,) = command("--loop.hold", hold, f"--{section}.trainer.callbacks", stopping)[1:]
+    assert line.startswith(f"{section}.trainer.callbacks: EarlyStopping watches 'valid/loss', but nothing is held back")
+    assert "set loop.hold above 0" in line

@@ -13,6 +13,7 @@ from trackrec.llm.loading import BackboneSettings
 from trackrec.llm.model_files import model_digest
 from trackrec.llm.sampling.auto_sampler import AutoSampler
 from trackrec.llm.training.devices import process_count
+from trackrec.llm.training.fit import check_nothing_is_watched
 from trackrec.pipeline.pipeline import Pipeline
 from trackrec.recipe.experiment import Experiment
 from trackrec.recipe.settings import LoopSettings, Training
@@ -59,6 +60,8 @@ def build_experiment(config: dict[str, Any], objects: Objects, say: Callable[[st
         model, data, trainer = (_arguments(made[name][part]) for part in ("model", "data", "trainer"))
         own = made.validator_backbone or made.backbone if name == "rec_tune" else made.backbone
         check_training(name, model, data, own, made.loop, made.sampler.n)
+        if name == "align" or not made.loop.hold:
+            check_nothing_is_watched(name, trainer)
         count = process_count(trainer, f"{name}.trainer")
         return Training(model, data, lambda: _arguments(objects()[name].trainer), count)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,20 @@ def stage_trainer(
         return Trainer(callbacks=callbacks, plugins=plugins, **args)
 
 
+def check_nothing_is_watched(stage: str, trainer_args: Mapping[str, Any]) -> None:
+    """Check that no callback waits for a validation, where there is none.
+
+    Raises:
+        SettingError: a callback of the trainer does.
+    """
+    for callback in _as_list(trainer_args.get("callbacks")):
+        if str(monitored := getattr(callback, "monitor", None)).startswith("valid/"):
+            raise SettingError(
+                f"{stage}.trainer.callbacks: {type(callback).__name__} watches {monitored!r}, but nothing is held back "
+                "for a validation: set loop.hold above 0, such as 0.1. (S-DPO has no validation.)"
+            )
+
+
 def _as_list(values: Any) -> list[Any]:
     """A trainer argument that may be one value, several or None."""
     return list(values) if isinstance(values, list | tuple) else [] if values is None else [values]
@@ -100,12 +114,7 @@ def fit_adapter(
         SettingError: a callback watches a validation, and there is none.
     """
     if not getattr(data, "held", None):  # Lightning warns of a validation without a batch
-        for callback in _as_list(trainer_args.get("callbacks")):
-            if str(monitored := getattr(callback, "monitor", None)).startswith("valid/"):
-                raise SettingError(
-                    f"{module.stage}.trainer.callbacks: {type(callback).__name__} watches {monitored!r}, but nothing "
-                    "is held back for a validation: set loop.hold above 0, such as 0.1. (S-DPO has no validation.)"
-                )
+        check_nothing_is_watched(module.stage, trainer_args)
         trainer_args = {**trainer_args, "limit_val_batches": 0}
     resume = usable_checkpoint(out_dir / CHECKPOINTS, module.trained_names)
     if resume:
