@@ -132,7 +132,7 @@ def train(model: Path, work: Path, stage: str, batch_size: int, processes: int, 
 
 def curve(out: Path) -> list[dict[str, float]]:
     with (out / "logs" / "metrics.csv").open() as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 @pytest.mark.slow
@@ -151,6 +151,17 @@ def test_two_processes_are_as_one_with_twice_the_batch(tiny_model_dir, tmp_path,
     for name, weight in adapters[0].items():
         torch.testing.assert_close(adapters[1][name], weight, rtol=0, atol=2e-4)
     assert [path.name for path in (two / "logs").iterdir()] == ["metrics.csv"]
+
+
+@pytest.mark.slow
+def test_two_processes_validate_as_one(tiny_model_dir, tmp_path):
+    one = train(tiny_model_dir, tmp_path / "one", "held", 4, 1)
+    two = train(tiny_model_dir, tmp_path / "two", "held", 2, 2)
+    alone, together = ([row for row in curve(out) if "valid/auc" in row] for out in (one, two))
+    assert len(alone) == len(together) == 2  # a row per epoch
+    names = ("valid/auc", "valid/acc", "valid/loss")
+    for due, found in zip(alone, together, strict=True):
+        assert [found[name] for name in names] == pytest.approx([due[name] for name in names], rel=1e-3, abs=1e-4)
 
 
 @pytest.mark.slow

@@ -23,7 +23,15 @@ from trackrec.llm.loading import BackboneSettings, LoRASettings
 from trackrec.llm.training.fit import fit_adapter
 from trackrec.storage.parts import write_part
 
-STAGES = {"distill": distill_stage, "align": align_stage, "rec_tune": rec_tune_stage}
+
+def held_stage(lm: Any, book: Any, root: Path) -> tuple[Any, Any]:
+    """Rec-Tuning with a validation on five histories: batches of four leave one for one process alone."""
+    module, data = rec_tune_stage(lm, book, root)
+    data.held = {f"h{i}": [(f"v{i}{t}", f"i{(3 * i + t) % 20}", (i + t) % 2) for t in range(2)] for i in range(5)}
+    return module, data
+
+
+STAGES = {"distill": distill_stage, "align": align_stage, "rec_tune": rec_tune_stage, "held": held_stage}
 
 
 class PowerCut(Callback):
