@@ -4,7 +4,7 @@ VLLM_ENV ?= .venv-vllm
 WORKERS ?= 2
 SPREAD := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup models quickstart simulated check test test-unit test-crashes test-vllm
+.PHONY: help setup models quickstart simulated check test test-unit test-long test-crashes test-vllm
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,11 +33,14 @@ check: setup  ## lint, format, types, import rules, configs
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q tests/test_configs.py
 
-test: setup  ## every test that needs no GPU, in two processes (WORKERS=2)
-	$(BIN)/pytest -q $(SPREAD)
+test: setup  ## the tests that need no GPU, in two processes (WORKERS=2)
+	$(BIN)/pytest -q $(SPREAD) -m 'not long'
+
+test-long: setup  ## the tests that are too long for every day: the slowest scripts, at a tiny size
+	$(BIN)/pytest -q -m long
 
 test-unit: setup  ## the tests without the command line and the slow ones
-	$(BIN)/pytest -q $(SPREAD) -m 'not recipe and not slow and not parity'
+	$(BIN)/pytest -q $(SPREAD) -m 'not recipe and not slow and not parity and not long'
 
 test-crashes: setup  ## a run that dies at random events in each stage, three times more
 	TRACKREC_CRASH_SEEDS=1,2,3 $(BIN)/pytest -q tests/recipes/test_crash.py

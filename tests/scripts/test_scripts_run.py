@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny import save_tiny_model
@@ -54,6 +55,16 @@ RUNS = [
     ("train_world_model.py --steps 2 --out {out}", r"step 1: told"),
     ("world_truth.py {run}", r"\| the truth \|(?s:.*)\| sampled in round 1, train users \|"),
 ]
+# More than ten seconds each: `make test-long`.
+LONG = {
+    "bench_ctr.py",
+    "bench_export.py",
+    "bench_fit.py",
+    "bench_predict.py",
+    "judge_unseen.py",
+    "train_world_model.py",
+    "world_truth.py",
+}
 PACKAGES = {"bench_export.py": "onnxruntime", "bench_trl.py": "trl", "bench_vllm.py": "vllm"}
 ELSEWHERE = {
     "bench_gpu.py": "tests/scripts/test_bench_gpu.py",
@@ -112,7 +123,14 @@ def run(folder: Path) -> Path:
     return run_dir
 
 
-@pytest.mark.parametrize(("command", "printed"), RUNS, ids=[command.split()[0] for command, _ in RUNS])
+def cases() -> list[Any]:
+    """The runs, each with the script's name as its id."""
+    names = [command.split()[0] for command, _ in RUNS]
+    marks = [[pytest.mark.long] if name in LONG else [] for name in names]
+    return [pytest.param(*run, id=name, marks=mark) for run, name, mark in zip(RUNS, names, marks, strict=True)]
+
+
+@pytest.mark.parametrize(("command", "printed"), cases())
 def test_it_runs(command: str, printed: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     script, *arguments = command.split()
     package = PACKAGES.get(script)
