@@ -24,15 +24,27 @@ class StepCheckpoint(Checkpoint):
         self.path = path
         self.every = every
         self._saved = 0
+        self._due = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The step that training resumes from is already saved."""
         self._saved = trainer.global_step
+        self._due = False
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save right after the step, before the next batch adds a gradient."""
-        if trainer.global_step != self._saved and trainer.global_step % self.every == 0:
+        """Save right after the step, before the next batch adds a gradient; but after the validation of an epoch."""
+        self._due = trainer.global_step != self._saved and trainer.global_step % self.every == 0
+        if not (trainer.is_last_batch and trainer.enable_validation):
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save what waited for the validation: a training that is cut during it validates again when it resumes."""
+        self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        if self._due:
+            self._due = False
             self._saved = trainer.global_step
             trainer.save_checkpoint(self.path, weights_only=False)

@@ -165,6 +165,17 @@ def test_two_processes_validate_as_one(tiny_model_dir, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("steps", [2, 4])  # the ends of the two epochs
+def test_a_training_that_is_killed_in_a_validation_repeats_it(tiny_model_dir, tmp_path, steps):
+    whole = train(tiny_model_dir, tmp_path / "whole", "held", 4, 1)
+    train(tiny_model_dir, tmp_path / "cut", "held", 4, 1, kill_at=steps)
+    cut = train(tiny_model_dir, tmp_path / "cut", "held", 4, 1)
+    assert curve(cut) == curve(whole)
+    name = Path("adapter") / "adapter_model.safetensors"
+    assert (cut / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.slow
 def test_two_processes_that_are_killed_go_on_to_the_bit(tiny_model_dir, tmp_path):
     """LoRA dropout: each process has random numbers of its own, and goes on with them."""
     whole = train(tiny_model_dir, tmp_path / "whole", "distill", 1, 2, dropout=0.3)

@@ -2,7 +2,7 @@
 
 `main`, run in forks of `forks`, trains a stage of `adapter_stages` and leaves adapter and curve under ``work/out``.
 With two processes LOCAL_RANK and MASTER_PORT are in the environment. ``kill_at`` > 0: SIGKILL after so many steps, in
-each.
+each; of the stage ``held`` in the validation that follows them.
 """
 
 from __future__ import annotations
@@ -43,6 +43,15 @@ class PowerCut(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class PowerCutInValidation(Callback):
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def on_validation_start(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == self.after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 def main(model: str, work: Path, stage: str, batch_size: int, processes: int, dropout: float, kill_at: int) -> None:
     torch.set_num_threads(1)
     rank = int(os.environ.get("LOCAL_RANK", 0))
@@ -64,7 +73,7 @@ def main(model: str, work: Path, stage: str, batch_size: int, processes: int, dr
         data.setup("fit")
         write_references(module, data, dict(trainer), out)
     if kill_at:
-        trainer["callbacks"] = [PowerCut(kill_at)]
+        trainer["callbacks"] = [PowerCutInValidation(kill_at) if stage == "held" else PowerCut(kill_at)]
     fit_adapter(module, data, trainer, out, seed=3, checkpoint_every=1)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
