@@ -89,8 +89,13 @@ def test_samples_are_built_of_it(tmp_path: Path) -> None:
             "user_id,parent_asin,rating,timestamp\n" + "".join(f"{u},{i},{s},{t}456\n" for u, i, s, t in REVIEWS),
             "2023",
         ),
+        (
+            "Books.csv",
+            "\n \nuser_id,parent_asin,rating,timestamp\n" + "".join(f"{u},{i},{s},{t}456\n" for u, i, s, t in REVIEWS),
+            "2023",
+        ),
     ],
-    ids=["2018", "2018, packed", "2014: the reader first", "2023: with a header"],
+    ids=["2018", "2018, packed", "2014: the reader first", "2023: with a header", "2023: blank lines before it"],
 )
 def test_ratings_only_files_are_read(tmp_path: Path, name: str, text: str, release: str) -> None:
     kind = "json" if release == "2018" else "jsonl.gz"

@@ -226,7 +226,8 @@ def _layout(path: Path) -> _Layout:
         user, item, rating, time = names = _NAMES[release]
         fields = {user: pl.String(), item: pl.String(), rating: pl.Float64(), time: pl.Float64()}
         return _Layout(release, JsonFormat(fields), names)
-    cells = [cell.strip() for cell in first_line(path).split(",")]
+    header = first_line(path)
+    cells = [cell.strip() for cell in header.text.split(",")]
     wanted = set(_NAMES["2023"])
     if wanted & set(cells):
         if not wanted <= set(cells) or len(set(cells)) < len(cells):
@@ -234,7 +235,7 @@ def _layout(path: Path) -> _Layout:
                 f"{ROOT_KEY}: the header of {path} must name {', '.join(_NAMES['2023'])}, each column once, got "
                 f"{shown(cells)}. {FETCH_AGAIN}"
             )
-        return _Layout("2023", CsvFormat(cells), _NAMES["2023"], 1)
+        return _Layout("2023", CsvFormat(cells), _NAMES["2023"], header.number)
     # The first column of 2018 is the book, that of 2014 the reader; 2014's books are in the metadata of 2018 as well.
     is_asin = pl.Series(cells[:2], dtype=pl.String).str.contains(_ASIN).to_list()
     user, item = _COLUMNS[:2]

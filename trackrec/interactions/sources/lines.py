@@ -135,16 +135,23 @@ def read_lines(path: Path, form: LineFormat, plan: LinePlan, drop: bool, skip: i
     return pl.concat(frames), n_bad
 
 
-def first_line(path: Path) -> str:
+class FirstLine(NamedTuple):
+    """The first line of a file that isn't blank, and its number from 1."""
+
+    number: int
+    text: str
+
+
+def first_line(path: Path) -> FirstLine:
     """The first line that isn't blank; bytes that aren't UTF-8 are replaced.
 
     Raises:
         DataError: there is none, or the file can't be unpacked.
     """
-    for _, block in _blocks(path, 1 << 16):
-        for line in block.split(b"\n"):
+    for first, block in _blocks(path, 1 << 16):
+        for number, line in enumerate(block.split(b"\n"), first):
             if line.strip():
-                return line.decode("utf-8", "replace").strip()
+                return FirstLine(number, line.decode("utf-8", "replace").strip())
     raise DataError(f"{ROOT_KEY}: {path} is empty. {FETCH_AGAIN}")
 
 
