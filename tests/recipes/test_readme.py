@@ -64,3 +64,17 @@ def test_the_commands_for_own_ratings(
     assert "DIN" in printed[1]
     assert Path("runs/own_ratings/report/index.html").exists()
     assert Path("runs/own_ratings/test/manifest.json").exists()
+
+
+def test_ratings_alone_are_checked_without_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trackrec: Callable[..., str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The first command loads no language model, so none need be there; the second one does."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "configs", "configs")
+    write_ratings(Path("ratings.csv"))
+    first, second, _ = commands()
+    assert "DIN, no text" in trackrec(*first[1:], "--ctr.trainer.max_epochs", "1")
+    with pytest.raises(SystemExit):
+        trackrec(*second[1:])
+    assert "backbone.model: no model (config.json) in 'data/smollm2-135m-instruct'" in capfd.readouterr().err

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from trackrec.pipeline.processes import run_in_processes
 from trackrec.pipeline.stage import Stage, StageResult
-from trackrec.recipe.build import Objects, build_experiment
+from trackrec.recipe.build import Objects, build_experiment, check_models
 from trackrec.recipe.experiment import Experiment
 from trackrec.recipe.graph import Graph, add_stages
 from trackrec.recipe.models import drop_models
@@ -50,10 +50,16 @@ class Call:
         self.console.print(printable(text, keep=""), markup=False)
 
 
-def open_run(call: Call) -> tuple[Experiment, Graph]:
-    """The experiment of a call, its stages in its pipeline and its monitors watching."""
+def open_run(call: Call, stages: Sequence[str] | None = None) -> tuple[Experiment, Graph]:
+    """The experiment of a call, its stages in its pipeline and its monitors watching.
+
+    Args:
+        call: of the command.
+        stages: names or kinds of those that it may run; None: any. The models that they load must be there.
+    """
     experiment = build_experiment(call.config, call.objects, call.say)
     graph = add_stages(experiment)
+    check_models(experiment, experiment.pipeline.choose(stages))
     experiment.pipeline.spread = partial(_spread, experiment)
     experiment.pipeline.after_stage = call_hooks(experiment.pipeline, experiment.monitors)
     return experiment, graph

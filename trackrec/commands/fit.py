@@ -27,12 +27,12 @@ def add_arguments(parser: LightningArgumentParser) -> None:
 
 def run(call: Call) -> None:
     """Run the stages and print what they found on validation rows."""
-    experiment, _ = open_run(call)
+    given = call.own["stages"]
+    stages = [name.strip() for name in given.split(",")] if isinstance(given, str) else given
+    experiment, _ = open_run(call, stages)
     experiment.pipeline.reuse = reused_folder(call.own["reuse"])
     check_settings(experiment.ctr)
-    chosen = call.own["stages"]
-    stages = [name.strip() for name in chosen.split(",")] if isinstance(chosen, str) else chosen
-    if EMBED in stages_read(experiment):
+    if EMBED in experiment.pipeline.choose(stages) and EMBED in stages_read(experiment):
         check_model_path(experiment.embed.model, "embed")
     if not stages:
         check_packages(experiment)

@@ -118,7 +118,7 @@ class Pipeline:
         """
         check_owned(self.run_dir, (stage.name for stage in self.stages))
         with locked(self.run_dir):
-            self._run_chosen(self._choose(only))
+            self._run_chosen(self.choose(only))
         return self.ran
 
     def _run_chosen(self, chosen: set[str]) -> None:
@@ -143,7 +143,12 @@ class Pipeline:
                     "Run `trackrec fit` without --stages, or name it too."
                 )
 
-    def _choose(self, only: Sequence[str] | None) -> set[str]:
+    def choose(self, only: Sequence[str] | None) -> set[str]:
+        """The names of all stages, or of the named ones and those of the named kinds.
+
+        Raises:
+            StageError: no stage has such a name or kind.
+        """
         if not only:
             return {stage.name for stage in self.stages}
         known = {stage.name for stage in self.stages} | {stage.kind for stage in self.stages}

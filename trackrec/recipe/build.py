@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,20 +32,16 @@ def build_experiment(config: dict[str, Any], objects: Objects, say: Callable[[st
     """The experiment of a configuration. Cheap checks are done here; nothing is read or loaded yet.
 
     Raises:
-        FileNotFoundError: a model's directory is missing.
         MissingPackageError: a setting needs vLLM, and it isn't installed.
         SettingError: a trainer wants devices that it can't have.
     """
     made = objects()
-    made.backbone.check_path("backbone")
     if isinstance(made.sampler, AutoSampler):
         made.sampler, engine, why = made.sampler.resolve(made.backbone)
         config = {**config, "sampler": engine}
         say(f"sampler AutoSampler is {type(made.sampler).__name__}: {why}")
     made.sampler.check(made.backbone)
     made.scoring.check(made.validator_backbone or made.backbone)
-    if made.validator_backbone is not None:
-        made.validator_backbone.check_path("validator_backbone")
     if not str(made.run_dir).strip():
         raise SettingError("run_dir must name a directory, got ''. It holds all that a run writes.")
     run_dir = Path(made.run_dir).expanduser()
@@ -89,6 +85,18 @@ def build_experiment(config: dict[str, Any], objects: Objects, say: Callable[[st
         ctr=ctr_plan(objects),
         monitors=made.monitors,
     )
+
+
+def check_models(exp: Experiment, stages: Collection[str]) -> None:
+    """Check that the language models that some stages load are where the configuration says.
+
+    Raises:
+        MissingFileError: naming the key.
+    """
+    keys = {key for stage in exp.pipeline.stages if stage.name in stages for key in stage.keys}
+    for key, settings in (("backbone", exp.backbone), ("validator_backbone", exp.validator_backbone)):
+        if key in keys and settings is not None:
+            settings.check_path(key)
 
 
 def check_training(
