@@ -72,9 +72,9 @@ def main(model: str, work_dir: str) -> None:
     lm.add_adapter("g", seed=0)
     scores(lm, 2, root / "first"), gradients(lm, 2, root)  # what is loaded and compiled at the first call
     with address_space(ROOM):
-        narrow = scores(lm, 100, root / "narrow"), gradients(lm, 40, root)
+        narrow = scores(lm, 100, root / "narrow"), gradients(lm, 80, root)
     # After the narrow one: what the allocator once had it keeps.
-    free = scores(lm, 100, root / "free"), gradients(lm, 40, root)
+    free = scores(lm, 100, root / "free"), gradients(lm, 80, root)
     torch.testing.assert_close(narrow[0], free[0], rtol=0, atol=1e-5)
     for one, other in zip(narrow[1], free[1], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
