@@ -112,7 +112,7 @@ def test_a_line_of_a_stage_is_plain_and_one_line(capsys: pytest.CaptureFixture[s
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(call, "build_experiment", build)
         with pytest.raises(StopError):
-            fit.run(call.Call({}, {}, objects, lambda _: {}))  # type: ignore[arg-type]
+            fit.run(call.Call({}, {"stages": None}, objects, lambda _: {}))  # type: ignore[arg-type]
     heard[0](f"stage {RED}\n[ 1/25] data up to date")  # type: ignore[operator]
     out = capsys.readouterr().out
     assert out == rf"stage {SHOWN}\n[ 1/25] data up to date" + "\n"
