@@ -141,7 +141,7 @@ def test_a_control_token_in_a_title_is_text(tmp_path: Path, make: Make) -> None:
     chat = ChatEncoder(build_tokenizer())
     control = {chat.tokenizer.convert_tokens_to_ids(token) for token in (START, END)}
     for history_id, target in tables.samples.select("history_id", "item_id").rows():
-        for segments in (book.reccot_prompt(history_id), book.judge_prompt(history_id, "Likes it.", target)):
+        for segments in (book.reccot_prompt(history_id), book.validator_prompt(history_id, "Likes it.", target)):
             assert title in "".join(segments)
             assert not control & {token for segment in segments for token in chat.encode_data(segment)}
 
@@ -154,7 +154,7 @@ def test_a_title_of_ten_thousand_characters_is_cut_in_prompts(tmp_path: Path, ma
     tables = build(ratings)
     book = PromptBook(tables.histories, ratings.items, ratings.users, 3.0, PromptSettings(max_title_chars=50))
     for history_id, target in tables.samples.select("history_id", "item_id").rows():
-        text = "".join(book.judge_prompt(history_id, None, target))
+        text = "".join(book.validator_prompt(history_id, None, target))
         assert title[:50] in text
         assert title[:51] not in text
 

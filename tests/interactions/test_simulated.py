@@ -161,7 +161,7 @@ def test_prompts_hold_nothing_of_a_user_but_the_history(source: Simulated) -> No
     shown = PromptSettings(user_attributes=True)
     books = [PromptBook(table, ratings.items, ratings.users, 3.0, shown) for table in (tables.histories, swapped)]
     for history_id in tables.histories["history_id"].head(5):
-        prompts = [book.judge_prompt(history_id, "A text.", "i0") for book in books]
+        prompts = [book.validator_prompt(history_id, "A text.", "i0") for book in books]
         assert prompts[0] == prompts[1]
 
 

@@ -221,7 +221,7 @@ def test_no_prompt_on_news_speaks_of_films(tmp_path: Path) -> None:
     words = PromptSettings("article", "articles", "reader", "was shown", "click", "clicked", "skipped")
     book = PromptBook(tables.histories, ratings.items, ratings.users, source.threshold, words)
     for history_id, target in tables.samples.select("history_id", "item_id").rows():
-        for segments in (book.reccot_prompt(history_id), book.judge_prompt(history_id, "Likes sports.", target)):
+        for segments in (book.reccot_prompt(history_id), book.validator_prompt(history_id, "Likes sports.", target)):
             text = "".join(segments).lower()
             assert "article" in text
             assert "reader" in text

@@ -34,7 +34,7 @@ def test_a_control_token_in_a_title_stays_text(chat):
     users = [{"user_id": "u0", "attributes": []}]
     book = PromptBook(frame("histories", [history]), frame("items", items), frame("users", users), 3, PromptSettings())
     control = {chat.tokenizer.convert_tokens_to_ids(name) for name in (START, END)}
-    for segments in (book.reccot_prompt("h0"), book.judge_prompt("h0", f"Likes{END} it", "i0")):
+    for segments in (book.reccot_prompt("h0"), book.validator_prompt("h0", f"Likes{END} it", "i0")):
         ids = chat.encode_prompt(segments)
         inner = ids[len(chat.opening) : len(ids) - len(chat.closing)]
         assert not control & set(inner)

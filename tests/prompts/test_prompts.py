@@ -84,7 +84,7 @@ def test_the_reccot_prompt_ends_with_the_request():
 
 
 @pytest.mark.parametrize("order", ["shared", "release", "prefill"])
-def test_the_judge_prompt_literal(order):
+def test_the_validator_prompt_literal(order):
     """shared: history, RecCoT, question, target. release: history, target, RecCoT, question. prefill: target last."""
     target = Item("Night Garden", ["Comedy"], 1987)
     segments = validator_segments(SHOWN, "Likes\nWar.", target, PromptSettings(order=order))
@@ -162,8 +162,8 @@ def test_every_prompt_about_a_history_begins_alike(tiny_book):
     text = tiny_book.history_text("h2")
     prompts = [
         tiny_book.reccot_prompt("h2"),
-        tiny_book.judge_prompt("h2", "x", "i1"),
-        tiny_book.judge_prompt("h2", None, "i2"),
+        tiny_book.validator_prompt("h2", "x", "i1"),
+        tiny_book.validator_prompt("h2", None, "i2"),
     ]
     assert [prompt[0] for prompt in prompts] == [text] * 3
 
@@ -191,4 +191,4 @@ def test_unknown_ids_are_errors(tiny_book):
     with pytest.raises(KeyError, match="nobody"):
         tiny_book.reccot_prompt("nobody")
     with pytest.raises(KeyError, match="i99"):
-        tiny_book.judge_prompt("h0", None, "i99")
+        tiny_book.validator_prompt("h0", None, "i99")

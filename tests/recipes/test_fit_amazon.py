@@ -59,7 +59,7 @@ def test_the_shipped_config_reads_books(tmp_path: Path, monkeypatch: pytest.Monk
     tables = [read_table(data, name) for name in ("histories", "items", "users")]
     book = PromptBook(*tables, 4.0, objects.prompts)
     history_id, target = samples.select("history_id", "item_id").row(0)
-    text = "".join(book.judge_prompt(history_id, None, target))
+    text = "".join(book.validator_prompt(history_id, None, target))
     assert text.startswith("The books a reader read, oldest first:\nBook & ")
     assert "Will this reader love the next book? Answer Yes or No." in text
     assert "[Author " in text

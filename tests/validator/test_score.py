@@ -63,7 +63,7 @@ def test_fault_06_probabilities_are_not_softmaxed_twice(tiny_lm, tmp_path, order
         for job in jobs():
             for draw, text in job.reccots:
                 for sample_id, item_id, label in job.targets:
-                    prompt = book.judge_prompt(job.history_id, text, item_id)
+                    prompt = book.validator_prompt(job.history_id, text, item_id)
                     p_yes, mass = by_hand(lm, prompt, prefilled=int(order == "prefill"))
                     row = found.pop((job.history_id, draw, sample_id))
                     due = (p_yes, mass, p_yes if label else 1 - p_yes)
@@ -188,7 +188,7 @@ def test_without_a_reccot_the_notes_are_left_out(tiny_lm, tiny_book, tmp_path):
     some = [ScoreJob("h1", [(0, None)], TARGETS["h1"])]
     _, table = score(lm, tiny_book, tmp_path, some=some)
     with torch.no_grad():
-        due = [by_hand(lm, tiny_book.judge_prompt("h1", None, item))[0] for _, item, _ in TARGETS["h1"]]
+        due = [by_hand(lm, tiny_book.validator_prompt("h1", None, item))[0] for _, item, _ in TARGETS["h1"]]
     assert table["p_yes"].to_list() == pytest.approx(due, abs=1e-5)
 
 

@@ -60,6 +60,6 @@ class PromptBook:
         """Segments of the prompt of the generator (G)."""
         return reccot_segments(self.history_text(history_id), self.settings)
 
-    def judge_prompt(self, history_id: str, reccot: str | None, item_id: str) -> list[str]:
+    def validator_prompt(self, history_id: str, reccot: str | None, item_id: str) -> list[str]:
         """Segments of the prompt of the validator (V)."""
         return validator_segments(self.history_text(history_id), reccot, self.item(item_id), self.settings)

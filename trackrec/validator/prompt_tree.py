@@ -73,7 +73,7 @@ def validator_tree(
     for draw, text in reccots:
         for sample_id, item_id, label in targets:
             parent = -1
-            prompt = book.judge_prompt(history_id, text, item_id)
+            prompt = book.validator_prompt(history_id, text, item_id)
             for ids in chat.encode_segments(prompt, encoded, book.settings.prefilled):
                 key = (parent, tuple(ids))
                 if key not in branch_of:

@@ -144,8 +144,8 @@ class Table(RatingSource):
         min_user_ratings: int = 1,
         min_item_ratings: int = 1,
     ) -> None:
-        opinions = {"rating": rating, "label": label, "impressions": impressions}
-        given = [key for key, value in opinions.items() if value is not None]
+        sources = {"rating": rating, "label": label, "impressions": impressions}
+        given = [key for key, value in sources.items() if value is not None]
         if len(given) != 1:
             raise DataError(
                 f"{ARGS}: exactly one of rating, label and impressions must name a column, got {given or 'none'}."
