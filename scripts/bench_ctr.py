@@ -34,6 +34,7 @@ from torch.nn import functional as F
 
 from trackrec.ctr import DIN, DeepFM
 from trackrec.ctr.features.features import CTRData, FeatureSpec, Vocabularies
+from trackrec.ctr.features.rating_scale import RatingScale
 from trackrec.ctr.training.data import CTRDataModule, TensorLoader
 from trackrec.ctr.training.module import CTRModule
 from trackrec.ctr.training.train import trainer_of
@@ -202,7 +203,10 @@ def made_up(rows: int, n_users: int = N_USERS, n_items: int = N_ITEMS) -> CTRDat
     }
     spec = FeatureSpec(n_items, n_users, N_GENRES, recent_len=H, n_dense=N_DENSE)
     vocabularies = Vocabularies([], [], [])
-    return CTRData(spec, {"train": columns}, attributes, {"train": []}, {"train": []}, ["h"], ["u"], vocabularies)
+    scale = RatingScale(0.0, (-1.0, 1.0), (-1.0, 1.0), liked=0.5)
+    return CTRData(
+        spec, scale, {"train": columns}, attributes, {"train": []}, {"train": []}, ["h"], ["u"], vocabularies
+    )
 
 
 def _net(name: str, data: CTRData) -> torch.nn.Module:

@@ -28,7 +28,7 @@ import trackrec.ctr
 from trackrec.ctr.arms.baselines import baseline_predictions
 from trackrec.ctr.arms.classic import classic_predictions
 from trackrec.ctr.arms.verdict import arm_scores
-from trackrec.ctr.features.dense_statistics import DENSE_NAMES
+from trackrec.ctr.features.dense_statistics import dense_names
 from trackrec.ctr.features.features import CTRData, FeatureBuilder
 from trackrec.ctr.settings import CTRSettings
 from trackrec.ctr.training.train import fit_arm
@@ -87,11 +87,11 @@ def run_protocol(protocol: str, args: argparse.Namespace) -> tuple[pl.DataFrame,
     classics = ["logistic", *(["lightgbm"] if has_boosting else [])]
     means = baseline_predictions(samples, built.histories, ratings.interactions).filter(pl.col("split") != "train")
     base = means.select("sample_id", "split", p="item_user", arm=pl.lit("item_user"), seed=pl.lit(0))
-    frames = [base, classic_predictions(data, classics, [], args.seeds).select(base.columns)]
+    frames = [base, classic_predictions(data, classics, ["none"], args.seeds).select(base.columns)]
     if has_boosting:
-        kept = [index for index, name in enumerate(DENSE_NAMES) if "year" not in name and "neighbour" not in name]
+        kept = [index for index, name in enumerate(dense_names()) if "year" not in name and "neighbour" not in name]
         splits = {name: {**columns, "dense": columns["dense"][:, kept]} for name, columns in data.splits.items()}
-        narrow = classic_predictions(replace(data, splits=splits), ["lightgbm"], [], args.seeds)
+        narrow = classic_predictions(replace(data, splits=splits), ["lightgbm"], ["none"], args.seeds)
         frames.append(narrow.with_columns(arm=pl.lit("lightgbm_lists")).select(base.columns))
     frames += [fit(name, data, seed, args).select(base.columns) for name in args.nets for seed in args.seeds]
     return samples, pl.concat(frames)

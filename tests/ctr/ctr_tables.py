@@ -8,9 +8,12 @@ import numpy as np
 import polars as pl
 
 from trackrec.ctr.features.features import CTRData, FeatureBuilder
+from trackrec.ctr.features.rating_scale import RatingScale
 from trackrec.storage.schemas import to_arrow
 
 HISTORY, RECENT = 3, 4
+# (rating - 3) / 2, so that features can be worked out by hand and a changed rating changes no other one's number.
+STARS = RatingScale(3.0, (1.0, 5.0), (-1.0, 1.0), liked=0.75)
 
 
 class Tables(NamedTuple):
@@ -20,7 +23,7 @@ class Tables(NamedTuple):
     interactions: pl.DataFrame
 
     def features(self, **changes) -> CTRData:
-        given = {**self._asdict(), **changes}
+        given = {**self._asdict(), "scale": STARS, **changes}
         return FeatureBuilder(**given)(given["samples"])
 
 

@@ -28,7 +28,7 @@ from trackrec.ctr import (
 )
 from trackrec.ctr.arms.assemble import CTRInputs
 from trackrec.ctr.arms.text_settings import TextSettings
-from trackrec.ctr.features.dense_statistics import DENSE_NAMES
+from trackrec.ctr.features.dense_statistics import dense_names
 from trackrec.ctr.saved import SavedNets
 from trackrec.ctr.settings import CTRSettings
 from trackrec.ctr.stage import run_ctr
@@ -161,7 +161,7 @@ def test_requests_with_log_odds(tables, data_dir, tmp_path):
     run_ctr(inputs, made, tmp_path / "ctr", 0, lambda _: None)
     export_net(inputs, made, tmp_path / "ctr", "reccot", None, 0, tmp_path / "export")
     encoder = RequestEncoder(tmp_path / "export", data_dir)
-    assert encoder.features["dense"] == [*DENSE_NAMES, "log_odds", "has_log_odds"]
+    assert encoder.features["dense"] == [*dense_names(), "log_odds", "has_log_odds"]
     given = encoder(["u1"] * 3, ["i1"] * 3, [3.0, -3.0, None])
     assert given["dense"][:, -2:].tolist() == [[1.5, 1.0], [-1.5, 1.0], [0.0, 0.0]]
     p = run(tmp_path / "export" / "net.onnx", given)
@@ -174,8 +174,8 @@ def test_the_feature_map_says_what_the_inputs_are(exported, data_dir):
     names = {path.name for path in folder.iterdir()}
     assert names == {"net.onnx", "features.json", "users.parquet", "ratings.parquet"}
     found = json.loads((folder / "features.json").read_text())
-    assert (found["net"], found["arm"], found["seed"], found["threshold"]) == ("DIN", "reccot", 3, 3.0)
-    assert found["dense"] == list(DENSE_NAMES)
+    assert (found["net"], found["arm"], found["seed"], found["scale"]["threshold"]) == ("DIN", "reccot", 3, 3.0)
+    assert found["dense"] == list(dense_names())
     assert found["text"] == {"dim": 6, "use": "dense", "gaps": False}
     given = RequestEncoder(folder, data_dir)(["u0", "u1"], ["i3", "i7"])
     assert {one["name"]: one["shape"][1:] for one in found["inputs"]} == {
@@ -206,7 +206,8 @@ def test_a_newer_rating_stands_in_the_recent_list(exported, tables, data_dir, tm
     known = json.loads((exported[0] / "features.json").read_text())["vocabularies"]["items"]
     assert after["recent_items"][0, -1] == known.index("i5") + 2
     assert after["recent_items"][0, :-1].tolist() == before["recent_items"][0, 1:].tolist()
-    assert after["recent_ratings"][0, -1] == -1.0
+    lowest = RequestEncoder(exported[0], data_dir).scale(np.array([1.0]))
+    assert after["recent_ratings"][0, -1] == lowest.astype(np.float32)[0] < 0
     np.testing.assert_array_equal(after["text"], before["text"])
 
 
@@ -225,7 +226,7 @@ def test_bad_requests_are_named(exported, data_dir, tmp_path):
         RequestEncoder(tmp_path, data_dir)
     path = folder / "features.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 0}))
-    with pytest.raises(DataError, match="format 0, this trackrec reads 2"):
+    with pytest.raises(DataError, match="format 0, this trackrec reads 3"):
         RequestEncoder(folder, data_dir)
 
 

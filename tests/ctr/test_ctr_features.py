@@ -9,7 +9,7 @@ import torch
 from ctr_tables import make_tables
 
 from trackrec.ctr.arms.baselines import baseline_predictions
-from trackrec.ctr.features.dense_statistics import DENSE_NAMES
+from trackrec.ctr.features.dense_statistics import dense_names
 from trackrec.ctr.features.past import PADDING, UNKNOWN, Earlier, source_rows
 
 INPUTS = [
@@ -51,6 +51,24 @@ def test_flipping_a_train_label_leaves_the_rows_own_features_unchanged(tables, r
             not torch.equal(before.splits[s]["dense"], after.splits[s]["dense"]) for s in ("train", "valid", "test")
         )
         assert changed, "a flip that no later row sees tests nothing"
+
+
+def test_any_unit_gives_the_same_features(tables):
+    """Ratings on another scale, in the same order and with the same likes, and so in every feature."""
+    stars, plays = tables.features(scale=None), _mapped(tables, np.exp2).features(scale=None, threshold=8.0)
+    for split, columns in stars.splits.items():
+        for name in INPUTS:
+            torch.testing.assert_close(plays.splits[split][name], columns[name], atol=1e-6, rtol=0)
+    assert (stars.scale.threshold, plays.scale.threshold) == (3.0, 8.0)
+
+
+def _mapped(tables, change):
+    lists = pl.col("recent_ratings").list.eval(pl.element().map_batches(change))
+    return tables._replace(
+        samples=tables.samples.with_columns(lists),
+        histories=tables.histories.with_columns(pl.col("ratings").list.eval(pl.element().map_batches(change))),
+        interactions=tables.interactions.with_columns(pl.col("rating").map_batches(change)),
+    )
 
 
 def test_rows_left_out_leave_the_statistics_as_they_are(tables):
@@ -103,7 +121,7 @@ def test_a_history_that_holds_valid_rows_gives_them_to_no_statistic(tables):
 
 
 def test_item_statistics_by_hand(tables):
-    data, column = tables.features(), DENSE_NAMES.index
+    data, column = tables.features(), dense_names().index
     known = source_rows(tables.samples, tables.histories, tables.interactions).to_dicts()
     for sample in tables.samples.to_dicts()[::7]:
         earlier = [r for r in known if r["timestamp"] < sample["timestamp"]]
@@ -116,7 +134,7 @@ def test_item_statistics_by_hand(tables):
 
 
 def test_list_statistics_by_hand(tables):
-    data, column = tables.features(), DENSE_NAMES.index
+    data, column = tables.features(), dense_names().index
     genres = dict(tables.items.select("item_id", "attributes").iter_rows())
     for sample in tables.samples.to_dicts()[::5]:
         liked = [r > 3 for r in sample["recent_ratings"]]
@@ -199,10 +217,28 @@ def test_baselines_are_smoothed_rates_of_earlier_rows(tables):
         assert row["item_user"] / (1 - row["item_user"]) == pytest.approx(odds[0] * odds[1] / odds[2])
 
 
+def test_baselines_know_what_the_nets_know(tables):
+    """With ``recent`` the user's rate is that of the recent list's rated items; with ``none`` there is none."""
+    first = pl.col("recent_ratings").list.eval(pl.when(pl.int_range(pl.len()) > 0).then(pl.element()))
+    samples = tables.samples.with_columns(first)
+    given = samples, tables.histories, tables.interactions
+    found = baseline_predictions(*given, history_statistics="recent")
+    whole = baseline_predictions(*given)
+    assert whole["item_mean"].equals(found["item_mean"])
+    assert not whole["user_mean"].equals(found["user_mean"])
+    known = source_rows(tables.samples, tables.histories, tables.interactions).to_dicts()
+    for sample, row in list(zip(samples.to_dicts(), found.to_dicts(), strict=True))[::11]:
+        earlier = [r for r in known if r["timestamp"] < sample["timestamp"]]
+        base = (sum(r["rating"] > 3 for r in earlier) + 1) / (len(earlier) + 2)
+        own = sample["recent_ratings"][1:]
+        assert row["user_mean"] == pytest.approx((sum(r > 3 for r in own) + 5 * base) / (len(own) + 5))
+    assert baseline_predictions(*given, history_statistics="none").columns == ["sample_id", "split", "item_mean"]
+
+
 def test_year_affinity_by_hand(tables):
     years = {f"i{place}": None if place == 4 else 1980 + 3 * place for place in range(15)}
     items = tables.items.with_columns(year=pl.Series([years[key] for key in tables.items["item_id"]], dtype=pl.Int32))
-    data, column = tables.features(items=items), DENSE_NAMES.index
+    data, column = tables.features(items=items), dense_names().index
     known = source_rows(tables.samples, tables.histories, tables.interactions).to_dicts()
     for sample in tables.samples.to_dicts()[::5]:
         near, total = 0.0, 0.0
@@ -227,7 +263,7 @@ def residual(known, time, item, rating):
 
 def test_neighbour_scores_by_hand(tables, monkeypatch):
     """Pair by pair, over the source rows of blocks that ended before the sample's own began."""
-    data, column = tables.features(), DENSE_NAMES.index
+    data, column = tables.features(), dense_names().index
     known = source_rows(tables.samples, tables.histories, tables.interactions).to_dicts()
     edges = np.unique(np.quantile([r["timestamp"] for r in known], np.linspace(0, 1, 33)[:-1], method="lower"))
     above: dict[str, list] = {}
@@ -268,7 +304,7 @@ def test_only_the_most_rated_items_have_neighbours(tables, monkeypatch):
     fewer = fewer.filter(~(rare & (pl.col("place") >= 6))).drop("place")
     monkeypatch.setattr("trackrec.ctr.features.neighbours.MAX_ITEMS", 3)
     data = tables.features(interactions=fewer)
-    scores = data.splits["train"]["dense"][:, DENSE_NAMES.index("neighbour_score")]
+    scores = data.splits["train"]["dense"][:, dense_names().index("neighbour_score")]
     items = dict(tables.samples.select("sample_id", "item_id").iter_rows())
     of = [items[key] for key in data.sample_ids["train"]]
     assert {item for item, score in zip(of, scores.tolist(), strict=True) if score} <= {"i1", "i2", "i3"}

@@ -1,10 +1,12 @@
 """The CTR stage as a whole, on a small set of ratings."""
 
+import json
 from functools import partial
 
 import numpy as np
 import polars as pl
 import pytest
+from safetensors.torch import load_file
 
 from trackrec.ctr import DIN, GatedConnector, MLPConnector
 from trackrec.ctr.arms.assemble import CTRInputs, prepare
@@ -12,7 +14,8 @@ from trackrec.ctr.arms.classic import check_classics, classic_predictions
 from trackrec.ctr.arms.text_settings import TextSettings
 from trackrec.ctr.arms.texts import MissingEmbeddingError
 from trackrec.ctr.check import check_settings
-from trackrec.ctr.saved import SavedNets
+from trackrec.ctr.features.dense_statistics import FeatureSettings, dense_names
+from trackrec.ctr.saved import SavedNets, saved_net
 from trackrec.ctr.settings import CTRSettings
 from trackrec.ctr.stage import run_ctr
 from trackrec.metrics.scores import auc
@@ -65,6 +68,46 @@ def test_every_arm_and_seed_is_in_the_tables(inputs, tmp_path):
     assert set(found.filter(pl.col("name") == "verdict")["arm"]) == {"reccot"}
     assert found.filter(pl.col("slice") != "all").height > 50
     assert not (tmp_path / "logs").exists()
+
+
+def test_arms_without_statistics_stand_beside_the_others(inputs, tmp_path):
+    """Nets and classics of ``/no_stats`` read the item's features only, and are predicted with as they were trained."""
+    arms = ["none", "none/no_stats", "reccot", "reccot/no_stats"]
+    made = plan(arms, classics=["logistic"])
+    run(inputs, made, tmp_path)
+    predictions = read_table(tmp_path, "predictions", check_keys=True)
+    classics = {"logistic", "logistic/no_stats", "logistic+reccot", "logistic+reccot/no_stats"}
+    assert set(predictions["arm"]) == {*arms, *classics, "item_mean", "user_mean", "item_user"}
+    rows = inputs.samples.filter(
+        (pl.col("split") == "test") & pl.col("history_id").is_in(list(inputs.vectors["reccot"]))
+    )
+    for arm in arms:
+        nets = SavedNets(inputs, made, tmp_path, arm, 0)
+        found = nets(rows.with_columns(split=pl.lit("request")))
+        stored = predictions.filter((pl.col("arm") == arm) & (pl.col("split") == "test"))
+        mean = stored.group_by("sample_id").agg(pl.col("p").mean())
+        stored = rows.select("sample_id").join(mean, on="sample_id", maintain_order="left")
+        np.testing.assert_allclose(found, stored["p"].to_numpy(), atol=1e-6)
+    widths = {arm: load_file(saved_net(tmp_path, arm, 0))["mlp.layers.0.weight"].shape[1] for arm in arms}
+    assert widths["none"] - widths["none/no_stats"] == len(dense_names()) - len(dense_names("none"))
+    found = read_table(tmp_path, "metrics")
+    assert {"auc", "auc_minus_none"} <= set(found.filter(pl.col("arm") == "reccot/no_stats")["name"])
+
+
+def test_without_history_statistics_the_user_mean_is_left_out(inputs, tmp_path):
+    run(inputs, plan(["none"], classics=["logistic"], features=FeatureSettings("none")), tmp_path)
+    assert set(read_table(tmp_path, "predictions")["arm"]) == {"none", "logistic", "item_mean"}
+
+
+def test_nets_of_an_earlier_version_are_named(inputs, tmp_path):
+    made = plan(["none"])
+    run(inputs, made, tmp_path)
+    path = tmp_path / "nets" / "features.json"
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "scale"}))
+    with pytest.raises(
+        ValueError, match=r"trained by trackrec 0\.1\.0, whose features were others. Run `trackrec fit`"
+    ):
+        SavedNets(inputs, made, tmp_path, "none", 0)
 
 
 def test_parts_that_stand_are_kept(inputs, tmp_path):
@@ -157,14 +200,16 @@ def test_a_request_without_a_text_is_no_answer_of_another_users_text(inputs, tmp
 def test_the_logistic_regression_beats_chance_and_reads_no_test_label(inputs):
     arms = ["none", "reccot"]
     data = prepare(inputs, arms, 0)
-    found = classic_predictions(data, ["logistic"], ["reccot"], [0])
+    found = classic_predictions(data, ["logistic"], ["none", "reccot"], [0])
     assert found["arm"].unique().sort().to_list() == ["logistic", "logistic+reccot"]
     valid = found.filter((pl.col("arm") == "logistic") & (pl.col("split") == "valid"))
     assert valid["sample_id"].to_list() == data.sample_ids["valid"]
     assert 0.0 <= auc(valid["p"].to_numpy(), data.splits["valid"]["label"].numpy()) <= 1.0
     is_test = pl.col("split") == "test"
     turned = inputs.samples.with_columns(label=pl.when(is_test).then(1 - pl.col("label")).otherwise("label"))
-    again = classic_predictions(prepare(inputs._replace(samples=turned), arms, 0), ["logistic"], ["reccot"], [0])
+    again = classic_predictions(
+        prepare(inputs._replace(samples=turned), arms, 0), ["logistic"], ["none", "reccot"], [0]
+    )
     assert again.equals(found)
 
 
@@ -180,11 +225,11 @@ def test_a_classic_model_that_is_missing_is_said_before_anything_trains(inputs, 
 def test_lightgbm_predicts_every_seed(inputs):
     pytest.importorskip("lightgbm", reason="LightGBM is not installed: pip install trackrec[lightgbm]")
     data = prepare(inputs, ["reccot"], 0)
-    found = classic_predictions(data, ["lightgbm"], ["reccot"], [0, 1])
+    found = classic_predictions(data, ["lightgbm"], ["none", "reccot"], [0, 1])
     counts = found.group_by("arm", "seed", "split").len()
     assert counts.height == 8
     assert set(counts["len"]) == {20}
-    assert found.equals(classic_predictions(data, ["lightgbm"], ["reccot"], [0, 1]))
+    assert found.equals(classic_predictions(data, ["lightgbm"], ["none", "reccot"], [0, 1]))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from trackrec.commands.search_space import TuneSettings, changed, read_space
 from trackrec.ctr import BST, DIN, MLPConnector
 from trackrec.ctr.arms.assemble import CTRInputs
 from trackrec.ctr.arms.text_settings import TextSettings
+from trackrec.ctr.features.dense_statistics import FeatureSettings
 from trackrec.ctr.settings import CTRSettings
 from trackrec.metrics.scores import auc
 from trackrec.runtime.packages import MissingPackageError
@@ -59,7 +60,7 @@ def search(tables, folder, said=None, net=DIN, inputs=None, space=None, **settin
     say = (said if said is not None else []).append
     exp = SimpleNamespace(inputs=inputs, seed=42, say=say)
     tuned = TuneSettings(space=space or SPACE, **settings)
-    data = room.validation_data(inputs, TextSettings(), tuned.arm, exp.seed)
+    data = room.validation_data(inputs, TextSettings(), FeatureSettings(), tuned.arm, exp.seed)
     return room.Search(exp, data, tuned, read_space(tuned, CONFIG), partial(plan_of, net), folder, "study")
 
 

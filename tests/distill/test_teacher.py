@@ -61,6 +61,20 @@ def test_the_kinds_are_those_that_the_prompt_names():
     assert re.search(r"(Avoids|Is cool on|Dislikes|Turns away from) War \(2\)", shown)
 
 
+def test_chosen_items_give_a_taste_and_no_counts():
+    """A list without ratings holds what was chosen: how generous the user is, and how often, isn't known."""
+    one = request([True] * 12)
+    chosen = one._replace(history=[entry._replace(rated=False) for entry in one.history])
+    text = write(chosen, PromptSettings(history_counts=True, history_kinds=3, history_years=False))
+    assert re.match(r"(Enjoys|Likes|Is drawn to|Prefers) Drama, ", text)
+    assert "Title11" in text
+    assert not re.search(r"\b(of|from|based|generous|balanced|harsh)\b|\(\d+\)", text)
+    mixed = one._replace(history=[entry._replace(rated=place < 3) for place, entry in enumerate(one.history)])
+    assert "3 of 3" in write(mixed)
+    nothing = ProfileTeacher(favourites=0).write([chosen], PromptSettings(history_attributes=False), NOWHERE).texts
+    assert nothing == [None] or "era" in nothing[0] or "0s" in nothing[0]
+
+
 def test_an_empty_history_gets_no_text():
     made = ProfileTeacher().write([request([]), request([True], "h1")], WORDS, NOWHERE).texts
     assert made[0] is None

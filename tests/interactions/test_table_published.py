@@ -77,7 +77,8 @@ def test_own_lists_are_history_and_recent_items(tmp_path: Path) -> None:
         ("u", "b", 0, "test", "q r", "r"),
         ("v", "b", 1, "train", "a p", "p"),
     ]
-    assert tables.histories["ratings"].to_list() == [[1.0, 1.0], [1.0, 1.0]]
+    assert tables.histories["ratings"].to_list() == [[None, None], [None, None]]
+    assert tables.samples["recent_ratings"].to_list() == [[None], [None], [None]]
     assert (tables.counts["short_histories"], tables.counts["future_history_items"]) == (1, 0)
     with pytest.raises(DataError, match=r"samples.per must be 'sample' where dataset.init_args.history .*got 'user'"):
         build(ratings, 0.5, protocol="given")
@@ -89,7 +90,7 @@ def test_own_lists_may_carry_ratings(tmp_path: Path) -> None:
     ratings = Table(put(tmp_path / "log.csv", log), **columns).read()
     assert build(ratings, per="sample").histories["ratings"].to_list() == [[5.0, 1.5]]
     likes = Table(str(tmp_path / "log.csv"), **(columns | {"history_ratings": None})).read()
-    assert build(likes, per="sample").histories["ratings"].to_list() == [[4.0, 4.0]]
+    assert build(likes, per="sample").histories["ratings"].to_list() == [[None, None]]
     with pytest.raises(DataError, match=r"a rating for each item of a history: line 2: 'u,a,4,p\|q,5'"):
         Table(put(tmp_path / "bad.csv", log.replace("5|1.5", "5")), **columns).read()
 

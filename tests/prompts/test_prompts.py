@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import polars as pl
 import pytest
 from tiny import build_book, frame
 
@@ -56,6 +57,16 @@ def test_the_kinds_lean_as_the_whole_history_does():
     assert history_segment(HISTORY[1:], PromptSettings(history_kinds=2)) == f"{first}\n{last}"
     with pytest.raises(ValueError, match=r"prompts\.history_kinds must not be negative, got -1"):
         PromptSettings(history_kinds=-1)
+
+
+def test_chosen_items_are_listed_as_liked_and_not_counted():
+    """Without ratings neither how many were liked nor how often a genre was is known."""
+    settings = PromptSettings(history_counts=True, history_kinds=1)
+    chosen = [entry._replace(liked=True, rated=False) for entry in HISTORY]
+    shown = "A viewer. Mostly liked: Drama. The latest, oldest first:\nIron Coast (1994) [War, Drama]: liked"
+    assert history_segment(chosen, settings) == f"{shown}\nBlue Harbour: liked"
+    mixed = [HISTORY[0], chosen[1]]
+    assert history_segment(mixed, settings).startswith("A viewer. Liked 1 of 1 films. Mostly liked: Drama. ")
 
 
 def test_what_is_named_above_the_list_is_evidence_too():
@@ -192,3 +203,17 @@ def test_unknown_ids_are_errors(tiny_book):
         tiny_book.reccot_prompt("nobody")
     with pytest.raises(KeyError, match="i99"):
         tiny_book.validator_prompt("h0", None, "i99")
+
+
+def test_the_book_takes_an_item_without_a_rating_for_a_chosen_one():
+    histories = pl.DataFrame(
+        {"history_id": ["h"], "user_id": ["u1"], "item_ids": [["i3", "i4"]], "ratings": [[None, 1.0]]},
+        schema_overrides={"ratings": pl.List(pl.Float32)},
+    )
+    users = pl.DataFrame({"user_id": ["u1"], "attributes": [[]]}, schema_overrides={"attributes": pl.List(pl.String)})
+    items = pl.DataFrame(
+        {"item_id": ["i3", "i4"], "title": ["A", "B"], "attributes": [[], []], "year": [None, None]},
+        schema_overrides={"attributes": pl.List(pl.String), "year": pl.Int32},
+    )
+    book = PromptBook(histories, items, users, 3.0, PromptSettings())
+    assert [(entry.liked, entry.rated) for entry in book.history("h")] == [(True, False), (False, True)]

@@ -14,8 +14,9 @@ from trackrec.align.module import SoftmaxDPOModule
 from trackrec.align.preferences import PreferenceSettings
 from trackrec.commands.search_space import TuneSettings
 from trackrec.ctr import FeatureSpec
-from trackrec.ctr.arms.arm import ARMS
+from trackrec.ctr.arms.arm import ARMS, NO_STATS
 from trackrec.ctr.arms.text_settings import TextSettings
+from trackrec.ctr.features.dense_statistics import FeatureSettings
 from trackrec.ctr.settings import DEFAULT_ARMS
 from trackrec.ctr.training.data import CTRDataModule
 from trackrec.ctr.training.module import CTRModule
@@ -103,8 +104,14 @@ def _add_ctr(parser: LightningArgumentParser) -> None:
     parser.add_argument("--ctr.connector", type=connector, required=True, help="Text vector to the net.")
     parser.add_class_arguments(CTRModule, "ctr.model", skip={"build_net"}, instantiate=False)
     parser.add_class_arguments(CTRDataModule, "ctr.data", skip={"data", "arm", "seed"}, instantiate=False)
-    parser.add_argument("--ctr.arms", type=list[str], default=list(DEFAULT_ARMS), help=f"Among {', '.join(ARMS)}.")
+    parser.add_argument(
+        "--ctr.arms",
+        type=list[str],
+        default=list(DEFAULT_ARMS),
+        help=f"Among {', '.join(ARMS)}, each also as {NO_STATS[1:]}: ARM{NO_STATS}.",
+    )
     parser.add_argument("--ctr.text", type=TextSettings, default=TextSettings())
+    parser.add_argument("--ctr.features", type=FeatureSettings, default=FeatureSettings())
     parser.add_argument("--ctr.classics", type=list[str], default=["logistic"], help="Among logistic, lightgbm.")
     parser.add_argument("--ctr.seeds", type=list[int], default=[0, 1, 2], help="One training per arm and seed.")
     parser.add_argument("--ctr.patience", type=int, default=3, help="Epochs without a better validation AUC.")

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from trackrec.ctr.arms.arm import NO_STATS
 from trackrec.runtime.errors import SettingError
 
 # Shipped: what moves a CTR net most. Keys that the configured net doesn't have are left out of it.
@@ -131,8 +132,10 @@ def read_space(settings: TuneSettings, config: Mapping[str, Any]) -> list[Dimens
             near = difflib.get_close_matches(key, sorted(one for one in known if one.startswith("ctr.")), n=3)
             hint = f" Did you mean {', '.join(near)}?" if near else ""
             raise SettingError(f"tune.space: the configuration has no {key}.{hint}")
-        if key.startswith("ctr.connector.") and settings.arm == "none":
-            raise SettingError(f"tune.space: {key} has no effect on arm none. Set tune.arm: reccot, or leave it out.")
+        if key.startswith("ctr.connector.") and settings.arm in ("none", f"none{NO_STATS}"):
+            raise SettingError(
+                f"tune.space: {key} has no effect on arm {settings.arm}. Set tune.arm: reccot, or leave it out."
+            )
     return [dimension(key, value) for key, value in settings.space.items()]
 
 

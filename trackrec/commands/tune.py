@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from trackrec.ctr.arms.assemble import CTRInputs
     from trackrec.ctr.arms.text_settings import TextSettings
+    from trackrec.ctr.features.dense_statistics import FeatureSettings
     from trackrec.ctr.features.features import CTRData
     from trackrec.ctr.settings import CTRSettings
 
@@ -107,7 +108,7 @@ def tune(exp: Experiment, settings: TuneSettings, plan_of: PlanOf, trials: int |
     facts = exp.pipeline.fingerprint(Stage(DIRECTORY, keys, names, code, lambda _: {}, outside=threshold))
     name = stable_hash(facts, json.dumps(space))
     with locked(exp.pipeline.run_dir):
-        data = validation_data(ctr_inputs(exp), exp.ctr.text, settings.arm, exp.seed)
+        data = validation_data(ctr_inputs(exp), exp.ctr.text, exp.ctr.features, settings.arm, exp.seed)
         search = Search(exp, data, settings, space, plan_of, exp.directory(DIRECTORY), name)
         search.run(wanted)
         best = search.report()
@@ -248,12 +249,13 @@ class Search:
         return Found(ranked[0].number, values, best.interval(), (best - configured).interval())
 
 
-def validation_data(inputs: CTRInputs, text: TextSettings, arm: str, seed: int) -> CTRData:
+def validation_data(inputs: CTRInputs, text: TextSettings, features: FeatureSettings, arm: str, seed: int) -> CTRData:
     """Features of train and valid rows with the arm attached; no test row is in it.
 
     Args:
         inputs: what the CTR stage reads.
         text: how texts enter the nets.
+        features: what the dense features hold.
         arm: its name.
         seed: of the run, for the placebos.
 
@@ -265,7 +267,7 @@ def validation_data(inputs: CTRInputs, text: TextSettings, arm: str, seed: int) 
     kept, left_out = runnable_arms(inputs, [arm], text, "tune.arm")
     if arm not in kept:
         raise SettingError(f"tune.arm: {'; '.join(left_out)}.")
-    data = prepare(inputs, [arm], seed, text)
+    data = prepare(inputs, [arm], seed, text, features)
     # After the features: what is a test row decides which ratings no statistic may count.
     return replace(data, splits={name: data.splits[name] for name in ("train", "valid")})
 

@@ -20,6 +20,7 @@ from torch import nn
 from trackrec.ctr.arms.assemble import CTRInputs, attach_arms, feature_builder, sample_rows
 from trackrec.ctr.arms.texts import MissingEmbeddingError
 from trackrec.ctr.features.features import CTRData, FeatureBuilder, FeatureSpec, Vocabularies
+from trackrec.ctr.features.rating_scale import RatingScale
 from trackrec.ctr.training.data import TensorLoader
 from trackrec.runtime.errors import SettingError
 from trackrec.storage.parts import check_weights
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from trackrec.ctr.settings import CTRSettings
 
 BATCH = 8192
+_SLASH = "~"  # stands for the slash of an arm's name in the names of files
 
 
 class SavedNets:
@@ -112,7 +114,7 @@ def features_file(ctr_dir: Path) -> Path:
 
 def saved_net(ctr_dir: Path, arm: str, seed: int) -> Path:
     """The file that holds the weights of one training."""
-    return ctr_dir / "nets" / f"{arm}-{seed}.safetensors"
+    return ctr_dir / "nets" / f"{arm.replace('/', _SLASH)}-{seed}.safetensors"
 
 
 def saved_seeds(ctr_dir: Path, arm: str) -> list[int]:
@@ -121,7 +123,8 @@ def saved_seeds(ctr_dir: Path, arm: str) -> list[int]:
     Raises:
         SettingError: the stage has no nets of this arm.
     """
-    names = [path.stem.rpartition("-") for path in sorted((ctr_dir / "nets").glob("*.safetensors"))]
+    stems = [path.stem.replace(_SLASH, "/") for path in sorted((ctr_dir / "nets").glob("*.safetensors"))]
+    names = [stem.rpartition("-") for stem in stems]
     seeds = [int(seed) for name, _, seed in names if name == arm]
     if not seeds:
         raise SettingError(f"--arm must be among {', '.join(sorted({name for name, _, _ in names}))}, got {arm!r}.")
@@ -138,8 +141,25 @@ def saved_features(inputs: CTRInputs, settings: CTRSettings, ctr_dir: Path, arm:
 def _builder(
     inputs: CTRInputs, settings: CTRSettings, saved: Mapping[str, Any], now: int | None = None
 ) -> FeatureBuilder:
-    vocabularies = Vocabularies.of(saved["vocabularies"])
-    return feature_builder(inputs, settings.text, vocabularies, int(saved["spec"]["recent_len"]), now)
+    """The builder of the features on which the saved nets were trained.
+
+    Raises:
+        SettingError: they were trained by an earlier version, whose features were others.
+    """
+    if "scale" not in saved:
+        raise SettingError(
+            "the nets of this run were trained by trackrec 0.1.0, whose features were others. Run `trackrec fit` to "
+            "train them again, or predict with that version."
+        )
+    return feature_builder(
+        inputs,
+        settings.text,
+        settings.features,
+        Vocabularies.of(saved["vocabularies"]),
+        int(saved["spec"]["recent_len"]),
+        RatingScale.saved(saved["scale"]),
+        now,
+    )
 
 
 def _with_gaps(data: CTRData, arm: str, gaps: bool) -> CTRData:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from trackrec.ctr.arms.text_settings import TextSettings
+from trackrec.ctr.features.dense_statistics import FeatureSettings
 
 DEFAULT_ARMS = ("none", "reccot", "shuffled", "random")
 
@@ -26,6 +27,7 @@ class CTRSettings(NamedTuple):
         patience: validations without a better AUC before a training stops.
         text: how texts enter the nets.
         classics: models on the same dense features, beside the nets.
+        features: what the dense features hold.
     """
 
     net: Callable[..., nn.Module]
@@ -38,3 +40,4 @@ class CTRSettings(NamedTuple):
     patience: int
     text: TextSettings = TextSettings()
     classics: Sequence[str] = ()
+    features: FeatureSettings = FeatureSettings()

@@ -15,7 +15,6 @@ from trackrec.ctr.arms.assemble import CTRInputs, prepare, runnable_arms, sample
 from trackrec.ctr.arms.baselines import baseline_predictions
 from trackrec.ctr.arms.classic import check_classics, classic_predictions
 from trackrec.ctr.arms.slices import sample_slices
-from trackrec.ctr.arms.text_settings import TextSettings
 from trackrec.ctr.arms.verdict import arm_metrics
 from trackrec.ctr.features.features import CTRData
 from trackrec.ctr.saved import features_file, saved_net
@@ -45,7 +44,7 @@ def run_ctr(
     """
     check_classics(settings.classics)
     arms, notes = runnable_arms(inputs, settings.arms, settings.text)
-    data = prepare(inputs, arms, seed, settings.text)
+    data = prepare(inputs, arms, seed, settings.text, settings.features)
     rows = {name: len(ids) for name, ids in data.sample_ids.items()}
     left_out = len(inputs.samples) - sum(rows.values())
     say(f"    rows {rows}, {left_out:,} rows left out because their history has no text")
@@ -56,10 +55,12 @@ def run_ctr(
         if standing_part(out_dir, "predictions", part) is None:
             _train(data, settings, arm, arm_seed, out_dir, part, say)
     _write_features(data, arms, out_dir)
-    write_part(out_dir, "predictions", baseline_rows(inputs, settings.text), part=len(parts))
+    write_part(out_dir, "predictions", baseline_rows(inputs, settings), part=len(parts))
     if settings.classics:
-        with_text = [arm.name for arm in map(Arm.parse, arms) if arm.texts and arm.coverage == 1]
-        classics = classic_predictions(data, settings.classics, with_text, settings.seeds)
+        whole = [arm for arm in map(Arm.parse, arms) if arm.coverage == 1]
+        without_text = dict.fromkeys(f"none{arm.suffix}" for arm in whole)
+        beside = [*without_text, *(arm.name for arm in whole if arm.texts)]
+        classics = classic_predictions(data, settings.classics, beside, settings.seeds)
         write_part(out_dir, "predictions", classics, part=len(parts) + 1)
     predictions = read_table(out_dir, "predictions")
     metrics = arm_metrics(predictions, inputs.samples, "valid", "ctr", seed, sample_slices(inputs))
@@ -94,6 +95,7 @@ def _write_features(data: CTRData, arms: Sequence[str], out_dir: Path) -> None:
         "spec": asdict(data.spec),
         "vocabularies": asdict(data.vocabularies),
         "gaps": {arm: data.spec_for(arm).text_gaps for arm in arms},
+        "scale": asdict(data.scale),
     }
     write_atomic(features_file(out_dir), json.dumps(content, sort_keys=True))
 
@@ -106,12 +108,18 @@ def _prediction_rows(result: ArmResult, data: CTRData) -> pl.DataFrame:
     return pl.concat(frames).with_columns(model=pl.lit("ctr"), arm=pl.lit(result.arm), seed=pl.lit(result.seed))
 
 
-def baseline_rows(inputs: CTRInputs, text: TextSettings) -> pl.DataFrame:
+def baseline_rows(inputs: CTRInputs, settings: CTRSettings) -> pl.DataFrame:
     """Predictions of the item mean, the user mean and their sum for the valid and test rows that the nets predict."""
     wide = baseline_predictions(
-        sample_rows(inputs, text), inputs.histories, inputs.interactions, inputs.threshold, whole=inputs.samples
+        sample_rows(inputs, settings.text),
+        inputs.histories,
+        inputs.interactions,
+        inputs.threshold,
+        whole=inputs.samples,
+        history_statistics=settings.features.history_statistics,
     )
     wide = wide.filter(pl.col("split") != "train")
-    return wide.unpivot(MEANS, index=["sample_id", "split"], variable_name="arm", value_name="p").with_columns(
+    means = [name for name in MEANS if name in wide.columns]
+    return wide.unpivot(means, index=["sample_id", "split"], variable_name="arm", value_name="p").with_columns(
         model=pl.lit("baseline"), seed=pl.lit(0)
     )

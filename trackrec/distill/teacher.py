@@ -100,8 +100,9 @@ class ProfileTeacher(Teacher):
         self.max_words, self.favourites = max_words, favourites
 
     def write(self, requests: Sequence[TeacherRequest], words: PromptSettings, out_dir: Path) -> TeacherTexts:
-        """See `Teacher.write`; None for an empty history."""
-        return TeacherTexts([self._profile(request, words) if request.history else None for request in requests], {})
+        """See `Teacher.write`; None for an empty history, or one on which nothing may be said."""
+        texts = [self._profile(request, words) if request.history else "" for request in requests]
+        return TeacherTexts([text or None for text in texts], {})
 
     def _profile(self, request: TeacherRequest, words: PromptSettings) -> str:
         rng = random.Random(stable_hash("profile", request.history_id))
@@ -109,14 +110,14 @@ class ProfileTeacher(Teacher):
         liked = [entry for entry in shown if entry.liked]
         disliked = [entry for entry in shown if not entry.liked]
         # The teacher may use only what the prompt shows.
-        rated = request.history if words.history_counts else shown
+        rated = [entry for entry in (request.history if words.history_counts else shown) if entry.rated]
         kinds = _taste(request.history if words.history_kinds else shown, words, rng)
         sentences = [
             kinds if words.history_kinds or words.history_attributes else "",
-            _generosity(sum(entry.liked for entry in rated), len(rated), words, rng),
+            _generosity(sum(entry.liked for entry in rated), len(rated), words, rng) if rated else "",
             _named(liked, self.favourites, words, rng),
             _eras(liked, disliked, words, rng) if words.history_years else "",
-            _sureness(len(rated), words, rng),
+            _sureness(len(rated), words, rng) if rated else "",
         ]
         text = ""
         for sentence in filter(None, sentences):

@@ -37,10 +37,12 @@ class PromptBook:
         return self._items[item_id]
 
     def history(self, history_id: str) -> list[Rated]:
-        """The rated items of a history, oldest first."""
+        """The items of a history, oldest first; one without a rating was chosen, which is shown as a like."""
         _, item_ids, ratings = self._histories[history_id]
-        pairs = zip(item_ids, ratings, strict=True)
-        return [Rated(self._items[item_id], rating > self._threshold) for item_id, rating in pairs]
+        return [
+            Rated(self._items[item_id], rating is None or rating > self._threshold, rating is not None)
+            for item_id, rating in zip(item_ids, ratings, strict=True)
+        ]
 
     def user_of(self, history_id: str) -> str:
         """The user whose history it is."""

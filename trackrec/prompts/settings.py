@@ -24,7 +24,8 @@ class PromptSettings:
         max_history: how many of a history's newest items are shown.
         max_title_chars: longer titles are cut here.
         history_attributes: show the attributes (genres) of history items.
-        history_counts: say above the list how many items the whole history has, and how many of them were liked.
+        history_counts: say above the list how many items the user rated in the whole history, and how many of them were
+            liked; nothing where none has a rating.
         history_kinds: name above the list, with counts, at most this many attributes that are mostly liked in the whole
             history, and at most this many that are mostly disliked. A small language model can read such a line but
             can't count.

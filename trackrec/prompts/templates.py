@@ -26,14 +26,18 @@ class Item(NamedTuple):
 
 
 class Rated(NamedTuple):
-    """One entry of a history."""
+    """One entry of a history; without a rating it was chosen, which says nothing on how often the user likes items."""
 
     item: Item
     liked: bool
+    rated: bool = True
 
 
 class Leanings(NamedTuple):
-    """Attributes of a history that are mostly liked or mostly disliked, the clearest first, with counts."""
+    """Attributes of a history that are mostly liked or mostly disliked, the clearest first, with counts.
+
+    Counts are 0 where the history holds items without a rating: what it leaves out isn't known.
+    """
 
     liked: list[tuple[str, int]]
     disliked: list[tuple[str, int]]
@@ -75,12 +79,15 @@ def leanings(history: Sequence[Rated]) -> Leanings:
     lean = {name: up[name] - down[name] for name in up | down}
     best = sorted((name for name in up if lean[name] > 0), key=lambda name: (-lean[name], name))
     worst = sorted((name for name in down if lean[name] < 0), key=lambda name: (lean[name], name))
-    return Leanings([(name, up[name]) for name in best], [(name, down[name]) for name in worst])
+    known = all(entry.rated for entry in history)
+    return Leanings(
+        [(name, up[name] if known else 0) for name in best], [(name, down[name] if known else 0) for name in worst]
+    )
 
 
 def counted(names: Sequence[tuple[str, int]]) -> str:
-    """``War (5), Comedy (3)``."""
-    return ", ".join(f"{name} ({count})" for name, count in names)
+    """``War (5), Comedy (3)``; a name with a count of 0 stands alone."""
+    return ", ".join(f"{name} ({count})" if count else name for name, count in names)
 
 
 def evidence(history: Sequence[Rated], settings: PromptSettings) -> list[Rated]:
@@ -93,9 +100,10 @@ def evidence(history: Sequence[Rated], settings: PromptSettings) -> list[Rated]:
 def history_facts(history: Sequence[Rated], settings: PromptSettings) -> list[str]:
     """Sentences on the whole history; the list shows only its newest items."""
     facts = []
-    if settings.history_counts:
-        liked = sum(entry.liked for entry in history)
-        facts.append(f"{settings.liked.capitalize()} {liked} of {len(history)} {settings.items}.")
+    rated = [entry for entry in history if entry.rated]
+    if settings.history_counts and rated:
+        liked = sum(entry.liked for entry in rated)
+        facts.append(f"{settings.liked.capitalize()} {liked} of {len(rated)} {settings.items}.")
     for word, names in zip((settings.liked, settings.disliked), _kinds_shown(history, settings), strict=True):
         if names:
             facts.append(f"Mostly {word}: {counted(names)}.")

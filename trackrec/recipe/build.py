@@ -149,6 +149,7 @@ def ctr_plan(objects: Objects, changes: Mapping[str, Any] | None = None) -> CTRS
         patience=made.patience,
         text=made.text,
         classics=made.classics,
+        features=made.features,
     )
 
 

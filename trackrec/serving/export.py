@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trackrec.ctr.arms.assemble import CTRInputs, sample_rows
-from trackrec.ctr.features.dense_statistics import DENSE_NAMES, EarlierItemRatings, item_years
-from trackrec.ctr.features.features import MAX_ATTRIBUTES, RATING_SCALE, CTRData
+from trackrec.ctr.features.dense_statistics import ITEM_NAMES, EarlierItemRatings, dense_names, item_years
+from trackrec.ctr.features.features import MAX_ATTRIBUTES, CTRData
 from trackrec.ctr.features.past import FIRST, PADDING, UNKNOWN, source_rows
 from trackrec.ctr.saved import load_net, saved_features, saved_net, saved_seeds
 from trackrec.ctr.settings import CTRSettings
@@ -122,7 +122,9 @@ def export_net(
             for name, value in example.items()
         ]
         facts = {"net": type(net).__name__, "arm": arm, "seed": chosen, "inputs": shapes}
-        (work / FEATURES).write_text(json.dumps({**facts, **_features(data, inputs, arm, work)}, indent=1) + "\n")
+        (work / FEATURES).write_text(
+            json.dumps({**facts, **_features(data, inputs, settings, arm, work)}, indent=1) + "\n"
+        )
         work.rename(output)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -230,20 +232,21 @@ def _write_tables(data: CTRData, inputs: CTRInputs, settings: CTRSettings, arm: 
     users.with_columns(text=pl.Series(texts, dtype=pl.List(pl.Float32))).write_parquet(work / USERS)
 
 
-def _features(data: CTRData, inputs: CTRInputs, arm: str, work: Path) -> dict[str, Any]:
+def _features(data: CTRData, inputs: CTRInputs, settings: CTRSettings, arm: str, work: Path) -> dict[str, Any]:
     """The content of ``features.json`` except the net and its inputs."""
     spec = data.spec_for(arm)
     text = {"dim": spec.text_dim, "use": spec.text_use, "gaps": spec.text_gaps} if spec.text_dim else None
     has_log_odds = arm in data.columns
+    statistics = "none" if arm in data.without_statistics else settings.features.history_statistics
     return {
         "format": FORMAT,
-        "threshold": inputs.threshold,
-        "rating_scale": RATING_SCALE,
+        "scale": asdict(data.scale),
+        "history_statistics": statistics,
         "max_attributes": MAX_ATTRIBUTES,
         "indices": {"padding": PADDING, "unknown": UNKNOWN, "first": FIRST},
         "spec": asdict(spec),
         "vocabularies": asdict(data.vocabularies),
-        "dense": [*DENSE_NAMES, *(_LOG_ODDS_COLUMNS if has_log_odds else ())],
+        "dense": [*dense_names(statistics), *(_LOG_ODDS_COLUMNS if has_log_odds else ())],
         "text": text,
         "log_odds": has_log_odds,
         "published_lists": inputs.published_lists,
@@ -256,15 +259,14 @@ def _item_facts(data: CTRData, inputs: CTRInputs, ratings: pl.DataFrame) -> dict
     items = inputs.items
     times = np.full(len(items), after_all(inputs.interactions), np.int64)
     known = {item: FIRST + position for position, item in enumerate(data.vocabularies.items)}
-    of_items = EarlierItemRatings(ratings, items, inputs.threshold, RATING_SCALE)
+    of_items = EarlierItemRatings(ratings, items, data.scale)
     statistics = of_items.statistics(1 + np.arange(len(items)), times)
     columns = np.concatenate([statistics, np.nan_to_num(item_years(items)[1:])[:, None]], axis=1)
-    names = DENSE_NAMES[: columns.shape[1]]
     return {
         item: {
             "index": known.get(item, UNKNOWN),
             "attributes": [index for index in attributes if index != PADDING],
-            "dense": dict(zip(names, values, strict=True)),
+            "dense": dict(zip(ITEM_NAMES, values, strict=True)),
         }
         for item, attributes, values in zip(
             items["item_id"].to_list(), data.item_attributes[1:].tolist(), columns.tolist(), strict=True

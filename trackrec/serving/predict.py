@@ -71,7 +71,7 @@ def predict(exp: Experiment, graph: Graph, requests: Path, output: Path, arm: st
         check_items(wanted["item_id"], set(inputs.items["item_id"]))
         check_users(set(wanted["user_id"]) - set(histories["user_id"]))
     nets = SavedNets(inputs, exp.ctr, exp.directory(CTR), arm, exp.seed, now=after_all(inputs.interactions))
-    reads_log_odds = exp.ctr.text.use == "log_odds" and arm != "none"
+    reads_log_odds = exp.ctr.text.use == "log_odds" and bool(Arm.parse(arm).texts)
     log_odds = partial(request_log_odds, exp, graph, arm=arm) if reads_log_odds else None
     answerable = wanted.filter(known)
     p = answer(nets, answerable, histories, inputs, log_odds)

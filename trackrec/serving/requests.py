@@ -22,14 +22,15 @@ from torch import Tensor
 
 from trackrec.ctr.arms.log_odds import log_odds_columns
 from trackrec.ctr.features.columns import Catalogue, Rows, Statistics, columns_of, indices
-from trackrec.ctr.features.dense_statistics import DENSE_NAMES
+from trackrec.ctr.features.dense_statistics import dense_names
 from trackrec.ctr.features.features import CTRData, FeatureSpec, TextArm, Vocabularies
 from trackrec.ctr.features.past import flatten
+from trackrec.ctr.features.rating_scale import RatingScale
 from trackrec.ctr.training.data import TensorLoader
 from trackrec.interactions import DataError
 from trackrec.storage.parts import read_table
 
-FORMAT = 2
+FORMAT = 3
 NET, FEATURES, USERS, RATINGS = "net.onnx", "features.json", "users.parquet", "ratings.parquet"
 REQUEST = "request"
 
@@ -192,12 +193,19 @@ class RequestEncoder:
         self.arm = str(self.features["arm"])
         histories, items, interactions = (read_table(tables, name) for name in ("histories", "items", "interactions"))
         users = _with_histories(pl.read_parquet(folder / USERS), histories, tables)
-        threshold, scale = float(self.features["threshold"]), float(self.features["rating_scale"])
+        self.scale = scale = RatingScale.saved(self.features["scale"])
         vocabularies = Vocabularies.of(self.features["vocabularies"])
         self.now = after_all(interactions)
-        self.statistics = Statistics.of(pl.read_parquet(folder / RATINGS), items, threshold, scale).at(self.now)
         max_attributes = int(self.features["max_attributes"])
         self.catalogue = Catalogue.of(items, vocabularies.items, vocabularies.attributes, max_attributes)
+        self.statistics = Statistics.of(
+            pl.read_parquet(folder / RATINGS),
+            items,
+            scale,
+            self.features["history_statistics"],
+            vocabularies.users,
+            self.catalogue.attributes,
+        ).at(self.now, len(items))
         self.item_rows = {item: row for row, item in enumerate(items["item_id"].to_list(), start=1)}
         self.user_numbers = {user: number for number, user in enumerate(users["user_id"].to_list())}
         self.user_indices = indices(users["user_id"], vocabularies.users)
@@ -205,8 +213,8 @@ class RequestEncoder:
         published = read_table(tables, "samples") if self.features["published_lists"] else None
         newest = newest_lists(users, self.width, interactions, published)
         recent = users.select("user_id").join(newest, on="user_id", how="left", maintain_order="left")
-        self.recent = self.catalogue.lists(recent["recent_items"], recent["recent_ratings"], threshold, scale)
-        self.rated = self.catalogue.lists(users["item_ids"], users["ratings"], threshold, scale)
+        self.recent = self.catalogue.lists(recent["recent_items"], recent["recent_ratings"], scale)
+        self.rated = self.catalogue.lists(users["item_ids"], users["ratings"], scale)
         self.texts, self.text_rows = self._texts(users["text"])
         self._data = self._without_rows(vocabularies)
 
@@ -242,9 +250,11 @@ class RequestEncoder:
 
     def _without_rows(self, vocabularies: Vocabularies) -> CTRData:
         """The features that all requests share."""
-        without_arm = {"text_dim": 0, "text_use": "dense", "text_gaps": False, "n_dense": len(DENSE_NAMES)}
+        n_dense = len(dense_names(self.features["history_statistics"]))
+        without_arm = {"text_dim": 0, "text_use": "dense", "text_gaps": False, "n_dense": n_dense}
         return CTRData(
             spec=FeatureSpec.of({**self.features["spec"], **without_arm}),
+            scale=self.scale,
             splits={},
             item_attributes=torch.from_numpy(self.catalogue.attributes),
             sample_ids={},

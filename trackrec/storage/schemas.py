@@ -25,6 +25,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "users": _schema(user_id=_str, attributes=_strs),
     # row is the position in the source file: it breaks ties of the timestamp (seconds, UTC)
     "interactions": _schema(user_id=_str, item_id=_str, rating=_f32, timestamp=_i64, row=_i64),
+    # a rating in a list is null where the item was chosen without one
     "histories": _schema(history_id=_str, user_id=_str, item_ids=_strs, ratings=_f32s),
     # recent_*: the last ratings before the target, oldest first; split: train | valid | test; use: reward | tune | ""
     "samples": _schema(

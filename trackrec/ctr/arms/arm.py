@@ -11,6 +11,8 @@ reads such a name:
 ``logistic``                a classic model on the net's dense features, without text
 ``lightgbm+reccot``         a classic model with the principal components of a text
 ``item_mean``               a mean of the ratings
+``reccot/no_stats``         the net with the RecCoT, and of its dense features those of the item only; so for all
+                            above but means, ``item_mean`` having no others
 ``validator/reccot``        the validator (V); ``validator/plain`` and ``validator/untuned`` read no text
 ==========================  =============================================================================
 """
@@ -18,7 +20,7 @@ reads such a name:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from trackrec.runtime.errors import SettingError
@@ -30,6 +32,7 @@ VALIDATORS = ("validator/untuned", "validator/plain", "validator/reccot")
 PLACEBOS = ("shuffled", "random", "prompt", "plain")
 COMPARATORS = ("untuned", "teacher")
 ARMS = ("none", "reccot", *PLACEBOS, *COMPARATORS)
+NO_STATS = "/no_stats"
 _DERIVED = ("shuffled", "random")  # made from the vectors or log-odds of the RecCoT
 _FIELDS = ("reccot", "prompt", *COMPARATORS)
 _SCORED = ("reccot", "plain", "shuffled")  # V scores rows for them with ctr.text.use: log_odds
@@ -44,12 +47,14 @@ class Arm:
         model: what predicts: ``net``, ``mean``, ``validator``, or the name of a classic model.
         texts: the texts it reads, in the order in which their vectors are joined; empty without text.
         coverage: share of the users who keep their text.
+        statistics: whether it reads statistics of what the user rated.
     """
 
     name: str
     model: str = "net"
     texts: tuple[str, ...] = ()
     coverage: float = 1.0
+    statistics: bool = True
 
     @staticmethod
     @lru_cache(maxsize=1024)
@@ -63,6 +68,11 @@ class Arm:
             return Arm(name, "mean")
         if name in VALIDATORS:
             return Arm(name, "validator", ("reccot",) if name == "validator/reccot" else ())
+        if name.endswith(NO_STATS):
+            arm = Arm.parse(name.removesuffix(NO_STATS))
+            if arm.model in ("mean", "validator") or not arm.statistics:
+                raise ValueError(f"no arm {name!r}")
+            return replace(arm, name=name, statistics=False)
         full_text, at, share = name.partition("@")
         head, _, rest = full_text.partition("+")
         if head == "logistic" or head == "lightgbm":
@@ -74,6 +84,11 @@ class Arm:
     def text(self) -> str:
         """The texts as one name: ``reccot+prompt``; ``none`` without text."""
         return "+".join(self.texts) or "none"
+
+    @property
+    def suffix(self) -> str:
+        """The end of the names of the arms with the same dense features."""
+        return "" if self.statistics else NO_STATS
 
     @property
     def source(self) -> str:

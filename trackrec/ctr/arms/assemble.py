@@ -27,7 +27,9 @@ from trackrec.ctr.arms.texts import (
     text_arm,
     texts_of_some_users,
 )
+from trackrec.ctr.features.dense_statistics import FeatureSettings
 from trackrec.ctr.features.features import CTRData, FeatureBuilder, TextArm, Vocabularies
+from trackrec.ctr.features.rating_scale import RatingScale
 from trackrec.runtime.errors import SettingError
 
 # With ``missing: leave_out`` every row has a RecCoT. A comparator or the prompt must cover this share of the histories;
@@ -106,7 +108,7 @@ def _why_not(arm: Arm, inputs: CTRInputs, text: TextSettings) -> str:
     if not arm.texts:
         return ""
     if text.use == "log_odds":
-        log_odds = inputs.log_odds.get(arm.source) or inputs.log_odds.get(arm.name)
+        log_odds = inputs.log_odds.get(arm.source) or inputs.log_odds.get(arm.text)
         return "" if log_odds else f"there are no log-odds of {arm.source}"
     missing = [field for field in arm.source.split("+") if not inputs.vectors.get(field)]
     if missing:
@@ -119,7 +121,13 @@ def _why_not(arm: Arm, inputs: CTRInputs, text: TextSettings) -> str:
     return ""
 
 
-def prepare(inputs: CTRInputs, arms: Sequence[str], seed: int, text: TextSettings | None = None) -> CTRData:
+def prepare(
+    inputs: CTRInputs,
+    arms: Sequence[str],
+    seed: int,
+    text: TextSettings | None = None,
+    features: FeatureSettings | None = None,
+) -> CTRData:
     """Features of the stage's samples, and its arms.
 
     Args:
@@ -127,16 +135,20 @@ def prepare(inputs: CTRInputs, arms: Sequence[str], seed: int, text: TextSetting
         arms: which arms to attach; each must be able to run, see `runnable_arms`.
         seed: of the placebos and of the coverage arms.
         text: how texts are used.
+        features: what the dense features hold.
     """
     text = text or TextSettings()
-    return attach_arms(feature_builder(inputs, text)(sample_rows(inputs, text)), inputs, arms, seed, text)
+    build = feature_builder(inputs, text, features or FeatureSettings())
+    return attach_arms(build(sample_rows(inputs, text)), inputs, arms, seed, text)
 
 
 def feature_builder(
     inputs: CTRInputs,
     text: TextSettings,
+    features: FeatureSettings,
     vocabularies: Vocabularies | None = None,
     recent_len: int | None = None,
+    scale: RatingScale | None = None,
     now: int | None = None,
 ) -> FeatureBuilder:
     """The builder of features for the stage's samples and for further rows.
@@ -144,8 +156,9 @@ def feature_builder(
     Args:
         inputs: the tables.
         text: how texts are used, which decides the samples of the stage.
+        features: what the dense features hold.
         vocabularies: of an earlier training, for rows to predict.
-        recent_len: of that training.
+        recent_len, scale: of that training.
         now: see `FeatureBuilder`.
     """
     return FeatureBuilder(
@@ -155,6 +168,8 @@ def feature_builder(
         inputs.interactions,
         threshold=inputs.threshold,
         recent_len=recent_len,
+        history_statistics=features.history_statistics,
+        scale=scale,
         vocabularies=vocabularies,
         whole=inputs.samples,
         now=now,
@@ -163,7 +178,9 @@ def feature_builder(
 
 def attach_arms(data: CTRData, inputs: CTRInputs, arms: Sequence[str], seed: int, text: TextSettings) -> CTRData:
     """``data`` with arms; see `prepare`. Reads the ids, users and histories of the rows, not their features."""
-    with_text = [arm for arm in map(Arm.parse, arms) if arm.texts]
+    parsed = [Arm.parse(name) for name in arms]
+    with_text = [arm for arm in parsed if arm.texts]
+    data = replace(data, without_statistics=frozenset(arm.name for arm in parsed if not arm.statistics))
     if text.use == "log_odds":
         columns = {arm.name: _log_odds(data, inputs, arm, seed) for arm in with_text}
         return replace(data, columns={**data.columns, **columns})
@@ -202,7 +219,7 @@ def _vectors(inputs: CTRInputs, source: str) -> Vectors:
 
 def _log_odds(data: CTRData, inputs: CTRInputs, arm: Arm, seed: int) -> Columns:
     """V's log-odds of an arm; made from those of ``reccot`` where V scored no rows for the arm itself."""
-    if scored := inputs.log_odds.get(arm.name):
+    if arm.coverage == 1 and (scored := inputs.log_odds.get(arm.text)):
         return log_odds_arm(data, arm.name, scored)
     columns = log_odds_arm(data, arm.source, inputs.log_odds[arm.source])
     if arm.text == "shuffled":

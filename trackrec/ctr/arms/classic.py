@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from trackrec.ctr.arms.arm import CLASSICS
+from trackrec.ctr.arms.arm import CLASSICS, Arm
 from trackrec.ctr.arms.texts import principal_components, used_histories
 from trackrec.ctr.features.features import CTRData
 from trackrec.metrics.scores import auc
@@ -63,7 +63,7 @@ def check_classics(names: Iterable[str]) -> None:
 
 
 def classic_predictions(data: CTRData, names: Sequence[str], arms: Sequence[str], seeds: Sequence[int]) -> pl.DataFrame:
-    """Rows of the predictions table for valid and test: each model without text, and with the text of each arm.
+    """Rows of the predictions table for valid and test: each model on the dense features and the text of each arm.
 
     The text enters as its principal components, fitted on train texts (``logistic+reccot``). The regression has one
     result, the boosting one per seed. Regularisation and the number of trees are chosen on validation.
@@ -71,14 +71,14 @@ def classic_predictions(data: CTRData, names: Sequence[str], arms: Sequence[str]
     Args:
         data: features, with the arms attached.
         names: among ``logistic`` and ``lightgbm``.
-        arms: text arms of ``data`` to be joined.
+        arms: ``none`` or arms of ``data``; ``logistic+reccot`` is named after its arm, ``logistic`` after ``none``.
         seeds: of the boosting.
     """
     frames = []
-    for arm in (None, *arms):
+    for arm in arms:
         columns = {split: _columns(data, split, arm) for split in data.splits}
         for name in names:
-            label = name if arm is None else f"{name}+{arm}"
+            label = f"{name}+{arm}" if Arm.parse(arm).texts else name + Arm.parse(arm).suffix
             if name == "logistic":
                 frames += _rows(data, _logistic(data, columns), label, seeds[0])
             else:
@@ -94,13 +94,11 @@ def _rows(data: CTRData, predictions: dict[str, Float], arm: str, seed: int) -> 
     return [frame.with_columns(model=pl.lit("classic"), arm=pl.lit(arm), seed=pl.lit(seed)) for frame in frames]
 
 
-def _columns(data: CTRData, split: str, arm: str | None) -> Float:
+def _columns(data: CTRData, split: str, arm: str) -> Float:
     """(N, F): dense features, then the arm's dense columns, or the components of its text and whether it has one."""
-    dense = data.splits[split]["dense"].double().numpy()
-    if arm is None:
+    dense = data.dense(split, arm).double().numpy()
+    if arm not in data.arms:
         return dense
-    if arm in data.columns:
-        return np.concatenate([dense, data.columns[arm][split].double().numpy()], axis=1)
     texts = data.arms[arm]
     rows = texts.rows[data.splits[split]["history"].long()].numpy()
     components = np.where(rows[:, None] >= 0, _components(data, arm)[rows], 0.0)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from trackrec.ctr.features.dense_statistics import (
     EarlierItemRatings,
+    HistoryStatistics,
     ItemRatings,
     ItemRatingsAt,
     item_years,
@@ -20,6 +21,8 @@ from trackrec.ctr.features.dense_statistics import (
 )
 from trackrec.ctr.features.neighbours import Neighbours, joined
 from trackrec.ctr.features.past import FIRST, UNKNOWN, RaggedLists, RatedLists, encode, flatten, pad
+from trackrec.ctr.features.rating_scale import RatingScale
+from trackrec.ctr.features.user_statistics import EarlierUserRatings
 
 Int = NDArray[np.int64]
 
@@ -46,41 +49,77 @@ class Catalogue(NamedTuple):
         table = attribute_table(items["attributes"], attributes, max_attributes)
         return cls(items["item_id"], index, table, item_years(items))
 
-    def lists(self, items: pl.Series, ratings: pl.Series, threshold: float, scale: float) -> RaggedLists:
-        """Lists of rated items as numbers; a null list is read as an empty one.
+    def lists(self, items: pl.Series, ratings: pl.Series, scale: RatingScale) -> RaggedLists:
+        """Lists of rated items as numbers; a null list is read as an empty one, a null rating as none.
 
         Raises:
             ValueError: an item isn't in the table.
         """
         rows = 1 + encode(flatten(items).alias(f"items of {items.name}"), self.ids)
-        scaled = (flatten(ratings).to_numpy().astype(np.float64) - threshold) / scale
+        scaled = scale(flatten(ratings).to_numpy())
+        rated = ~np.isnan(scaled)
+        numbers: NDArray[np.float32] = np.where(rated, scaled, scale.liked).astype(np.float32)
         lengths = items.list.len().fill_null(0).to_numpy().astype(np.int64)
-        return RaggedLists(rows.astype(np.int32), scaled.astype(np.float32), np.append(0, np.cumsum(lengths)))
+        return RaggedLists(rows.astype(np.int32), numbers, rated, np.append(0, np.cumsum(lengths)))
 
 
 class Statistics(NamedTuple):
-    """Statistics of items and of pairs of items, over the ratings that statistics may count."""
+    """Statistics of items, of pairs of items and of users, over the ratings that statistics may count.
 
+    Attributes:
+        history: which statistics of what the user rated there are; without any, ``neighbours`` and ``users`` are None.
+    """
+
+    history: HistoryStatistics
     items: ItemRatings
-    neighbours: Neighbours
+    neighbours: Neighbours | None = None
+    users: EarlierUserRatings | None = None
 
     @classmethod
-    def of(cls, source: pl.DataFrame, items: pl.DataFrame, threshold: float, rating_scale: float) -> Statistics:
-        """From rows of `trackrec.ctr.features.past.source_rows`; for rows of any timestamp."""
-        ratings = EarlierItemRatings(source, items, threshold, rating_scale)
-        return cls(ratings, Neighbours(source, ratings, threshold, rating_scale))
+    def of(
+        cls,
+        source: pl.DataFrame,
+        items: pl.DataFrame,
+        scale: RatingScale,
+        history: HistoryStatistics,
+        users: list[str],
+        attributes: NDArray[np.int32],
+    ) -> Statistics:
+        """For rows of any timestamp.
 
-    def at(self, time: int) -> Statistics:
-        """The same for rows of one timestamp, computed in advance."""
-        self.neighbours.prepare(time)
-        return self._replace(items=ItemRatingsAt(self.items, len(self.neighbours.kept) - 1, time))
+        Args:
+            source: rows of `trackrec.ctr.features.past.source_rows`.
+            items: the items table.
+            scale: of the ratings.
+            history: which statistics of what the user rated.
+            users: the vocabulary of users.
+            attributes: of the `Catalogue`.
+        """
+        ratings = EarlierItemRatings(source, items, scale)
+        if history == "none":
+            return cls(history, ratings)
+        neighbours = Neighbours(source, ratings)
+        if history == "recent":
+            return cls(history, ratings, neighbours)
+        return cls(
+            history,
+            ratings,
+            neighbours,
+            EarlierUserRatings(source, indices(source["user_id"], users), ratings, attributes),
+        )
+
+    def at(self, time: int, n_items: int) -> Statistics:
+        """The same for rows of one timestamp, computed in advance for the ``n_items`` of the items table."""
+        if self.neighbours is not None:
+            self.neighbours.prepare(time)
+        return self._replace(items=ItemRatingsAt(self.items, n_items, time))
 
 
 class Rows(NamedTuple):
     """N rows as numbers.
 
     Attributes:
-        users: (N,) index in the vocabulary.
+        users: (N,) index in the vocabulary; the statistics of users belong to it too.
         items: (N,) row of the target in the catalogue.
         histories: (N,) index of the row's history in ``rated``.
         times: (N,) seconds.
@@ -112,24 +151,24 @@ def columns_of(rows: Rows, catalogue: Catalogue, statistics: Statistics) -> dict
 
 
 def _dense(rows: Rows, catalogue: Catalogue, statistics: Statistics) -> NDArray[np.float32]:
-    """(N, F) in the order of ``DENSE_NAMES``."""
+    """(N, F) in the order of `trackrec.ctr.features.dense_statistics.dense_names`."""
     table, years, ratings = catalogue.attributes, catalogue.years, statistics.items
     target, times = rows.items, rows.times
 
     def rated_before(index: Int) -> RatedLists:
-        return joined(rows.rated.take(rows.histories[index]), rows.recent.take(index))
+        recent = rows.recent.take(index)
+        return joined(rows.rated.take(rows.histories[index]), recent) if statistics.history == "all" else recent
 
-    scores = statistics.neighbours.scores(times, target, rated_before, ratings)
-    return np.concatenate(
-        [
-            ratings.statistics(target, times),
-            np.nan_to_num(years[target])[:, None],
-            list_statistics(table, target, times, rows.recent, ratings, years, None),
-            list_statistics(table, target, times, rows.rated, ratings, years, rows.histories),
-            scores[:, None],
-        ],
-        axis=1,
-    )
+    parts = [ratings.statistics(target, times), np.nan_to_num(years[target])[:, None]]
+    if statistics.history != "none":
+        parts.append(list_statistics(table, target, times, rows.recent, ratings, years, None))
+    if statistics.history == "all":
+        parts.append(list_statistics(table, target, times, rows.rated, ratings, years, rows.histories))
+    if statistics.users is not None:
+        parts.append(statistics.users.statistics(rows.users, target, times))
+    if statistics.neighbours is not None:
+        parts.append(statistics.neighbours.scores(times, target, rated_before, ratings)[:, None])
+    return np.concatenate(parts, axis=1)
 
 
 def indices(values: pl.Series, vocabulary: list[str]) -> NDArray[np.int32]:

@@ -2,19 +2,22 @@
 
 Letters: N rows, H list of rated items, A attributes of an item, n rows of a chunk.
 
-Ratings are scaled: (rating - threshold) / scale. The other features are scaled by constants too, not by the mean and
-variance of the data, which would carry a row's label into every row.
+Ratings are numbers of a `trackrec.ctr.features.rating_scale.RatingScale`. The other features are scaled by constants,
+not by the mean and variance of the data, which would carry a row's label into every row.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from trackrec.ctr.features.past import PADDING, UNKNOWN, Prior, Priors, RatedLists, encode, like_rate, logit
+from trackrec.ctr.features.rating_scale import RatingScale
+from trackrec.runtime.errors import SettingError
 
 ITEM_SMOOTHING = 10.0  # pseudo-rows at the base rate, added to the rows of an item
 USER_SMOOTHING = 2.0
@@ -30,17 +33,42 @@ _LIST_STATS = (
     "residual",
     "year_affinity",
 )
-DENSE_NAMES = (
-    "item_like_logit",
-    "item_mean_rating",
-    "item_log_count",
-    "item_year",
-    *(f"{source}_{name}" for source in ("recent", "history") for name in _LIST_STATS),
-    "neighbour_score",
-)
+HistoryStatistics = Literal["all", "recent", "none"]
+ITEM_NAMES = ("item_like_logit", "item_mean_rating", "item_log_count", "item_year")
+USER_NAMES = ("user_like_logit", "user_residual", "user_log_count", "user_affinity")
 
 Float32 = NDArray[np.float32]
 Int = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """The ``ctr.features`` section.
+
+    Attributes:
+        history_statistics: which statistics of what the user rated the dense features hold. ``all``: of the recent
+            list, of the history and of the user's train rows, and of the neighbours of all rated items. ``recent``: of
+            the recent list and of the neighbours of its items. ``none``: those of the item only. Where the nets have
+            statistics of everything that a text was written from, the text can add little.
+    """
+
+    history_statistics: HistoryStatistics = "all"
+
+    def __post_init__(self) -> None:
+        if self.history_statistics not in get_args(HistoryStatistics):
+            raise SettingError(
+                f"ctr.features.history_statistics must be one of {', '.join(get_args(HistoryStatistics))}, got "
+                f"{self.history_statistics!r}."
+            )
+
+
+def dense_names(history_statistics: HistoryStatistics = "all") -> tuple[str, ...]:
+    """Names of the dense features, in their order: those of the item come first. See `FeatureSettings`."""
+    if history_statistics == "none":
+        return ITEM_NAMES
+    sources = ("recent", "history") if history_statistics == "all" else ("recent",)
+    lists = (f"{source}_{name}" for source in sources for name in _LIST_STATS)
+    return (*ITEM_NAMES, *lists, *(USER_NAMES if history_statistics == "all" else ()), "neighbour_score")
 
 
 def item_years(items: pl.DataFrame) -> Float32:
@@ -65,15 +93,16 @@ class EarlierItemRatings:
     Args:
         source: rows of :func:`trackrec.ctr.features.past.source_rows`.
         items: the items table, to which item rows point (from 1).
-        threshold, scale: of the ratings.
+        scale: of the ratings.
     """
 
-    def __init__(self, source: pl.DataFrame, items: pl.DataFrame, threshold: float, scale: float) -> None:
+    def __init__(self, source: pl.DataFrame, items: pl.DataFrame, scale: RatingScale) -> None:
         self.item_rows = 1 + encode(source["item_id"].alias("item_id of interactions"), items["item_id"])
         self.n_items = len(items)
-        self.scale = scale
-        self.by_item = Priors(source, self.item_rows, threshold)
-        self.overall = Priors(source, None, threshold)
+        ratings, self._times = source["rating"].to_numpy(), source["timestamp"].to_numpy()
+        self.liked, self._ratings = ratings > scale.threshold, scale(ratings)
+        self.by_item = Priors(source, self.item_rows, scale)
+        self.overall = Priors(source, None, scale)
 
     def statistics(self, rows: Int, times: Int) -> Float32:
         """See `ItemRatings`."""
@@ -81,15 +110,20 @@ class EarlierItemRatings:
         item = self.by_item(rows, times)
         base = (everything.likes + 1.0) / (everything.n + 2.0)
         liked = logit(like_rate(item, base, ITEM_SMOOTHING))
-        columns = [liked, _mean_rating(item, everything) / self.scale, np.log1p(item.n) / 5.0]
+        columns = [liked, _mean_rating(item, everything), np.log1p(item.n) / 5.0]
         return np.stack(columns, axis=1).astype(np.float32)
+
+    def above(self) -> NDArray[np.float64]:
+        """(M,) the source rows' scaled ratings minus what was expected of their items from strictly earlier rows."""
+        expected = self.expected(self.item_rows[:, None].astype(np.int32), self._times)[:, 0]
+        return self._ratings - expected
 
     def expected(self, rows: NDArray[np.int32], times: Int) -> Float32:
         """See `ItemRatings`."""
         everything = self.overall(np.zeros_like(times), times)
         repeated = Prior(*(np.repeat(value, rows.shape[1]) for value in everything))
         item = self.by_item(rows.astype(np.int64).ravel(), np.repeat(times, rows.shape[1]))
-        return (_mean_rating(item, repeated) / self.scale).reshape(rows.shape).astype(np.float32)
+        return _mean_rating(item, repeated).reshape(rows.shape).astype(np.float32)
 
 
 class ItemRatingsAt:
@@ -111,7 +145,7 @@ class ItemRatingsAt:
 
 
 def _mean_rating(item: Prior, everything: Prior) -> NDArray[np.float64]:
-    """Mean of ``rating - threshold`` of an item's rows, shrunk to that of all rows where there are few."""
+    """Mean of the scaled ratings of an item's rows, shrunk to that of all rows where there are few."""
     base = everything.ratings / (everything.n + 2.0)
     return (item.ratings + ITEM_SMOOTHING * base) / (item.n + ITEM_SMOOTHING)
 
@@ -132,6 +166,9 @@ def list_statistics(
     ``residual`` is the mean of the latter s_j over the whole list: how generous the user is. ``year_affinity`` is their
     mean weighted by exp(-|years apart| / 5), 0 where a year is unknown.
 
+    An item that was chosen without a rating says what the user reads, not how kind they are: it counts in ``log_count``
+    and ``overlap`` only.
+
     Args:
         attributes: (n_item_rows, A).
         item_row: (N,) of the target.
@@ -145,28 +182,28 @@ def list_statistics(
     for start in range(0, len(item_row), _CHUNK):
         part = slice(start, start + _CHUNK)
         index = np.arange(len(item_row))[part] if of_sample is None else of_sample[part]
-        rows, value, mask = lists.rows[index], lists.ratings[index], lists.mask[index]
-        count = mask.sum(axis=1).astype(np.float32)
-        likes = ((value > 0) & mask).sum(axis=1)
-        signs = np.where(mask, np.where(value > 0, 1.0, -1.0), 0.0).astype(np.float32)
-        residuals = np.where(mask, value - ratings.expected(rows, times[part]), 0.0).astype(np.float32)
+        rows, value, mask, rated = lists.take(index)
+        count, n_rated = mask.sum(axis=1).astype(np.float32), rated.sum(axis=1).astype(np.float32)
+        likes = ((value > 0) & rated).sum(axis=1)
+        signs = np.where(rated, np.where(value > 0, 1.0, -1.0), 0.0).astype(np.float32)
+        residuals = np.where(rated, value - ratings.expected(rows, times[part]), 0.0).astype(np.float32)
         apart = np.abs(years[item_row[part]][:, None] - years[rows]) * (10.0 / _YEARS)
-        near = np.where(mask, np.nan_to_num(np.exp(-apart)), 0.0)
+        near = np.where(rated, np.nan_to_num(np.exp(-apart)), 0.0)
         target = attributes[item_row[part]]  # (n, A)
         shared = _shared_attributes(target, attributes[rows])  # (n, A, H)
-        with_attribute = shared.sum(axis=2)  # (n, A)
+        rated_with_attribute = np.einsum("nah,nh->na", shared, rated.astype(np.float32))
         n_target = np.maximum((target > PADDING).sum(axis=1), 1)
         affinities = [
-            (np.einsum("nah,nh->na", shared, s) / (with_attribute + 1)).sum(axis=1) / n_target
+            (np.einsum("nah,nh->na", shared, s) / (rated_with_attribute + 1)).sum(axis=1) / n_target
             for s in (signs, residuals)
         ]
         columns = [
-            value.sum(axis=1) / np.maximum(count, 1),
-            2 * (likes + 0.5 * USER_SMOOTHING) / (count + USER_SMOOTHING) - 1,
+            np.where(rated, value, 0.0).sum(axis=1) / np.maximum(n_rated, 1),
+            2 * (likes + 0.5 * USER_SMOOTHING) / (n_rated + USER_SMOOTHING) - 1,
             np.log1p(count) / 5,
             *affinities,
-            with_attribute.sum(axis=1) / n_target / np.maximum(count, 1),
-            residuals.sum(axis=1) / (count + USER_SMOOTHING),
+            shared.sum(axis=(1, 2)) / n_target / np.maximum(count, 1),
+            residuals.sum(axis=1) / (n_rated + USER_SMOOTHING),
             (near * residuals).sum(axis=1) / (near.sum(axis=1) + 1),
         ]
         result[part] = np.stack(columns, axis=1)

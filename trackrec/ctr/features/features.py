@@ -5,6 +5,10 @@ lists are left aligned, oldest first, index 0 and mask False fill the right. Ind
 
 No feature of a row depends on the row's own label, and no statistic over users counts a valid or test row. A user's
 recent list holds all their earlier ratings, including those of valid and test rows, as a server would have them.
+
+A user who is evaluated may have no train row, so no id and no statistics of their train rows. Nets learn such users
+from train rows whose user is hidden, the same share as among the validation rows. Where whole users are split no user
+is known, and nets read neither ids nor such statistics.
 """
 
 from __future__ import annotations
@@ -20,11 +24,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trackrec.ctr.features.columns import Catalogue, Rows, Statistics, columns_of, indices
-from trackrec.ctr.features.dense_statistics import DENSE_NAMES
-from trackrec.ctr.features.past import FIRST, encode, flatten, source_rows
+from trackrec.ctr.features.dense_statistics import ITEM_NAMES, HistoryStatistics, dense_names
+from trackrec.ctr.features.past import FIRST, UNKNOWN, encode, flatten, source_rows
+from trackrec.ctr.features.rating_scale import RatingScale
 from trackrec.runtime.errors import SettingError
+from trackrec.storage.atomic import stable_hash
 
-RATING_SCALE = 2.0  # distance from the threshold that becomes 1
 MAX_ATTRIBUTES = 8
 
 
@@ -61,7 +66,10 @@ class FeatureSpec:
 
 @dataclass(frozen=True)
 class Vocabularies:
-    """What the indices mean: entry i of a list has index i + 2. Built from train rows, sorted."""
+    """What the indices mean: entry i of a list has index i + 2. Built from train rows, sorted.
+
+    ``users`` is empty where no user of the validation rows has a train row.
+    """
 
     items: list[str]
     users: list[str]
@@ -94,6 +102,7 @@ class CTRData:
 
     Attributes:
         spec: sizes, without text.
+        scale: of the ratings.
         splits: split -> tensors with one row per sample, in the samples' order: ``user``, ``item``, ``item_row``,
             ``history`` (N,) int; ``recent_items``, ``recent_rows`` (N, H) int; ``recent_ratings`` (N, H) float, 0 at
             the threshold; ``recent_mask`` (N, H) bool; ``dense`` (N, F) float; ``label`` (N,) float.
@@ -105,9 +114,11 @@ class CTRData:
         vocabularies: what the indices mean.
         arms: text vectors by arm; see :mod:`trackrec.ctr.arms.texts`.
         columns: dense columns that belong to one arm: arm -> split -> (N, columns).
+        without_statistics: arms that read of ``dense`` only what belongs to the item.
     """
 
     spec: FeatureSpec
+    scale: RatingScale
     splits: dict[str, dict[str, Tensor]]
     item_attributes: Tensor
     sample_ids: dict[str, list[str]]
@@ -117,23 +128,32 @@ class CTRData:
     vocabularies: Vocabularies
     arms: dict[str, TextArm] = field(default_factory=dict)
     columns: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    without_statistics: frozenset[str] = frozenset()
 
     def spec_for(self, arm: str) -> FeatureSpec:
-        """The spec with the text width of ``arm`` (0 for ``none``) and with its own dense columns.
+        """The spec with the text width of ``arm`` (0 for ``none``) and the width of its dense features.
 
         Raises:
             KeyError: no such arm was attached.
         """
-        if arm == "none":
-            return self.spec
+        known = ["none", *self.arms, *self.columns, *self.without_statistics]
+        if arm not in known:
+            raise KeyError(f"arm must be one of {known}, got {arm!r}. Attach its texts first.")
+        spec = replace(self.spec, n_dense=len(ITEM_NAMES)) if arm in self.without_statistics else self.spec
         if arm in self.columns:
             width = next(iter(self.columns[arm].values())).shape[1]
-            return replace(self.spec, n_dense=self.spec.n_dense + width)
+            return replace(spec, n_dense=spec.n_dense + width)
         if arm not in self.arms:
-            known = ["none", *self.arms, *self.columns]
-            raise KeyError(f"arm must be one of {known}, got {arm!r}. Attach its texts first.")
+            return spec
         texts = self.arms[arm]
-        return replace(self.spec, text_dim=int(texts.matrix.shape[1]), text_gaps=texts.gaps)
+        return replace(spec, text_dim=int(texts.matrix.shape[1]), text_gaps=texts.gaps)
+
+    def dense(self, split: str, arm: str) -> Tensor:
+        """(N, F): the dense features that an arm reads, its own columns last."""
+        dense = self.splits[split]["dense"]
+        if arm in self.without_statistics:
+            dense = dense[:, : len(ITEM_NAMES)]
+        return torch.cat([dense, self.columns[arm][split]], dim=1) if arm in self.columns else dense
 
 
 class FeatureBuilder:
@@ -143,7 +163,9 @@ class FeatureBuilder:
         samples, histories, items, interactions: the tables of :mod:`trackrec.storage.schemas`.
         threshold: a rating above it is a like.
         recent_len: H; longer recent lists keep their last H. None: the longest list.
-        rating_scale: rating distance from the threshold that becomes 1.
+        history_statistics: which statistics of what the user rated the dense features hold; see
+            `trackrec.ctr.features.dense_statistics.dense_names`.
+        scale: of the ratings, of an earlier builder; None: that of the ratings which statistics may count.
         max_attributes: A at most; further attributes of an item are left out.
         vocabularies: of an earlier builder with the same train rows, for further rows to predict. None: built from the
             train rows.
@@ -164,7 +186,8 @@ class FeatureBuilder:
         interactions: pl.DataFrame,
         threshold: float = 3.0,
         recent_len: int | None = None,
-        rating_scale: float = RATING_SCALE,
+        history_statistics: HistoryStatistics = "all",
+        scale: RatingScale | None = None,
         max_attributes: int = MAX_ATTRIBUTES,
         vocabularies: Vocabularies | None = None,
         whole: pl.DataFrame | None = None,
@@ -173,21 +196,22 @@ class FeatureBuilder:
         train = samples.filter(pl.col("split") == "train")
         if not len(train):
             raise SettingError(f"samples hold no train rows, only {samples['split'].unique().to_list()}.")
-        self.vocabularies = vocab = vocabularies or _vocabularies(train, items)
+        self.vocabularies = vocab = vocabularies or _vocabularies(samples, items)
         width = max(1, int(recent_len or samples["recent_items"].list.len().max() or 1))  # type: ignore[arg-type]
-        self._scales = (threshold, rating_scale)
-        self._histories = histories
-        self._catalogue = Catalogue.of(items, vocab.items, vocab.attributes, max_attributes)
-        self._rated = self._catalogue.lists(histories["item_ids"], histories["ratings"], *self._scales).padded()
         source = source_rows(samples if whole is None else whole, histories, interactions)
-        every_moment = Statistics.of(source, items, *self._scales)
-        self._statistics = every_moment if now is None else every_moment.at(now)
+        self.scale = scale or RatingScale.of(source["rating"].to_numpy(), threshold)
+        self._histories = histories
+        self._catalogue = catalogue = Catalogue.of(items, vocab.items, vocab.attributes, max_attributes)
+        self._rated = catalogue.lists(histories["item_ids"], histories["ratings"], self.scale).padded()
+        every_moment = Statistics.of(source, items, self.scale, history_statistics, vocab.users, catalogue.attributes)
+        self._statistics = every_moment if now is None else every_moment.at(now, len(items))
+        self._unknown_share = _unknown_share(samples, vocab.users) if vocab.users else 0.0
         self.spec = FeatureSpec(
             n_items=FIRST + len(vocab.items),
             n_users=FIRST + len(vocab.users),
             n_attributes=FIRST + len(vocab.attributes),
             recent_len=width,
-            n_dense=len(DENSE_NAMES),
+            n_dense=len(dense_names(history_statistics)),
         )
 
     def __call__(self, samples: pl.DataFrame) -> CTRData:
@@ -201,9 +225,10 @@ class FeatureBuilder:
     def columns(self, samples: pl.DataFrame) -> dict[str, NDArray[Any]]:
         """The columns of `CTRData.splits` for rows of any split, in their order."""
         recent = samples.select(pl.col("recent_items", "recent_ratings").list.tail(self.spec.recent_len))
-        rated = self._catalogue.lists(recent["recent_items"], recent["recent_ratings"], *self._scales)
+        rated = self._catalogue.lists(recent["recent_items"], recent["recent_ratings"], self.scale)
+        users = indices(samples["user_id"], self.vocabularies.users)
         rows = Rows(
-            users=indices(samples["user_id"], self.vocabularies.users),
+            users=np.where(_hidden(samples, self._unknown_share), UNKNOWN, users).astype(np.int32),
             items=1 + encode(samples["item_id"].alias("item_id of samples"), self._catalogue.ids),
             histories=self._history(samples),
             times=samples["timestamp"].to_numpy(),
@@ -222,6 +247,7 @@ class FeatureBuilder:
         rows = {name: np.flatnonzero((samples["split"] == name).to_numpy()) for name in names}
         return CTRData(
             spec=self.spec,
+            scale=self.scale,
             splits={
                 name: {key: torch.from_numpy(value[index]) for key, value in columns.items()}
                 for name, index in rows.items()
@@ -235,9 +261,25 @@ class FeatureBuilder:
         )
 
 
-def _vocabularies(train: pl.DataFrame, items: pl.DataFrame) -> Vocabularies:
+def _unknown_share(samples: pl.DataFrame, users: list[str]) -> float:
+    """Share of the validation rows whose user isn't among some users; 0 without validation rows."""
+    codes = indices(samples.filter(pl.col("split") == "valid")["user_id"], users)
+    return float((codes == UNKNOWN).mean()) if len(codes) else 0.0
+
+
+def _hidden(samples: pl.DataFrame, share: float) -> NDArray[np.bool_]:
+    """Which rows are trained as a new user's: about that share of the train rows, by hash."""
+    train = (samples["split"] == "train").to_numpy()
+    if share:
+        limit, ids = share * 16**8, samples["sample_id"].filter(pl.Series(train))
+        train[train] = [int(stable_hash("new user", key, digits=8), 16) < limit for key in ids]
+    return train if share else np.zeros_like(train)
+
+
+def _vocabularies(samples: pl.DataFrame, items: pl.DataFrame) -> Vocabularies:
+    train = samples.filter(pl.col("split") == "train")
     seen = pl.concat([train["item_id"], flatten(train["recent_items"])]).unique().sort()
     attributes = flatten(items.filter(pl.col("item_id").is_in(seen.implode()))["attributes"])
-    people = train["user_id"].unique().sort()
+    people = train["user_id"].unique().sort().to_list()
     names = attributes.drop_nulls().unique().sort()
-    return Vocabularies(seen.to_list(), people.to_list(), names.to_list())
+    return Vocabularies(seen.to_list(), [] if _unknown_share(samples, people) == 1 else people, names.to_list())

@@ -51,11 +51,10 @@ class Neighbours:
     Args:
         source: rows of :func:`trackrec.ctr.features.past.source_rows`.
         ratings: expected ratings of items, from the same rows.
-        threshold, scale: of the ratings.
     """
 
-    def __init__(self, source: pl.DataFrame, ratings: EarlierItemRatings, threshold: float, scale: float) -> None:
-        self.events = _events(source, ratings, threshold, scale)
+    def __init__(self, source: pl.DataFrame, ratings: EarlierItemRatings) -> None:
+        self.events = _events(source, ratings)
         self.kept = _kept_items(self.events.item, ratings.n_items)
         self._last: tuple[list[int], _Sums] | None = None
 
@@ -122,13 +121,12 @@ class _Events(NamedTuple):
     edges: Int
 
 
-def _events(source: pl.DataFrame, item_ratings: EarlierItemRatings, threshold: float, scale: float) -> _Events:
+def _events(source: pl.DataFrame, item_ratings: EarlierItemRatings) -> _Events:
     """Residuals use strictly earlier rows only, so that a later rating changes none of them."""
     user = encode(source["user_id"], source["user_id"].unique().sort())
     item = item_ratings.item_rows
     time = source["timestamp"].to_numpy()
-    ratings = (source["rating"].to_numpy().astype(np.float64) - threshold) / scale
-    above = ratings - item_ratings.expected(item[:, None].astype(np.int32), time)[:, 0]
+    above = item_ratings.above()
     count, sums = Earlier(user, time, above[:, None])(user, time)
     residual = above - sums[:, 0] / (count + _USER_SMOOTHING)
     edges = np.unique(np.quantile(time, np.linspace(0, 1, N_BLOCKS + 1)[:-1], method="lower")) if len(time) else time
@@ -186,5 +184,6 @@ def _new_pairs(before: csr_matrix, new: csr_matrix) -> Float32:
 def _residuals(lists: RatedLists, ratings: ItemRatings, times: Int) -> Float32:
     """(n, H) ratings minus their items' expected ratings, minus the list's mean of that, which is shrunk to 0."""
     above = np.where(lists.mask, lists.ratings - ratings.expected(lists.rows, times), 0.0)
-    mean = above.sum(axis=1) / (lists.mask.sum(axis=1) + _USER_SMOOTHING)
-    return np.where(lists.mask, above - mean[:, None], 0.0).astype(np.float32)
+    rated = lists.mask & lists.rated
+    mean = np.where(rated, above, 0.0).sum(axis=1) / (rated.sum(axis=1) + _USER_SMOOTHING)
+    return np.where(rated, above - mean[:, None], above).astype(np.float32)

@@ -11,6 +11,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from trackrec.ctr.features.rating_scale import RatingScale
+
 PADDING, UNKNOWN, FIRST = 0, 1, 2  # indices of padding, of "not in the vocabulary", and of the first known value
 
 Float = NDArray[np.float64]
@@ -22,7 +24,7 @@ class Prior(NamedTuple):
 
     n: Float
     likes: Float
-    ratings: Float
+    ratings: Float  # on the scale of `trackrec.ctr.features.rating_scale.RatingScale`
 
 
 class Padded(NamedTuple):
@@ -33,22 +35,32 @@ class Padded(NamedTuple):
 
 
 class RatedLists(NamedTuple):
-    """Lists of rated items: item rows (from 1), scaled ratings, and a mask, true where there is one. Each (N, H)."""
+    """Lists of rated items: each (N, H).
+
+    Attributes:
+        rows: item rows, from 1.
+        ratings: on the scale of `trackrec.ctr.features.rating_scale.RatingScale`.
+        mask: true where there is an item.
+        rated: true where the item has a rating; false where it was only chosen, and counts as a typical like for
+            whoever reads ``ratings``.
+    """
 
     rows: NDArray[Any]
     ratings: NDArray[Any]
     mask: NDArray[np.bool_]
+    rated: NDArray[np.bool_]
 
     def take(self, index: Int) -> RatedLists:
         """The lists of the given rows."""
-        return RatedLists(self.rows[index], self.ratings[index], self.mask[index])
+        return RatedLists(*(values[index] for values in self))
 
 
 class RaggedLists(NamedTuple):
-    """Lists of rated items end to end: item rows (from 1) and scaled ratings (M,), list i from ``starts[i]`` on."""
+    """`RatedLists` without their mask, laid end to end: each (M,), list i from ``starts[i]`` on."""
 
     rows: NDArray[np.int32]
     ratings: NDArray[np.float32]
+    rated: NDArray[np.bool_]
     starts: Int  # (L + 1,)
 
     def take(self, index: Int) -> RaggedLists:
@@ -56,14 +68,15 @@ class RaggedLists(NamedTuple):
         lengths = self.starts[index + 1] - self.starts[index]
         starts = np.concatenate([[0], np.cumsum(lengths)])
         flat = np.arange(starts[-1]) + np.repeat(self.starts[index] - starts[:-1], lengths)
-        return RaggedLists(self.rows[flat], self.ratings[flat], starts)
+        return RaggedLists(self.rows[flat], self.ratings[flat], self.rated[flat], starts)
 
     def padded(self, width: int | None = None) -> RatedLists:
         """As matrices of that width; None: as wide as the longest list, at least 1."""
         lengths = np.diff(self.starts)
         width = width or max(1, int(lengths.max(initial=1)))
-        rows = pad(self.rows, lengths, width)
-        return RatedLists(rows.values, pad(self.ratings, lengths, width).values, rows.mask)
+        rows, mask = pad(self.rows, lengths, width)
+        ratings, rated = (pad(values, lengths, width).values for values in (self.ratings, self.rated))
+        return RatedLists(rows, ratings, mask, rated)
 
 
 def source_rows(samples: pl.DataFrame, histories: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
@@ -151,17 +164,17 @@ class Earlier:
 
 
 class Priors:
-    """Count, likes (rating > threshold) and sum of ``rating - threshold`` of a key's source rows, up to a moment.
+    """Count, likes and sum of the scaled ratings of a key's source rows, up to a moment.
 
     Args:
         source: rows of :func:`source_rows`.
         keys: (M,) code of each source row, e.g. its item; None: all of them have code 0.
-        threshold: a rating above it is a like.
+        scale: of the ratings.
     """
 
-    def __init__(self, source: pl.DataFrame, keys: Int | None, threshold: float) -> None:
+    def __init__(self, source: pl.DataFrame, keys: Int | None, scale: RatingScale) -> None:
         ratings = source["rating"].to_numpy().astype(np.float64)
-        values = np.stack([ratings > threshold, ratings - threshold], axis=1).astype(np.float64)
+        values = np.stack([ratings > scale.threshold, scale(ratings)], axis=1).astype(np.float64)
         codes = np.zeros(len(source), np.int64) if keys is None else keys
         self.earlier = Earlier(codes, source["timestamp"].to_numpy(), values)
 
@@ -171,14 +184,14 @@ class Priors:
         return Prior(count, sums[:, 0], sums[:, 1])
 
 
-def prior(source: pl.DataFrame, by: str | None, queries: pl.DataFrame, threshold: float) -> Prior:
+def prior(source: pl.DataFrame, by: str | None, queries: pl.DataFrame, scale: RatingScale) -> Prior:
     """`Priors` of each query's key, before its timestamp.
 
     Args:
         source: rows of :func:`source_rows`.
         by: ``item_id`` or ``user_id``; None: over all rows.
         queries: samples with ``timestamp`` and the ``by`` column.
-        threshold: a rating above it is a like.
+        scale: of the ratings.
     """
     keys = None
     query_keys = np.zeros(len(queries), np.int64)
@@ -186,7 +199,7 @@ def prior(source: pl.DataFrame, by: str | None, queries: pl.DataFrame, threshold
         vocabulary = source[by].unique().sort()
         keys = encode(source[by], vocabulary)
         query_keys = encode(queries[by], vocabulary, default=len(vocabulary))
-    return Priors(source, keys, threshold)(query_keys, queries["timestamp"].to_numpy())
+    return Priors(source, keys, scale)(query_keys, queries["timestamp"].to_numpy())
 
 
 def like_rate(prior: Prior, base: Float, smoothing: float) -> Float:

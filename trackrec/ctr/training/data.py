@@ -49,8 +49,7 @@ class TensorLoader:
         self.columns = {name: t for name, t in data.splits[split].items() if labels or name != "label"}
         self.item_attributes = data.item_attributes
         self.text = data.arms.get(arm)
-        if arm in data.columns:
-            self.columns["dense"] = torch.cat([self.columns["dense"], data.columns[arm][split]], dim=1)
+        self.columns["dense"] = data.dense(split, arm)
         self.n_rows = len(self.columns["item"])
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.epoch = 0

@@ -93,7 +93,8 @@ class Table(RatingSource):
         split: Column of train, valid or test (or training, validation, val, dev ...), for ``samples.protocol: given``.
         history: Column with a row's own history, oldest first: a Parquet list or item ids between
             ``history_separator``. It takes the place of the history computed from the ratings.
-        history_ratings: Column with the ratings of that history; null makes all of it likes.
+        history_ratings: Column with the ratings of that history. Null: it holds what the user chose. Prompts list its
+            items as liked, but no count of likes, like-rate or mean of the user is taken from it.
         history_separator: Between the entries of the two.
         item_id: The item's id in ``items``; null is ``item``.
         title: Column of the title; an item without one is called by its id.
@@ -206,8 +207,7 @@ class Table(RatingSource):
         counts["users_without_row"] = everyone.height - users.height
         own = None
         if lists is not None:
-            best = float(rows["rating"].max()) if self.rating else 1.0  # type: ignore[arg-type]
-            own, counts["history_items_unknown"] = own_histories(lists, rows, items, best)
+            own, counts["history_items_unknown"] = own_histories(lists, rows, items)
         splits = rows.select("row", "split") if "split" in rows.columns else None
         counts |= {"items": items.height, "users": everyone.height, "ratings": rows.height}
         columns = ["user_id", "item_id", "rating", "timestamp", "row"]

@@ -95,16 +95,13 @@ def filter_ratings(
     return core, {"ratings_of_unknown_items": rows.height - known.height} | lost
 
 
-def own_histories(
-    lists: pl.DataFrame, rows: pl.DataFrame, items: pl.DataFrame, best: float
-) -> tuple[pl.DataFrame, int]:
+def own_histories(lists: pl.DataFrame, rows: pl.DataFrame, items: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     """`Ratings.own_histories`, and how many list entries were left out because their item is unknown.
 
     Args:
         lists: user_id, history, history_ratings where the file has them, and the records that share the list.
         rows: The interactions that remain, with ``row`` and ``record``.
         items: The items table.
-        best: The rating of entries whose list has no ratings.
     """
     used = (
         lists.with_row_index("list")
@@ -127,9 +124,7 @@ def own_histories(
         )
         entries = entries.select("list", ids, rates.alias("ratings")).explode("item_ids", "ratings")
     else:
-        entries = (
-            entries.select("list", ids).explode("item_ids").with_columns(pl.lit(best, pl.Float32).alias("ratings"))
-        )
+        entries = entries.select("list", ids, pl.lit(None, pl.Float32).alias("ratings")).explode("item_ids")
     entries = entries.filter(pl.col("item_ids") != "")
     known = entries.join(
         items.select("item_id"), left_on="item_ids", right_on="item_id", how="semi", maintain_order="left"

@@ -226,8 +226,9 @@ def _example(writing: Writing, key: str) -> Example:
             texts.append((f"{label}, cut" if written.cut else label, spans(written.text, marks)))
         else:
             texts.append((label, []))
-    liked = sum(entry.liked for entry in history)
-    title = f"{settings.user.capitalize()} {writing.book.user_of(key)}: {liked} of {len(history)} {settings.liked}"
+    rated = [entry for entry in history if entry.rated]
+    title = f"{settings.user.capitalize()} {writing.book.user_of(key)}: "
+    title += f"{sum(entry.liked for entry in rated)} of {len(rated)} {settings.liked}" if rated else "chosen, not rated"
     if facts := history_facts(writing.book.history(key), settings):
         title = f"{title}. Above the list in the prompt: {' '.join(facts)}"
     return Example(title, lines, texts)
