@@ -1,3 +1,3 @@
 """trackrec: a recommender whose features are an LLM's own reasoning about each user."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

@@ -40,6 +40,7 @@ RUNS = [
     (f"bench_fit.py --config {SIMULATED} --last distill {SMALL_RUN}", r"all +packed .* plain .*x"),
     (f"bench_llm.py {TINY_LLM} --target 4 --gradients", r"sampling: .*'largest_gap': 0\.0"),
     (f"bench_llm.py {TINY_LLM} --target 4 --memory --only Rec-Tuning", r"'plain rows': \d"),
+    ("liked_lists.py --root {ratings} --output {out}", r"1,200 rows, \d+ of them with an empty list, 40 items"),
     ("bench_predict.py --data {ratings} --requests 50", r"50 requests at once"),
     ("bench_step.py --model {model} --rows 1 --batches 1 --repeats 1", r"trackrec +\d\.\d\d s a step"),
     ("bench_table.py --rows 2000 --users 60 --items 50", r"\| 2,000 rows, 60 users, 50 items, per user \|"),
