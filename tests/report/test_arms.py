@@ -68,3 +68,11 @@ def test_every_arm_has_a_name_and_a_place():
         "V tuned, RecCoT",
     ]
     assert text_name("reccot@0.25") == "RecCoT for 25% of the users"
+    without = ["none/no_stats", "reccot/no_stats", "logistic/no_stats", "reccot", "none"]
+    assert [arm_name(arm, "DIN") for arm in sorted(without, key=arm_order)] == [
+        "DIN, no text",
+        "DIN, no text, no user statistics",
+        "DIN + RecCoT",
+        "DIN + RecCoT, no user statistics",
+        "logistic regression, no text, no user statistics",
+    ]

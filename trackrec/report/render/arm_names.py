@@ -28,15 +28,15 @@ _TEXTS = {
 def text_name(arm: str) -> str:
     """The name of an arm's text: ``the history itself`` for ``prompt``; several texts are joined by ``+``.
 
-    For a classic model the name of the model comes first.
+    For a classic model the name of the model comes first. An arm without statistics of what the user rated says so.
     """
     parsed = Arm.parse(arm)
     if parsed.coverage < 1:
-        return f"RecCoT for {parsed.coverage:.0%} of the users"
+        return f"RecCoT for {parsed.coverage:.0%} of the users{_end(parsed)}"
     texts = [_TEXTS[text] for text in parsed.texts]
     if parsed.model in CLASSICS:
-        return " + ".join([_CLASSIC_NAMES[parsed.model], *texts])
-    return " + ".join(texts) or _TEXTS["none"]
+        texts = [_CLASSIC_NAMES[parsed.model], *texts]
+    return (" + ".join(texts) or _TEXTS["none"]) + _end(parsed)
 
 
 def arm_name(arm: str, net: str) -> str:
@@ -46,12 +46,19 @@ def arm_name(arm: str, net: str) -> str:
     parsed = Arm.parse(arm)
     model = _CLASSIC_NAMES.get(parsed.model, net)
     if not parsed.texts:
-        return f"{model}, no text"
+        return f"{model}, no text{_end(parsed)}"
     return text_name(arm) if parsed.model in CLASSICS else f"{net} + {text_name(arm)}"
 
 
+def _end(arm: Arm) -> str:
+    return "" if arm.statistics else ", no user statistics"
+
+
 def arm_order(arm: str) -> tuple[int, int, int, str]:
-    """A sort key for arms: means, the net, classic models, the validator; each without text first, then by texts."""
+    """A sort key for arms: means, the net, classic models, the validator; each without text first, then by texts.
+
+    An arm without statistics follows the same arm with them.
+    """
     parsed = Arm.parse(arm)
     if parsed.model == "mean":
         return 0, MEANS.index(arm), 0, arm
