@@ -110,12 +110,12 @@ def test_the_loop_with_cold_users(config: Path, trackrec: Callable[..., str], tm
     assert "users without a history" in report
     assert "No history yet." not in report  # an example of G's writing it is not
 
-    # a request of a user who has no history
-    asked = pl.DataFrame({"user_id": [str(USERS), "0", str(USERS)], "item_id": ["1", "1", "2"]})
+    # requests of a user of the run who has no history, and of one whom the run has never seen
+    asked = pl.DataFrame({"user_id": [str(USERS), "0", "nobody"], "item_id": ["1", "1", "2"]})
     asked.write_csv(tmp_path / "asked.csv")
     for arm in ("none", "reccot"):
         trackrec(
             "predict", *command, "--requests", str(tmp_path / "asked.csv"), "--output", str(tmp_path / "p.parquet"),
-            "--arm", arm,
+            "--arm", arm, "--unknown", "cold",
         )  # fmt: skip
         assert pl.read_parquet(tmp_path / "p.parquet")["p"].is_between(0, 1).all()

@@ -12,7 +12,7 @@ import json
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -41,6 +41,37 @@ def newest_histories(samples: pl.DataFrame, answerable: set[str]) -> pl.DataFram
         .sort("timestamp", "sample_id")
         .group_by("user_id", maintain_order=True)
         .agg(pl.col("history_id").last())
+    )
+
+
+def with_cold_users(
+    newest: pl.DataFrame, asked: pl.Series, histories: pl.DataFrame, answerable: set[str]
+) -> pl.DataFrame:
+    """`newest_histories`, and an empty history for each asked user who has none: whose it is, no feature tells.
+
+    Args:
+        newest: user_id, history_id.
+        asked: user ids of the requests.
+        histories: the table.
+        answerable: histories that the nets can read.
+
+    Raises:
+        DataError: there is such a user, and no answerable history is empty.
+    """
+    new = asked.filter(~asked.is_in(newest["user_id"].implode())).unique().sort()
+    if not len(new):
+        return newest
+    empty = histories.filter(pl.col("item_ids").list.len() == 0, pl.col("history_id").is_in(list(answerable)))
+    if not len(empty):
+        raise no_cold_users("--unknown cold")
+    return pl.concat([newest, new.to_frame("user_id").with_columns(history_id=pl.lit(empty["history_id"].min()))])
+
+
+def no_cold_users(key: str) -> DataError:
+    """The error for a run whose nets have seen no row without a history."""
+    return DataError(
+        f"{key}: the nets of this run have seen no user without a history. Set samples.min_history to 0 and run "
+        "`trackrec fit`."
     )
 
 
@@ -178,12 +209,14 @@ class RequestEncoder:
     Args:
         folder: what `trackrec export` wrote.
         tables: the ``data`` directory of a run.
+        unknown: ``error``, or ``cold``: users without a history are answered as the run's cold users
+            (``samples.min_history: 0``).
 
     Raises:
-        DataError: the folder is no export, or was written by another version.
+        DataError: the folder is no export, or was written by another version; for ``cold``, the run has no cold user.
     """
 
-    def __init__(self, folder: Path, tables: Path) -> None:
+    def __init__(self, folder: Path, tables: Path, unknown: Literal["error", "cold"] = "error") -> None:
         if not (folder / FEATURES).is_file():
             raise DataError(f"{folder} holds no {FEATURES}. Write one with `trackrec export`.")
         self.features: dict[str, Any] = json.loads((folder / FEATURES).read_text())
@@ -192,6 +225,13 @@ class RequestEncoder:
         self.arm = str(self.features["arm"])
         histories, items, interactions = (read_table(tables, name) for name in ("histories", "items", "interactions"))
         users = _with_histories(pl.read_parquet(folder / USERS), histories, tables)
+        self.cold_user: int | None = None
+        if unknown == "cold":
+            cold = users.filter(pl.col("item_ids").list.len() == 0).head(1)
+            if not len(cold):
+                raise no_cold_users("unknown='cold'")
+            self.cold_user = len(users)
+            users = pl.concat([users, cold.with_columns(user_id=pl.lit(None, pl.String))])
         threshold, scale = float(self.features["threshold"]), float(self.features["rating_scale"])
         vocabularies = Vocabularies.of(self.features["vocabularies"])
         self.now = after_all(interactions)
@@ -225,8 +265,9 @@ class RequestEncoder:
         if not len(item_ids) or len(user_ids) != len(item_ids):
             raise DataError(f"requests need as many users as items, got {len(user_ids)} and {len(item_ids)}.")
         check_items(item_ids, self.item_rows)
-        check_users(user for user in user_ids if user not in self.user_numbers)
-        users = np.array([self.user_numbers[user] for user in user_ids], np.int64)
+        if self.cold_user is None:
+            check_users(user for user in user_ids if user not in self.user_numbers)
+        users = np.array([self.user_numbers.get(user, self.cold_user) for user in user_ids], np.int64)
         distinct_users, list_of_row = np.unique(users, return_inverse=True)
         rows = Rows(
             users=self.user_indices[users],
