@@ -97,6 +97,9 @@ def test_the_loop_with_cold_users(config: Path, trackrec: Callable[..., str], tm
     scored = read_table(run / "round-1/evaluate", "scores")
     assert empty & set(scored["history_id"])
     assert scored["p_yes"].is_finite().all()
+    described = read_table(run / "round-1/greedy", "reccots").filter(~is_cold)
+    of_texts = read_table(run / "round-1/evaluate", "metrics").filter(pl.col("arm") == "texts")
+    assert set(of_texts["n"]) == {len(described)}
     predictions = read_table(run / "ctr", "predictions")
     ids = samples.filter(is_cold, pl.col("split") == "valid")["sample_id"]
     assert set(ids) <= set(predictions.filter(pl.col("arm") == "reccot")["sample_id"])
