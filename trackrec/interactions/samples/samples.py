@@ -53,7 +53,8 @@ class SampleRules:
 
     min_history: int = 1
     """A rating is a sample only when its history has at least so many ratings. 0 keeps cold users: ratings with nothing
-    before them or with an empty published list (per: sample), and users with a single rating (per: user)."""
+    before them or with an empty published list (per: sample), and users with a single rating (per: user, history_len
+    null)."""
 
     valid: float = 0.1
     """Validation share: of labelled rows (temporal), of users (user), of train rows (given, if none is published)."""
