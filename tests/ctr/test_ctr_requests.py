@@ -169,6 +169,15 @@ def test_a_user_without_a_history_is_answered_as_a_cold_one(inputs, tmp_path, mo
     assert with_cold_users(newest, wanted["user_id"][1:2], inputs.histories, answerable).equals(newest)
     with pytest.raises(DataError, match=r"--unknown cold: .*Set samples\.min_history to 0"):
         with_cold_users(newest, wanted["user_id"], inputs.histories, answerable - {"h0"})
+    # a history without a text is no empty one
+    untold = with_cold_users(
+        newest.filter(pl.col("user_id") != "u11"), pl.Series(["u11"]), inputs.histories, answerable
+    )
+    assert "u11" not in untold["user_id"]
+    users = pl.read_parquet(tmp_path / "export" / "users.parquet")
+    users.filter(pl.col("user_id") != "u11").write_parquet(tmp_path / "export" / "users.parquet")
+    with pytest.raises(DataError, match="1 users have no history or no RecCoT in this run, the first is 'u11'"):
+        RequestEncoder(tmp_path / "export", tmp_path / "data", "cold")(["u11", "new"], ["i1", "i1"])
     for name in ("items", "interactions", "samples"):
         write_part(tmp_path / "warm", name, getattr(inputs, name))
     write_part(tmp_path / "warm", "histories", inputs.histories.filter(pl.col("history_id") != "h0"))

@@ -58,8 +58,8 @@ def predict(exp: Experiment, graph: Graph, requests: Path, output: Path, arm: st
             ``cold``: users without a history are answered as the run's cold users (``samples.min_history: 0``).
 
     Raises:
-        DataError: a column is missing, no request can be answered, some can't while ``unknown`` is ``error``, or
-            ``output`` is no Parquet file.
+        DataError: a column is missing, no request can be answered, some can't while ``unknown`` is ``error``, ``cold``
+            doesn't fit the run, or ``output`` is no Parquet file.
         StageError: a stage that it reads isn't done, or is damaged.
     """
     from trackrec.ctr.arms.assemble import sample_rows
@@ -67,6 +67,11 @@ def predict(exp: Experiment, graph: Graph, requests: Path, output: Path, arm: st
 
     if output.suffix != ".parquet":
         raise DataError(f"--output must be a file ending in .parquet, got {str(output)!r}.")
+    if unknown == "cold" and exp.prompts.user_attributes and arm != "none":
+        raise DataError(
+            "--unknown cold: prompts.user_attributes is true, and the prompts of this run know no attributes of new "
+            "users. Use --arm none or --unknown empty."
+        )
     check_nets(exp)
     saved_seeds(exp.directory(CTR), arm)
     wanted = read_requests(requests)
@@ -74,11 +79,6 @@ def predict(exp: Experiment, graph: Graph, requests: Path, output: Path, arm: st
     answerable_histories = set(sample_rows(inputs, exp.ctr.text)["history_id"].to_list())
     histories = newest_histories(inputs.samples, answerable_histories)
     if unknown == "cold":
-        if exp.prompts.user_attributes and arm != "none":
-            raise DataError(
-                "--unknown cold: prompts.user_attributes is true, and the prompts of this run know no attributes of "
-                "new users. Use --arm none or --unknown empty."
-            )
         histories = with_cold_users(histories, wanted["user_id"], inputs.histories, answerable_histories)
     known = wanted["user_id"].is_in(histories["user_id"].implode())
     known &= wanted["item_id"].is_in(inputs.items["item_id"].implode())

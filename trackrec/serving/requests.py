@@ -49,6 +49,8 @@ def with_cold_users(
 ) -> pl.DataFrame:
     """`newest_histories`, and an empty history for each asked user who has none: whose it is, no feature tells.
 
+    A user whose history only lacks a text stays without one.
+
     Args:
         newest: user_id, history_id.
         asked: user ids of the requests.
@@ -58,10 +60,12 @@ def with_cold_users(
     Raises:
         DataError: there is such a user, and no answerable history is empty.
     """
-    new = asked.filter(~asked.is_in(newest["user_id"].implode())).unique().sort()
+    is_empty = pl.col("item_ids").list.len() == 0
+    known = pl.concat([newest["user_id"], histories.filter(~is_empty)["user_id"]])
+    new = asked.filter(~asked.is_in(known.implode())).unique().sort()
     if not len(new):
         return newest
-    empty = histories.filter(pl.col("item_ids").list.len() == 0, pl.col("history_id").is_in(list(answerable)))
+    empty = histories.filter(is_empty, pl.col("history_id").is_in(list(answerable)))
     if not len(empty):
         raise no_cold_users("--unknown cold")
     return pl.concat([newest, new.to_frame("user_id").with_columns(history_id=pl.lit(empty["history_id"].min()))])
@@ -226,11 +230,13 @@ class RequestEncoder:
         histories, items, interactions = (read_table(tables, name) for name in ("histories", "items", "interactions"))
         users = _with_histories(pl.read_parquet(folder / USERS), histories, tables)
         self.cold_user: int | None = None
+        self.not_cold: set[str] = set()
         if unknown == "cold":
-            cold = users.filter(pl.col("item_ids").list.len() == 0).head(1)
+            is_empty = pl.col("item_ids").list.len() == 0
+            cold = users.filter(is_empty).head(1)
             if not len(cold):
                 raise no_cold_users("unknown='cold'")
-            self.cold_user = len(users)
+            self.cold_user, self.not_cold = len(users), set(histories.filter(~is_empty)["user_id"])
             users = pl.concat([users, cold.with_columns(user_id=pl.lit(None, pl.String))])
         threshold, scale = float(self.features["threshold"]), float(self.features["rating_scale"])
         vocabularies = Vocabularies.of(self.features["vocabularies"])
@@ -265,8 +271,8 @@ class RequestEncoder:
         if not len(item_ids) or len(user_ids) != len(item_ids):
             raise DataError(f"requests need as many users as items, got {len(user_ids)} and {len(item_ids)}.")
         check_items(item_ids, self.item_rows)
-        if self.cold_user is None:
-            check_users(user for user in user_ids if user not in self.user_numbers)
+        strangers = {user for user in user_ids if user not in self.user_numbers}
+        check_users(strangers if self.cold_user is None else strangers & self.not_cold)
         users = np.array([self.user_numbers.get(user, self.cold_user) for user in user_ids], np.int64)
         distinct_users, list_of_row = np.unique(users, return_inverse=True)
         rows = Rows(
