@@ -47,12 +47,18 @@ class Compared(NamedTuple):
 
 
 def compared_texts(stage: DoneStage) -> Compared | None:
-    """Texts of a greedy stage, or the final ones, with those from before the loop; None after other stages."""
+    """Texts of a greedy stage, or the final ones, with those from before the loop; None after other stages.
+
+    The texts about empty histories are left out: they are all the same, and G didn't write them.
+    """
     after = stage.run.table(stage.name, "reccots", _COLUMNS) if stage.kind in ("greedy", "texts") else None
     if after is None:
         return None
     before = stage.run.table("teacher" if stage.name == _START else _START, "reccots", _COLUMNS)
     before = after.head(0) if before is None else before
+    after, before = (
+        texts.filter(~pl.col("history_id").is_in(list(stage.run.empty_histories))) for texts in (after, before)
+    )
     if stage.kind == "greedy" and stage.name != _START and len(before):
         after = after.join(before.select("history_id"), on="history_id", how="semi")
         before = before.join(after.select("history_id"), on="history_id", how="semi")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import polars as pl
 from tiny import frame, reccot_row
 
 from trackrec.metrics.intervals import metric_rows
+from trackrec.prompts.templates import NO_HISTORY
 from trackrec.storage.manifest import Manifest, content_hash, read_manifest, write_manifest
 from trackrec.storage.parts import write_part
 from trackrec.validator.evaluate import scored_rows_of, validator_metrics
@@ -52,10 +53,13 @@ class MadeRun:
         run_dir: where.
         config: of the run.
         skill: how much the tuned V's answers follow the chance of a like; 0 is not at all, 1 is all there is to know.
+        empty: histories without an item.
     """
 
-    def __init__(self, run_dir: Path, config: Mapping[str, Any], skill: float = 0.8) -> None:
-        self.run_dir, self.config, self.skill = run_dir, config, skill
+    def __init__(
+        self, run_dir: Path, config: Mapping[str, Any], skill: float = 0.8, empty: Collection[str] = ()
+    ) -> None:
+        self.run_dir, self.config, self.skill, self.empty = run_dir, config, skill, empty
         self.rng = np.random.default_rng(3)
         self.rounds = int(config["loop"]["rounds"])
         self.samples, self.chances = _samples()
@@ -86,18 +90,21 @@ class MadeRun:
             | {"ratings": [5.0, 2.0, 4.0, 1.0]}
             for u in range(USERS)
         ]
+        nothing: dict[str, Any] = {"item_ids": [], "ratings": []}
+        histories = [row | (nothing if row["history_id"] in self.empty else {}) for row in histories]
         write_part(path, "items", items)
         write_part(path, "users", [{"user_id": f"u{u}", "attributes": []} for u in range(USERS)])
         write_part(path, "histories", histories)
         write_part(path, "samples", self.samples)
         counts = {"ratings": 100, "users": USERS, "samples": len(self.samples), "threshold": 3.0, "odd_count": 5}
-        self.finish("data", [], **counts)
+        self.finish("data", [], **counts, **({"without_history": len(self.empty)} if self.empty else {}))
 
-    def texts(self, stage: str, texts: Mapping[str, str], round_: int, *inputs: str, cut: Sequence[str] = ()) -> None:
+    def texts(self, stage: str, texts: dict[str, str], round_: int, *inputs: str, cut: Sequence[str] = ()) -> None:
         """The texts of a stage."""
         rows = [
             reccot_row(key, source=stage, round=round_, text=text, finish_reason="length" if key in cut else "stop")
-            for key, text in texts.items()
+            for key, text in (texts | dict.fromkeys(self.empty, NO_HISTORY)).items()
+            if stage != "teacher" or key not in self.empty
         ]
         write_part(self.run_dir / stage, "reccots", rows)
         self.finish(stage, ["data", *inputs], texts=len(rows), tokens=100, work="generate")

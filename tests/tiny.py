@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,13 @@ def frame(table: str, rows: list[dict[str, Any]]) -> pl.DataFrame:
     return made
 
 
-def build_book(settings: PromptSettings | None = None, threshold: float = 3.0) -> PromptBook:
-    """Six viewers h0 ... h5 with histories of 2 ... 7 films out of 20; the last film has no year and no genre."""
+def build_book(
+    settings: PromptSettings | None = None, threshold: float = 3.0, empty: Collection[str] = ()
+) -> PromptBook:
+    """Six viewers h0 ... h5 with histories of 2 ... 7 films out of 20; the last film has no year and no genre.
+
+    The histories named in ``empty`` have no film.
+    """
     genres = ["Drama", "Comedy", "War", "Horror", "Action"]
     words = ["Silver", "Night", "Iron", "Blue", "Last"]
     items = [
@@ -128,6 +134,7 @@ def build_book(settings: PromptSettings | None = None, threshold: float = 3.0) -
         | {"ratings": [float(1 + (u + 2 * j) % 5) for j in range(2 + u)]}
         for u in range(6)
     ]
+    histories = [row | ({"item_ids": [], "ratings": []} if row["history_id"] in empty else {}) for row in histories]
     tables = frame("histories", histories), frame("items", items), frame("users", users)
     return PromptBook(*tables, threshold, settings or PromptSettings())
 

@@ -25,6 +25,7 @@ from trackrec.callbacks import (
     Saturation,
     StaleReference,
 )
+from trackrec.callbacks.texts import compared_texts
 
 from trackrec.cli.app import parse_objects
 from trackrec.runs.files import RunFiles
@@ -134,6 +135,21 @@ def test_many_texts_are_no_collapse_beside_a_teacher_of_few(planted: Planted) ->
     made.finish("distill", ["teacher"])
     made.texts("warmup/greedy", own, 0, "distill")
     assert not [key for key in fired(made, "warmup/greedy") if key[0] == "Collapse"]
+
+
+def test_the_text_about_empty_histories_is_no_collapse(tmp_path: Path) -> None:
+    """A third of the texts are the same sentence, which G didn't write, and which its teacher lacks."""
+    empty = {f"h{u}" for u in range(10)}
+    made = MadeRun(tmp_path, made_config(), empty=empty)
+    made.all()
+    run = RunFiles(made.run_dir, made.config)
+    assert run.empty_histories == empty
+    for name in ("warmup/greedy", "round-1/greedy", "texts"):
+        compared = compared_texts(DoneStage(name, run))
+        assert compared is not None
+        assert sorted(compared.histories) == sorted(f"h{u}" for u in range(10, USERS))
+        assert not empty & set(compared.before_histories)
+    assert not [key for key in fired(made) if key[0] in ("Collapse", "LengthDrift")]
 
 
 def test_vectors_in_one_place(planted: Planted) -> None:

@@ -235,6 +235,31 @@ def test_baselines_know_what_the_nets_know(tables):
     assert baseline_predictions(*given, history_statistics="none").columns == ["sample_id", "split", "item_mean"]
 
 
+def test_a_cold_user_has_no_list_statistics_and_the_base_rate(tables):
+    """With all histories and recent lists empty: the statistics of both are zero, and the user's rate is the base."""
+
+    def emptied(frame, *names):
+        return frame.with_columns(pl.col(name).list.head(0) for name in names)
+
+    samples = emptied(tables.samples, "recent_items", "recent_ratings")
+    cold = samples.filter(pl.col("user_id") == "u0").with_columns(user_id=pl.lit("new"), history_id=pl.lit("none"))
+    samples = pl.concat([samples, cold.with_columns(sample_id="new-" + pl.col("sample_id"))])
+    histories = emptied(tables.histories, "item_ids", "ratings")
+    histories = pl.concat([histories, histories.head(1).with_columns(history_id=pl.lit("none"), user_id=pl.lit("new"))])
+    features = tables.features(samples=samples, histories=histories)
+    for rows in features.splits.values():
+        assert not rows["recent_mask"].any()
+        of_lists = [i for i, name in enumerate(dense_names()) if name.startswith(("recent_", "history_"))]
+        assert not rows["dense"][:, [*of_lists, dense_names().index("neighbour_score")]].any()
+        assert torch.isfinite(rows["dense"]).all()
+    found = baseline_predictions(samples, histories, tables.interactions).filter(
+        pl.col("sample_id").str.starts_with("new-")
+    )
+    # logit(item) + logit(user) - logit(base), and the user's rate is the base rate
+    np.testing.assert_allclose(found["item_user"], found["item_mean"], rtol=1e-9)
+    assert found["user_mean"].is_between(0, 1, closed="none").all()
+
+
 def test_year_affinity_by_hand(tables):
     years = {f"i{place}": None if place == 4 else 1980 + 3 * place for place in range(15)}
     items = tables.items.with_columns(year=pl.Series([years[key] for key in tables.items["item_id"]], dtype=pl.Int32))

@@ -184,12 +184,20 @@ def test_every_parameter_has_a_gradient(data, net_class, use):
     assert not [name for name, weight in net.named_parameters() if weight.grad is None or not weight.grad.any()]
 
 
+@pytest.mark.parametrize(("arm", "use"), [("none", "dense"), ("reccot", "query")])
 @pytest.mark.parametrize("net_class", NETS)
-def test_an_empty_history_is_finite_with_finite_gradients(data, net_class):
-    net, batch = build(net_class, data, "none"), batch_of(data, "none")
-    batch["recent_mask"] = torch.zeros_like(batch["recent_mask"])
-    logits = net(batch)
-    logits.sum().backward()
+def test_an_empty_history_is_finite_with_finite_gradients(data, net_class, arm, use):
+    """As a batch of cold users alone, and beside others, whose logits it leaves as they were."""
+    net, mixed = build(net_class, data, arm, use=use), batch_of(data, arm)
+    before = net(mixed)
+    for name in ("recent_items", "recent_attributes", "recent_ratings", "recent_mask"):
+        mixed[name] = mixed[name].clone()
+        mixed[name][:4] = 0
+    torch.testing.assert_close(net(mixed)[4:], before[4:])
+    batch = {name: value[:4] for name, value in mixed.items()}
+    logits, *auxiliary = net.with_auxiliary(batch) if net_class is DIEN else (net(batch),)
+    torch.testing.assert_close(logits, net(mixed)[:4])
+    sum([logits.sum(), *auxiliary]).backward()
     assert torch.isfinite(logits).all()
     assert all(p.grad is None or torch.isfinite(p.grad).all() for p in net.parameters())
 

@@ -11,11 +11,13 @@ import trackrec.serving.export as room
 from trackrec.ctr import DIN, MLPConnector
 from trackrec.ctr.arms.assemble import CTRInputs
 from trackrec.ctr.arms.text_settings import TextSettings
+from trackrec.ctr.features.dense_statistics import dense_names
+from trackrec.ctr.features.past import UNKNOWN
 from trackrec.ctr.saved import saved_features
 from trackrec.ctr.settings import CTRSettings
 from trackrec.ctr.stage import run_ctr
 from trackrec.interactions import DataError
-from trackrec.serving.requests import RequestEncoder, net_inputs, newest_histories, request_rows
+from trackrec.serving.requests import RequestEncoder, net_inputs, newest_histories, request_rows, with_cold_users
 from trackrec.storage.parts import write_part
 from trackrec.storage.schemas import to_arrow
 
@@ -140,6 +142,47 @@ def test_a_user_without_a_history_in_the_tables_is_named(inputs, tmp_path, monke
     assert encoder(["u2"], ["i1"])
     with pytest.raises(DataError, match="1 users have no history or no RecCoT in this run, the first is 'u2'"):
         RequestEncoder(tmp_path / "export", tmp_path / "fewer")(["u2", "u1"], ["i1", "i1"])
+
+
+@pytest.mark.parametrize("arm", ["none", "reccot"])
+def test_a_user_without_a_history_is_answered_as_a_cold_one(inputs, tmp_path, monkeypatch, arm):
+    """The history of u0 is empty: a new user has its text and nothing else of it."""
+    answerable = {f"h{u}" for u in range(N_USERS)}
+    wanted = pl.DataFrame({"user_id": ["new", "u1", "newer", "new"], "item_id": ["i1", "i1", "x0", "i7"]})
+    _, plan = exported(inputs, arm, TextSettings(missing="keep"), tmp_path, monkeypatch)
+    found = RequestEncoder(tmp_path / "export", tmp_path / "data", "cold")(wanted["user_id"], wanted["item_id"])
+    newest = newest_histories(inputs.samples, answerable)
+    histories = with_cold_users(newest, wanted["user_id"], inputs.histories, answerable)
+    assert histories.tail(2).rows() == [("new", "h0"), ("newer", "h0")]
+    rows = request_rows(wanted, histories, inputs.interactions, 4)
+    both = inputs._replace(samples=pl.concat([inputs.samples.select(rows.columns), rows]))
+    due = net_inputs(saved_features(both, plan, tmp_path / "ctr", arm, 0), arm, "request")
+    for name, value in due.items():
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-6 if name == "dense" else 0)
+    assert found["user"].tolist()[::2] == [UNKNOWN, UNKNOWN]
+    assert found["recent_mask"].any(axis=1).tolist() == [False, True, False, False]
+    of_lists = [i for i, name in enumerate(dense_names()) if name.startswith(("recent_", "history_"))]
+    assert not found["dense"][0, of_lists].any()
+    if arm != "none":
+        np.testing.assert_array_equal(found["text"][0], inputs.vectors["reccot"]["h0"])
+    # who is known is answered as without strangers; nobody was cold, or the cold ones can't be answered
+    assert with_cold_users(newest, wanted["user_id"][1:2], inputs.histories, answerable).equals(newest)
+    with pytest.raises(DataError, match=r"--unknown cold: .*Set samples\.min_history to 0"):
+        with_cold_users(newest, wanted["user_id"], inputs.histories, answerable - {"h0"})
+    # a history without a text is no empty one
+    untold = with_cold_users(
+        newest.filter(pl.col("user_id") != "u11"), pl.Series(["u11"]), inputs.histories, answerable
+    )
+    assert "u11" not in untold["user_id"]
+    users = pl.read_parquet(tmp_path / "export" / "users.parquet")
+    users.filter(pl.col("user_id") != "u11").write_parquet(tmp_path / "export" / "users.parquet")
+    with pytest.raises(DataError, match="1 users have no history or no RecCoT in this run, the first is 'u11'"):
+        RequestEncoder(tmp_path / "export", tmp_path / "data", "cold")(["u11", "new"], ["i1", "i1"])
+    for name in ("items", "interactions", "samples"):
+        write_part(tmp_path / "warm", name, getattr(inputs, name))
+    write_part(tmp_path / "warm", "histories", inputs.histories.filter(pl.col("history_id") != "h0"))
+    with pytest.raises(DataError, match=r"unknown='cold': .*Set samples\.min_history to 0"):
+        RequestEncoder(tmp_path / "export", tmp_path / "warm", "cold")
 
 
 def test_published_lists_are_read_in_requests_as_in_training(inputs, tmp_path, monkeypatch):

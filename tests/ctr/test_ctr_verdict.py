@@ -141,6 +141,20 @@ def test_every_sample_is_in_one_slice_of_each_kind(tables):
     assert sample_slices(inputs._replace(seen_users=None)).filter(pl.col("slice") == "seen_users").is_empty()
 
 
+def test_cold_users_have_nothing_in_history_and_recent_list(tables):
+    """u1 and u2 have an empty history; the first row of each user has an empty recent list."""
+    empty = pl.col("user_id").is_in(["u1", "u2"])
+    lists = [
+        pl.when(empty).then(pl.col(name).list.head(0)).otherwise(name).alias(name) for name in ("item_ids", "ratings")
+    ]
+    inputs = CTRInputs(tables.samples, tables.histories.with_columns(lists), tables.items, tables.interactions, 3.0, {})
+    found = sample_slices(inputs).filter(pl.col("slice") == "cold_users")["sample_id"]
+    first = tables.samples.filter(pl.col("recent_items").list.len() == 0, pl.col("user_id").is_in(["u1", "u2"]))
+    assert len(found) == 2
+    assert sorted(found) == sorted(first["sample_id"])
+    assert sample_slices(inputs._replace(histories=tables.histories)).filter(pl.col("slice") == "cold_users").is_empty()
+
+
 def test_cold_items_have_few_ratings_that_statistics_may_count(tables):
     """Items of which all but COLD_ITEM train and history rows are taken away."""
     keys = tables.interactions.with_columns(place=pl.int_range(pl.len()).over("item_id"))

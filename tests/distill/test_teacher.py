@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import build_book
 
 from trackrec.distill.teacher import ProfileTeacher, TableTeacher, TeacherRequest, TeacherTexts
 from trackrec.distill.texts import swap_users, write_teacher_texts
@@ -263,6 +264,19 @@ def test_a_wrong_teacher_names_what_the_history_does_not_hold(tiny_book, tmp_pat
     own, other = (read_table(tmp_path / name, "reccots") for name in ("False", "True"))
     assert own["history_id"].to_list() == other["history_id"].to_list()
     assert all(a != b for a, b in zip(own["text"], other["text"], strict=True))
+
+
+def test_no_teacher_is_asked_about_an_empty_history(tmp_path: Path) -> None:
+    """Also where a file has a text for its user; the teacher's share is one of the histories that it can describe."""
+    keys = [f"h{u}" for u in range(6)]
+    book = build_book(empty={"h1", "h4"})
+    texts = tmp_path / "texts.csv"
+    texts.write_text("user_id,text\n" + "".join(f"u{u},Enjoys Drama.\n" for u in range(6)))
+    for name, teacher, asked in (("all", TableTeacher(texts), 4), ("half", ProfileTeacher(0.5), 2)):
+        counts = write_teacher_texts(teacher, book, keys, tmp_path / name, 0, False)
+        assert (counts["asked"], counts["without_text"], counts["without_history"]) == (asked, 0, 2)
+        assert not {"h1", "h4"} & set(read_table(tmp_path / name, "reccots")["history_id"])
+    assert "without_history" not in write_teacher_texts(ProfileTeacher(), build_book(), keys, tmp_path / "w", 0, False)
 
 
 @pytest.mark.parametrize(("name", "content"), [("t.jsonl", '{"user_id": '), ("t.csv", ""), ("t.parquet", "no Parquet")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tiny import build_book
 
 from trackrec.generate.reccot import shards, write_reccots
 from trackrec.llm.sampling.hf_sampler import HFSampler
@@ -91,6 +92,24 @@ def test_greedy_is_one_text_per_history(tiny_lm, tiny_book, tmp_path):
     assert notes["texts"] == 5
     again = write(tiny_lm(), tiny_book, tmp_path / "other", greedy=True, seed=99)[1]
     assert again["token_ids"].to_list() == table["token_ids"].to_list()
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_about_an_empty_history_g_is_not_asked(tiny_lm, tiny_book, tmp_path, greedy):
+    """A part with one empty history, and one of empty histories alone; the other texts stay what they were."""
+    lm, book = tiny_lm(), build_book(empty={"h0", "h4", "h5"})
+    due = write(lm, tiny_book, tmp_path / "due", greedy=greedy)[1]
+    notes, table = write(lm, book, tmp_path / "found", greedy=greedy)
+    cold = table["history_id"].is_in(["h0", "h4", "h5"])
+    assert table.filter(~cold).equals(due.filter(~due["history_id"].is_in(["h0", "h4", "h5"])))
+    rows = table.filter(cold).to_dicts()
+    draws = range(1 if greedy else 3)
+    assert [(row["history_id"], row["draw"]) for row in rows] == [(key, n) for key in ("h0", "h4", "h5") for n in draws]
+    for row in rows:
+        assert (row["text"], row["token_ids"], row["finish_reason"]) == ("No history yet.", [], "stop")
+        assert row["prompt_hash"] == prompt_hash(RECCOT_TEMPLATE, book.reccot_prompt(row["history_id"]))
+    assert (notes["histories"], notes["without_history"]) == (5, 3)
+    assert write(lm, book, tmp_path / "found", greedy=greedy)[0] == notes  # from the parts that stand
 
 
 def test_parts_that_stand_are_kept(tiny_lm, tiny_book, tmp_path):

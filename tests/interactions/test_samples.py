@@ -125,6 +125,33 @@ def test_per_sample_a_second_without_enough_before_it_is_dropped() -> None:
     assert tables.counts["ties_dropped"] == 2
 
 
+def test_without_a_least_length_first_ratings_have_an_empty_history() -> None:
+    """b and c share ann's first second; each user has an empty history of their own, stored once."""
+    log = [("bob", "a", 2.0, 5), ("ann", "b", 5.0, 10), ("ann", "c", 1.0, 10), ("ann", "d", 4.0, 20)]
+    tables = build(log, per="sample", min_history=0)
+    assert shown(tables) == [
+        ("bob", "a", 0, "", "", []),
+        ("ann", "b", 1, "", "", []),
+        ("ann", "c", 0, "", "", []),
+        ("ann", "d", 1, "bc", "bc", [5.0, 1.0]),
+    ]
+    empty = tables.histories.filter(pl.col("item_ids").list.len() == 0)
+    assert empty.select("user_id", "ratings").rows() == [("ann", []), ("bob", [])]
+    assert empty["history_id"].n_unique() == 2
+    assert tables.counts["without_history"] == 3
+    assert "without_history" not in build(log, per="sample").counts
+
+
+def test_per_user_a_single_rating_is_a_sample_without_a_history() -> None:
+    tables = build(LOG, min_history=0, recent_len=3)
+    assert shown(tables)[-2:] == [("bob", "b", 1, "a", "a", [4.0]), ("cid", "a", 0, "", "", [])]
+    assert shown(tables)[:-1] == shown(build(LOG, recent_len=3))
+    assert tables.counts["users_without_samples"] == 0
+    assert tables.histories.filter(pl.col("user_id") == "cid").select("item_ids", "ratings").rows() == [([], [])]
+    fixed = build(LOG, min_history=0, history_len=1)  # all histories have one rating
+    assert fixed.samples["user_id"].unique().sort().to_list() == ["ann", "bob"]
+
+
 def test_temporal_takes_the_end_and_users_are_whole() -> None:
     log = [(f"u{n % 10}", f"i{n}", 4.0, 1000 + n) for n in range(120)]
     tables = build(log, history_len=2, test=0.2)
@@ -179,7 +206,8 @@ def test_a_repeated_row_is_an_error() -> None:
         ({"history_len": 0}, r"samples.history_len must be null or in 1..30, got 0"),
         ({"history_len": 31}, r"got 31. For longer histories raise samples.max_history"),
         ({"recent_len": 0}, r"samples.recent_len must be at least 1, got 0"),
-        ({"min_history": 6, "history_len": 5}, r"samples.min_history must be in 1..5"),
+        ({"min_history": 6, "history_len": 5}, r"samples.min_history must be in 0..5 .*got 6"),
+        ({"min_history": -1}, r"samples.min_history must be in 0..30 .*got -1"),
         ({"test": 1.0}, r"samples.test must be a share in \[0, 1\), got 1.0"),
         ({"test": 0.5, "valid": 0.5}, r"samples.valid \+ samples.test must be below 1"),
     ],
@@ -205,6 +233,7 @@ _rules = st.fixed_dictionaries(
         "protocol": st.sampled_from(["temporal", "user"]),
         "history_len": st.sampled_from([None, 1]),
         "max_history": st.integers(1, 6),
+        "min_history": st.integers(0, 1),
         "recent_len": st.integers(1, 4),
         "strict_ties": st.booleans(),
         "valid": st.sampled_from([0.0, 0.2]),
@@ -283,9 +312,9 @@ def test_the_order_of_the_frame_does_not_matter(log: list, rules: dict, shuffle)
 
 
 @quick
-@given(log=_logs)
-def test_equal_histories_are_stored_once(log: list) -> None:
-    tables = build(log, per="sample")
+@given(log=_logs, least=st.integers(0, 1))
+def test_equal_histories_are_stored_once(log: list, least: int) -> None:
+    tables = build(log, per="sample", min_history=least)
     contents = [(user, tuple(items), tuple(rates)) for _, user, items, rates in tables.histories.iter_rows()]
     assert len(set(contents)) == len(contents)
     assert set(tables.samples["history_id"]) == set(tables.histories["history_id"])

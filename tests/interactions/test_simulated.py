@@ -99,6 +99,21 @@ def test_what_a_history_tells_stands_between_chance_and_the_truth(source: Simula
     assert np.abs(told.mean() - p.mean()) < 0.03
 
 
+def test_an_empty_history_tells_what_the_rules_tell(source: Simulated) -> None:
+    """P(like) of a cold user is the mean over all tastes, the same for every user who is asked about an item."""
+    rules = SampleRules(per="sample", min_history=0)
+    tables = build_samples(source.read(), rules, source.threshold, seed=0)
+    empty = tables.histories.filter(pl.col("item_ids").list.len() == 0)
+    assert len(empty) == source.users
+    cold = tables.samples.filter(pl.col("history_id").is_in(empty["history_id"].implode()))
+    told = source.truth().told_by(tables.histories, cold, source.threshold, draws=2000)
+    by_item = cold.select("item_id").with_columns(p=pl.Series(told)).group_by("item_id").agg("p")
+    assert by_item["p"].list.len().max() > 1
+    assert all(np.ptp(values) < 1e-6 for values in by_item["p"].to_list())
+    assert np.isfinite(told).all()
+    assert set(source.ceilings(cold, tables.histories, source.threshold)) >= {"told_auc", "told_acc"}
+
+
 def test_ceilings_read_no_label_and_no_source_of_people_has_any(source: Simulated) -> None:
     tables = build_samples(source.read(), SampleRules(history_len=12), source.threshold, seed=0)
     rows = tables.samples.filter(pl.col("split") == "valid")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,6 +85,36 @@ def test_own_lists_are_history_and_recent_items(tmp_path: Path) -> None:
         build(ratings, 0.5, protocol="given")
 
 
+def test_rows_without_a_published_list_have_an_empty_history(tmp_path: Path) -> None:
+    """An empty list, a null one, one of which nothing is left, and (of a source's own making) no list at all."""
+    log = pl.DataFrame(
+        {"user_id": ["u", "u", "v", "v", "w"], "item_id": list("abaca"), "label": [1, 0, 1, 0, 1]}
+        | {"at": [1, 2, 3, 4, 5], "past": [["p"], [], None, ["c"], [None]]},
+        schema_overrides={"past": pl.List(pl.String)},
+    )
+    log.write_parquet(tmp_path / "log.parquet")
+    source = Table(str(tmp_path / "log.parquet"), label="label", timestamp="at", history="past")
+    ratings = source.read()
+    rules = {"per": "sample", "min_history": 0, "valid": 0.0, "test": 0.0}
+    tables = build(ratings, 0.5, **rules)
+    assert seen(tables) == [
+        ("u", "a", 1, "train", "p", "p"),
+        ("u", "b", 0, "train", "", ""),
+        ("v", "a", 1, "train", "", ""),
+        ("v", "c", 0, "train", "", ""),
+        ("w", "a", 1, "train", "", ""),
+    ]
+    owners = tables.samples.join(tables.histories, on="history_id", suffix="_of_history")
+    assert owners["user_id"].to_list() == owners["user_id_of_history"].to_list()
+    assert tables.histories["history_id"].n_unique() == 4
+    assert (tables.counts["short_histories"], tables.counts["without_history"]) == (0, 4)
+    assert ratings.own_histories is not None
+    fewer = ratings._replace(own_histories=ratings.own_histories.filter(pl.col("item_ids").list.len() > 0))
+    assert seen(build(fewer, 0.5, **rules)) == seen(tables)
+    log.with_columns(past=pl.lit([], pl.List(pl.Null))).write_parquet(tmp_path / "log.parquet")
+    assert [row[4] for row in seen(build(source.read(), 0.5, **rules))] == [""] * 5
+
+
 def test_own_lists_may_carry_ratings(tmp_path: Path) -> None:
     log = "user_id,item_id,stars,past,rates\nu,a,4,p|q,5|1.5\nu,b,2,,\n"
     columns = {"rating": "stars", "history": "past", "history_ratings": "rates", "history_separator": "|"}
@@ -126,12 +157,16 @@ _rows = st.lists(
 
 
 @quick
-@given(rows=_rows, strict=st.booleans(), lists=st.booleans())
-def test_given_keeps_splits_and_shows_no_future(tmp_path: Path, rows: list, strict: bool, lists: bool) -> None:
+@given(rows=_rows, strict=st.booleans(), lists=st.booleans(), least=st.integers(0, 1))
+def test_given_keeps_splits_and_shows_no_future(
+    tmp_path: Path, rows: list, strict: bool, lists: bool, least: int
+) -> None:
     rows = [*rows, ("z", "a", "1", 1, ["f"], "train"), ("z", "b", "1", 2, ["f"], "test")]
     log = "".join(f"{u},{i},{y},{at},{' '.join(past)},{fold}\n" for u, i, y, at, past, fold in rows)
     ratings = own(tmp_path, log, history="past" if lists else None)
-    tables = build(ratings, 0.5, protocol="given", per="sample", strict_ties=strict)
+    tables = build(ratings, 0.5, protocol="given", per="sample", strict_ties=strict, min_history=least)
+    assert not least or (tables.histories["item_ids"].list.len() > 0).all()
+    assert least or tables.samples.height == ratings.interactions.height
     published = {(u, i, at, number): fold for number, (u, i, _, at, _, fold) in enumerate(rows)}
     first: dict[tuple, tuple] = {}
     for u, i, at, number in sorted(published, key=lambda key: key[2:]):

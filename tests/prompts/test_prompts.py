@@ -10,11 +10,13 @@ from trackrec.prompts.book import PromptBook
 from trackrec.prompts.grounding import ClaimChecker
 from trackrec.prompts.settings import PromptSettings
 from trackrec.prompts.templates import (
+    NO_HISTORY,
     Item,
     Rated,
     describe,
     evidence,
     fold,
+    history_facts,
     history_segment,
     prompt_hash,
     reccot_segments,
@@ -78,6 +80,27 @@ def test_what_is_named_above_the_list_is_evidence_too():
     assert checker.check(text, evidence(history, told)) == (3, 1)
     assert checker.check(text, evidence(history, bare)) == (3, 2)
     assert evidence(history, bare) == history[-1:]
+
+
+@pytest.mark.parametrize("told", [{}, {"history_counts": True, "history_kinds": 3}])
+def test_an_empty_history_is_said_in_the_words_of_the_domain(told):
+    films, news = PromptSettings(**told), PromptSettings("article", "articles", "reader", "was shown", **told)
+    assert history_segment([], films) == "The films a viewer rated: none yet."
+    assert history_segment([], news) == "The articles a reader was shown: none yet."
+    asked = PromptSettings(user_attributes=True, **told)
+    assert history_segment([], asked, ["F"]) == "A viewer: F.\nThe films a viewer rated: none yet."
+    assert history_facts([], films) == []
+    assert evidence([], films) == []
+
+
+def test_the_book_knows_who_is_cold():
+    book = build_book(empty={"h1"})
+    assert [book.is_empty(key) for key in ("h0", "h1", "h2")] == [False, True, False]
+    assert book.history("h1") == []
+    assert book.history_text("h1") == book.reccot_prompt("h1")[0] == "The films a viewer rated: none yet."
+    history, notes, *_ = book.validator_prompt("h1", NO_HISTORY, "i3")
+    assert history == book.history_text("h1")
+    assert notes == "\n\nNotes on this viewer: <summary>No history yet.</summary>"
 
 
 def test_user_attributes_are_shown_on_request():

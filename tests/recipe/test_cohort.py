@@ -70,6 +70,26 @@ def test_held_rows_score_no_text_and_tune_no_v():
             LoopSettings(hold=share)
 
 
+@pytest.mark.parametrize("disjoint", [True, False])
+def test_an_empty_history_rewards_nothing(disjoint):
+    """h2 and h3 are empty: their users can play no more, unless another history of theirs has a reward row."""
+    settings = LoopSettings(targets=99, disjoint=disjoint)
+    before = select_cohort(SAMPLES, settings, 0)
+    cohort = select_cohort(SAMPLES, settings, 0, empty={"h2", "h3"})
+    gone = before.reward["history_id"].is_in(["h2", "h3"])
+    assert cohort.reward.equals(before.reward.filter(~gone))
+    assert cohort.loop_histories == [key for key in before.loop_histories if key not in ("h2", "h3")]
+    assert cohort.valid.equals(before.valid)
+    # u2's first rows have no history, those after them have one
+    cold = SAMPLES.filter(pl.col("user_id") == "u2", pl.col("timestamp") < 6).with_columns(history_id=pl.lit("h2-cold"))
+    both = pl.concat([SAMPLES.filter(~pl.col("sample_id").is_in(cold["sample_id"].implode())), cold])
+    cohort = select_cohort(both, settings, 0, empty={"h2-cold"})
+    assert {"h2", "h2-cold"} <= set(cohort.loop_histories)
+    assert "h2" in cohort.reward["history_id"]
+    assert "h2-cold" not in cohort.reward["history_id"]
+    assert "h2-cold" in cohort.tune["history_id"]
+
+
 def test_only_train_rows_reward_and_tune():
     for disjoint in (True, False):
         cohort = select_cohort(SAMPLES, LoopSettings(disjoint=disjoint), seed=0)

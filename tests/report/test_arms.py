@@ -49,6 +49,19 @@ def test_slices_and_detectable_effects_are_no_differences_of_their_own(tmp_path:
     assert [cell.text for cell in cells] == [".6000", ".6000", "−.2000", "hurts", "+.0000", "no evidence", "48"]
 
 
+def test_slices_of_another_version_stand_at_the_end_under_their_own_names(tmp_path: Path) -> None:
+    names = ["night_owls", "cold_users", "early_birds", "cold_items"]
+    extra = [of_slice(name, arm, "auc", 0.6) for name in names for arm in ("none", "reccot")]
+    made = report(tmp_path, *extra)
+    (parts,) = (table for table in tables(made, "arms") if "AUC on parts of the validation rows" in table.caption)
+    assert [row[0] for row in parts.rows] == [
+        "items with at most 5 train ratings",
+        "users without a history",
+        "early_birds",
+        "night_owls",
+    ]
+
+
 def test_a_loss_that_rises_is_bad() -> None:
     rises = [("a", Num(0.2, 0.1, 0.3))]
     assert "bad" in forest("LogLoss", rises, lower_is_better=True)

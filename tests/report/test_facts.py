@@ -117,6 +117,18 @@ def test_a_draws_reward_by_hand(made_dir: Any) -> None:
     assert found == pytest.approx(balanced_mean(own["p_true"], own["label"]), abs=1e-6)
 
 
+def test_what_nobody_wrote_is_not_measured_as_writing(tmp_path: Path) -> None:
+    """The fixed text about ten empty histories is in no average and among no examples; their number is told."""
+    config, empty = made_config(), {f"h{u}" for u in range(10)}
+    MadeRun(tmp_path, config, empty=empty).all()
+    writing = Writing(RunNumbers(tmp_path, config))
+    assert sorted(writing.common) == sorted(f"h{u}" for u in range(10, USERS))
+    assert not empty & set(writing.examples)
+    made = build_report(tmp_path, config)
+    (counts,) = (table for table in tables(made, "run") if "The data after each filter" in table.caption)
+    assert ("samples of users without a history yet", "10") in [(row[0], row[1].text) for row in counts.rows]
+
+
 def test_curves_start_and_end_by_hand(made_report: Report) -> None:
     """Six steps: the first and the last fifth are one step each."""
     table = tables(made_report, "alignment")[1]

@@ -1,10 +1,14 @@
 """What `trackrec predict` is asked: ids are text, and a row without one is named."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import polars as pl
 import pytest
 
 from trackrec.interactions import DataError
-from trackrec.serving.predict import read_requests
+from trackrec.prompts.settings import PromptSettings
+from trackrec.serving.predict import predict, read_requests
 
 
 def test_ids_are_text(tmp_path):
@@ -43,3 +47,10 @@ def test_a_row_without_an_id_is_named(tmp_path):
     path.write_text("user,item_id\n1,2\n")
     with pytest.raises(DataError, match=r"lacks user_id; it has user, item_id"):
         read_requests(path)
+
+
+def test_prompts_with_attributes_are_no_prompts_of_new_users(tmp_path):
+    """The empty history that a new user gets is another user's, whose attributes stand in its prompts."""
+    exp: Any = SimpleNamespace(prompts=PromptSettings(user_attributes=True))
+    with pytest.raises(DataError, match=r"--unknown cold: prompts\.user_attributes is true"):
+        predict(exp, None, tmp_path / "asked.csv", tmp_path / "p.parquet", "reccot", "cold")  # type: ignore[arg-type]

@@ -19,7 +19,10 @@ def add_arguments(parser: LightningArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, help="Parquet file to write.")
     parser.add_argument("--arm", type=str, default="reccot", help="The arm whose nets predict.")
     parser.add_argument(
-        "--unknown", type=Literal["error", "empty"], default="error", help="empty: no p for unknown ids."
+        "--unknown",
+        type=Literal["error", "empty", "cold"],
+        default="error",
+        help="empty: no p for unknown ids; cold: users without a history are answered as cold ones.",
     )
 
 

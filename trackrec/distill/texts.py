@@ -25,20 +25,21 @@ def write_teacher_texts(
     Args:
         teacher: the teacher.
         book: histories and words.
-        history_ids: the histories of the loop; the teacher writes about its ``fraction`` of them.
+        history_ids: the histories of the loop; the teacher writes about its ``fraction`` of those that aren't empty.
         out_dir: the stage directory.
         seed: of the choice.
         wrong: save every text under a history of another user.
 
     Returns:
-        Counts for the manifest, including the teacher's; histories without a text are only counted.
+        Counts for the manifest, including the teacher's; histories without a text, and empty ones, are only counted.
         ``claims`` are the titles and attributes that the texts name, ``unsupported_share`` those of them that the
         history doesn't hold (None without claims); see `trackrec.prompts.grounding`.
 
     Raises:
         SettingError: the teacher has no text at all, or they can't be swapped between users.
     """
-    chosen = teacher.choose(history_ids, seed)
+    told = [key for key in history_ids if not book.is_empty(key)]
+    chosen = teacher.choose(told, seed)
     requests = [TeacherRequest(key, book.user_of(key), book.history(key), book.reccot_prompt(key)) for key in chosen]
     written = teacher.write(requests, book.settings, out_dir)
     if wrong:
@@ -63,6 +64,8 @@ def write_teacher_texts(
     write_part(out_dir, "reccots", rows)
     words = mean_words([text for text in written.texts if text])
     counts = {"asked": len(chosen), "without_text": len(chosen) - len(rows), "mean_words": round(words, 1)}
+    if len(told) < len(history_ids):
+        counts["without_history"] = len(history_ids) - len(told)
     return {**counts, **_faithfulness(requests, written.texts, book, history_ids), **written.counts}
 
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.sampling.sampler import Draw, Sampler, draw_seed
 from trackrec.prompts.book import PromptBook
-from trackrec.prompts.templates import RECCOT_TEMPLATE, prompt_hash
+from trackrec.prompts.templates import NO_HISTORY, RECCOT_TEMPLATE, prompt_hash
 from trackrec.storage.parts import standing_part, write_part
 
 
@@ -40,6 +40,8 @@ def write_reccots(
 ) -> dict[str, Any]:
     """Write the reccots table of a stage, part by part; parts from an earlier run are kept.
 
+    About an empty history the model is not asked: each draw is `NO_HISTORY`, without tokens, with finish_reason "stop".
+
     Args:
         lm: the model.
         adapter: G's adapter; None is the base model.
@@ -52,10 +54,11 @@ def write_reccots(
         seed: of the run; with the round, the history and the draw's number it gives each draw's seed.
         greedy: one greedy text instead of ``sampler.n`` sampled ones.
         shard_size: histories per part.
-        encoded: the prompts' token ids by history, if the caller has them already.
+        encoded: the prompts' token ids by history, if the caller has them already; empty histories need none.
 
     Returns:
-        Counts for the manifest: histories, texts, new tokens, and the share cut by the length limit.
+        Counts for the manifest: histories, texts, new tokens, texts cut by the length limit and, where there are any,
+        empty histories.
     """
     n = 1 if greedy else sampler.n
     tokens = cut = texts = 0
@@ -68,19 +71,25 @@ def write_reccots(
                 texts += len(kept)
                 bar.update(len(ids))
                 continue
-            prompts = [book.reccot_prompt(history_id) for history_id in ids]
-            seeds = None if greedy else [[draw_seed(seed, round_, key, draw) for draw in range(n)] for key in ids]
+            prompts = {history_id: book.reccot_prompt(history_id) for history_id in ids}
+            seeds = {key: [0] if greedy else [draw_seed(seed, round_, key, draw) for draw in range(n)] for key in ids}
+            asked = [history_id for history_id in ids if not book.is_empty(history_id)]
             if encoded is None:
-                tokenized = [lm.chat.encode_prompt(prompt) for prompt in prompts]
+                tokenized = [lm.chat.encode_prompt(prompts[history_id]) for history_id in asked]
             else:
-                tokenized = [encoded[history_id].tolist() for history_id in ids]
-            draws = sampler.draw(lm, adapter, tokenized, seeds, bar.update)
+                tokenized = [encoded[history_id].tolist() for history_id in asked]
+            drawn: dict[str, list[Draw]] = {history_id: [Draw([], "stop")] * n for history_id in ids}
+            if asked:
+                given = None if greedy else [seeds[history_id] for history_id in asked]
+                draws = sampler.draw(lm, adapter, tokenized, given, bar.update)
+                drawn.update(zip(asked, draws, strict=True))
+            bar.update(len(ids) - len(asked))
             rows = [
                 row
-                for index, history_id in enumerate(ids)
-                for row in _rows(lm, draws[index], seeds[index] if seeds else [0], history_id)
+                for history_id in ids
+                for row in _rows(lm, drawn[history_id], seeds[history_id], history_id, book.is_empty(history_id))
             ]
-            hashes = dict(zip(ids, (prompt_hash(RECCOT_TEMPLATE, prompt) for prompt in prompts), strict=True))
+            hashes = {history_id: prompt_hash(RECCOT_TEMPLATE, prompt) for history_id, prompt in prompts.items()}
             for row in rows:
                 row.update(source=source, round=round_, prompt_hash=hashes[row["history_id"]])
             write_part(out_dir, "reccots", rows, part)
@@ -90,15 +99,19 @@ def write_reccots(
     finally:
         bar.close()
         sampler.release()
-    return {"histories": len(history_ids), "texts": texts, "new_tokens": tokens, "cut": cut}
+    counts = {"histories": len(history_ids), "texts": texts, "new_tokens": tokens, "cut": cut}
+    empty = sum(map(book.is_empty, history_ids))
+    return {**counts, "without_history": empty} if empty else counts
 
 
-def _rows(lm: LanguageModel, draws: Sequence[Draw], seeds: Sequence[int], history_id: str) -> Iterator[dict[str, Any]]:
+def _rows(
+    lm: LanguageModel, draws: Sequence[Draw], seeds: Sequence[int], history_id: str, empty: bool
+) -> Iterator[dict[str, Any]]:
     for number, (draw, seed) in enumerate(zip(draws, seeds, strict=True)):
         yield {
             "history_id": history_id,
             "draw": number,
-            "text": lm.chat.decode(draw.token_ids),
+            "text": NO_HISTORY if empty else lm.chat.decode(draw.token_ids),
             "token_ids": draw.token_ids,
             "finish_reason": draw.finish_reason,
             "seed": seed,

@@ -39,7 +39,7 @@ class Ratings(NamedTuple):
     The last two tables are for datasets that publish splits or history lists; they refer to interactions by ``row``.
     With published splits ``interactions`` holds a (user, item) once per timestamp and split. ``splits``: row, split
     (train | valid | test). ``own_histories``: rows (one user's interactions that share the list), item_ids (oldest
-    first, each in ``items``), ratings (null: chosen without a rating).
+    first, each in ``items``), ratings (null: chosen without a rating); the history of a row in no list is empty.
     """
 
     items: pl.DataFrame

@@ -44,6 +44,10 @@ class PromptBook:
             for item_id, rating in zip(item_ids, ratings, strict=True)
         ]
 
+    def is_empty(self, history_id: str) -> bool:
+        """Whether the history has no item; the text about it is `trackrec.prompts.templates.NO_HISTORY`."""
+        return not self._histories[history_id][1]
+
     def user_of(self, history_id: str) -> str:
         """The user whose history it is."""
         user_id: str = self._histories[history_id][0]

@@ -15,6 +15,8 @@ from trackrec.prompts.settings import PromptSettings
 from trackrec.storage.atomic import stable_hash
 
 RECCOT_TEMPLATE = "reccot.v1"
+NO_HISTORY = "No history yet."
+"""The text about a user without a history: there is nothing that a generator could describe."""
 
 
 class Item(NamedTuple):
@@ -57,10 +59,12 @@ def describe(item: Item, settings: PromptSettings, attributes: bool, years: bool
 
 
 def history_segment(history: Sequence[Rated], settings: PromptSettings, user_attributes: Sequence[str] = ()) -> str:
-    """The list of rated items with which every prompt begins, oldest first."""
+    """The list of rated items with which every prompt begins, oldest first; of an empty history that there are none."""
     about = ""
     if settings.user_attributes and user_attributes:
         about = f"A {settings.user}: {', '.join(fold(name) for name in user_attributes)}.\n"
+    if not history:
+        return f"{about}The {settings.items} a {settings.user} {settings.rated}: none yet."
     lines = [
         f"{describe(entry.item, settings, settings.history_attributes, settings.history_years)}: "
         f"{settings.liked if entry.liked else settings.disliked}"
@@ -98,7 +102,7 @@ def evidence(history: Sequence[Rated], settings: PromptSettings) -> list[Rated]:
 
 
 def history_facts(history: Sequence[Rated], settings: PromptSettings) -> list[str]:
-    """Sentences on the whole history; the list shows only its newest items."""
+    """Sentences on the whole history, none on an empty one; the list shows only its newest items."""
     facts = []
     rated = [entry for entry in history if entry.rated]
     if settings.history_counts and rated:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from trackrec.ctr.arms.arm import text_sources
+from trackrec.prompts.templates import NO_HISTORY
 from trackrec.recipe.book import prompt_book
 from trackrec.recipe.names import DATA, EMBED, LOG_ODDS, TEACHER, TEXTS, UNTUNED
-from trackrec.recipe.tables import texts_of
+from trackrec.recipe.tables import empty_histories, texts_of
 
 if TYPE_CHECKING:
     from trackrec.recipe.experiment import Experiment
@@ -39,6 +40,8 @@ def text_fields(exp: Experiment) -> dict[str, dict[str, str]]:
     for stage in (TEACHER, UNTUNED):
         if stage in sources:
             fields[stage] = texts_of(exp, stage)
+    if TEACHER in fields:  # no teacher is asked about an empty history
+        fields[TEACHER] |= dict.fromkeys(empty_histories(exp).intersection(fields["reccot"]), NO_HISTORY)
     if "prompt" in sources:
         book = prompt_book(exp)
         fields["prompt"] = {history: book.history_text(history) for history in fields["reccot"]}

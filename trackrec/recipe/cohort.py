@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from trackrec.recipe.names import TEACHER
-from trackrec.recipe.tables import sample_rows, texts_of
+from trackrec.recipe.tables import empty_histories, sample_rows, texts_of
 from trackrec.runtime.errors import SettingError
 from trackrec.storage.atomic import stable_hash
 
@@ -31,7 +31,7 @@ class Cohort:
 
     Attributes:
         loop_histories: history ids of the users who take part, sorted.
-        reward: rows that score draws.
+        reward: rows that score draws; none of a history without an item.
         tune: rows from which a round's tuning rows are taken, in the order in which rounds take them.
         warmup: rows from which the warm-up's are taken: ``tune``, or those of ``warmup_users``.
         hold: train rows of all users that none of the three has, on which Rec-Tuning is validated.
@@ -48,13 +48,14 @@ class Cohort:
     test: pl.DataFrame
 
 
-def select_cohort(samples: pl.DataFrame, settings: LoopSettings, seed: int) -> Cohort:
+def select_cohort(samples: pl.DataFrame, settings: LoopSettings, seed: int, empty: Collection[str] = ()) -> Cohort:
     """Pick the cohort.
 
     Args:
         samples: the samples table.
         settings: how many of each.
         seed: of the hashes.
+        empty: histories without an item: nothing is drawn about them, so their rows reward nothing. They tune V.
 
     Raises:
         SettingError: no train user has a row for both uses.
@@ -63,7 +64,8 @@ def select_cohort(samples: pl.DataFrame, settings: LoopSettings, seed: int) -> C
     train = ranked.filter(pl.col("split") == "train")
     held = held_back(train["sample_id"], settings.hold, seed)
     hold, train = train.filter(held), train.filter(~held)
-    able = train.filter(pl.col("use") == "reward")["user_id"].unique().to_list()
+    described = ~pl.col("history_id").is_in(list(empty))
+    able = train.filter((pl.col("use") == "reward") & described)["user_id"].unique().to_list()
     if not able:
         if settings.hold:
             raise SettingError(f"no train row is left to score a text: lower loop.hold, now {settings.hold}.")
@@ -85,7 +87,7 @@ def select_cohort(samples: pl.DataFrame, settings: LoopSettings, seed: int) -> C
         tune, warmup = (rows.filter(pl.col("use") == "tune") for rows in (tune, warmup))
     return Cohort(
         loop_histories=sorted(own["history_id"].unique().to_list()),
-        reward=_first_per_history(reward, settings.targets),
+        reward=_first_per_history(reward.filter(described), settings.targets),
         tune=tune.drop("rank"),
         warmup=warmup.drop("rank"),
         hold=hold.drop("rank"),
@@ -113,7 +115,7 @@ def tuning_rows(tune: pl.DataFrame, per_history: int, turn: int) -> pl.DataFrame
 
 def cohort_of(exp: Experiment) -> Cohort:
     """The cohort of a run."""
-    return exp.once("cohort", lambda: select_cohort(sample_rows(exp), exp.loop, exp.seed))
+    return exp.once("cohort", lambda: select_cohort(sample_rows(exp), exp.loop, exp.seed, empty_histories(exp)))
 
 
 def tuning_limit(exp: Experiment) -> int:

@@ -26,6 +26,16 @@ def sample_rows(exp: Experiment) -> pl.DataFrame:
     return exp.once("samples", lambda: exp.table(DATA, "samples"))
 
 
+def empty_histories(exp: Experiment) -> frozenset[str]:
+    """Histories without an item, those of cold users; there are none unless ``samples.min_history`` is 0."""
+
+    def read() -> frozenset[str]:
+        empty = exp.table(DATA, "histories").filter(pl.col("item_ids").list.len() == 0)
+        return frozenset(empty["history_id"].to_list())
+
+    return exp.once("empty", read)
+
+
 def texts_of(exp: Experiment, stage: str) -> dict[str, str]:
     """The one text per history that a stage wrote."""
     return texts_in(exp.directory(stage))

@@ -31,13 +31,14 @@ def write_texts(
     """
     lm, book = language_model(exp, "generator"), prompt_book(exp)
     adapter = load_adapter(exp, lm, generator)
+    asked = [key for key in history_ids if not book.is_empty(key)]
     # Arrays, since a list of numbers takes ten times the memory and all prompts are held at once.
-    encoded = {key: np.asarray(lm.chat.encode_prompt(book.reccot_prompt(key)), np.int32) for key in history_ids}
+    encoded = {key: np.asarray(lm.chat.encode_prompt(book.reccot_prompt(key)), np.int32) for key in asked}
     exp.sampler.check_reach(lm, max(map(len, encoded.values()), default=0))
     prompt_tokens = sum(map(len, encoded.values()))
     draws = 1 if greedy else exp.sampler.n
-    new_tokens = len(history_ids) * draws * exp.sampler.max_new_tokens
-    notes = announce(exp, "generate", len(history_ids), prompt_tokens, new_tokens)
+    new_tokens = len(asked) * draws * exp.sampler.max_new_tokens
+    notes = announce(exp, "generate", len(asked), prompt_tokens, new_tokens)
     made = write_reccots(
         lm,
         adapter,

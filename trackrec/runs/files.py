@@ -79,6 +79,15 @@ class RunFiles:
         return _empty("samples").select(columns) if samples is None else samples
 
     @cached_property
+    def empty_histories(self) -> frozenset[str]:
+        """Histories without an item: no generator wrote their texts."""
+        if not self.notes(DATA).get("without_history"):
+            return frozenset()
+        histories = self.table(DATA, "histories", ("history_id", "item_ids"))
+        assert histories is not None
+        return frozenset(histories.filter(pl.col("item_ids").list.len() == 0)["history_id"].to_list())
+
+    @cached_property
     def metrics(self) -> pl.DataFrame:
         """The metrics of every stage."""
         frames = [table for stage in self.manifests if (table := self.table(stage, "metrics")) is not None]

@@ -24,7 +24,14 @@ from trackrec.recipe.names import CTR, TEXTS
 from trackrec.recipe.tables import sample_rows as all_samples
 from trackrec.recipe.tables import texts_of
 from trackrec.runtime.errors import reason
-from trackrec.serving.requests import after_all, check_items, check_users, newest_histories, request_rows
+from trackrec.serving.requests import (
+    after_all,
+    check_items,
+    check_users,
+    newest_histories,
+    request_rows,
+    with_cold_users,
+)
 from trackrec.storage.atomic import write_atomic
 from trackrec.storage.parts import read_table
 
@@ -46,12 +53,13 @@ def predict(exp: Experiment, graph: Graph, requests: Path, output: Path, arm: st
         graph: its stages, which name the validator (V) that scores the requests where the arm reads V's log-odds.
         requests: Parquet or CSV with ``user_id`` and ``item_id``.
         output: Parquet file to write.
-        unknown: ``error``, or ``empty``: no probability for users without a RecCoT and for items that aren't known.
         arm: one of those the ctr stage trained.
+        unknown: ``error``; ``empty``: no probability for users without a RecCoT and for items that aren't known;
+            ``cold``: users without a history are answered as the run's cold users (``samples.min_history: 0``).
 
     Raises:
-        DataError: a column is missing, no request can be answered, some can't while ``unknown`` is ``error``, or
-            ``output`` is no Parquet file.
+        DataError: a column is missing, no request can be answered, some can't while ``unknown`` is ``error``, ``cold``
+            doesn't fit the run, or ``output`` is no Parquet file.
         StageError: a stage that it reads isn't done, or is damaged.
     """
     from trackrec.ctr.arms.assemble import sample_rows
@@ -59,15 +67,22 @@ def predict(exp: Experiment, graph: Graph, requests: Path, output: Path, arm: st
 
     if output.suffix != ".parquet":
         raise DataError(f"--output must be a file ending in .parquet, got {str(output)!r}.")
+    if unknown == "cold" and exp.prompts.user_attributes and arm != "none":
+        raise DataError(
+            "--unknown cold: prompts.user_attributes is true, and the prompts of this run know no attributes of new "
+            "users. Use --arm none or --unknown empty."
+        )
     check_nets(exp)
     saved_seeds(exp.directory(CTR), arm)
     wanted = read_requests(requests)
     inputs = ctr_inputs(exp)
     answerable_histories = set(sample_rows(inputs, exp.ctr.text)["history_id"].to_list())
     histories = newest_histories(inputs.samples, answerable_histories)
+    if unknown == "cold":
+        histories = with_cold_users(histories, wanted["user_id"], inputs.histories, answerable_histories)
     known = wanted["user_id"].is_in(histories["user_id"].implode())
     known &= wanted["item_id"].is_in(inputs.items["item_id"].implode())
-    if unknown == "error" or not known.any():
+    if unknown != "empty" or not known.any():
         check_items(wanted["item_id"], set(inputs.items["item_id"]))
         check_users(set(wanted["user_id"]) - set(histories["user_id"]))
     nets = SavedNets(inputs, exp.ctr, exp.directory(CTR), arm, exp.seed, now=after_all(inputs.interactions))

@@ -12,7 +12,7 @@ import json
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -42,6 +42,41 @@ def newest_histories(samples: pl.DataFrame, answerable: set[str]) -> pl.DataFram
         .sort("timestamp", "sample_id")
         .group_by("user_id", maintain_order=True)
         .agg(pl.col("history_id").last())
+    )
+
+
+def with_cold_users(
+    newest: pl.DataFrame, asked: pl.Series, histories: pl.DataFrame, answerable: set[str]
+) -> pl.DataFrame:
+    """`newest_histories`, and an empty history for each asked user who has none: whose it is, no feature tells.
+
+    A user whose history only lacks a text stays without one.
+
+    Args:
+        newest: user_id, history_id.
+        asked: user ids of the requests.
+        histories: the table.
+        answerable: histories that the nets can read.
+
+    Raises:
+        DataError: there is such a user, and no answerable history is empty.
+    """
+    is_empty = pl.col("item_ids").list.len() == 0
+    known = pl.concat([newest["user_id"], histories.filter(~is_empty)["user_id"]])
+    new = asked.filter(~asked.is_in(known.implode())).unique().sort()
+    if not len(new):
+        return newest
+    empty = histories.filter(is_empty, pl.col("history_id").is_in(list(answerable)))
+    if not len(empty):
+        raise no_cold_users("--unknown cold")
+    return pl.concat([newest, new.to_frame("user_id").with_columns(history_id=pl.lit(empty["history_id"].min()))])
+
+
+def no_cold_users(key: str) -> DataError:
+    """The error for a run whose nets have seen no row without a history."""
+    return DataError(
+        f"{key}: the nets of this run have seen no user without a history. Set samples.min_history to 0 and run "
+        "`trackrec fit`."
     )
 
 
@@ -179,12 +214,14 @@ class RequestEncoder:
     Args:
         folder: what `trackrec export` wrote.
         tables: the ``data`` directory of a run.
+        unknown: ``error``, or ``cold``: users without a history are answered as the run's cold users
+            (``samples.min_history: 0``).
 
     Raises:
-        DataError: the folder is no export, or was written by another version.
+        DataError: the folder is no export, or was written by another version; for ``cold``, the run has no cold user.
     """
 
-    def __init__(self, folder: Path, tables: Path) -> None:
+    def __init__(self, folder: Path, tables: Path, unknown: Literal["error", "cold"] = "error") -> None:
         if not (folder / FEATURES).is_file():
             raise DataError(f"{folder} holds no {FEATURES}. Write one with `trackrec export`.")
         self.features: dict[str, Any] = json.loads((folder / FEATURES).read_text())
@@ -193,6 +230,15 @@ class RequestEncoder:
         self.arm = str(self.features["arm"])
         histories, items, interactions = (read_table(tables, name) for name in ("histories", "items", "interactions"))
         users = _with_histories(pl.read_parquet(folder / USERS), histories, tables)
+        self.cold_user: int | None = None
+        self.not_cold: set[str] = set()
+        if unknown == "cold":
+            is_empty = pl.col("item_ids").list.len() == 0
+            cold = users.filter(is_empty).head(1)
+            if not len(cold):
+                raise no_cold_users("unknown='cold'")
+            self.cold_user, self.not_cold = len(users), set(histories.filter(~is_empty)["user_id"])
+            users = pl.concat([users, cold.with_columns(user_id=pl.lit(None, pl.String))])
         self.scale = scale = RatingScale.saved(self.features["scale"])
         vocabularies = Vocabularies.of(self.features["vocabularies"])
         self.now = after_all(interactions)
@@ -233,8 +279,9 @@ class RequestEncoder:
         if not len(item_ids) or len(user_ids) != len(item_ids):
             raise DataError(f"requests need as many users as items, got {len(user_ids)} and {len(item_ids)}.")
         check_items(item_ids, self.item_rows)
-        check_users(user for user in user_ids if user not in self.user_numbers)
-        users = np.array([self.user_numbers[user] for user in user_ids], np.int64)
+        strangers = {user for user in user_ids if user not in self.user_numbers}
+        check_users(strangers if self.cold_user is None else strangers & self.not_cold)
+        users = np.array([self.user_numbers.get(user, self.cold_user) for user in user_ids], np.int64)
         distinct_users, list_of_row = np.unique(users, return_inverse=True)
         rows = Rows(
             users=self.user_indices[users],

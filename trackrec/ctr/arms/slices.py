@@ -13,14 +13,16 @@ _QUINTILES = 5
 
 
 def sample_slices(inputs: CTRInputs) -> pl.DataFrame:
-    """Columns ``sample_id`` and ``slice``: a sample is in one slice of each kind.
+    """Columns ``sample_id`` and ``slice``: a sample is in one slice of each kind, but ``cold_users`` has no opposite.
 
     ``cold_items`` and ``warm_items`` by the ratings of the item among train and history rows; ``short_history`` and
     ``long_history`` by the history's length; ``activity_1`` (least) to ``activity_5`` by the user's number of ratings,
     quintiles over the users of each split; ``seen_users`` and ``unseen_users`` by whether the generator and the
-    validator were tuned on labels of the user, where that is known.
+    validator were tuned on labels of the user, where that is known; ``cold_users`` with nothing in history and recent
+    list.
     """
-    samples = inputs.samples.select("sample_id", "user_id", "item_id", "history_id", "split")
+    recent = pl.col("recent_items").list.len().alias("recent")
+    samples = inputs.samples.select("sample_id", "user_id", "item_id", "history_id", "split", recent)
     source = source_rows(inputs.samples, inputs.histories, inputs.interactions)
     of_item = source.group_by("item_id").agg(ratings=pl.len())
     lengths = inputs.histories.select("history_id", length=pl.col("item_ids").list.len())
@@ -38,7 +40,9 @@ def sample_slices(inputs: CTRInputs) -> pl.DataFrame:
     if inputs.seen_users is not None:
         seen = pl.col("user_id").is_in(list(inputs.seen_users))
         kinds.append(pl.when(seen).then(pl.lit("seen_users")).otherwise(pl.lit("unseen_users")))
-    return pl.concat([rows.select("sample_id", slice=kind) for kind in kinds])
+    cold = rows.filter((pl.col("length") == 0) & (pl.col("recent") == 0))
+    slices = [rows.select("sample_id", slice=kind) for kind in kinds]
+    return pl.concat([*slices, cold.select("sample_id", slice=pl.lit("cold_users"))])
 
 
 def _quintiles(samples: pl.DataFrame, of_user: pl.DataFrame) -> pl.DataFrame:

@@ -52,7 +52,9 @@ class SampleRules:
     """Leave ratings in the same second as the target out of its history and recent list."""
 
     min_history: int = 1
-    """A rating is a sample only when its history has at least so many ratings."""
+    """A rating is a sample only when its history has at least so many ratings. 0 keeps cold users: ratings with nothing
+    before them or with an empty published list (per: sample), and users with a single rating (per: user, history_len
+    null)."""
 
     valid: float = 0.1
     """Validation share: of labelled rows (temporal), of users (user), of train rows (given, if none is published)."""
@@ -67,7 +69,7 @@ class SampleRules:
             raise choice_error("samples.per", self.per, get_args(Per))
         if self.threshold is not None and not math.isfinite(self.threshold):
             raise DataError(f"samples.threshold must be a finite number or null, got {self.threshold}.")
-        for key in ("max_history", "recent_len", "min_history"):
+        for key in ("max_history", "recent_len"):
             if getattr(self, key) < 1:
                 raise DataError(f"samples.{key} must be at least 1, got {getattr(self, key)}.")
         if self.history_len is not None and not 1 <= self.history_len <= self.max_history:
@@ -76,9 +78,9 @@ class SampleRules:
                 "For longer histories raise samples.max_history."
             )
         longest = self.history_len or self.max_history
-        if self.min_history > longest:
+        if not 0 <= self.min_history <= longest:
             raise DataError(
-                f"samples.min_history must be in 1..{longest} (the history length), got {self.min_history}."
+                f"samples.min_history must be in 0..{longest} (the history length), got {self.min_history}."
             )
         for key in ("valid", "test"):
             if not 0 <= getattr(self, key) < 1:
@@ -92,7 +94,8 @@ class SampleTables(NamedTuple):
 
     ``counts``: users, items and ratings of the dataset; histories; samples; likes among them;
     ``users_without_samples``; ``ties_dropped`` (ratings that only ``strict_ties`` keeps from being samples); samples
-    per split and use. With published splits also ``published_*`` (ratings per split). With published history lists also
+    per split and use. With ``min_history: 0`` also ``without_history`` (samples whose history is empty). With published
+    splits also ``published_*`` (ratings per split). With published history lists also
     ``published_lists``, ``short_histories`` (ratings that are no samples because fewer than ``min_history`` entries are
     left) and ``future_history_items`` (entries left out).
     """
@@ -150,11 +153,13 @@ def build_samples(ratings: Ratings, rules: SampleRules, threshold: float, seed: 
             f"samples.history_len={rules.history_len}, samples.min_history={rules.min_history} leave no sample of "
             f"{ratings.interactions.height} ratings by {ratings.users.height} users. Lower them."
         )
-    histories, history_ids = _histories(windows)
+    histories, history_ids = _histories(log, windows)
     samples, order = _targets(log, windows, history_ids, rules.threshold if rules.threshold is not None else threshold)
     recent = windows.recent_start[order], windows.recent_end[order]
     pool = windows.pool
     counts = windows.counts
+    if not rules.min_history:
+        counts = counts | {"without_history": int((windows.start == windows.end).sum())}
     # There may be millions of ratings: free what isn't needed any more before the recent lists are made.
     del log, windows, history_ids, order
     samples = samples.select(
@@ -234,6 +239,8 @@ def _windows_per_user(log: _Log, rules: SampleRules) -> _Windows:
     length = np.minimum((log.size + 1) // 2, rules.max_history)
     if rules.history_len is not None:
         length = np.full_like(length, rules.history_len)
+    elif not rules.min_history:
+        length[log.size == 1] = 0
     position = np.arange(log.size.size, dtype=np.int32)
     end = log.first + length
     later = (position >= end) & (length >= rules.min_history)
@@ -270,6 +277,8 @@ def _windows_of_own(log: _Log, lists: pl.DataFrame, rules: SampleRules) -> _Wind
             f"{rules.per!r}. Set it, or leave dataset.init_args.history out to have histories computed."
         )
     pool, uses, dropped = pool_lists(lists, log.rows, rules.strict_ties)
+    everything = pl.DataFrame({"position": np.arange(log.rows.height)})
+    uses = everything.join(uses, on="position", how="left").with_columns(pl.col("start", "end").fill_null(0))
     kept = uses.filter(pl.col("end") - pl.col("start") >= rules.min_history).sort("position")
     target, first, end = (kept[name].to_numpy() for name in ("position", "start", "end"))
     start = np.maximum(end - (rules.history_len or rules.max_history), first)
@@ -278,14 +287,17 @@ def _windows_of_own(log: _Log, lists: pl.DataFrame, rules: SampleRules) -> _Wind
     return _Windows(pool, target, start, end, np.maximum(end - rules.recent_len, first), end, counts)
 
 
-def _histories(windows: _Windows) -> tuple[pl.DataFrame, pl.Series]:
+def _histories(log: _Log, windows: _Windows) -> tuple[pl.DataFrame, pl.Series]:
     """The histories table, without duplicates, and the history_id of every sample, in the order of the windows."""
-    stride = windows.pool.height + 1
-    pairs, inverse = np.unique(windows.start.astype(np.int64) * stride + windows.end, return_inverse=True)
+    stride = max(windows.pool.height, log.rows.height) + 1
+    # An empty slice lies nowhere: where the user's ratings start, so that each user has an empty history of their own.
+    empty = windows.start == windows.end
+    starts, ends = (np.where(empty, log.first[windows.target], edge) for edge in (windows.start, windows.end))
+    pairs, index, inverse = np.unique(starts.astype(np.int64) * stride + ends, return_index=True, return_inverse=True)
     start, end = np.divmod(pairs, stride)
     table = pl.DataFrame(
         {
-            "user_id": windows.pool["user_id"].gather(start),
+            "user_id": log.rows["user_id"].gather(windows.target[index]),
             "item_ids": _slices(windows.pool["item_id"], start, end),
             "ratings": _slices(windows.pool["rating"], start, end),
         }

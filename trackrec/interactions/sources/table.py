@@ -92,7 +92,8 @@ class Table(RatingSource):
             interactions table, and no prompt or feature reads it.
         split: Column of train, valid or test (or training, validation, val, dev ...), for ``samples.protocol: given``.
         history: Column with a row's own history, oldest first: a Parquet list or item ids between
-            ``history_separator``. It takes the place of the history computed from the ratings.
+            ``history_separator``. It takes the place of the history computed from the ratings. A row with an empty or
+            null list has no history; ``samples.min_history: 0`` keeps it.
         history_ratings: Column with the ratings of that history. Null: it holds what the user chose. Prompts list its
             items as liked, but no count of likes, like-rate or mean of the user is taken from it.
         history_separator: Between the entries of the two.

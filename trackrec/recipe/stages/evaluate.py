@@ -15,7 +15,7 @@ from trackrec.recipe.names import DATA, existing, in_round, without_text
 from trackrec.recipe.scoring import PARTS_PER_VALIDATOR, add_counts, measure_texts
 from trackrec.recipe.stage import RecipeStage
 from trackrec.recipe.stage_keys import EVALUATED, VALIDATOR
-from trackrec.recipe.tables import texts_of
+from trackrec.recipe.tables import empty_histories, texts_of
 from trackrec.storage.parts import write_part
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ class Evaluate(RecipeStage):
             one, values = measure_texts(exp, out, valid, texts, validator, greedy["source"][0], self.round, first)
             notes = add_counts(notes, one)
             rows.extend(metric_rows(values, stage=self.name, round=self.round, split="valid", arm=arm))
-        rows.extend(metric_rows(text_metrics(greedy), stage=self.name, round=self.round, split="all", arm="texts"))
+        written = greedy.filter(~pl.col("history_id").is_in(list(empty_histories(exp))))
+        rows.extend(metric_rows(text_metrics(written), stage=self.name, round=self.round, split="all", arm="texts"))
         write_part(out, "metrics", rows)
         return notes
 

@@ -10,7 +10,7 @@ from trackrec.recipe.cohort import cohort_of
 from trackrec.recipe.names import DATA, TEXTS, UNTUNED, existing, in_round
 from trackrec.recipe.stage import RecipeStage
 from trackrec.recipe.stage_keys import EVALUATED, MODEL, PLAYERS, TESTED
-from trackrec.recipe.tables import sample_rows, texts_of
+from trackrec.recipe.tables import empty_histories, sample_rows, texts_of
 from trackrec.recipe.writing import write_texts
 from trackrec.storage.parts import write_part
 
@@ -23,7 +23,7 @@ _TAKEN_OVER = 99_999
 
 @dataclass(frozen=True)
 class Sample(RecipeStage):
-    """N draws per history of the loop."""
+    """N draws per history of the loop; empty histories are left out and counted."""
 
     round: int
     generator: str | None
@@ -42,8 +42,11 @@ class Sample(RecipeStage):
 
     def run(self, exp: Experiment, out: Path) -> dict[str, Any]:
         """See `RecipeStage.run`."""
-        wanted = sorted(set(cohort_of(exp).reward["history_id"].to_list()))
-        return write_texts(exp, out, wanted, self.generator, self.round, greedy=False)
+        cohort = cohort_of(exp)
+        wanted = sorted(set(cohort.reward["history_id"].to_list()))
+        left_out = len(empty_histories(exp).intersection(cohort.loop_histories))
+        notes = write_texts(exp, out, wanted, self.generator, self.round, greedy=False)
+        return {**notes, **({"left_out_without_history": left_out} if left_out else {})}
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ _SLICES = {
     **{f"activity_{fifth}": f"users, fifth {fifth} by activity" for fifth in range(1, 6)},
     "seen_users": "users of the loop",
     "unseen_users": "users that the loop has not seen",
+    "cold_users": "users without a history",
 }
 _SPLITS = {"test": "test", "ctr": "valid"}
 _ROWS = {"test": "test", "valid": "validation"}
@@ -150,7 +151,9 @@ def _slices_table(run: RunNumbers, stage: str, net: str) -> TableBlock | None:
     """AUC without and with the RecCoT on parts of the rows, and the verdicts on the differences."""
     split = _SPLITS[stage]
     rows: list[list[Cell]] = []
-    for part in sorted(run.slices(stage, split, "reccot"), key=list(_SLICES).index):
+    parts = run.slices(stage, split, "reccot")
+    # A run of another version may have slices that this one doesn't know.
+    for part in [*(name for name in _SLICES if name in parts), *sorted(set(parts) - set(_SLICES))]:
         plain = run.measured(stage, split, "none", "auc", part=part)
         with_text = run.measured(stage, split, "reccot", "auc", part=part)
         nums = [
@@ -162,7 +165,7 @@ def _slices_table(run: RunNumbers, stage: str, net: str) -> TableBlock | None:
         comparisons: list[Cell] = []
         for num in nums:
             comparisons += ["–", "–"] if num is None else [num, verdict(num)]
-        rows.append([_SLICES[part], plain, with_text, *comparisons, Num(with_text.n or 0, unit="count")])
+        rows.append([_SLICES.get(part, part), plain, with_text, *comparisons, Num(with_text.n or 0, unit="count")])
     columns = ("rows of", f"{net}, no text", f"{net} + RecCoT", "minus no text", "verdict", "minus the best placebo")
     caption = (
         f"AUC on parts of the {_ROWS[split]} rows; parts with fewer than {LEAST_USERS} users are left out. "

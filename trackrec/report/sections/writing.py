@@ -52,6 +52,8 @@ class Written(NamedTuple):
 class Writing:
     """The texts of a run: the teacher's and each round's greedy ones, with the histories that they are about.
 
+    The fixed text about empty histories, which nobody wrote, is left out.
+
     Args:
         run: the run.
     """
@@ -62,7 +64,11 @@ class Writing:
         stages |= {round_name(number): in_round(number, "greedy") for number in range(1, run.rounds + 1)}
         tables = {name: run.table(stage, "reccots", _COLUMNS) for name, stage in stages.items()}
         self.texts: dict[str, dict[str, Written]] = {
-            name: {key: Written(text, reason == "length") for key, text, reason in table.iter_rows()}
+            name: {
+                key: Written(text, reason == "length")
+                for key, text, reason in table.iter_rows()
+                if key not in run.empty_histories
+            }
             for name, table in tables.items()
             if table is not None
         }
