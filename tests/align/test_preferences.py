@@ -34,15 +34,20 @@ def test_the_reward_is_the_mean_of_each_class_first():
     """Labels 1, 1, 1, 0: (0.9 + 0.6 + 0.3) / 3 = 0.6 and 0.2; their mean is 0.4, not 0.5 of four rows."""
     assert draw_reward([0.9, 0.6, 0.3, 0.2], [1, 1, 1, 0]) == pytest.approx(0.4)
     assert draw_reward([0.7], [0]) == pytest.approx(0.7)
-    assert draw_reward([0.7, 0.5], [1, 1]) == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize("shift", [-0.3, 0.1, 0.3])
-@pytest.mark.parametrize("labels", [[1, 0], [1, 1, 1, 0], [0, 0, 0, 0, 1, 1]])
+@pytest.mark.parametrize("labels", [[1, 0], [1, 1, 1, 0], [0, 0, 0, 0, 1, 1], [1, 1], [0, 0]])
 def test_a_text_that_only_raises_p_yes_wins_nothing(labels, shift):
+    """Rows of one class would pay for it, so they give no reward."""
+
     def reward(p_yes: float) -> float:
         return draw_reward([p_yes if label else 1 - p_yes for label in labels], labels)
 
+    if len(set(labels)) == 1:
+        with pytest.raises(ValueError, match="a reward from 2 rows of one class"):
+            reward(0.5 + shift)
+        return
     assert reward(0.5 + shift) == pytest.approx(reward(0.5)) == pytest.approx(0.5)
 
 

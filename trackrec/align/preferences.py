@@ -57,7 +57,15 @@ class PreferenceSets(NamedTuple):
 
 
 def draw_reward(p_true: Sequence[float], labels: Sequence[int]) -> float:
-    """Mean of P(true label), per class first: a text that only makes V say Yes more often gains nothing."""
+    """Mean of P(true label), per class first: a text that only makes V say Yes more often gains nothing.
+
+    A single row is rewarded as it is, as in the paper.
+
+    Raises:
+        ValueError: several rows are of one class, so that such a text would win or lose.
+    """
+    if len(labels) > 1 and len(set(labels)) == 1:
+        raise ValueError(f"a reward from {len(labels)} rows of one class, {labels[0]}: it would pay for V's tone alone")
     return balanced_mean(np.asarray(p_true), np.asarray(labels))
 
 

@@ -23,7 +23,7 @@ _TAKEN_OVER = 99_999
 
 @dataclass(frozen=True)
 class Sample(RecipeStage):
-    """N draws per history of the loop."""
+    """N draws per history of the loop that has rewards."""
 
     round: int
     generator: str | None
@@ -42,8 +42,14 @@ class Sample(RecipeStage):
 
     def run(self, exp: Experiment, out: Path) -> dict[str, Any]:
         """See `RecipeStage.run`."""
-        wanted = sorted(set(cohort_of(exp).reward["history_id"].to_list()))
-        return write_texts(exp, out, wanted, self.generator, self.round, greedy=False)
+        cohort = cohort_of(exp)
+        wanted = sorted(set(cohort.reward["history_id"].to_list()))
+        if cohort.left_out:
+            exp.say(f"    {len(cohort.left_out)} of {len(cohort.loop_histories)} histories have no rewards: no draws")
+        if exp.loop.targets == 1:
+            exp.say("    loop.targets is 1: the reward is V's probability of one answer, so Yes wins for a like (tone)")
+        made = write_texts(exp, out, wanted, self.generator, self.round, greedy=False)
+        return {**made, "left_out": len(cohort.left_out)}
 
 
 @dataclass(frozen=True)
