@@ -47,6 +47,7 @@ _MONITORS = (
     "Saturation",
     "StaleReference",
     "RewardHacking",
+    "RewardReliability",
     "Calibration",
     "AnswerMass",
     "AlwaysYes",
