@@ -160,6 +160,22 @@ def test_a_small_spread_is_dropped():
     assert len(build({"close": scored(0.700, 0.705)}, min_spread=0.001).rows) == 1
 
 
+def test_the_flattest_sets_are_dropped_by_their_share():
+    """Of five sets two are two fifths, whatever the scale of the rewards; what has no set doesn't count."""
+    spreads = {"a": 0.1, "b": 0.3, "c": 0.2, "d": 0.5, "e": 0.4}
+    for scale in (1.0, 0.1):
+        draws = {key: scored(0.5, 0.5 + scale * spread) for key, spread in spreads.items()}
+        draws["one"] = scored(0.9)
+        made = build(draws, drop_flattest=0.4, min_spread=0.0)
+        assert [row["history_id"] for row in made.rows] == ["b", "d", "e"]
+        assert (made.counts["dropped_flattest"], made.counts["dropped_one_draw"]) == (2, 1)
+        assert (made.counts["sets"], made.counts["negatives"]) == (3, 3)
+    assert len(build(draws, drop_flattest=0.19, min_spread=0.0).rows) == 5
+    for share in (-0.1, 1.0):
+        with pytest.raises(ValueError, match=r"align\.sets\.drop_flattest must be in \[0, 1\)"):
+            PreferenceSettings(drop_flattest=share)
+
+
 def test_a_cut_draw_is_never_chosen():
     made = build({"h": scored(0.9, 0.7, 0.2, cut=(0,)), "all cut": scored(0.9, 0.2, cut=(0, 1))})
     (row,) = made.rows

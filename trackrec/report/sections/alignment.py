@@ -25,6 +25,7 @@ _DROPPED = {
     "dropped_all_cut": "all cut",
     "dropped_all_wrong": "all wrong",
     "dropped_small_spread": "small spread",
+    "dropped_flattest": "flattest",
 }
 _END = 0.2
 
