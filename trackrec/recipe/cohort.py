@@ -72,8 +72,8 @@ def select_cohort(samples: pl.DataFrame, settings: LoopSettings, seed: int) -> C
         if settings.hold:
             raise SettingError(f"no train row is left to score a text: lower loop.hold, now {settings.hold}.")
         raise SettingError(
-            "no train user has both a reward and a tune row: every history has a single train row. "
-            "Use samples.per: user, or more ratings."
+            "no train user has both a reward and a tune row: no history has two likes or two dislikes among its train "
+            "rows. Use samples.per: user, or more ratings."
         )
     by_hash = sorted(able, key=lambda user: stable_hash("user", seed, user))
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
 
 from trackrec.align.reliability import RELIABILITY
@@ -54,7 +53,7 @@ class Align(RecipeStage):
 
         section, lm = exp.align, language_model(exp, "generator")
         adapter = new_adapter(exp, lm, self.name.replace("/", "-"), self.generator)
-        if (skipped := self._reason_to_skip(exp)) is not None:
+        if (skipped := self.reason_to_skip(exp)) is not None:
             exp.say(f"    not aligned: {skipped}")
             if int(os.environ.get(LOCAL_RANK, 0)) == 0:  # DDP begins with the training
                 lm.save_adapter(out / "adapter", adapter)
@@ -71,8 +70,8 @@ class Align(RecipeStage):
         tokens = sum(tree_tokens(entry.tree) for entry in data.examples)
         return fit(exp, out, module, data, section, len(data.examples), tokens)
 
-    def _reason_to_skip(self, exp: Experiment) -> str | None:
-        """Why there is nothing to learn from these rounds; None where they are to be aligned on."""
+    def reason_to_skip(self, exp: Experiment) -> str | None:
+        """Why there is nothing to learn from these rounds, by their mean reliability; None: they are aligned on."""
         least = exp.loop.min_reliability
         if least is None:
             return None
@@ -81,7 +80,7 @@ class Align(RecipeStage):
         if not len(found):
             exp.say("    the reliability of the rewards can't be measured: aligned without loop.min_reliability")
             return None
-        mean = float(np.mean(found.to_numpy()))
+        mean = float(found.mean())  # type: ignore[arg-type]
         if mean >= least:
             return None
         return (
