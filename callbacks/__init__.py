@@ -5,6 +5,7 @@ from .answers import AlwaysYes, AnswerMass, Calibration
 from .best_weights import BestWeights
 from .monitor import Limits, Monitor
 from .reward_hacking import RewardHacking
+from .reward_reliability import RewardReliability
 from .step_checkpoint import StepCheckpoint
 from .texts import Collapse, LengthDrift
 
@@ -19,6 +20,7 @@ __all__ = [
     "Limits",
     "Monitor",
     "RewardHacking",
+    "RewardReliability",
     "Saturation",
     "StaleReference",
     "StepCheckpoint",

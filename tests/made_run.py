@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from tiny import frame, reccot_row
 
+from trackrec.align.reliability import measure_rewards
 from trackrec.metrics.intervals import metric_rows
 from trackrec.prompts.templates import NO_HISTORY
 from trackrec.storage.manifest import Manifest, content_hash, read_manifest, write_manifest
@@ -152,13 +153,19 @@ class MadeRun:
     def round(self, number: int) -> None:
         """One turn of the loop."""
         name = f"round-{number}"
-        draws = [reccot_row(f"h{u}", draw, text=f"Draw {draw}") for u in range(USERS) for draw in range(3)]
+        draws = [
+            reccot_row(f"h{u}", draw, text=f"Draw {draw}", token_ids=[draw, 1])
+            for u in range(USERS)
+            for draw in range(3)
+        ]
         write_part(self.run_dir / name / "sample", "reccots", draws)
         self.finish(f"{name}/sample", ["data"], histories=USERS, texts=3 * USERS)
         train = self.samples.filter(pl.col("split") == "train").select("history_id", "sample_id", "label")
         scores = train.join(pl.DataFrame({"draw": [0, 1, 2]}, schema={"draw": pl.Int32}), how="cross")
-        p = np.clip(self.rng.normal(0.55, 0.1, len(scores)), 0, 1)
-        scores = scores.with_columns(p_yes=pl.Series(p), answer_mass=pl.lit(0.9)).with_columns(
+        # Some draws help V with all items of a history, beside noise.
+        help_ = self.rng.normal(0.0, 0.1, (USERS, 3))[scores["history_id"].str.slice(1).cast(pl.Int32), scores["draw"]]
+        p = 0.55 + np.where(scores["label"] == 1, help_, -help_) + self.rng.normal(0, 0.1, len(scores))
+        scores = scores.with_columns(p_yes=pl.Series(np.clip(p, 0, 1)), answer_mass=pl.lit(0.9)).with_columns(
             p_true=pl.when(pl.col("label") == 1).then("p_yes").otherwise(1 - pl.col("p_yes")),
             source=pl.lit("teacher"),
             round=pl.lit(0, pl.Int32),
@@ -172,6 +179,9 @@ class MadeRun:
         pairs = {"chosen": 0, "rejected": [1, 2], "chosen_reward": 0.6, "rejected_rewards": [0.5, 0.4]}
         sets = [{"history_id": f"h{u}", "source": source, "round": number, **pairs} for u in range(USERS)]
         write_part(self.run_dir / name / "preferences", "preferences", sets)
+        measured = measure_rewards(frame("reccots", draws), scores, self.samples, 0)
+        metrics = metric_rows(measured, stage=f"{name}/preferences", round=number, split="train", arm="judge")
+        write_part(self.run_dir / name / "preferences", "metrics", metrics)
         counts = {"histories": USERS, "draws": 3 * USERS, "sets": USERS, "negatives": 2 * USERS, "cut_draws": 1}
         self.finish(f"{name}/preferences", [f"{name}/score"], dropped_all_wrong=2, **counts)
         self.logs(f"{name}/align", number)
@@ -269,7 +279,7 @@ def _samples() -> tuple[pl.DataFrame, np.ndarray]:
             "sample_id": f"{split}-{u}-{n}",
             "user_id": f"u{u}",
             "item_id": f"i{n}",
-            "label": next(labels),
+            "label": (next(labels), n % 2)[split == "train"],  # rewards have likes and dislikes
             "timestamp": 0,
             "history_id": f"h{u}",
             "recent_items": [],

@@ -20,6 +20,7 @@ from trackrec.llm.packing import unroll
 from trackrec.llm.sampling.hf_sampler import HFSampler
 from trackrec.llm.sampling.sampler import draw_seed
 from trackrec.llm.training.fit import fit_adapter
+from trackrec.runtime.errors import SettingError
 from trackrec.storage.parts import read_table, write_part
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "logger": False, "enable_checkpointing": False}
@@ -195,9 +196,8 @@ def test_without_references_there_is_no_loss(lm, tiny_book, stage):
 def test_no_preference_set_is_an_error_that_says_what_to_do(lm, tiny_book, stage):
     write_part(stage / "empty", "preferences", [])
     data = AlignData(lm, tiny_book, [(stage / "empty", stage / "sample")])
-    data.setup("fit")
-    with pytest.raises(ValueError, match=r"no preference set is left.*align\.sets\.min_spread"):
-        write_references(SoftmaxDPOModule(lm, "g"), data, QUIET, stage / "out")
+    with pytest.raises(SettingError, match=r"no preference set is left.*align\.sets\.min_spread"):
+        data.setup("fit")
 
 
 def gradient(module, data, groups: list[list]) -> list[torch.Tensor]:

@@ -34,15 +34,20 @@ def test_the_reward_is_the_mean_of_each_class_first():
     """Labels 1, 1, 1, 0: (0.9 + 0.6 + 0.3) / 3 = 0.6 and 0.2; their mean is 0.4, not 0.5 of four rows."""
     assert draw_reward([0.9, 0.6, 0.3, 0.2], [1, 1, 1, 0]) == pytest.approx(0.4)
     assert draw_reward([0.7], [0]) == pytest.approx(0.7)
-    assert draw_reward([0.7, 0.5], [1, 1]) == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize("shift", [-0.3, 0.1, 0.3])
-@pytest.mark.parametrize("labels", [[1, 0], [1, 1, 1, 0], [0, 0, 0, 0, 1, 1]])
+@pytest.mark.parametrize("labels", [[1, 0], [1, 1, 1, 0], [0, 0, 0, 0, 1, 1], [1, 1], [0, 0]])
 def test_a_text_that_only_raises_p_yes_wins_nothing(labels, shift):
+    """Rows of one class would pay for it, so they give no reward."""
+
     def reward(p_yes: float) -> float:
         return draw_reward([p_yes if label else 1 - p_yes for label in labels], labels)
 
+    if len(set(labels)) == 1:
+        with pytest.raises(ValueError, match="a reward from 2 rows of one class"):
+            reward(0.5 + shift)
+        return
     assert reward(0.5 + shift) == pytest.approx(reward(0.5)) == pytest.approx(0.5)
 
 
@@ -153,6 +158,22 @@ def test_a_small_spread_is_dropped():
     assert [row["history_id"] for row in made.rows] == ["apart"]
     assert made.counts["dropped_small_spread"] == 1
     assert len(build({"close": scored(0.700, 0.705)}, min_spread=0.001).rows) == 1
+
+
+def test_the_flattest_sets_are_dropped_by_their_share():
+    """Of five sets two are two fifths, whatever the scale of the rewards; what has no set doesn't count."""
+    spreads = {"a": 0.1, "b": 0.3, "c": 0.2, "d": 0.5, "e": 0.4}
+    for scale in (1.0, 0.1):
+        draws = {key: scored(0.5, 0.5 + scale * spread) for key, spread in spreads.items()}
+        draws["one"] = scored(0.9)
+        made = build(draws, drop_flattest=0.4, min_spread=0.0)
+        assert [row["history_id"] for row in made.rows] == ["b", "d", "e"]
+        assert (made.counts["dropped_flattest"], made.counts["dropped_one_draw"]) == (2, 1)
+        assert (made.counts["sets"], made.counts["negatives"]) == (3, 3)
+    assert len(build(draws, drop_flattest=0.19, min_spread=0.0).rows) == 5
+    for share in (-0.1, 1.0):
+        with pytest.raises(ValueError, match=r"align\.sets\.drop_flattest must be in \[0, 1\)"):
+            PreferenceSettings(drop_flattest=share)
 
 
 def test_a_cut_draw_is_never_chosen():

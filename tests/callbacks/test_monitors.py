@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,9 +23,11 @@ from trackrec.callbacks import (
     Limits,
     Monitor,
     RewardHacking,
+    RewardReliability,
     Saturation,
     StaleReference,
 )
+from trackrec.callbacks.reward_hacking import _chance, _tone_beyond_chance
 from trackrec.callbacks.texts import compared_texts
 
 from trackrec.cli.app import parse_objects
@@ -40,6 +43,7 @@ SHIPPED: list[type[Monitor]] = [
     Saturation,
     StaleReference,
     RewardHacking,
+    RewardReliability,
     Calibration,
     AnswerMass,
     AlwaysYes,
@@ -281,14 +285,56 @@ def test_the_reward_rises_while_v_falls(planted: Planted) -> None:
     assert fired(made, stage) == {}
 
 
-def test_the_reward_pays_for_a_yes(planted: Planted) -> None:
-    """Only likes are left among the scoring rows: a text wins by making V say Yes."""
+TONE = "the correlation of a draw's reward with its P(Yes), beyond chance"
+ONE_CLASS = "the share of sets whose rewards come from one class"
+
+
+@pytest.mark.parametrize("sides", ["likes", "both"])
+def test_the_reward_pays_for_a_yes(planted: Planted, sides: str) -> None:
+    """Only likes are left among the scoring rows, or only likes of some users and only dislikes of the others.
+
+    A text wins by making V say Yes, or No. Over all histories the two cancel; within each the correlation is 1 or -1.
+    """
     made = planted()
     path = made.run_dir / "round-1/score"
-    liked = made.samples.filter(pl.col("label") == 1)["sample_id"].to_list()
-    write_part(path, "scores", read_table(path, "scores").filter(pl.col("sample_id").is_in(liked)))
-    found = fired(made, "round-1/preferences")
-    assert found == {("RewardHacking", "the correlation of a draw's reward with its P(Yes)"): "stop"}
+    even = pl.col("history_id").str.slice(1).cast(pl.Int32) % 2 == 0
+    kept = made.samples.filter((pl.col("label") == 1) == (even | (sides == "likes")))["sample_id"].to_list()
+    write_part(path, "scores", read_table(path, "scores").filter(pl.col("sample_id").is_in(kept)))
+    readings = look(made, [RewardHacking()], "round-1/preferences")
+    found = {one.name: (round(one.value, 6), one.n, one.verdict) for one in readings}
+    assert found[TONE] == (1.0, 30, "warn")
+    assert found[ONE_CLASS] == (1.0, 30, "warn")
+
+
+def test_the_tone_of_noise_is_zero_with_few_draws_and_with_many() -> None:
+    """|r| of noise is 1 with two draws (not counted), 2/π with three, 1/2 with four."""
+    assert [_chance(n) for n in (2, 3, 4)] == pytest.approx([1.0, 2 / math.pi, 0.5])
+    rng = np.random.default_rng(0)
+    for n in (3, 4, 10):
+        keys = {"history_id": np.repeat(np.arange(3000), n), "draw": np.tile(np.arange(n), 3000)}
+        draws = pl.DataFrame({**keys, "reward": rng.normal(size=3000 * n), "tone": rng.normal(size=3000 * n)})
+        value, histories = _tone_beyond_chance(draws)
+        assert abs(value) < 0.05
+        assert histories == 3000
+    value, histories = _tone_beyond_chance(draws.filter(pl.col("draw") < 2))
+    assert math.isnan(value)
+    assert histories == 0
+
+
+def test_rewards_of_noise_teach_nothing(planted: Planted) -> None:
+    made = planted()
+    path = made.run_dir / "round-1/preferences"
+    metrics = read_table(path, "metrics").with_columns(value=pl.Series([0.02, 0.9]))
+    write_part(path, "metrics", metrics)
+    name = "the split-half correlation of the rewards"
+    assert fired(made, "round-1/preferences") == {("RewardReliability", name): "warn"}
+    (one,) = look(made, [RewardReliability()], "round-1/preferences")
+    assert "nothing to learn" in one.text
+    assert one.n == 30
+    write_part(path, "metrics", metrics.with_columns(value=float("nan"), n=0))  # not measurable
+    (one,) = look(made, [RewardReliability()], "round-1/preferences")
+    assert (one.verdict, one.n) == ("few", 0)
+    assert math.isnan(one.value)
 
 
 def test_v_answers_by_the_base_rate(planted: Planted) -> None:

@@ -271,10 +271,28 @@ def test_flipping_a_target_leaves_its_own_features(log: list, rules: dict, data:
         for user, item, rating, time in log
     ]
     after = build(flipped, **rules)
-    same = pl.all().exclude("label")
+    same = pl.all().exclude("label", "use")  # rows are dealt within their class
     assert after.samples.select(same).row(place) == before.samples.select(same).row(place)
     content = pl.col("history_id") == target["history_id"]
     assert after.histories.filter(content).rows() == before.histories.filter(content).rows()
+
+
+def test_each_class_is_dealt_by_turns() -> None:
+    """Five likes are three to tune and two to reward, three dislikes two and one; a class's only row tunes."""
+    log = [("u", f"i{n}", 5.0 if n in (3, 5, 6, 8, 9) else 1.0, n) for n in range(11)]
+    log += [("v", f"i{n}", 5.0 if n == 4 else 1.0, n) for n in range(6)]
+    for seed in range(5):
+        samples = build(log, history_len=3, valid=0.0, test=0.0, seed=seed).samples
+        dealt = samples.group_by("user_id", "label", "use").len().sort("user_id", "label", "use").rows()
+        assert dealt == [
+            ("u", 0, "reward", 1),
+            ("u", 0, "tune", 2),
+            ("u", 1, "reward", 2),
+            ("u", 1, "tune", 3),
+            ("v", 0, "reward", 1),
+            ("v", 0, "tune", 1),
+            ("v", 1, "tune", 1),
+        ]
 
 
 @quick
@@ -293,9 +311,10 @@ def test_splits_and_uses_are_disjoint(log: list, rules: dict, seed: int) -> None
     assert set(parts[0]["use"]) <= {"tune", "reward"}
     assert set(pl.concat(parts[1:])["use"]) <= {""}
     for (_,), rows in parts[0].group_by("history_id"):
-        tuned, rewarded = (set(rows.filter(pl.col("use") == use)["sample_id"]) for use in ("tune", "reward"))
-        assert not tuned & rewarded
-        assert len(tuned) - len(rewarded) in (0, 1)
+        tuned, rewarded = (rows.filter(pl.col("use") == use) for use in ("tune", "reward"))
+        assert not set(tuned["sample_id"]) & set(rewarded["sample_id"])
+        for label in (0, 1):
+            assert (tuned["label"] == label).sum() - (rewarded["label"] == label).sum() in (0, 1)
 
 
 @quick

@@ -9,6 +9,7 @@ from tiny import frame
 from trackrec.interactions.samples.split import assign_use
 from trackrec.recipe.cohort import select_cohort, tuning_rows
 from trackrec.recipe.settings import LoopSettings
+from trackrec.runtime.errors import SettingError
 
 
 def make_samples(users: int = 12, rows: int = 20) -> pl.DataFrame:
@@ -104,6 +105,70 @@ def test_reward_rows_are_capped_per_history(targets):
     cohort = select_cohort(SAMPLES, LoopSettings(targets=targets), seed=0)
     assert set(counts(cohort.reward).values()) == {min(targets, 6)}
     assert len(cohort.reward) == 11 * min(targets, 6)
+
+
+def labelled(*histories: tuple[int, int]) -> pl.DataFrame:
+    """Train rows of histories with so many likes and so many dislikes, dealt to their use."""
+    rows = [
+        {"sample_id": f"s{h}-{i}", "user_id": f"u{h}", "item_id": f"i{i}", "label": int(i < likes), "timestamp": i}
+        | {"history_id": f"h{h}", "recent_items": [], "recent_ratings": [], "split": "train", "use": ""}
+        for h, (likes, dislikes) in enumerate(histories)
+        for i in range(likes + dislikes)
+    ]
+    samples = frame("samples", rows)
+    return samples.with_columns(assign_use(samples, seed=0).alias("use"))
+
+
+def classes(rows: pl.DataFrame) -> dict[str, tuple[int, int]]:
+    """Likes and dislikes of each history."""
+    counted = rows.group_by("history_id").agg(likes=pl.col("label").sum(), rows=pl.len()).sort("history_id")
+    return {key: (likes, rows - likes) for key, likes, rows in counted.iter_rows()}
+
+
+def test_likes_and_dislikes_score_by_turns():
+    """h0 has six and two for rewards, h1 one and five, h2 three and three."""
+    samples = labelled((12, 4), (2, 10), (6, 6))
+    due = {2: [(1, 1)] * 3, 4: [(2, 2), (1, 3), (2, 2)], 99: [(6, 2), (1, 5), (3, 3)]}
+    for targets, found in due.items():
+        cohort = select_cohort(samples, LoopSettings(targets=targets), seed=0)
+        assert list(classes(cohort.reward).values()) == found
+        assert cohort.left_out == []
+
+
+def test_with_an_odd_limit_the_turn_begins_with_the_first_row_by_hash():
+    cohort = select_cohort(labelled(*[(8, 8)] * 40), LoopSettings(targets=3), seed=0)
+    firsts = list(classes(cohort.reward).values())
+    assert set(firsts) == {(2, 1), (1, 2)}
+    assert 10 < firsts.count((2, 1)) < 30
+
+
+def test_histories_of_one_class_are_left_out_of_the_rewards_and_counted():
+    """A class needs two rows to have one for rewards: h1 and h2 have none of one class, h3 only one dislike."""
+    samples = labelled((4, 4), (8, 0), (0, 8), (7, 1))
+    cohort = select_cohort(samples, LoopSettings(targets=4), seed=0)
+    assert cohort.loop_histories == ["h0", "h1", "h2", "h3"]
+    assert cohort.left_out == ["h1", "h2", "h3"]
+    assert classes(cohort.reward) == {"h0": (2, 2)}
+    assert set(cohort.tune["history_id"]) == {"h0", "h1", "h2", "h3"}  # they may tune V
+    # where V is tuned on the same rows, a single one is enough
+    mixed = select_cohort(samples, LoopSettings(targets=4, disjoint=False), seed=0)
+    assert mixed.left_out == ["h1", "h2"]
+    assert classes(mixed.reward) == {"h0": (2, 2), "h3": (3, 1)}
+
+
+def test_one_target_is_the_papers_and_takes_any_row():
+    cohort = select_cohort(labelled((4, 4), (8, 0), (0, 8)), LoopSettings(targets=1), seed=0)
+    assert cohort.left_out == []
+    assert classes(cohort.reward)["h1"] == (1, 0)
+    assert classes(cohort.reward)["h2"] == (0, 1)
+
+
+def test_rewards_of_one_class_everywhere_are_an_error():
+    samples = labelled((8, 0), (0, 8))
+    with pytest.raises(SettingError, match=r"none of the 2 histories.*a like and a dislike.*samples\.threshold"):
+        select_cohort(samples, LoopSettings(), seed=0)
+    assert select_cohort(samples, LoopSettings(align=False), seed=0).left_out == ["h0", "h1"]
+    assert len(select_cohort(samples, LoopSettings(targets=1), seed=0).reward) == 2
 
 
 @pytest.mark.parametrize(("share", "due"), [(1.0, 11), (0.5, 6), (0.01, 1)])
@@ -202,6 +267,8 @@ def test_one_row_per_history_cannot_both_score_and_tune():
         ({"users": 30}, r"loop\.users must be in \(0, 1\].*got 30"),
         ({"warmup_users": 1.5}, r"loop\.warmup_users must be in \(0, 1\].*got 1\.5"),
         ({"test_samples": 0}, r"loop\.test_samples must be at least 1"),
+        ({"min_reliability": 1.0}, r"loop\.min_reliability must be in \(-1, 1\)"),
+        ({"min_reliability": 0.1, "targets": 3}, r"loop\.min_reliability is 0\.1.*Set loop\.targets to 4 or more"),
         ({"rounds": 0}, r"loop\.rounds must be at least 1, got 0"),
         ({"targets": 0}, r"loop\.targets must be at least 1"),
         ({"eval_samples": 0}, r"loop\.eval_samples must be at least 1"),

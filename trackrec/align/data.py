@@ -16,6 +16,7 @@ from trackrec.llm.packing import Branch, Layout, Tree, tree_tokens
 from trackrec.llm.training.batches import BatchLoader
 from trackrec.llm.training.distributed import process_rank
 from trackrec.prompts.book import PromptBook
+from trackrec.runtime.errors import SettingError
 from trackrec.storage.parts import read_dataset
 
 
@@ -66,12 +67,22 @@ class AlignData(LightningDataModule):
         self.examples: list[PreferenceExample] = []
 
     def setup(self, stage: str) -> None:
-        """Read and encode the sets, once."""
+        """Read and encode the sets, once.
+
+        Raises:
+            SettingError: there is no preference set.
+        """
         if self.examples:
             return
         for preferences, samples in self.directories:
             tokens = {(row["history_id"], row["draw"]): row["token_ids"] for row in read_dataset(samples, "reccots")}
             self.examples += [self._example(row, tokens) for row in read_dataset(preferences, "preferences")]
+        if not self.examples:
+            raise SettingError(
+                "no preference set is left to align on: see the counts of the preferences stage. V may not tell the "
+                "draws apart (lower align.sets.min_spread or min_best), or every draw was cut (raise sampler "
+                "max_new_tokens)."
+            )
         self.lm.check_reach(entry.tree for entry in self.examples)
 
     def _example(self, row: dict[str, Any], tokens: dict[tuple[str, int], list[int]]) -> PreferenceExample:

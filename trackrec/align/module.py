@@ -214,15 +214,7 @@ def write_references(module: SoftmaxDPOModule, data: AlignData, trainer_args: di
         data: after ``setup``.
         trainer_args: of the training; the precision is taken from them.
         out_dir: the stage directory; if it has a finished reference_logps table, that is read instead.
-
-    Raises:
-        SettingError: there is no preference set.
     """
-    if not data.examples:
-        raise SettingError(
-            "no preference set is left to align on: see the counts of the preferences stage. V may not tell the draws "
-            "apart (lower align.sets.min_spread or min_best), or every draw was cut (raise sampler max_new_tokens)."
-        )
     try:
         rows = read_table(out_dir, "reference_logps").to_dicts()
     except TableError:

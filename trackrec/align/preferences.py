@@ -23,7 +23,9 @@ class PreferenceSettings:
     Attributes:
         negatives: how many of the other draws are rejected; ``all`` or a number.
         pick: with a number, which draws: the ``hardest`` (highest reward) or ``random`` ones.
-        min_spread: a set is dropped when its chosen and its lowest reward differ by less than this: it teaches nothing.
+        min_spread: a set is dropped when its chosen and its lowest reward, its spread, differ by less than this.
+        drop_flattest: share of a round's sets that is dropped besides, those with the smallest spread. Unlike
+            ``min_spread`` it means the same for a V that is nearly always sure and one that never is.
         min_best: a set is dropped when its best reward is below this: V is wrong on every draw.
         shuffle_rewards: permute the rewards among a history's draws at random. This is the control for aligning on V's
             scores: as many sets, with the same spreads.
@@ -32,12 +34,17 @@ class PreferenceSettings:
     negatives: Literal["all"] | int = "all"
     pick: Literal["hardest", "random"] = "hardest"
     min_spread: float = 0.01
+    drop_flattest: float = 0.0
     min_best: float = 0.5
     shuffle_rewards: bool = False
 
     def __post_init__(self) -> None:
         if self.negatives != "all" and self.negatives < 1:
             raise SettingError(f"align.sets.negatives must be 'all' or at least 1, got {self.negatives}.")
+        if not 0 <= self.drop_flattest < 1:
+            raise SettingError(
+                f"align.sets.drop_flattest must be in [0, 1), a share of the sets, got {self.drop_flattest}."
+            )
 
 
 class ScoredDraw(NamedTuple):
@@ -57,7 +64,15 @@ class PreferenceSets(NamedTuple):
 
 
 def draw_reward(p_true: Sequence[float], labels: Sequence[int]) -> float:
-    """Mean of P(true label), per class first: a text that only makes V say Yes more often gains nothing."""
+    """Mean of P(true label), per class first: a text that only makes V say Yes more often gains nothing.
+
+    A single row is rewarded as it is, as in the paper.
+
+    Raises:
+        ValueError: several rows are of one class, so that such a text would win or lose.
+    """
+    if len(labels) > 1 and len(set(labels)) == 1:
+        raise ValueError(f"a reward from {len(labels)} rows of one class, {labels[0]}: it would pay for V's tone alone")
     return balanced_mean(np.asarray(p_true), np.asarray(labels))
 
 
@@ -106,7 +121,7 @@ def collect_draws(
 def build_preferences(
     draws: Mapping[str, Sequence[ScoredDraw]], settings: PreferenceSettings, source: str, round_: int, seed: int
 ) -> PreferenceSets:
-    """One set per history, or a count of the reason why it has none.
+    """One set per history, or a count of the reason why it has none; the flattest sets are dropped last.
 
     A cut draw may be rejected but never chosen; one with a higher reward than the chosen draw is left out of the set.
 
@@ -118,7 +133,8 @@ def build_preferences(
         seed: of the random pick.
     """
     counts: Counter[str] = Counter(dict.fromkeys(("histories", "draws", "sets", "negatives"), 0))
-    rows = []
+    rows: list[dict[str, Any]] = []
+    spreads: dict[str, float] = {}
     for history_id, scored in sorted(draws.items()):
         unique = _merge_equal(scored)
         if settings.shuffle_rewards:
@@ -137,8 +153,7 @@ def build_preferences(
         rng = random.Random(stable_hash("negatives", seed, round_, history_id))
         others = [draw for draw in unique if draw is not chosen and draw.reward <= chosen.reward]
         rejected = _negatives(others, settings, rng)
-        counts["sets"] += 1
-        counts["negatives"] += len(rejected)
+        spreads[history_id] = chosen.reward - min(draw.reward for draw in unique)
         rows.append(
             {
                 "history_id": history_id,
@@ -150,6 +165,12 @@ def build_preferences(
                 "rejected_rewards": [draw.reward for draw in rejected],
             }
         )
+    flattest = set(sorted(spreads, key=lambda key: (spreads[key], key))[: int(settings.drop_flattest * len(rows))])
+    if flattest:
+        counts["dropped_flattest"] = len(flattest)
+        rows = [row for row in rows if row["history_id"] not in flattest]
+    counts["sets"] = len(rows)
+    counts["negatives"] = sum(len(row["rejected"]) for row in rows)
     return PreferenceSets(rows, dict(counts))
 
 

@@ -48,6 +48,7 @@ _MONITORS = (
     "Saturation",
     "StaleReference",
     "RewardHacking",
+    "RewardReliability",
     "Calibration",
     "AnswerMass",
     "AlwaysYes",

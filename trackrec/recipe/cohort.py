@@ -31,7 +31,10 @@ class Cohort:
 
     Attributes:
         loop_histories: history ids of the users who take part, sorted.
-        reward: rows that score draws; none of a history without an item.
+        left_out: the ``loop_histories`` without rewards, sorted: those without an item, and those whose rows for
+            rewards lack likes or dislikes, since a reward from one class pays for V's Yes, or for its No. Where
+            ``loop.targets`` is 1, any row is enough.
+        reward: rows that score draws, likes and dislikes of a history by turns.
         tune: rows from which a round's tuning rows are taken, in the order in which rounds take them.
         warmup: rows from which the warm-up's are taken: ``tune``, or those of ``warmup_users``.
         hold: train rows of all users that none of the three has, on which Rec-Tuning is validated.
@@ -40,6 +43,7 @@ class Cohort:
     """
 
     loop_histories: list[str]
+    left_out: list[str]
     reward: pl.DataFrame
     tune: pl.DataFrame
     warmup: pl.DataFrame
@@ -58,7 +62,8 @@ def select_cohort(samples: pl.DataFrame, settings: LoopSettings, seed: int, empt
         empty: histories without an item: nothing is drawn about them, so their rows reward nothing. They tune V.
 
     Raises:
-        SettingError: no train user has a row for both uses.
+        SettingError: no train user has a row for both uses, or G is aligned and no history in the loop has rewards from
+            both classes.
     """
     ranked = samples.with_columns(rank=_hashes(samples["sample_id"], "row", seed)).sort("rank")
     train = ranked.filter(pl.col("split") == "train")
@@ -70,8 +75,8 @@ def select_cohort(samples: pl.DataFrame, settings: LoopSettings, seed: int, empt
         if settings.hold:
             raise SettingError(f"no train row is left to score a text: lower loop.hold, now {settings.hold}.")
         raise SettingError(
-            "no train user has both a reward and a tune row: every history has a single train row. "
-            "Use samples.per: user, or more ratings."
+            "no train user has both a reward and a tune row: no history has two likes or two dislikes among its train "
+            "rows. Use samples.per: user, or more ratings."
         )
     by_hash = sorted(able, key=lambda user: stable_hash("user", seed, user))
 
@@ -85,9 +90,21 @@ def select_cohort(samples: pl.DataFrame, settings: LoopSettings, seed: int, empt
     if settings.disjoint:
         reward = own.filter(pl.col("use") == "reward")
         tune, warmup = (rows.filter(pl.col("use") == "tune") for rows in (tune, warmup))
+    reward = _first_of_each_class(reward.filter(described), settings.targets)
+    if settings.targets > 1:
+        reward = reward.filter(pl.col("label").n_unique().over("history_id") > 1)
+    histories = sorted(own["history_id"].unique().to_list())
+    if settings.align and not len(reward):
+        raise SettingError(
+            f"none of the {len(histories)} histories in the loop has both a like and a dislike among its train rows "
+            "for rewards: each class is dealt to tune and reward by turns, so it takes two of each. Raise loop.users, "
+            "give more ratings, or set samples.threshold nearer to their middle. (With loop.targets: 1, the paper's "
+            "reward, any row is enough.)"
+        )
     return Cohort(
-        loop_histories=sorted(own["history_id"].unique().to_list()),
-        reward=_first_per_history(reward.filter(described), settings.targets),
+        loop_histories=histories,
+        left_out=sorted(set(histories) - set(reward["history_id"].to_list())),
+        reward=reward,
         tune=tune.drop("rank"),
         warmup=warmup.drop("rank"),
         hold=hold.drop("rank"),
@@ -167,6 +184,12 @@ def targets_by_history(rows: pl.DataFrame) -> dict[str, list[Target]]:
     for history_id, *target in rows.sort("sample_id").select("history_id", "sample_id", "item_id", "label").iter_rows():
         grouped.setdefault(history_id, []).append((target[0], target[1], target[2]))
     return grouped
+
+
+def _first_of_each_class(rows: pl.DataFrame, limit: int) -> pl.DataFrame:
+    """Of each history the first rows by hash, likes and dislikes by turns, until there are ``limit`` or no more."""
+    turn = pl.int_range(pl.len()).over("history_id", "label")
+    return _first_per_history(rows.with_columns(turn=turn).sort("turn", "rank").drop("turn"), limit)
 
 
 def _first_per_history(rows: pl.DataFrame, limit: int) -> pl.DataFrame:

@@ -18,7 +18,10 @@ class LoopSettings:
     Attributes:
         rounds: T of the paper.
         users: share of the users with train rows whose histories take part.
-        targets: most reward rows per history that score a draw (the paper uses 1).
+        targets: most reward rows per history that score a draw: likes and dislikes by turns, so that a text which only
+            makes V say Yes more often gains nothing. Histories without rows of both are not drawn for. With 4 or more,
+            the reliability of the reward can be measured. 1 is the paper's: the reward is V's probability of that one
+            answer, so that saying Yes wins for a like and No for a dislike, whatever else a text says.
         hold: share of the train rows that neither score draws nor tune V: after each epoch, Rec-Tuning is validated on
             them (``valid/auc``, ``valid/acc``, ``valid/loss``), and distillation on the teacher's texts of that share
             of the histories (``valid/loss``). A callback such as EarlyStopping can watch these. 0 holds nothing back.
@@ -41,6 +44,9 @@ class LoopSettings:
         rec_tune: Rec-Tuning moves V each round; false keeps the V that warmed up, or the base without a warm-up.
         alternate: the rounds take turns; false lets the first G write and the first V score the draws of all rounds,
             then aligns G once on all their sets and tunes V once on all their rows.
+        min_reliability: G stays as it is in a round whose rewards have a split-half correlation below this, such as .1
+            (`trackrec.align.reliability`): V's order of a history's draws is then noise. null always aligns. A round
+            where it can't be measured is aligned too.
     """
 
     rounds: int = 3
@@ -62,6 +68,7 @@ class LoopSettings:
     align: bool = True
     rec_tune: bool = True
     alternate: bool = True
+    min_reliability: float | None = None
 
     def __post_init__(self) -> None:
         for key in ("users", "warmup_users"):
@@ -78,6 +85,17 @@ class LoopSettings:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise SettingError(f"loop.{key} must be at least 1, got {value}.")
+        if self.min_reliability is not None:
+            if not -1 < self.min_reliability < 1:
+                raise SettingError(
+                    f"loop.min_reliability must be in (-1, 1), a correlation, or null, got {self.min_reliability}."
+                )
+            if self.targets < 4:
+                raise SettingError(
+                    f"loop.min_reliability is {self.min_reliability}, but with loop.targets: {self.targets} the "
+                    "reliability can't be measured: it takes two likes and two dislikes of a history. Set loop.targets "
+                    "to 4 or more, or loop.min_reliability to null."
+                )
         if not (self.align or self.rec_tune):
             raise SettingError(
                 "loop.align and loop.rec_tune are both false: the rounds would change nothing. Leave one of them true."

@@ -55,22 +55,24 @@ def split_samples(
 
 
 def assign_use(samples: pl.DataFrame, seed: int) -> pl.Series:
-    """The column ``use``: a history's train rows, in hash order, are "tune" and "reward" in turn; other rows are "".
+    """The column ``use``: of each class of a history its train rows, in hash order, are "tune" and "reward" by turns.
 
-    A history's only train row is "tune". The same rows get the same use in every stage and round.
+    Both uses so have likes and dislikes, where there are two of each. The only train row of a class is "tune"; rows of
+    other splits are "". The same rows get the same use in every stage and round.
 
     Args:
-        samples: With ``sample_id``, ``history_id`` and ``split``.
+        samples: With ``sample_id``, ``history_id``, ``label`` and ``split``.
         seed: Of the shuffle.
     """
-    train = samples.select("sample_id", "history_id", pl.col("split") == "train")
+    train = samples.select("sample_id", "history_id", "label", pl.col("split") == "train")
     rows = train.with_row_index("index").filter("split")
     chunks = (rows["sample_id"][start : start + _CHUNK].to_list() for start in range(0, rows.height, _CHUNK))
     hashes = np.fromiter((int(stable_hash(key, seed), 16) for keys in chunks for key in keys), np.uint64, rows.height)
-    history = rows.select(pl.col("history_id").rank("dense"))["history_id"].to_numpy()
-    order = np.lexsort((hashes, history))
+    history = rows["history_id"].rank("dense").to_numpy().astype(np.int64)
+    dealt = 2 * history + rows["label"].to_numpy()
+    order = np.lexsort((hashes, dealt))
     first = np.ones(rows.height, dtype=bool)
-    first[1:] = history[order][1:] != history[order][:-1]
+    first[1:] = dealt[order][1:] != dealt[order][:-1]
     position = np.arange(rows.height)
     turn = position - np.maximum.accumulate(np.where(first, position, 0))
     use = np.zeros(samples.height, dtype=np.int8)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
+from trackrec.align.reliability import RELIABILITY
 from trackrec.llm.packing import tree_tokens
+from trackrec.llm.training.devices import LOCAL_RANK
 from trackrec.recipe.book import prompt_book
 from trackrec.recipe.models import language_model, new_adapter
 from trackrec.recipe.names import DATA, existing, in_round
@@ -19,12 +24,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Align(RecipeStage):
-    """S-DPO of a copy of the generator that sampled, on the sets of one round, or of several that it drew for."""
+    """S-DPO of a copy of the generator that sampled, on the sets of one round, or of several that it drew for.
+
+    Where the rewards are less reliable than ``loop.min_reliability``, the copy is published as it is.
+    """
 
     rounds: tuple[int, ...]
     generator: str | None
     section = "align"
-    keys = (*MODEL, "align.model", "align.data", "align.trainer")
+    keys = (*MODEL, "align.model", "align.data", "align.trainer", "loop.min_reliability")
 
     @property
     def name(self) -> str:
@@ -45,6 +53,11 @@ class Align(RecipeStage):
 
         section, lm = exp.align, language_model(exp, "generator")
         adapter = new_adapter(exp, lm, self.name.replace("/", "-"), self.generator)
+        if (skipped := self.reason_to_skip(exp)) is not None:
+            exp.say(f"    not aligned: {skipped}")
+            if int(os.environ.get(LOCAL_RANK, 0)) == 0:  # DDP begins with the training
+                lm.save_adapter(out / "adapter", adapter)
+            return {"skipped": len(self.rounds), "reason": skipped}
         directories = [
             (exp.directory(in_round(number, "preferences")), exp.directory(in_round(number, "sample")))
             for number in self.rounds
@@ -56,3 +69,20 @@ class Align(RecipeStage):
         write_references(module, data, section.trainer(), out)
         tokens = sum(tree_tokens(entry.tree) for entry in data.examples)
         return fit(exp, out, module, data, section, len(data.examples), tokens)
+
+    def reason_to_skip(self, exp: Experiment) -> str | None:
+        """Why there is nothing to learn from these rounds, by their mean reliability; None: they are aligned on."""
+        least = exp.loop.min_reliability
+        if least is None:
+            return None
+        tables = pl.concat([exp.table(in_round(number, "preferences"), "metrics") for number in self.rounds])
+        found = tables.filter((pl.col("name") == RELIABILITY) & (pl.col("n") > 0))["value"].drop_nans()
+        if not len(found):
+            exp.say("    the reliability of the rewards can't be measured: aligned without loop.min_reliability")
+            return None
+        mean = float(found.mean())  # type: ignore[arg-type]
+        if mean >= least:
+            return None
+        return (
+            f"the rewards' reliability is {mean:.3f}, below loop.min_reliability, {least}: nothing to learn from them"
+        )

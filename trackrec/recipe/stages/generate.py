@@ -23,7 +23,7 @@ _TAKEN_OVER = 99_999
 
 @dataclass(frozen=True)
 class Sample(RecipeStage):
-    """N draws per history of the loop; empty histories are left out and counted."""
+    """N draws per history of the loop that has rewards; the others are counted, empty histories once more."""
 
     round: int
     generator: str | None
@@ -44,9 +44,14 @@ class Sample(RecipeStage):
         """See `RecipeStage.run`."""
         cohort = cohort_of(exp)
         wanted = sorted(set(cohort.reward["history_id"].to_list()))
-        left_out = len(empty_histories(exp).intersection(cohort.loop_histories))
+        if cohort.left_out:
+            exp.say(f"    {len(cohort.left_out)} of {len(cohort.loop_histories)} histories have no rewards: no draws")
+        if exp.loop.targets == 1:
+            exp.say("    loop.targets is 1: the reward is V's probability of one answer, so Yes wins for a like (tone)")
         notes = write_texts(exp, out, wanted, self.generator, self.round, greedy=False)
-        return {**notes, **({"left_out_without_history": left_out} if left_out else {})}
+        empty = len(empty_histories(exp).intersection(cohort.loop_histories))
+        counts = {"left_out": len(cohort.left_out), **({"left_out_without_history": empty} if empty else {})}
+        return {**notes, **counts}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Stage ``preferences``: one preference set per history."""
+"""Stage ``preferences``: one preference set per history, and how reliable the rewards are."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trackrec.align.preferences import build_preferences, collect_draws
+from trackrec.align.reliability import RELIABILITY, measure_rewards
+from trackrec.metrics.intervals import metric_rows
+from trackrec.recipe.cohort import cohort_of
 from trackrec.recipe.names import DATA, in_round
 from trackrec.recipe.stage import RecipeStage
+from trackrec.recipe.stage_keys import PLAYERS
 from trackrec.recipe.tables import sample_rows
 from trackrec.storage.parts import write_part
 
@@ -18,10 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preferences(RecipeStage):
-    """The draws of a round and V's scores of them, as one preference set per history."""
+    """The draws of a round and V's scores of them, as one preference set per history.
+
+    The metrics table holds how reliable the rewards are; see `measure_rewards`.
+    """
 
     round: int
-    keys = ("align.sets",)
+    keys = ("align.sets", *PLAYERS)
 
     @property
     def name(self) -> str:
@@ -37,7 +44,12 @@ class Preferences(RecipeStage):
         """See `RecipeStage.run`."""
         draws = exp.table(in_round(self.round, "sample"), "reccots")
         scores = exp.table(in_round(self.round, "score"), "scores")
-        scored, correlation = collect_draws(draws, scores, sample_rows(exp))
+        samples, left_out = sample_rows(exp), len(cohort_of(exp).left_out)
+        scored, correlation = collect_draws(draws, scores, samples)
         made = build_preferences(scored, exp.sets, draws["source"][0], self.round, exp.seed)
         write_part(out, "preferences", made.rows)
-        return {**made.counts, "reward_label_correlation": correlation}
+        measured = measure_rewards(draws, scores, samples, exp.seed)
+        write_part(out, "metrics", metric_rows(measured, stage=self.name, round=self.round, split="train", arm="judge"))
+        counts = {"left_out": left_out, **made.counts, "reward_label_correlation": correlation}
+        found = measured[RELIABILITY]
+        return {**counts, **({RELIABILITY: found.value} if found.n else {"reliability": "not measurable"})}

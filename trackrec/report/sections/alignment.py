@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from trackrec.align.reliability import COMMON, RELIABILITY
 from trackrec.recipe.names import in_round
 from trackrec.report.numbers import RunNumbers
 from trackrec.report.render.document import Block, Cell, Figure, Missing, Num, Section, TableBlock, Unit
@@ -24,6 +25,7 @@ _DROPPED = {
     "dropped_all_cut": "all cut",
     "dropped_all_wrong": "all wrong",
     "dropped_small_spread": "small spread",
+    "dropped_flattest": "flattest",
 }
 _END = 0.2
 
@@ -40,7 +42,13 @@ def alignment_section(run: RunNumbers) -> Section:
     with_loss = {number: log for number, log in logs.items() if "loss" in log.columns}
     if with_loss:
         blocks.append(_curves(with_loss, rounds))
-    without_loss = [number for number in rounds if number not in with_loss and run.has(in_round(number, "align"))]
+    skipped = {number: run.notes(in_round(number, "align")).get("reason") for number in rounds}
+    blocks.extend(Missing(f"Round {number}: not aligned, {reason}.") for number, reason in skipped.items() if reason)
+    without_loss = [
+        number
+        for number in rounds
+        if number not in with_loss and run.has(in_round(number, "align")) and not skipped[number]
+    ]
     if without_loss:
         blocks.extend(_last_steps(run, without_loss))
     return Section("alignment", "Alignment (S-DPO)", blocks)
@@ -49,19 +57,36 @@ def alignment_section(run: RunNumbers) -> Section:
 def _sets_table(run: RunNumbers, rounds: Sequence[int]) -> TableBlock:
     notes = {number: run.notes(in_round(number, "preferences")) for number in rounds}
     reasons = [reason for reason in _DROPPED if any(counts.get(reason) for counts in notes.values())]
-    keys = ("histories", "draws", "equal_draws_merged", "cut_draws", *reasons, "sets")
+    keys = ("left_out", "histories", "draws", "equal_draws_merged", "cut_draws", *reasons, "sets")
     rows: list[list[Cell]] = []
     for number, counts in notes.items():
         cells = [Num(float(counts.get(key, 0)), unit="count") for key in keys]
         per_set = Num(counts["negatives"] / counts["sets"] if counts.get("sets") else float("nan"), unit="one")
-        rows.append([str(number), *cells, per_set, reward_label_correlation(run, number) or "–"])
-    columns = ("round", "histories", "draws", "equal, merged", "cut", *(_DROPPED[reason] for reason in reasons))
+        stage = in_round(number, "preferences")
+        measured = [
+            run.measured(stage, "train", "judge", RELIABILITY, number, "signed"),
+            run.measured(stage, "train", "judge", COMMON, number, "share"),
+            reward_label_correlation(run, number),
+        ]
+        rows.append([str(number), *cells, per_set, *(num or "–" for num in measured)])
+    columns = (
+        "round",
+        "no rewards",
+        "histories",
+        "draws",
+        "equal, merged",
+        "cut",
+        *(_DROPPED[reason] for reason in reasons),
+    )
     return TableBlock(
         "Preference sets, from train rows. One set per history: the draw with the highest reward is chosen, the others "
         "are rejected. A set is dropped if all its draws are cut, if V is wrong on all of them, or if their rewards "
-        "hardly differ. The last column is the correlation of a target's reward with its label, with a 95 % interval "
-        "over users: near one, V's answer hardly depends on what it reads.",
-        (*columns, "sets", "negatives a set", "corr(reward, label)"),
+        "hardly differ. Histories without rewards lack likes or dislikes among their rows, and G draws nothing for "
+        "them. Reliability is the correlation of two rewards of a draw within a history, from half of its targets "
+        "each: near zero, alignment has nothing to learn from. Common is the share of the variance of V's log-odds "
+        "over a history's draws that is common to its targets. The last column is the correlation of a target's "
+        "reward with its label: near one, V's answer hardly depends on what it reads. Intervals are 95 %, over users.",
+        (*columns, "sets", "negatives a set", "reliability", "common", "corr(reward, label)"),
         rows,
     )
 
