@@ -1,6 +1,6 @@
 """Compares the arms: metrics, paired differences, and whether the text helps.
 
-Letters: N rows, S training seeds. Everything is resampled over users and training seeds together.
+Letters: N rows, S training seeds. Every interval is over users and training seeds; see `Draws`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from trackrec.metrics.scores import accuracy, auc, log_loss, uauc
 _METRICS: dict[str, Callable[..., Any]] = {"auc": auc, "acc": accuracy, "log_loss": log_loss, "uauc": uauc}
 _DIFFERENCES = ("auc", "acc", "log_loss")
 HELPS, NO_EVIDENCE, HURTS = 1.0, 0.0, -1.0
-# Two-sided 5 % and 80 % power: (1.96 + 0.84) standard errors.
-MDE_FACTOR = 2.8
 _SLICE_RESAMPLES = 500
 
 AllDraws = dict[str, dict[str, Draws]]
@@ -81,7 +79,8 @@ def arm_metrics(
     shows with 80 % power. An arm of partial coverage (``reccot@0.5``) has no placebo and no verdict.
 
     ``verdict`` of a text arm: 1 (helps) where the intervals of ``auc_minus_none`` and ``auc_minus_best_placebo`` are
-    both above 0; -1 (hurts) where the interval of ``auc_minus_none`` is below 0; 0 (no evidence) otherwise.
+    both above 0; -1 (hurts) where both are below 0; 0 (no evidence) otherwise. One training seed gives no verdict: its
+    intervals are over users alone, and miss the chance of training.
 
     Args:
         predictions: of valid rows and of ``split``.
@@ -148,23 +147,27 @@ def _differences(arm: str, draws: AllDraws, placebo: str | None, metrics: Iterab
         for name in metrics:
             values[f"{name}_minus_{label}"] = (draws[arm][name] - draws[other][name]).interval()
         difference = draws[arm]["auc"] - draws[other]["auc"]
-        values[f"auc_minus_{label}_mde"] = _without_interval(MDE_FACTOR * difference.standard_error(), difference.n)
+        values[f"auc_minus_{label}_mde"] = _without_interval(difference.detectable(), difference.n)
     return values
 
 
 def _verdict(arm: str, draws: AllDraws, placebo: str | None) -> dict[str, Interval]:
-    """Only where both controls ran: without a placebo a gain can't be attributed to the text."""
+    """Only where both controls ran, without which a gain can't be attributed to the text, with two seeds or more."""
     others = comparisons(Arm.parse(arm), draws, placebo)
     if "none" not in others or "best_placebo" not in others:
         return {}
-    against_none = (draws[arm]["auc"] - draws["none"]["auc"]).interval()
-    against_placebo = (draws[arm]["auc"] - draws[others["best_placebo"]]["auc"]).interval()
-    value = NO_EVIDENCE
-    if against_none.low > 0 and against_placebo.low > 0:
-        value = HELPS
-    elif against_none.high < 0:
-        value = HURTS
-    return {"verdict": _without_interval(value, against_none.n)}
+    differences = [draws[arm]["auc"] - draws[others[name]]["auc"] for name in ("none", "best_placebo")]
+    if any(len(difference.by_seed) < 2 for difference in differences):
+        return {}
+    value = verdict(*(difference.interval() for difference in differences))
+    return {"verdict": _without_interval(value, differences[0].n)}
+
+
+def verdict(minus_none: Interval, minus_placebo: Interval) -> float:
+    """What an arm's differences in AUC to no text and to the best placebo say; see `arm_metrics`."""
+    if min(minus_none.low, minus_placebo.low) > 0:
+        return HELPS
+    return HURTS if max(minus_none.high, minus_placebo.high) < 0 else NO_EVIDENCE
 
 
 def _rows_of(scores: ArmScores, ids: set[str]) -> ArmScores:
