@@ -97,7 +97,7 @@ def test_many_random_requests_are_as_the_feature_builder_makes_them(inputs, tmp_
     wanted = pl.DataFrame({"user_id": everyone, "item_id": every_item})
     rows = request_rows(wanted, newest_histories(inputs.samples, {f"h{u[1:]}" for u in users}), inputs.interactions, 4)
     both = inputs._replace(samples=pl.concat([inputs.samples.select(rows.columns), rows]))
-    due = net_inputs(saved_features(both, plan, tmp_path / "ctr", arm, 0), arm, "request")
+    due = net_inputs(saved_features(both, plan, tmp_path / "ctr", arm, 0, 0), arm, "request")
     start = 0
     for some, films in asked:
         found = encoder(some, films)

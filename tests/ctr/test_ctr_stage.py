@@ -156,7 +156,7 @@ def test_a_request_without_a_text_is_no_answer_of_another_users_text(inputs, tmp
 
 def test_the_logistic_regression_beats_chance_and_reads_no_test_label(inputs):
     arms = ["none", "reccot"]
-    data = prepare(inputs, arms, 0)
+    data = prepare(inputs, arms)
     found = classic_predictions(data, ["logistic"], ["reccot"], [0])
     assert found["arm"].unique().sort().to_list() == ["logistic", "logistic+reccot"]
     valid = found.filter((pl.col("arm") == "logistic") & (pl.col("split") == "valid"))
@@ -164,8 +164,20 @@ def test_the_logistic_regression_beats_chance_and_reads_no_test_label(inputs):
     assert 0.0 <= auc(valid["p"].to_numpy(), data.splits["valid"]["label"].numpy()) <= 1.0
     is_test = pl.col("split") == "test"
     turned = inputs.samples.with_columns(label=pl.when(is_test).then(1 - pl.col("label")).otherwise("label"))
-    again = classic_predictions(prepare(inputs._replace(samples=turned), arms, 0), ["logistic"], ["reccot"], [0])
+    again = classic_predictions(prepare(inputs._replace(samples=turned), arms), ["logistic"], ["reccot"], [0])
     assert again.equals(found)
+
+
+def test_a_classic_model_has_a_result_for_each_draw_of_a_placebo(inputs):
+    found = classic_predictions(prepare(inputs, ["reccot"]), ["logistic"], ["reccot", "shuffled", "random"], [0, 1, 2])
+    seeds = {arm: rows["seed"].unique().sort().to_list() for (arm,), rows in found.group_by("arm")}
+    assert seeds == {
+        **{"logistic": [0], "logistic+reccot": [0]},
+        **{"logistic+shuffled": [0, 1, 2], "logistic+random": [0, 1, 2]},
+    }
+    for arm in ("logistic+shuffled", "logistic+random"):
+        p = [found.filter((pl.col("arm") == arm) & (pl.col("seed") == seed))["p"].to_list() for seed in (0, 1, 2)]
+        assert p[0] != p[1] != p[2]
 
 
 def test_a_classic_model_that_is_missing_is_said_before_anything_trains(inputs, tmp_path, monkeypatch):
@@ -179,7 +191,7 @@ def test_a_classic_model_that_is_missing_is_said_before_anything_trains(inputs, 
 
 def test_lightgbm_predicts_every_seed(inputs):
     pytest.importorskip("lightgbm", reason="LightGBM is not installed: pip install trackrec[lightgbm]")
-    data = prepare(inputs, ["reccot"], 0)
+    data = prepare(inputs, ["reccot"])
     found = classic_predictions(data, ["lightgbm"], ["reccot"], [0, 1])
     counts = found.group_by("arm", "seed", "split").len()
     assert counts.height == 8

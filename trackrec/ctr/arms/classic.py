@@ -16,6 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from trackrec.ctr.arms.arm import CLASSICS
+from trackrec.ctr.arms.assemble import draw_arm
 from trackrec.ctr.arms.texts import principal_components, used_histories
 from trackrec.ctr.features.features import CTRData
 from trackrec.metrics.scores import auc
@@ -62,28 +63,34 @@ def check_classics(names: Iterable[str]) -> None:
             )
 
 
-def classic_predictions(data: CTRData, names: Sequence[str], arms: Sequence[str], seeds: Sequence[int]) -> pl.DataFrame:
+def classic_predictions(
+    data: CTRData, names: Sequence[str], arms: Sequence[str], seeds: Sequence[int], seed: int = 0
+) -> pl.DataFrame:
     """Rows of the predictions table for valid and test: each model without text, and with the text of each arm.
 
-    The text enters as its principal components, fitted on train texts (``logistic+reccot``). The regression has one
-    result, the boosting one per seed. Regularisation and the number of trees are chosen on validation.
+    The text enters as its principal components, fitted on train texts (``logistic+reccot``). The boosting has one
+    result per seed; so has the regression where the arm is drawn anew for each, else it has one. Regularisation and the
+    number of trees are chosen on validation.
 
     Args:
         data: features, with the arms attached.
         names: among ``logistic`` and ``lightgbm``.
         arms: text arms of ``data`` to be joined.
-        seeds: of the boosting.
+        seeds: of the boosting, and of what is drawn; see `draw_arm`.
+        seed: of the run.
     """
     frames = []
-    for arm in (None, *arms):
-        columns = {split: _columns(data, split, arm) for split in data.splits}
-        for name in names:
-            label = name if arm is None else f"{name}+{arm}"
-            if name == "logistic":
-                frames += _rows(data, _logistic(data, columns), label, seeds[0])
-            else:
-                for seed in seeds:
-                    frames += _rows(data, _boosting(data, columns, seed), label, seed)
+    for arm in ("none", *arms):
+        for model_seed in seeds:
+            own = draw_arm(data, arm, seed, model_seed)
+            if own is not data or model_seed == seeds[0]:
+                columns = {split: _columns(own, split, arm) for split in data.splits}
+            for name in names:
+                label = name if arm == "none" else f"{name}+{arm}"
+                if name == "lightgbm":
+                    frames += _rows(data, _boosting(data, columns, model_seed), label, model_seed)
+                elif own is not data or model_seed == seeds[0]:
+                    frames += _rows(data, _logistic(data, columns), label, model_seed)
     return pl.concat(frames)
 
 
@@ -94,10 +101,10 @@ def _rows(data: CTRData, predictions: dict[str, Float], arm: str, seed: int) -> 
     return [frame.with_columns(model=pl.lit("classic"), arm=pl.lit(arm), seed=pl.lit(seed)) for frame in frames]
 
 
-def _columns(data: CTRData, split: str, arm: str | None) -> Float:
+def _columns(data: CTRData, split: str, arm: str) -> Float:
     """(N, F): dense features, then the arm's dense columns, or the components of its text and whether it has one."""
     dense = data.splits[split]["dense"].double().numpy()
-    if arm is None:
+    if arm == "none":
         return dense
     if arm in data.columns:
         return np.concatenate([dense, data.columns[arm][split].double().numpy()], axis=1)
