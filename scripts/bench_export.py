@@ -100,7 +100,7 @@ def bench(name: str, inputs: CTRInputs, folder: Path, candidates: int, repeats: 
     output = folder / f"{name}-export"
     run_ctr(inputs, plan, ctr_dir, 0, lambda _: None)
     written = export_net(inputs, plan, ctr_dir, "reccot", 0, 0, output)
-    data = saved_features(inputs, plan, ctr_dir, "reccot", 0)
+    data = saved_features(inputs, plan, ctr_dir, "reccot", 0, 0)
     net = load_net(plan, data.spec_for("reccot"), saved_net(ctr_dir, "reccot", 0))
     encoder = RequestEncoder(output, folder / "data")
     user = inputs.samples["user_id"][0]

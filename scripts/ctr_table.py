@@ -4,7 +4,7 @@
 
 Choices are made on validation rows: without ``--test`` the test rows are removed before any feature is computed. With
 it the test split is read once, at the end. Every model is compared with ``lightgbm`` and ``lightgbm_lists`` (or with
-logistic regression if LightGBM is not installed); intervals resample users and seeds together. ``lightgbm_lists`` has
+logistic regression if LightGBM is not installed); intervals are over users and seeds. ``lightgbm_lists`` has
 statistics of the item and of the two lists (the last ten ratings, the history) only, without years and neighbours.
 """
 

@@ -215,8 +215,10 @@ class MadeRun:
         write_part(self.run_dir / "plain/evaluate", "metrics", rows)
         self.finish("plain/evaluate", ["data", "plain/rec_tune"])
 
-    def ctr(self, stage: str = "ctr", split: str = "valid", gain: float = 0.05, extra: Any = ()) -> None:
-        """The arms' metrics: RecCoT is ``gain`` better than both others."""
+    def ctr(
+        self, stage: str = "ctr", split: str = "valid", gain: float = 0.05, extra: Any = (), verdict: float = 1.0
+    ) -> None:
+        """The arms' metrics: RecCoT is ``gain`` better than both others, and ``verdict`` says what that means."""
         rows: list[dict[str, Any]] = list(extra)
         for arm in ("none", "reccot", "shuffled", "item_mean"):
             own = dict.fromkeys(("auc", "acc", "log_loss", "uauc"), (0.6, 0.5, 0.7))
@@ -225,17 +227,19 @@ class MadeRun:
                 own |= {"log_loss_minus_none": (-0.01, -0.03, -0.001), "acc_minus_none": (0.0, -0.1, 0.1)}
             rows += [metric_row(stage, split, arm, name, *ends) for name, ends in own.items()]
             rows.append(metric_row(stage, split, arm, "users_one_class", 3.0, None, None))
+        rows.append(metric_row(stage, split, "reccot", "verdict", verdict, None, None))
+        rows.append(metric_row(stage, split, "shuffled", "chosen_placebo", 1.0, None, None))
         write_part(self.run_dir / stage, "metrics", rows, part=7)
         self.finish(stage, ["data"] if stage == "ctr" else ["ctr"], train=300, left_out=4)
 
-    def test(self, gain: float = 0.05) -> None:
+    def test(self, gain: float = 0.05, verdict: float = 1.0) -> None:
         """The one reading of the test split."""
         jobs = [("reccot", f"round-{self.rounds}/rec_tune"), ("plain", "plain/rec_tune"), ("untuned", "base")]
         rows: list[dict[str, Any]] = []
         for part, (arm, validator) in enumerate(jobs):
             judged = self.judge("test", "test", validator, "texts" if arm == "reccot" else "none", 0.2, part)
             rows += metric_rows(validator_metrics(judged, 0), stage="test", split="test", arm=f"validator/{arm}")
-        self.ctr("test", "test", gain, rows)
+        self.ctr("test", "test", gain, rows, verdict)
         self.finish("test", ["ctr"], questions=48, test_reads=2)
 
     def all(self) -> None:

@@ -58,7 +58,7 @@ def test_its_nets_are_refused_with_their_version(
     with pytest.raises(SystemExit):
         old_run(*command)
     message = " ".join(capfd.readouterr().err.split())
-    assert "the nets of this run were trained by trackrec 0.1.0, whose features were others" in message
+    assert "the nets in run/ctr were trained by trackrec 0.1.0, whose features were others" in message
     assert "Run `trackrec fit` to train them again" in message
     assert not Path(command[-1]).exists()
 

@@ -99,7 +99,7 @@ def test_many_random_requests_are_as_the_feature_builder_makes_them(inputs, tmp_
     wanted = pl.DataFrame({"user_id": everyone, "item_id": every_item})
     rows = request_rows(wanted, newest_histories(inputs.samples, {f"h{u[1:]}" for u in users}), inputs.interactions, 4)
     both = inputs._replace(samples=pl.concat([inputs.samples.select(rows.columns), rows]))
-    due = net_inputs(saved_features(both, plan, tmp_path / "ctr", arm, 0), arm, "request")
+    due = net_inputs(saved_features(both, plan, tmp_path / "ctr", arm, 0, 0), arm, "request")
     start = 0
     for some, films in asked:
         found = encoder(some, films)
@@ -156,7 +156,7 @@ def test_a_user_without_a_history_is_answered_as_a_cold_one(inputs, tmp_path, mo
     assert histories.tail(2).rows() == [("new", "h0"), ("newer", "h0")]
     rows = request_rows(wanted, histories, inputs.interactions, 4)
     both = inputs._replace(samples=pl.concat([inputs.samples.select(rows.columns), rows]))
-    due = net_inputs(saved_features(both, plan, tmp_path / "ctr", arm, 0), arm, "request")
+    due = net_inputs(saved_features(both, plan, tmp_path / "ctr", arm, 0, 0), arm, "request")
     for name, value in due.items():
         np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-6 if name == "dense" else 0)
     assert found["user"].tolist()[::2] == [UNKNOWN, UNKNOWN]

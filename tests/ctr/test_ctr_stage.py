@@ -72,11 +72,12 @@ def test_every_arm_and_seed_is_in_the_tables(inputs, tmp_path):
 
 def test_arms_without_statistics_stand_beside_the_others(inputs, tmp_path):
     """Nets and classics of ``/no_stats`` read the item's features only, and are predicted with as they were trained."""
-    arms = ["none", "none/no_stats", "reccot", "reccot/no_stats"]
+    arms = ["none", "none/no_stats", "reccot", "reccot/no_stats", "shuffled/no_stats"]
     made = plan(arms, classics=["logistic"])
     run(inputs, made, tmp_path)
     predictions = read_table(tmp_path, "predictions", check_keys=True)
-    classics = {"logistic", "logistic/no_stats", "logistic+reccot", "logistic+reccot/no_stats"}
+    texts = ["", "/no_stats", "+reccot", "+reccot/no_stats", "+shuffled/no_stats"]
+    classics = {f"logistic{name}" for name in texts}
     assert set(predictions["arm"]) == {*arms, *classics, "item_mean", "user_mean", "item_user"}
     rows = inputs.samples.filter(
         (pl.col("split") == "test") & pl.col("history_id").is_in(list(inputs.vectors["reccot"]))
@@ -90,8 +91,19 @@ def test_arms_without_statistics_stand_beside_the_others(inputs, tmp_path):
         np.testing.assert_allclose(found, stored["p"].to_numpy(), atol=1e-6)
     widths = {arm: load_file(saved_net(tmp_path, arm, 0))["mlp.layers.0.weight"].shape[1] for arm in arms}
     assert widths["none"] - widths["none/no_stats"] == len(dense_names()) - len(dense_names("none"))
-    found = read_table(tmp_path, "metrics")
-    assert {"auc", "auc_minus_none"} <= set(found.filter(pl.col("arm") == "reccot/no_stats")["name"])
+    found = read_table(tmp_path, "metrics").filter(pl.col("slice") == "all")
+    value = {row[:2]: row[2] for row in found.select("arm", "name", "value").rows()}
+    for arm, name, other in (
+        ("reccot/no_stats", "none", "none/no_stats"),
+        ("reccot/no_stats", "best_placebo", "shuffled/no_stats"),
+        ("reccot/no_stats", "logistic", "logistic/no_stats"),
+        ("logistic+reccot/no_stats", "logistic", "logistic/no_stats"),
+        ("reccot", "none", "none"),
+    ):
+        gap = value[arm, "auc"] - value[other, "auc"]
+        assert value[arm, f"auc_minus_{name}"] == pytest.approx(gap, abs=1e-12)
+    assert ("reccot/no_stats", "verdict") in value
+    assert ("reccot", "verdict") not in value  # no placebo with statistics ran
 
 
 def test_without_history_statistics_the_user_mean_is_left_out(inputs, tmp_path):
@@ -105,7 +117,7 @@ def test_nets_of_an_earlier_version_are_named(inputs, tmp_path):
     path = tmp_path / "nets" / "features.json"
     path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "scale"}))
     with pytest.raises(
-        ValueError, match=r"trained by trackrec 0\.1\.0, whose features were others. Run `trackrec fit`"
+        ValueError, match=r"were trained by trackrec 0\.1\.0, whose features were others. Run `trackrec fit`"
     ):
         SavedNets(inputs, made, tmp_path, "none", 0)
 
@@ -145,7 +157,7 @@ def test_log_odds_that_know_the_label_are_found(inputs, tmp_path):
     odds = {key: 4.0 * label - 2.0 + rng.normal() for key, label in rows}
     given = inputs._replace(log_odds={"reccot": odds})
     text = TextSettings(use="log_odds")
-    made = plan(["none", "reccot", "shuffled"], text=text, classics=["logistic"])
+    made = plan(["none", "reccot", "shuffled"], text=text, classics=["logistic"], seeds=[0, 1, 2, 3])
     made = made._replace(connector=None, trainer=lambda: {"accelerator": "cpu", "max_epochs": 12}, patience=12)
     run(given, made, tmp_path)
     found = read_table(tmp_path, "metrics").filter(pl.col("slice") == "all")
@@ -199,7 +211,7 @@ def test_a_request_without_a_text_is_no_answer_of_another_users_text(inputs, tmp
 
 def test_the_logistic_regression_beats_chance_and_reads_no_test_label(inputs):
     arms = ["none", "reccot"]
-    data = prepare(inputs, arms, 0)
+    data = prepare(inputs, arms)
     found = classic_predictions(data, ["logistic"], ["none", "reccot"], [0])
     assert found["arm"].unique().sort().to_list() == ["logistic", "logistic+reccot"]
     valid = found.filter((pl.col("arm") == "logistic") & (pl.col("split") == "valid"))
@@ -207,10 +219,21 @@ def test_the_logistic_regression_beats_chance_and_reads_no_test_label(inputs):
     assert 0.0 <= auc(valid["p"].to_numpy(), data.splits["valid"]["label"].numpy()) <= 1.0
     is_test = pl.col("split") == "test"
     turned = inputs.samples.with_columns(label=pl.when(is_test).then(1 - pl.col("label")).otherwise("label"))
-    again = classic_predictions(
-        prepare(inputs._replace(samples=turned), arms, 0), ["logistic"], ["none", "reccot"], [0]
-    )
+    again = classic_predictions(prepare(inputs._replace(samples=turned), arms), ["logistic"], ["none", "reccot"], [0])
     assert again.equals(found)
+
+
+def test_a_classic_model_has_a_result_for_each_draw_of_a_placebo(inputs):
+    arms = ["none", "reccot", "shuffled", "random"]
+    found = classic_predictions(prepare(inputs, ["reccot"]), ["logistic"], arms, [0, 1, 2])
+    seeds = {arm: rows["seed"].unique().sort().to_list() for (arm,), rows in found.group_by("arm")}
+    assert seeds == {
+        **{"logistic": [0], "logistic+reccot": [0]},
+        **{"logistic+shuffled": [0, 1, 2], "logistic+random": [0, 1, 2]},
+    }
+    for arm in ("logistic+shuffled", "logistic+random"):
+        p = [found.filter((pl.col("arm") == arm) & (pl.col("seed") == seed))["p"].to_list() for seed in (0, 1, 2)]
+        assert p[0] != p[1] != p[2]
 
 
 def test_a_classic_model_that_is_missing_is_said_before_anything_trains(inputs, tmp_path, monkeypatch):
@@ -224,7 +247,7 @@ def test_a_classic_model_that_is_missing_is_said_before_anything_trains(inputs, 
 
 def test_lightgbm_predicts_every_seed(inputs):
     pytest.importorskip("lightgbm", reason="LightGBM is not installed: pip install trackrec[lightgbm]")
-    data = prepare(inputs, ["reccot"], 0)
+    data = prepare(inputs, ["reccot"])
     found = classic_predictions(data, ["lightgbm"], ["none", "reccot"], [0, 1])
     counts = found.group_by("arm", "seed", "split").len()
     assert counts.height == 8

@@ -60,7 +60,7 @@ def search(tables, folder, said=None, net=DIN, inputs=None, space=None, **settin
     say = (said if said is not None else []).append
     exp = SimpleNamespace(inputs=inputs, seed=42, say=say)
     tuned = TuneSettings(space=space or SPACE, **settings)
-    data = room.validation_data(inputs, TextSettings(), FeatureSettings(), tuned.arm, exp.seed)
+    data = room.validation_data(inputs, TextSettings(), FeatureSettings(), tuned.arm)
     return room.Search(exp, data, tuned, read_space(tuned, CONFIG), partial(plan_of, net), folder, "study")
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from trackrec.ctr.arms.assemble import CTRInputs
 from trackrec.ctr.arms.slices import COLD_ITEM, sample_slices
-from trackrec.ctr.arms.verdict import HELPS, HURTS, NO_EVIDENCE, arm_metrics, arm_scores, best_placebo
-from trackrec.metrics.intervals import LEAST_USERS, paired_bootstrap, seed_draws
+from trackrec.ctr.arms.verdict import HELPS, HURTS, NO_EVIDENCE, arm_metrics, arm_scores, best_placebos, verdict
+from trackrec.metrics.intervals import LEAST_USERS, Interval, paired_bootstrap, seed_draws
 from trackrec.metrics.scores import accuracy, auc, log_loss
 
 N_USERS, ROWS = 60, 20
@@ -51,23 +51,53 @@ def test_differences_are_those_of_the_paired_bootstrap():
         assert (row["value"], row["ci_low"], row["ci_high"], row["n"]) == expected
     assert found["reccot", "all", "auc"]["value"] == pytest.approx(np.mean([auc(p, a.labels) for p in a.p]), abs=1e-6)
     drawn = [seed_draws(auc, s.users, s.labels, s.p, seed=0) for s in (a, b)]
-    se = float(np.std(drawn[0].resampled - drawn[1].resampled, ddof=1))
-    assert found["reccot", "all", "auc_minus_none_mde"]["value"] == pytest.approx(2.8 * se)
+    assert found["reccot", "all", "auc_minus_none_mde"]["value"] == (drawn[0] - drawn[1]).detectable()
 
 
 @pytest.mark.parametrize(
-    ("signal", "verdict"),
+    ("signal", "due"),
     [
         ({"none": 0.2, "shuffled": 0.2, "random": 0.1, "reccot": 0.6}, HELPS),
         ({"none": 0.2, "shuffled": 0.6, "random": 0.1, "reccot": 0.6}, NO_EVIDENCE),  # a placebo does as well
         ({"none": 0.6, "shuffled": 0.2, "random": 0.1, "reccot": 0.6}, NO_EVIDENCE),  # no better than no text
         ({"none": 0.6, "shuffled": 0.6, "random": 0.1, "reccot": 0.2}, HURTS),
+        ({"none": 0.6, "shuffled": 0.2, "random": 0.1, "reccot": 0.2}, NO_EVIDENCE),  # any vector does as badly
+        ({"none": 0.2, "shuffled": 0.6, "random": 0.1, "reccot": 0.2}, NO_EVIDENCE),  # no worse than no text
     ],
 )
-def test_verdicts(signal, verdict):
+def test_verdicts(signal, due):
     found = table(signal)
-    assert found["reccot", "all", "verdict"]["value"] == verdict
+    assert found["reccot", "all", "verdict"]["value"] == due
     assert not [key for key in found if key[2] == "verdict" and key[0] != "reccot"]
+
+
+def interval(low, high):
+    return Interval((low + high) / 2, low, high, 9)
+
+
+@pytest.mark.parametrize(
+    ("minus_none", "minus_placebo", "due"),
+    [
+        ((0.01, 0.02), (0.01, 0.02), HELPS),
+        ((0.01, 0.02), (-0.01, 0.02), NO_EVIDENCE),
+        ((-0.01, 0.02), (0.01, 0.02), NO_EVIDENCE),
+        ((-0.02, -0.01), (-0.02, -0.01), HURTS),
+        ((-0.02, -0.01), (-0.02, 0.01), NO_EVIDENCE),
+        ((-0.02, 0.01), (-0.02, -0.01), NO_EVIDENCE),
+        ((0.01, 0.02), (-0.02, -0.01), NO_EVIDENCE),
+    ],
+)
+def test_a_verdict_takes_both_comparisons(minus_none, minus_placebo, due):
+    assert verdict(interval(*minus_none), interval(*minus_placebo)) == due
+
+
+def test_one_training_seed_gives_intervals_and_no_verdict():
+    predictions, samples = make({"none": 0.2, "shuffled": 0.2, "reccot": 0.9})
+    rows = arm_metrics(predictions.filter(pl.col("seed") == 0), samples, "test", "test", seed=0)
+    found = {row["name"]: row for row in rows if row["arm"] == "reccot"}
+    assert found["auc_minus_none"]["ci_low"] > 0
+    assert found["auc_minus_best_placebo"]["ci_low"] > 0
+    assert "verdict" not in found
 
 
 def test_without_a_placebo_or_without_none_there_is_no_verdict():
@@ -82,7 +112,7 @@ def test_the_best_placebo_is_chosen_on_validation():
     worse = predictions.join(samples.select("sample_id", "label"), on="sample_id").with_columns(
         p=pl.when(is_test & (pl.col("arm") == "random")).then(pl.when(label).then(0.9).otherwise(0.1)).otherwise("p")
     )
-    assert best_placebo(worse, samples) == "shuffled"
+    assert best_placebos(worse, samples) == ["shuffled"]
     rows = arm_metrics(worse.drop("label"), samples, "test", "test", seed=0)
     found = {(row["arm"], row["name"]): row["value"] for row in rows}
     assert found["shuffled", "chosen_placebo"] == 1.0

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 
-from trackrec.metrics.intervals import evaluate, paired_bootstrap, seed_draws, user_bootstrap
+from trackrec.metrics.intervals import Draws, evaluate, paired_bootstrap, seed_draws, user_bootstrap
 from trackrec.metrics.scores import accuracy, auc, calibration_error, log_loss, uauc
 from trackrec.metrics.texts import distinct_n, mean_words
 
@@ -179,15 +179,91 @@ def test_importing_metrics_imports_no_framework():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+# -- users and training seeds ---------------------------------------------------------------------------------------
+
+T1, T2, T10 = 12.706204736174698, 4.302652729911275, 2.2281388519649385  # Student's .975 quantiles
+
+
+def test_the_interval_over_seeds_alone_by_hand():
+    """s² = .01 over three seeds: .2 ± t(2) · .1 / √3."""
+    draws = Draws(np.array([0.1, 0.2, 0.3]), np.full((50, 3), 0.2), 40, 20)
+    half = T2 * 0.1 / 3**0.5
+    assert draws.interval() == pytest.approx((0.2, 0.2 - half, 0.2 + half, 40))
+
+
+def test_the_interval_over_users_alone_by_hand():
+    """Two resamples of two users: variance .02, doubled since the bootstrap gives (U - 1) / U of it."""
+    draws = Draws(np.array([0.2, 0.2]), np.array([[0.1, 0.1], [0.3, 0.3]]), 4, 2)
+    assert draws.standard_error() == pytest.approx(0.2)
+    assert draws.quantile(0.975) == pytest.approx(T1)
+    assert draws.interval().high == pytest.approx(0.2 + 0.2 * T1)
+
+
+def test_users_and_seeds_by_hand():
+    """Both add .01: the quantiles of t(10) and t(2) are weighted by 1 - .5^1.25 and .5^1.25 = .42045."""
+    step = (0.01 / 1.1 / 2) ** 0.5  # two resamples at ± step have the variance 2 step²
+    by_seed = np.array([-1.0, 0.0, 1.0]) * 0.03**0.5
+    draws = Draws(by_seed, np.array([[step] * 3, [-step] * 3]), 33, 11)
+    assert draws.variances() == pytest.approx((0.01, 0.01, 0.0), abs=1e-12)
+    quantile = T10 + 0.4204482 * (T2 - T10)
+    assert draws.quantile(0.975) == pytest.approx(quantile, rel=1e-6)
+    assert draws.interval().high == pytest.approx(quantile * 0.02**0.5, rel=1e-6)
+    t_power = (0.8790578285505887, 1.0606601717798214)  # .8 quantiles of t(10) and t(2)
+    power = t_power[0] + 0.4204482 * (t_power[1] - t_power[0])
+    assert draws.detectable() == pytest.approx((quantile + power) * 0.02**0.5, rel=1e-6)
+
+
+def test_with_many_users_and_equal_seeds_the_detectable_difference_is_2_8_errors():
+    draws = Draws(np.zeros(3), np.array([[0.1] * 3, [-0.1] * 3]), 9, 10**6)
+    assert draws.detectable() / draws.standard_error() == pytest.approx(1.95996 + 0.84162, rel=1e-4)
+
+
+@pytest.mark.parametrize(("beyond", "error"), [(0.01, 0.1), (-0.01, 0.0)])
+def test_what_users_and_seeds_have_in_common_counts_once(beyond, error):
+    """The seeds' values differ only through the users: their mean is the same on every resample."""
+    both = 1.1 * 2 * 0.2**2  # the variance of one seed over resamples; over S - 1 = 1
+    apart = (both + beyond) ** 0.5  # s² / S is apart²
+    draws = Draws(np.array([-apart, apart]), np.array([[0.2, -0.2], [-0.2, 0.2]]), 22, 11)
+    assert draws.variances() == pytest.approx((0.0, both + beyond, both))
+    assert draws.standard_error() == pytest.approx(error)
+
+
+def test_one_seed_gives_the_percentiles_over_users(rows):
+    p, y, users = rows
+    found = seed_draws(auc, users, y, p, n_resamples=50, seed=1)
+    assert found.interval() == user_bootstrap(auc, users, p, y, n_resamples=50, seed=1)
+    low, high = np.percentile(found.resampled[:, 0], [2.5, 97.5])
+    assert found.interval()[1:3] == (low, high)
+
+
+def test_seeds_are_paired_and_a_single_one_meets_all(rows):
+    p, y, users = rows
+    shifts = np.array([[0.0], [0.02], [0.05]])
+    a = seed_draws(accuracy, users, y, np.clip(p + shifts, 0, 1), n_resamples=20)
+    once = seed_draws(accuracy, users, y, p, n_resamples=20)
+    assert np.array_equal((a - a).resampled, np.zeros((20, 3)))
+    assert (a - once).by_seed.tolist() == (a.by_seed - once.value).tolist()
+    assert (a - once).interval() != (a - a).interval()
+    two = seed_draws(accuracy, users, y, np.stack([p, p]), n_resamples=20)
+    with pytest.raises(ValueError, match="equally many training seeds, got 3 and 2"):
+        a - two
+
+
 @pytest.mark.parametrize("n_seeds", [2, 3, 5])
-def test_the_mean_over_seeds_keeps_the_whole_variance(n_seeds):
-    """Where seeds alone differ, the bootstrap's variance is s^2 / S, not (S - 1) / S of it."""
-    values = np.linspace(0.2, 0.8, n_seeds)
-    labels, users = np.array([0, 1] * 20), np.repeat(np.arange(20), 2)
-    p = np.where(labels == 1, values[:, None], 0.0)
-
-    def level(p, y):
-        return float(p[y == 1].mean())
-
-    drawn = seed_draws(level, users, labels, p, n_resamples=4000)
-    assert drawn.resampled.std() == pytest.approx(values.std(ddof=1) / n_seeds**0.5, rel=0.06)
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 1.0])
+def test_intervals_hold_the_truth_as_often_as_they_say(n_seeds, share):
+    """Where seeds alone differed, three of them, resampled, gave an interval above zero in 12.7 % of cases."""
+    rng = np.random.default_rng([n_seeds, int(10 * share)])
+    n_users, trials = 40, 1000
+    weights = rng.multinomial(n_users, np.full(n_users, 1 / n_users), size=200) / n_users
+    held, above = 0, 0
+    for _ in range(trials):
+        of_users = rng.normal(0, (1 - share) ** 0.5, n_users) * n_users**0.5
+        of_seeds = rng.normal(0, (share * n_seeds) ** 0.5, n_seeds)
+        resampled = (weights @ of_users)[:, None] + of_seeds
+        interval = Draws(of_users.mean() + of_seeds, resampled, n_users, n_users).interval()
+        held += interval.low <= 0 <= interval.high
+        above += interval.low > 0
+    spread = 3 * (0.05 * 0.95 / trials) ** 0.5
+    assert 0.93 - spread / 2 < held / trials < (0.97 + spread / 2 if n_seeds > 2 else 1)
+    assert above / trials < 0.025 + spread / 2

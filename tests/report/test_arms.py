@@ -46,7 +46,7 @@ def test_slices_and_detectable_effects_are_no_differences_of_their_own(tmp_path:
     (parts,) = (table for table in tables(full, "arms") if "AUC on parts of the validation rows" in table.caption)
     ((name, *cells),) = parts.rows
     assert name == "items with at most 5 train ratings"
-    assert [cell.text for cell in cells] == [".6000", ".6000", "−.2000", "hurts", "+.0000", "no evidence", "48"]
+    assert [cell.text for cell in cells] == [".6000", ".6000", "−.2000", "worse", "+.0000", "no evidence", "48"]
 
 
 def test_slices_of_another_version_stand_at_the_end_under_their_own_names(tmp_path: Path) -> None:

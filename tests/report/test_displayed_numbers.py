@@ -5,15 +5,17 @@ Each metric has a value of its own here, so that a cell that shows another one i
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
 from made_run import USERS
 from reading import tables
+from rich.console import Console
 from tiny import frame
 
 from trackrec.report.render.document import Report
-from trackrec.report.render.terminal import arms_table, coverage_table, differences, rounds_table
+from trackrec.report.render.terminal import arms_table, coverage_table, differences, print_report, rounds_table
 
 
 def metric(stage: str, round_: int, split: str, arm: str, name: str, value: float, n: int = 48) -> dict[str, Any]:
@@ -124,3 +126,15 @@ def test_the_counts_of_the_page(made_report: Report) -> None:
         ("ctr", "rows left out: no text about their history"): 4,
         ("test", "test rows of V"): 48,
     }
+
+
+@pytest.mark.parametrize(
+    ("seeds", "note"), [(1, "over users only: one training seed"), (3, "users and 3 training seeds")]
+)
+def test_the_terminal_says_what_the_intervals_cover(seeds: int, note: str) -> None:
+    rows = [metric("ctr", -1, "valid", arm, "auc", 0.5) for arm in ("none", "reccot")]
+    rows.append(metric("ctr", -1, "valid", "reccot", "auc_minus_none", 0.1))
+    shown = io.StringIO()
+    facts = {"rounds": 1, "split": "valid", "net": "DIN", "seeds": seeds}
+    print_report(frame("metrics", rows), facts, Console(file=shown, width=150))
+    assert note in shown.getvalue()

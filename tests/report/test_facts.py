@@ -16,7 +16,7 @@ from trackrec.metrics.scores import balanced_mean
 from trackrec.report.numbers import RunNumbers
 from trackrec.report.render.document import Badge, Figure, Num, Report, write_number
 from trackrec.report.report import build_report
-from trackrec.report.sections.arms import verdict
+from trackrec.report.sections.arms import reading
 from trackrec.report.sections.calibration import reliability_bins, wilson
 from trackrec.report.sections.judgements import draw_rewards
 from trackrec.report.sections.writing import Writing, distinct_interval, spans
@@ -45,46 +45,64 @@ def test_numbers_as_a_person_reads_them(value: float, unit: Any, text: str) -> N
 @pytest.mark.parametrize(
     ("low", "high", "name", "text"),
     [
-        (0.001, 0.01, "auc", "helps"),
+        (0.001, 0.01, "auc", "better"),
         (-0.001, 0.01, "auc", "no evidence"),
-        (-0.01, -0.001, "auc", "hurts"),
+        (-0.01, -0.001, "auc", "worse"),
         (0.0, 0.01, "auc", "no evidence"),
-        (0.001, 0.01, "log_loss", "hurts"),
-        (-0.01, -0.001, "log_loss", "helps"),
+        (0.001, 0.01, "log_loss", "worse"),
+        (-0.01, -0.001, "log_loss", "better"),
         (float("nan"), float("nan"), "auc", "no evidence"),
     ],
 )
-def test_a_verdict_is_what_the_interval_allows(low: float, high: float, name: str, text: str) -> None:
-    assert verdict(Num((low + high) / 2, low, high), name).text == text
+def test_a_difference_reads_as_its_interval_allows(low: float, high: float, name: str, text: str) -> None:
+    difference = Num((low + high) / 2, low, high)
+    assert reading(difference, 2, name).text == text
+    assert reading(difference, 1, name).text == "users only"
 
 
 @pytest.mark.parametrize(
-    ("gain", "answer"), [(0.05, "It helped"), (0.01, "No evidence that it helped"), (-0.05, "It hurt")]
+    ("verdict", "answer"), [(1.0, "It helped"), (0.0, "No evidence that it helped"), (-1.0, "It hurt")]
 )
-def test_the_answer_needs_both_comparisons(gain: float, answer: str, made_dir: Any, tmp_path: Path) -> None:
+def test_the_answer_is_the_verdict_of_the_metrics(verdict: float, answer: str, made_dir: Any, tmp_path: Path) -> None:
+    """Whatever the intervals beside it say: there is one rule, and the table holds what it found."""
     run_dir, config = made_dir
     shutil.copytree(run_dir, tmp_path / "run")
-    MadeRun(tmp_path / "run", config).test(gain)
+    MadeRun(tmp_path / "run", config).test(verdict=verdict)
     block = answer_of(tmp_path / "run", config)
     assert block.answer.text == answer
+    assert "minus another user's RecCoT" in block.grounds[1]
+    assert any("G and V were trained once" in ground for ground in block.grounds)
     assert "test split, 48 rows" in block.grounds[0]
     assert block.grounds[-1] == "The test split was read twice in this run directory."
 
 
-def test_a_gain_against_no_text_alone_is_no_proof(made_dir: Any, tmp_path: Path) -> None:
-    """Another user's text does as well: the difference to it crosses zero."""
+def test_one_training_seed_gives_no_answer(made_dir: Any, tmp_path: Path) -> None:
+    """Even where an earlier version wrote a verdict."""
+    run_dir, config = made_dir
+    one = {**config, "ctr": {**config["ctr"], "seeds": [0]}}
+    shutil.copytree(run_dir, tmp_path / "run")
+    MadeRun(tmp_path / "run", one).test(verdict=1.0)
+    block = answer_of(tmp_path / "run", one)
+    assert block.answer == Badge("No verdict", "open")
+    assert block.grounds[0].endswith("users only.")
+    assert any(ground.startswith("A verdict needs two training seeds") for ground in block.grounds)
+    compared, *_ = (table for table in tables(build_report(tmp_path / "run", one), "arms") if "paired" in table.caption)
+    assert "over users only" in compared.caption
+    assert {line[2].text for line in compared.rows} == {"users only"}
+
+
+def test_without_a_placebo_there_is_no_answer(made_dir: Any, tmp_path: Path) -> None:
     run_dir, config = made_dir
     shutil.copytree(run_dir, tmp_path / "run")
     made = MadeRun(tmp_path / "run", config)
     path = tmp_path / "run" / "test"
-    rows = read_table(path, "metrics")
-    name = pl.col("name") == "auc_minus_shuffled"
-    rows = rows.with_columns(ci_low=pl.when(name).then(-0.01).otherwise("ci_low"))
+    rows = read_table(path, "metrics").filter((pl.col("arm") != "shuffled") & (pl.col("name") != "verdict"))
     shutil.rmtree(path / "metrics")
     write_part(path, "metrics", rows)
     made.finish("test", ["ctr"], test_reads=1)
     block = answer_of(tmp_path / "run", config)
-    assert block.answer == Badge("No evidence that it helped", "open")
+    assert block.answer == Badge("No verdict", "open")
+    assert "There is no placebo arm to compare with: add shuffled to ctr.arms." in block.grounds
 
 
 def test_rewards_and_their_change_by_hand(made_dir: Any, made_report: Report) -> None:

@@ -47,6 +47,10 @@ RUNS = [
     (f"bench_trl.py {TINY_LLM}", r"'log-probability gap': 0\.0"),
     ("bench_vllm.py --model {model} --prompt 30 --prompts 1 --draws 2 --new 6 --repeats 1", r"HF / ours"),
     (
+        "calibrate_intervals.py --trials 3 --resamples 20 --users 12 --seeds 2 --shares 0.7",
+        r"shift, 3 trials(?s:.*)\| 2 \| 0\.7 \| \d(?s:.*)rows, 3 trials",
+    ),
+    (
         "ctr_table.py --data {ratings} --protocols user --nets DIN --seeds 0 --resamples 20 --test",
         r"user, ties strict, test: \d+ rows(?s:.*)DIN +AUC",
     ),

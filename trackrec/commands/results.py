@@ -33,6 +33,7 @@ def run_and_show(call: Call, experiment: Experiment, stages: Sequence[str] | Non
         write_and_name(run_dir, call)
         raise
     facts: dict[str, Any] = {"rounds": experiment.loop.rounds, "split": split, "net": net_name(call.config)}
+    facts["seeds"] = len(experiment.ctr.seeds)
     if split == "test":
         facts["test_reads"] = test_reads(run_dir)
     metrics = all_metrics(experiment)

@@ -174,7 +174,10 @@ def sweep_report(lines: Sequence[Line], title: str, seeds: Sequence[int], failed
     """
     over = f"Means over {len(seeds)} seeds; intervals are 95 %, Student's t over seeds, differences paired by seed."
     if len(seeds) == 1:
-        over = "One seed; intervals are 95 %, over users, paired on the same rows: they hold no chance of training."
+        over = (
+            "One seed; intervals are 95 %, paired on the same rows: over users only for V, without the chance of its "
+            "training; for the CTR net over users and ctr.seeds, if several, with one G and V for all."
+        )
     base = lines[0].variant
     sections = []
     for outcome in dict.fromkeys(line.outcome for line in lines):

@@ -108,7 +108,7 @@ def tune(exp: Experiment, settings: TuneSettings, plan_of: PlanOf, trials: int |
     facts = exp.pipeline.fingerprint(Stage(DIRECTORY, keys, names, code, lambda _: {}, outside=threshold))
     name = stable_hash(facts, json.dumps(space))
     with locked(exp.pipeline.run_dir):
-        data = validation_data(ctr_inputs(exp), exp.ctr.text, exp.ctr.features, settings.arm, exp.seed)
+        data = validation_data(ctr_inputs(exp), exp.ctr.text, exp.ctr.features, settings.arm)
         search = Search(exp, data, settings, space, plan_of, exp.directory(DIRECTORY), name)
         search.run(wanted)
         best = search.report()
@@ -196,12 +196,14 @@ class Search:
 
     def _fit(self, values: dict[str, Any], part: int) -> float:
         """Train every seed; returns the mean AUC. The predictions are kept, for the intervals."""
+        from trackrec.ctr.arms.assemble import draw_arm
         from trackrec.ctr.training.train import fit_arm
 
         plan, arm = self.plan_of(values), self.settings.arm
         frames, found = [], []
         for seed in self.settings.seeds:
-            result = fit_arm(plan, self.data, arm, seed, self.folder / "logs")
+            data = draw_arm(self.data, arm, self.exp.seed, seed)
+            result = fit_arm(plan, data, arm, seed, self.folder / "logs")
             p = result.predictions["valid"]
             found.append(auc(p, self.labels))
             frames.append(pl.DataFrame({"sample_id": self.data.sample_ids["valid"], "p": p}))
@@ -215,7 +217,7 @@ class Search:
         return self.data.splits["valid"]["label"].numpy()
 
     def _draws(self, part: int) -> Draws:
-        """AUC of a part of the predictions, resampled over users and seeds."""
+        """AUC of a part of the predictions, by seed and over resampled users."""
         rows = standing_part(self.folder, "predictions", part)
         if rows is None:
             raise SettingError(
@@ -249,15 +251,14 @@ class Search:
         return Found(ranked[0].number, values, best.interval(), (best - configured).interval())
 
 
-def validation_data(inputs: CTRInputs, text: TextSettings, features: FeatureSettings, arm: str, seed: int) -> CTRData:
-    """Features of train and valid rows with the arm attached; no test row is in it.
+def validation_data(inputs: CTRInputs, text: TextSettings, features: FeatureSettings, arm: str) -> CTRData:
+    """Features of train and valid rows with what the arm reads; no test row is in it.
 
     Args:
         inputs: what the CTR stage reads.
         text: how texts enter the nets.
         features: what the dense features hold.
         arm: its name.
-        seed: of the run, for the placebos.
 
     Raises:
         SettingError: the arm can't run.
@@ -267,7 +268,7 @@ def validation_data(inputs: CTRInputs, text: TextSettings, features: FeatureSett
     kept, left_out = runnable_arms(inputs, [arm], text, "tune.arm")
     if arm not in kept:
         raise SettingError(f"tune.arm: {'; '.join(left_out)}.")
-    data = prepare(inputs, [arm], seed, text, features)
+    data = prepare(inputs, [arm], text, features)
     # After the features: what is a test row decides which ratings no statistic may count.
     return replace(data, splits={name: data.splits[name] for name in ("train", "valid")})
 
@@ -305,11 +306,12 @@ def overlay(config: dict[str, Any], found: Found, search: Search) -> str:
     which = "the configured net, which no trial beat" if found.number is None else f"trial {found.number}"
     settings = search.settings
     net = str(at(config, "ctr.net.class_path")).rsplit(".", 1)[-1]
+    over = "users and seeds" if len(settings.seeds) > 1 else "users only, since there is one seed"
     comment = [
         f"Found by `trackrec tune`: {which}, of {len(done)} trials (Optuna TPE, seed {search.exp.seed}).",
         f"Metric: validation AUC of {net}, arm {settings.arm}, mean of seeds {', '.join(map(str, settings.seeds))}.",
         f"AUC {_interval(found.auc)} on {found.auc.n:,} rows; minus the configured net's "
-        f"{_interval(found.gain, '+')}: 95 %, users and seeds resampled.",
+        f"{_interval(found.gain, '+')}: 95 %, over {over}.",
         "Chosen as the best on these rows, so both numbers flatter it. No test row was read.",
         "Space: " + "; ".join(one.describe() for one in search.space) + ".",
     ]

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from trackrec.ctr.arms.assemble import CTRInputs, attach_arms, feature_builder, sample_rows
+from trackrec.ctr.arms.assemble import CTRInputs, attach_arms, draw_arm, feature_builder, sample_rows
 from trackrec.ctr.arms.texts import MissingEmbeddingError
 from trackrec.ctr.features.features import CTRData, FeatureBuilder, FeatureSpec, Vocabularies
 from trackrec.ctr.features.rating_scale import RatingScale
@@ -40,24 +40,28 @@ class SavedNets:
         settings: of the stage.
         ctr_dir: the stage's directory.
         arm: the arm whose nets predict.
-        seed: of the placebos.
+        seed: of the run, for what is drawn for the arm.
         now: the timestamp that all rows will have; None: any timestamps, and each row uses only what came before it.
 
     Raises:
-        SettingError: the stage has no nets of this arm, or the settings describe another net.
+        SettingError: the stage has no nets of this arm, an earlier version drew what they read, or the settings
+            describe another net.
     """
 
     def __init__(
         self, inputs: CTRInputs, settings: CTRSettings, ctr_dir: Path, arm: str, seed: int, now: int | None = None
     ) -> None:
         self._inputs, self._settings, self._arm, self._seed = inputs, settings, arm, seed
-        paths = [saved_net(ctr_dir, arm, net_seed) for net_seed in saved_seeds(ctr_dir, arm)]
-        saved = json.loads(features_file(ctr_dir).read_text())
+        saved = _saved(ctr_dir)
         self._gaps = saved["gaps"][arm]
         self._builder = _builder(inputs, settings, saved, now)
         self._samples = sample_rows(inputs, settings.text)
+        self._seeds = saved_seeds(ctr_dir, arm)
         self._data = self._attached(inputs, self._samples)
-        self._nets = [load_net(settings, self._data.spec_for(arm), path) for path in paths]
+        self._nets = [
+            load_net(settings, data.spec_for(arm), saved_net(ctr_dir, arm, net_seed))
+            for net_seed, data in zip(self._seeds, self._data, strict=True)
+        ]
 
     def __call__(self, rows: pl.DataFrame, log_odds: Mapping[str, Mapping[str, float]] | None = None) -> NDArray[Any]:
         """P(like) of rows of the samples table, averaged over the seeds: (N,) float32.
@@ -70,25 +74,27 @@ class SavedNets:
             MissingEmbeddingError: a row's history has no text, and the nets were trained without such rows.
         """
         (split,) = rows["split"].unique()
-        data = self._data
-        if self._arm in data.columns:
+        attached = self._data
+        if self._arm in attached[0].columns:
             known = self._inputs.log_odds
             merged = {arm: {**known.get(arm, {}), **values} for arm, values in (log_odds or {}).items()}
             inputs = self._inputs._replace(log_odds={**known, **merged})
-            data = self._attached(inputs, pl.concat([self._samples.select(rows.columns), rows]))
+            attached = self._attached(inputs, pl.concat([self._samples.select(rows.columns), rows]))
         features = {name: torch.from_numpy(value) for name, value in self._builder.columns(rows).items()}
-        data = replace(data, splits={split: features})
-        check_texts(data, self._arm, split)
         predictions = []
         with torch.inference_mode():
-            for net in self._nets:
+            for net, of_net in zip(self._nets, attached, strict=True):
+                data = replace(of_net, splits={split: features})
+                check_texts(data, self._arm, split)
                 batches = TensorLoader(data, split, self._arm, batch_size=BATCH, labels=False)
                 predictions.append(torch.cat([net(batch).sigmoid() for batch in batches]).numpy())
         return np.asarray(np.mean(predictions, axis=0, dtype=np.float64), np.float32)
 
-    def _attached(self, inputs: CTRInputs, rows: pl.DataFrame) -> CTRData:
-        data = attach_arms(self._builder.whose(rows), inputs, [self._arm], self._seed, self._settings.text)
-        return _with_gaps(data, self._arm, self._gaps)
+    def _attached(self, inputs: CTRInputs, rows: pl.DataFrame) -> list[CTRData]:
+        """The rows with the arm as each of the nets reads it."""
+        data = attach_arms(self._builder.whose(rows), inputs, [self._arm], self._settings.text)
+        drawn = [draw_arm(data, self._arm, self._seed, net_seed) for net_seed in self._seeds]
+        return [_with_gaps(own, self._arm, self._gaps) for own in drawn]
 
 
 def check_texts(data: CTRData, arm: str, split: str) -> None:
@@ -131,26 +137,46 @@ def saved_seeds(ctr_dir: Path, arm: str) -> list[int]:
     return seeds
 
 
-def saved_features(inputs: CTRInputs, settings: CTRSettings, ctr_dir: Path, arm: str, seed: int) -> CTRData:
-    """Features of the samples in the form that the saved nets of an arm were trained on."""
-    saved = json.loads(features_file(ctr_dir).read_text())
+def saved_features(
+    inputs: CTRInputs, settings: CTRSettings, ctr_dir: Path, arm: str, seed: int, net_seed: int
+) -> CTRData:
+    """Features of the samples in the form that a saved net of an arm was trained on.
+
+    Args:
+        inputs: the tables on which the stage ran.
+        settings: of the stage.
+        ctr_dir: the stage's directory.
+        arm: the arm of the net.
+        seed: of the run.
+        net_seed: of the net's training.
+
+    Raises:
+        SettingError: an earlier version drew what the net reads.
+    """
+    saved = _saved(ctr_dir)
     data = _builder(inputs, settings, saved)(sample_rows(inputs, settings.text))
-    return _with_gaps(attach_arms(data, inputs, [arm], seed, settings.text), arm, saved["gaps"][arm])
+    attached = attach_arms(data, inputs, [arm], settings.text)
+    return _with_gaps(draw_arm(attached, arm, seed, net_seed), arm, saved["gaps"][arm])
+
+
+def _saved(ctr_dir: Path) -> dict[str, Any]:
+    """The content of `features_file`.
+
+    Raises:
+        SettingError: the nets were trained by an earlier version, whose features and placebos were others.
+    """
+    saved: dict[str, Any] = json.loads(features_file(ctr_dir).read_text())
+    if "scale" not in saved:
+        raise SettingError(
+            f"the nets in {ctr_dir} were trained by trackrec 0.1.0, whose features were others. Run `trackrec fit` to "
+            "train them again, or predict with that version."
+        )
+    return saved
 
 
 def _builder(
     inputs: CTRInputs, settings: CTRSettings, saved: Mapping[str, Any], now: int | None = None
 ) -> FeatureBuilder:
-    """The builder of the features on which the saved nets were trained.
-
-    Raises:
-        SettingError: they were trained by an earlier version, whose features were others.
-    """
-    if "scale" not in saved:
-        raise SettingError(
-            "the nets of this run were trained by trackrec 0.1.0, whose features were others. Run `trackrec fit` to "
-            "train them again, or predict with that version."
-        )
     return feature_builder(
         inputs,
         settings.text,

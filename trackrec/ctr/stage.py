@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,12 @@ from typing import Any
 import polars as pl
 
 from trackrec.ctr.arms.arm import MEANS, Arm
-from trackrec.ctr.arms.assemble import CTRInputs, prepare, runnable_arms, sample_rows
+from trackrec.ctr.arms.assemble import CTRInputs, draw_arm, prepare, runnable_arms, sample_rows
 from trackrec.ctr.arms.baselines import baseline_predictions
 from trackrec.ctr.arms.classic import check_classics, classic_predictions
 from trackrec.ctr.arms.slices import sample_slices
 from trackrec.ctr.arms.verdict import arm_metrics
-from trackrec.ctr.features.features import CTRData
+from trackrec.ctr.features.features import CTRData, FeatureSpec
 from trackrec.ctr.saved import features_file, saved_net
 from trackrec.ctr.settings import CTRSettings
 from trackrec.ctr.training.train import ArmResult, fit_arm
@@ -36,7 +36,7 @@ def run_ctr(
         inputs: tables and vectors.
         settings: what to train.
         out_dir: the stage directory.
-        seed: of the placebos and of the intervals.
+        seed: of the run, for what is drawn for an arm, and for the intervals.
         say: prints one line per training.
 
     Returns:
@@ -44,7 +44,7 @@ def run_ctr(
     """
     check_classics(settings.classics)
     arms, notes = runnable_arms(inputs, settings.arms, settings.text)
-    data = prepare(inputs, arms, seed, settings.text, settings.features)
+    data = prepare(inputs, arms, settings.text, settings.features)
     rows = {name: len(ids) for name, ids in data.sample_ids.items()}
     left_out = len(inputs.samples) - sum(rows.values())
     say(f"    rows {rows}, {left_out:,} rows left out because their history has no text")
@@ -53,14 +53,15 @@ def run_ctr(
     parts = [(arm, arm_seed) for arm in arms for arm_seed in settings.seeds]
     for part, (arm, arm_seed) in enumerate(parts):
         if standing_part(out_dir, "predictions", part) is None:
-            _train(data, settings, arm, arm_seed, out_dir, part, say)
-    _write_features(data, arms, out_dir)
+            _train(draw_arm(data, arm, seed, arm_seed), settings, arm, arm_seed, out_dir, part, say)
+    specs = {arm: draw_arm(data, arm, seed, settings.seeds[0]).spec_for(arm) for arm in arms}
+    _write_features(data, specs, out_dir)
     write_part(out_dir, "predictions", baseline_rows(inputs, settings), part=len(parts))
     if settings.classics:
         whole = [arm for arm in map(Arm.parse, arms) if arm.coverage == 1]
         without_text = dict.fromkeys(f"none{arm.suffix}" for arm in whole)
         beside = [*without_text, *(arm.name for arm in whole if arm.texts)]
-        classics = classic_predictions(data, settings.classics, beside, settings.seeds)
+        classics = classic_predictions(data, settings.classics, beside, settings.seeds, seed)
         write_part(out_dir, "predictions", classics, part=len(parts) + 1)
     predictions = read_table(out_dir, "predictions")
     metrics = arm_metrics(predictions, inputs.samples, "valid", "ctr", seed, sample_slices(inputs))
@@ -89,12 +90,12 @@ def _train(
     )
 
 
-def _write_features(data: CTRData, arms: Sequence[str], out_dir: Path) -> None:
+def _write_features(data: CTRData, specs: Mapping[str, FeatureSpec], out_dir: Path) -> None:
     """What `trackrec.ctr.saved` needs to build the same nets again."""
     content = {
         "spec": asdict(data.spec),
         "vocabularies": asdict(data.vocabularies),
-        "gaps": {arm: data.spec_for(arm).text_gaps for arm in arms},
+        "gaps": {arm: spec.text_gaps for arm, spec in specs.items()},
         "scale": asdict(data.scale),
     }
     write_atomic(features_file(out_dir), json.dumps(content, sort_keys=True))

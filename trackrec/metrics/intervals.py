@@ -1,10 +1,11 @@
-"""Bootstrap intervals over users and training seeds, and the rows of the metrics table.
+"""Intervals over users and training seeds, and the rows of the metrics table.
 
 Letters: N rows, U users, S training seeds, R resamples.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -36,10 +37,14 @@ Weighted = Callable[[Float], Float]
 # With fewer users than this, 95 % intervals miss the true value far more often than in 5 % of cases.
 LEAST_USERS = 10
 _CHUNK = 4_000_000  # at most so many weights in memory while resampling
+_LEVEL, _POWER = 0.975, 0.8  # two-sided 95 %
+# Chosen so that from 93 to 97 % of the intervals hold the truth; with 1, more do where there are three seeds.
+_SHARE = 1.25
+_NAN = float("nan")
 
 
 class Interval(NamedTuple):
-    """A value, its 95 % percentile interval, and the number of rows behind it."""
+    """A value, its 95 % interval, and the number of rows behind it."""
 
     value: float
     low: float
@@ -69,35 +74,102 @@ def user_bootstrap(
 
 
 class Draws(NamedTuple):
-    """A value, its values on the resamples, and the number of rows behind it.
+    """A metric by training seed: on all rows, and on resamples of the users.
 
-    Draws of equal ``users``, ``n_resamples``, ``seed`` and number of training seeds come from the same resamples, so
-    their differences are paired.
+    Draws of equal ``users``, ``n_resamples`` and ``seed`` come from the same resamples. So their differences are paired
+    by resample, and by training seed too.
+
+    The interval of the mean over several seeds takes users and seeds as two crossed random samples (Cameron, Gelbach
+    and Miller 2011). With s² the variance of ``by_seed``:
+
+        variance = users + max(0, s² / S - both)
+
+    ``users`` is the variance of the seeds' mean over resamples. It holds the chance that a user and a seed have in
+    common (``both``), as s² / S does. The standard error is multiplied by a mean of Student's quantiles with U - 1 and
+    with S - 1 degrees of freedom; the weight of the latter is s² / S's part of the variance, to the power of 1.25
+    (Cochran 1964 has 1): few seeds tell little of their variance. With Satterthwaite's degrees of freedom too few
+    intervals hold the truth where there are two or three seeds; ``scripts/calibrate_intervals.py`` measures both.
+
+    Attributes:
+        by_seed: (S,) the metric of each training seed on all rows.
+        resampled: (R, S) the same on each resample.
+        n: number of rows.
+        n_users: U.
     """
 
-    value: float
-    resampled: Float  # (R,)
+    by_seed: Float
+    resampled: Float
     n: int
+    n_users: int
 
     def __sub__(self, other: Draws) -> Draws:
-        return Draws(self.value - other.value, self.resampled - other.resampled, self.n)
+        """Differences seed by seed; a model without chance in its training has one seed, and meets all of the other's.
+
+        Raises:
+            ValueError: both have several seeds, and not equally many.
+        """
+        counts = (len(self.by_seed), len(other.by_seed))
+        if len({*counts, 1}) > 2:
+            raise ValueError(f"both sides need equally many training seeds, got {counts[0]} and {counts[1]}.")
+        return Draws(self.by_seed - other.by_seed, self.resampled - other.resampled, self.n, self.n_users)
+
+    @property
+    def value(self) -> float:
+        """The mean over seeds on all rows."""
+        return float(self.by_seed.mean())
 
     def interval(self) -> Interval:
-        """Value and 95 % percentile interval."""
-        return _interval(self.value, self.resampled, self.n)
+        """Value and 95 % interval. One seed says nothing about the chance of training: then over users alone, by
+        percentiles.
+        """
+        if len(self.by_seed) == 1:
+            return _interval(self.value, self.resampled[:, 0], self.n)
+        half = self.quantile(_LEVEL) * self.standard_error()
+        return Interval(self.value, self.value - half, self.value + half, self.n)
+
+    def detectable(self) -> float:
+        """The smallest true value that such an interval shows to differ from 0 with 80 % power."""
+        return (self.quantile(_LEVEL) + self.quantile(_POWER)) * self.standard_error()
 
     def standard_error(self) -> float:
-        """Standard deviation over resamples; NaN with fewer than two resamples that aren't NaN."""
-        kept = self.resampled[~np.isnan(self.resampled)]
-        return float(kept.std(ddof=1)) if kept.size > 1 else float("nan")
+        """Of the mean over seeds; NaN with fewer than two users, or two resamples that aren't NaN."""
+        users, seeds, both = self.variances()
+        return math.sqrt(users + max(0.0, seeds - both))
+
+    def quantile(self, level: float) -> float:
+        """How many standard errors lie below ``level``; see the class."""
+        from scipy.stats import t
+
+        users, seeds, both = self.variances()
+        variance = users + max(0.0, seeds - both)
+        of_users = float(t.ppf(level, self.n_users - 1))
+        if not (seeds > 0 and variance > 0):
+            return of_users
+        weight: float = min(1.0, seeds / variance) ** _SHARE
+        return of_users + weight * (float(t.ppf(level, len(self.by_seed) - 1)) - of_users)
+
+    def variances(self) -> tuple[float, float, float]:
+        """What users, seeds, and both in common add to the variance of the mean over seeds.
+
+        The first two hold the third. It is the mean variance of single seeds over resamples less that of their mean.
+        """
+        kept = self.resampled[~np.isnan(self.resampled).any(axis=1)]
+        if len(kept) < 2 or self.n_users < 2:
+            return _NAN, _NAN, _NAN
+        # Resampling U users gives (U - 1) / U of the variance.
+        unbiased = self.n_users / (self.n_users - 1)
+        users = unbiased * float(kept.mean(axis=1).var(ddof=1))
+        n_seeds = len(self.by_seed)
+        if n_seeds == 1:
+            return users, 0.0, 0.0
+        single = unbiased * float(kept.var(axis=0, ddof=1).mean())
+        return users, float(self.by_seed.var(ddof=1)) / n_seeds, max(0.0, single - users) / (n_seeds - 1)
 
 
 def seed_draws(
     metric_fn: Callable[..., Any], users: Vector, y: Vector, p: Vector, n_resamples: int = 1000, seed: int = 0
 ) -> Draws:
-    """The mean over training seeds of metric(p, y), with users and seeds resampled together.
-
-    One seed says nothing about the variance of training: then only users are resampled.
+    """metric(p, y) of each training seed, on all rows and with users resampled.
 
     Args:
         metric_fn: ``metric_fn(p, y)``.
@@ -111,14 +183,12 @@ def seed_draws(
     codes = user_codes(users, len(labels))
     forms = [_weighted_form(metric_fn, [row, labels], codes) for row in np.atleast_2d(as_array(p))]
     ones = np.ones((1, len(codes)))
-    mean = float(np.mean([float(form(ones)[0]) for form in forms]))
-    rng = np.random.default_rng([seed, 1])
     drawn = []
     for weights in _user_weights(codes, n_resamples, seed):
         rows = weights[:, codes]
-        seed_weights = _seed_weights(rng, len(rows), len(forms))
-        drawn.append((np.stack([form(rows) for form in forms], axis=1) * seed_weights).sum(axis=1))
-    return Draws(mean, np.concatenate(drawn), len(codes))
+        drawn.append(np.stack([form(rows) for form in forms], axis=1))
+    by_seed = np.array([float(form(ones)[0]) for form in forms])
+    return Draws(by_seed, np.concatenate(drawn), len(codes), int(codes.max()) + 1)
 
 
 def paired_bootstrap(
@@ -130,10 +200,7 @@ def paired_bootstrap(
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> Interval:
-    """Interval of metric(a) - metric(b) on the same rows; users and training seeds are resampled together.
-
-    With equal numbers of training seeds, seed s of one is paired with seed s of the other; see `seed_draws`.
-    """
+    """Interval of metric(a) - metric(b) on the same rows, paired by training seed; see `Draws`."""
     first, second = (seed_draws(metric_fn, users, y, p, n_resamples, seed) for p in (p_a, p_b))
     return (first - second).interval()
 
@@ -141,7 +208,7 @@ def paired_bootstrap(
 def seed_bootstrap(
     metric_fn: Callable[..., Any], users: Vector, y: Vector, p: Vector, n_resamples: int = 1000, seed: int = 0
 ) -> Interval:
-    """Interval of the mean over training seeds of metric(p, y); see `seed_draws`."""
+    """Interval of the mean over training seeds of metric(p, y); see `Draws`."""
     return seed_draws(metric_fn, users, y, p, n_resamples, seed).interval()
 
 
@@ -229,13 +296,7 @@ def _user_weights(codes: NDArray[np.int64], n_resamples: int, seed: int) -> Iter
         yield rng.multinomial(n_users, np.full(n_users, 1 / n_users), size=size).astype(np.float64)
 
 
-def _seed_weights(rng: np.random.Generator, n_resamples: int, n_seeds: int) -> Float:
-    """Weights of the seeds (R, S). S - 1 are drawn: S draws would shrink their mean's variance to (S - 1) / S."""
-    drawn = max(1, n_seeds - 1)
-    return rng.multinomial(drawn, np.full(n_seeds, 1 / n_seeds), size=n_resamples) / drawn
-
-
 def _interval(value: float, draws: Float, n: int) -> Interval:
     kept = draws[~np.isnan(draws)]
-    low, high = np.percentile(kept, [2.5, 97.5]) if kept.size else (float("nan"), float("nan"))
+    low, high = np.percentile(kept, [2.5, 97.5]) if kept.size else (_NAN, _NAN)
     return Interval(value, float(low), float(high), n)

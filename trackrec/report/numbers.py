@@ -71,6 +71,13 @@ class RunNumbers(RunFiles):
         return self.metrics.filter((pl.col("stage") == stage) & (pl.col("split") == split) & (pl.col("arm") == arm))
 
 
+def intervals_note(seeds: int) -> str:
+    """What the intervals of the CTR arms cover, by the number of training seeds."""
+    if seeds == 1:
+        return "Intervals are 95 %, over users only: one training seed says nothing about the chance of training."
+    return f"Intervals are 95 %, over users and {seeds} training seeds together."
+
+
 def as_num(value: Interval, unit: Unit = "score") -> Num:
     """An interval as a report shows it."""
     low, high = (math.nan if end is None else end for end in (value.low, value.high))

@@ -98,7 +98,7 @@ def export_net(
         ctr_dir: the stage's directory.
         arm: the arm of the net.
         net_seed: of the net's training; None takes the first.
-        seed: of the run, for the placebos.
+        seed: of the run, for what is drawn for the arm.
         output: folder to write.
     """
     if output.exists():
@@ -107,7 +107,7 @@ def export_net(
     chosen = seeds[0] if net_seed is None else net_seed
     if chosen not in seeds:
         raise SettingError(f"--seed must be among {', '.join(map(str, seeds))}, got {chosen}.")
-    data = saved_features(inputs, settings, ctr_dir, arm, seed)
+    data = saved_features(inputs, settings, ctr_dir, arm, seed, chosen)
     net = load_net(settings, data.spec_for(arm), saved_net(ctr_dir, arm, chosen))
     work = output.with_name(f".{output.name}.tmp")
     shutil.rmtree(work, ignore_errors=True)

@@ -105,6 +105,11 @@ class Arm:
         """Whether what it reads does not describe its user."""
         return self.text in PLACEBOS
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether chance decides what it reads: the shuffle, the random vectors, or which users keep their text."""
+        return self.text in _DERIVED or self.coverage < 1
+
 
 def parse_arms(names: Sequence[str], key: str = "ctr.arms") -> list[Arm]:
     """The arms that a configuration names for the nets.

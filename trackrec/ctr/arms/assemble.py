@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from trackrec.ctr.arms.arm import Arm, parse_arms
 from trackrec.ctr.arms.log_odds import (
-    Columns,
     log_odds_arm,
     log_odds_of_some_users,
     random_log_odds,
@@ -122,24 +121,19 @@ def _why_not(arm: Arm, inputs: CTRInputs, text: TextSettings) -> str:
 
 
 def prepare(
-    inputs: CTRInputs,
-    arms: Sequence[str],
-    seed: int,
-    text: TextSettings | None = None,
-    features: FeatureSettings | None = None,
+    inputs: CTRInputs, arms: Sequence[str], text: TextSettings | None = None, features: FeatureSettings | None = None
 ) -> CTRData:
-    """Features of the stage's samples, and its arms.
+    """Features of the stage's samples, and what its arms read.
 
     Args:
         inputs: tables and vectors.
         arms: which arms to attach; each must be able to run, see `runnable_arms`.
-        seed: of the placebos and of the coverage arms.
         text: how texts are used.
         features: what the dense features hold.
     """
     text = text or TextSettings()
     build = feature_builder(inputs, text, features or FeatureSettings())
-    return attach_arms(build(sample_rows(inputs, text)), inputs, arms, seed, text)
+    return attach_arms(build(sample_rows(inputs, text)), inputs, arms, text)
 
 
 def feature_builder(
@@ -176,38 +170,69 @@ def feature_builder(
     )
 
 
-def attach_arms(data: CTRData, inputs: CTRInputs, arms: Sequence[str], seed: int, text: TextSettings) -> CTRData:
-    """``data`` with arms; see `prepare`. Reads the ids, users and histories of the rows, not their features."""
+def attach_arms(data: CTRData, inputs: CTRInputs, arms: Sequence[str], text: TextSettings) -> CTRData:
+    """``data`` with what arms read, except for what `draw_arm` draws: of such an arm, what it is drawn from.
+
+    Reads the ids, users and histories of the rows, not their features.
+    """
     parsed = [Arm.parse(name) for name in arms]
     with_text = [arm for arm in parsed if arm.texts]
     data = replace(data, without_statistics=frozenset(arm.name for arm in parsed if not arm.statistics))
     if text.use == "log_odds":
-        columns = {arm.name: _log_odds(data, inputs, arm, seed) for arm in with_text}
-        return replace(data, columns={**data.columns, **columns})
-    spec = replace(data.spec, text_use=text.use)
-    sources = {source: _source(data, inputs, source, text) for source in dict.fromkeys(arm.source for arm in with_text)}
-    text_arms = {arm.name: _texts(data, inputs, arm, sources[arm.source], seed) for arm in with_text}
-    return replace(data, spec=spec, arms={**data.arms, **text_arms})
+        scored = {arm.name: arm.text for arm in with_text if arm.coverage == 1 and inputs.log_odds.get(arm.text)}
+        read = {arm.name: scored.get(arm.name, arm.source) for arm in with_text}
+        columns = {name: log_odds_arm(data, name, inputs.log_odds[name]) for name in dict.fromkeys(read.values())}
+        own = {arm.name: columns[read[arm.name]] for arm in with_text if arm.name in scored or not arm.is_drawn}
+        return replace(data, columns={**data.columns, **columns, **own})
+    texts = {source: _source(data, inputs, source, text) for source in dict.fromkeys(arm.source for arm in with_text)}
+    own_texts = {arm.name: texts[arm.source] for arm in with_text if not arm.is_drawn}
+    return replace(data, spec=replace(data.spec, text_use=text.use), arms={**data.arms, **texts, **own_texts})
+
+
+def draw_arm(data: CTRData, arm: str, seed: int, net_seed: int) -> CTRData:
+    """``data`` with an arm as one training reads it.
+
+    ``shuffled``, ``random`` and the choice of the users of a coverage arm are drawn anew for each training: one draw
+    for all of them would decide the result, and no interval would show it. Every other arm stays as it is, and so does
+    one for which the validator (V) has scored the rows.
+
+    Args:
+        data: of `prepare` or `attach_arms`.
+        arm: one of its arms, or ``none``.
+        seed: of the run.
+        net_seed: of the net's training.
+    """
+    parsed, seeds = Arm.parse(arm), (seed, net_seed)
+    if not parsed.is_drawn or arm in data.columns:
+        return data
+    if parsed.source in data.columns:
+        columns = data.columns[parsed.source]
+        if parsed.text == "shuffled":
+            columns = shuffled_log_odds(data, columns, seeds)
+        elif parsed.text == "random":
+            columns = random_log_odds(columns, seeds)
+        else:
+            columns = log_odds_of_some_users(data, columns, parsed.coverage, seeds)
+        return replace(data, columns={**data.columns, arm: columns})
+    texts = data.arms[parsed.source]
+    if parsed.text == "shuffled":
+        texts = shuffled_texts(data, texts, seeds)
+    elif parsed.text == "random":
+        texts = random_texts(texts, seeds)
+    else:
+        texts = texts_of_some_users(data, texts, parsed.coverage, seeds)
+    return replace(data, arms={**data.arms, arm: texts})
 
 
 def _source(data: CTRData, inputs: CTRInputs, source: str, text: TextSettings) -> TextArm:
-    """The vectors that an arm's texts are made from."""
+    """The texts of an arm that is not drawn."""
     vectors = _vectors(inputs, source)
     ids = sorted(vectors)
     gaps = text.missing == "keep" or source != "reccot"
     texts = text_arm(data, source, ids, np.stack([vectors[key] for key in ids]), gaps)
-    return texts if text.pca_dim is None else principal_components(data, texts, text.pca_dim, source)
-
-
-def _texts(data: CTRData, inputs: CTRInputs, arm: Arm, source: TextArm, seed: int) -> TextArm:
-    """The texts of an arm."""
-    if arm.text == "shuffled":
-        return shuffled_texts(data, source, seed)
-    if arm.text == "random":
-        return random_texts(source, seed)
-    if arm.coverage < 1:
-        return texts_of_some_users(data, source, arm.coverage, seed)
-    return only_where(data, source, list(inputs.vectors.get("reccot", {}))) if arm.text == "prompt" else source
+    if text.pca_dim is not None:
+        texts = principal_components(data, texts, text.pca_dim, source)
+    return only_where(data, texts, list(inputs.vectors.get("reccot", {}))) if source == "prompt" else texts
 
 
 def _vectors(inputs: CTRInputs, source: str) -> Vectors:
@@ -215,15 +240,3 @@ def _vectors(inputs: CTRInputs, source: str) -> Vectors:
     first, *rest = (inputs.vectors[field] for field in source.split("+"))
     shared = [key for key in first if all(key in other for other in rest)]
     return {key: np.concatenate([first[key], *(other[key] for other in rest)]) for key in shared} if rest else first
-
-
-def _log_odds(data: CTRData, inputs: CTRInputs, arm: Arm, seed: int) -> Columns:
-    """V's log-odds of an arm; made from those of ``reccot`` where V scored no rows for the arm itself."""
-    if arm.coverage == 1 and (scored := inputs.log_odds.get(arm.text)):
-        return log_odds_arm(data, arm.name, scored)
-    columns = log_odds_arm(data, arm.source, inputs.log_odds[arm.source])
-    if arm.text == "shuffled":
-        return shuffled_log_odds(data, columns, seed)
-    if arm.text == "random":
-        return random_log_odds(columns, seed)
-    return log_odds_of_some_users(data, columns, arm.coverage, seed) if arm.coverage < 1 else columns

@@ -16,6 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from trackrec.ctr.arms.arm import CLASSICS, Arm
+from trackrec.ctr.arms.assemble import draw_arm
 from trackrec.ctr.arms.texts import principal_components, used_histories
 from trackrec.ctr.features.features import CTRData
 from trackrec.metrics.scores import auc
@@ -62,28 +63,34 @@ def check_classics(names: Iterable[str]) -> None:
             )
 
 
-def classic_predictions(data: CTRData, names: Sequence[str], arms: Sequence[str], seeds: Sequence[int]) -> pl.DataFrame:
+def classic_predictions(
+    data: CTRData, names: Sequence[str], arms: Sequence[str], seeds: Sequence[int], seed: int = 0
+) -> pl.DataFrame:
     """Rows of the predictions table for valid and test: each model on the dense features and the text of each arm.
 
-    The text enters as its principal components, fitted on train texts (``logistic+reccot``). The regression has one
-    result, the boosting one per seed. Regularisation and the number of trees are chosen on validation.
+    The text enters as its principal components, fitted on train texts (``logistic+reccot``). The boosting has one
+    result per seed; so has the regression where the arm is drawn anew for each, else it has one. Regularisation and the
+    number of trees are chosen on validation.
 
     Args:
         data: features, with the arms attached.
         names: among ``logistic`` and ``lightgbm``.
         arms: ``none`` or arms of ``data``; ``logistic+reccot`` is named after its arm, ``logistic`` after ``none``.
-        seeds: of the boosting.
+        seeds: of the boosting, and of what is drawn; see `draw_arm`.
+        seed: of the run.
     """
     frames = []
-    for arm in arms:
-        columns = {split: _columns(data, split, arm) for split in data.splits}
-        for name in names:
-            label = f"{name}+{arm}" if Arm.parse(arm).texts else name + Arm.parse(arm).suffix
-            if name == "logistic":
-                frames += _rows(data, _logistic(data, columns), label, seeds[0])
-            else:
-                for seed in seeds:
-                    frames += _rows(data, _boosting(data, columns, seed), label, seed)
+    for arm in map(Arm.parse, arms):
+        for model_seed in seeds:
+            own = draw_arm(data, arm.name, seed, model_seed)
+            if own is not data or model_seed == seeds[0]:
+                columns = {split: _columns(own, split, arm.name) for split in data.splits}
+            for name in names:
+                label = f"{name}+{arm.name}" if arm.texts else f"{name}{arm.suffix}"
+                if name == "lightgbm":
+                    frames += _rows(data, _boosting(data, columns, model_seed), label, model_seed)
+                elif own is not data or model_seed == seeds[0]:
+                    frames += _rows(data, _logistic(data, columns), label, model_seed)
     return pl.concat(frames)
 
 

@@ -12,7 +12,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from trackrec.ctr.arms.shuffle import exchange, some_users
+from trackrec.ctr.arms.shuffle import Seed, exchange, some_users
 from trackrec.ctr.features.features import CTRData
 from trackrec.runtime.errors import SettingError
 
@@ -59,7 +59,7 @@ def log_odds_columns(sample_ids: Sequence[str], log_odds: Mapping[str, float]) -
     return torch.stack([known[:, 0].clamp(-_MAX_LOG_ODDS, _MAX_LOG_ODDS) / 2.0, known[:, 1]], dim=1)
 
 
-def shuffled_log_odds(data: CTRData, columns: Columns, seed: int) -> Columns:
+def shuffled_log_odds(data: CTRData, columns: Columns, seed: Seed) -> Columns:
     """The log-odds of a split exchanged between users; gaps stay where they are."""
     shuffled = {}
     for split, values in columns.items():
@@ -71,17 +71,19 @@ def shuffled_log_odds(data: CTRData, columns: Columns, seed: int) -> Columns:
     return shuffled
 
 
-def random_log_odds(columns: Columns, seed: int) -> Columns:
-    """Normal noise instead of the log-odds; gaps stay where they are."""
-    generator = torch.Generator().manual_seed(seed)
+def random_log_odds(columns: Columns, seed: Seed) -> Columns:
+    """Normal noise with the mean and spread of the train rows' log-odds; gaps stay where they are."""
+    train = columns["train"]
+    spread, mean = torch.std_mean(train[train[:, 1] > 0, 0], correction=0)
+    rng = np.random.default_rng(seed)
     noisy = {}
     for split, values in columns.items():
-        noise = torch.randn(len(values), generator=generator)
+        noise = mean + spread * torch.from_numpy(rng.standard_normal(len(values), np.float32))
         noisy[split] = torch.stack([noise * values[:, 1], values[:, 1]], dim=1)
     return noisy
 
 
-def log_odds_of_some_users(data: CTRData, columns: Columns, share: float, seed: int) -> Columns:
+def log_odds_of_some_users(data: CTRData, columns: Columns, share: float, seed: Seed) -> Columns:
     """Only a share of the users, chosen by hash, keeps its log-odds."""
     kept = some_users({user for ids in data.user_ids.values() for user in ids}, share, seed)
     return {

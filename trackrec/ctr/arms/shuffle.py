@@ -9,8 +9,10 @@ import numpy as np
 from trackrec.runtime.errors import SettingError
 from trackrec.storage.atomic import stable_hash
 
+Seed = int | tuple[int, int]  # of the run, or of the run and of a net's training
 
-def exchange(entries: Sequence[int], owners: Sequence[str], seed: int) -> dict[int, int]:
+
+def exchange(entries: Sequence[int], owners: Sequence[str], seed: Seed) -> dict[int, int]:
     """Map each entry to one of another owner: owners form one random cycle (Sattolo 1986), so nobody keeps their own.
 
     Raises:
@@ -29,7 +31,7 @@ def exchange(entries: Sequence[int], owners: Sequence[str], seed: int) -> dict[i
     }
 
 
-def some_users(users: set[str], share: float, seed: int) -> set[str]:
+def some_users(users: set[str], share: float, seed: Seed) -> set[str]:
     """A share of the users, by hash; at least one. A smaller share is a subset of a larger one."""
     ranked = sorted(users, key=lambda user: stable_hash("coverage", seed, user))
     return set(ranked[: max(1, round(share * len(ranked)))])

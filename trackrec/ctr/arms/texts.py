@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trackrec.ctr.arms.shuffle import exchange, some_users
+from trackrec.ctr.arms.shuffle import Seed, exchange, some_users
 from trackrec.ctr.features.features import CTRData, TextArm
 from trackrec.runtime.errors import SettingError, TrackRecError
 
@@ -67,7 +67,7 @@ def used_histories(data: CTRData, split: str | None = None) -> list[int]:
     return histories
 
 
-def shuffled_texts(data: CTRData, texts: TextArm, seed: int) -> TextArm:
+def shuffled_texts(data: CTRData, texts: TextArm, seed: Seed) -> TextArm:
     """Each user gets another user's texts; a user's histories take the other user's in turn.
 
     Raises:
@@ -80,16 +80,21 @@ def shuffled_texts(data: CTRData, texts: TextArm, seed: int) -> TextArm:
     return replace(texts, rows=rows)
 
 
-def random_texts(texts: TextArm, seed: int) -> TextArm:
-    """Normal noise, one vector per text, with the mean and spread of the texts' numbers.
+def random_texts(texts: TextArm, seed: Seed) -> TextArm:
+    """Normal vectors, one per text, with the mean and the covariance of the distinct texts' vectors.
 
-    A net can use it to tell users apart and to memorise them, as any vector of the user; it holds nothing else.
+    A net can use them to tell users apart and to memorise them, as any vector of the user; they hold nothing else.
     """
-    noise = torch.randn(texts.matrix.shape, generator=torch.Generator().manual_seed(seed))
-    return replace(texts, matrix=texts.matrix.mean(dim=0) + texts.matrix.std(dim=0, correction=0) * noise)
+    distinct = np.unique(texts.matrix.numpy(), axis=0).astype(np.float64)
+    mean = distinct.mean(axis=0)
+    # Q R of the centred vectors: R'R is their scatter, of whatever rank, in at most D rows.
+    root = np.linalg.qr(distinct - mean, mode="r") / max(len(distinct) - 1, 1) ** 0.5
+    root *= np.where(root.diagonal() < 0, -1.0, 1.0)[:, None]  # signs differ between machines
+    noise = np.random.default_rng(seed).standard_normal((len(texts.matrix), len(root)))
+    return replace(texts, matrix=torch.from_numpy((mean + noise @ root).astype(np.float32)))
 
 
-def texts_of_some_users(data: CTRData, texts: TextArm, share: float, seed: int) -> TextArm:
+def texts_of_some_users(data: CTRData, texts: TextArm, share: float, seed: Seed) -> TextArm:
     """Only a share of the users, chosen by hash, keeps its texts."""
     owners = {data.history_users[row] for row in torch.nonzero(texts.rows >= 0).flatten().tolist()}
     kept = some_users(owners, share, seed)

@@ -1,26 +1,24 @@
 """Compares the arms: metrics, paired differences, and whether the text helps.
 
-Letters: N rows, S training seeds. Everything is resampled over users and training seeds together.
+Letters: N rows, S training seeds. Every interval is over users and training seeds; see `Draws`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from trackrec.ctr.arms.arm import CLASSICS, PLACEBOS, Arm
+from trackrec.ctr.arms.arm import CLASSICS, NO_STATS, PLACEBOS, Arm
 from trackrec.metrics.intervals import LEAST_USERS, Draws, Interval, metric_rows, seed_draws
 from trackrec.metrics.scores import accuracy, auc, log_loss, uauc
 
 _METRICS: dict[str, Callable[..., Any]] = {"auc": auc, "acc": accuracy, "log_loss": log_loss, "uauc": uauc}
 _DIFFERENCES = ("auc", "acc", "log_loss")
 HELPS, NO_EVIDENCE, HURTS = 1.0, 0.0, -1.0
-# Two-sided 5 % and 80 % power: (1.96 + 0.84) standard errors.
-MDE_FACTOR = 2.8
 _SLICE_RESAMPLES = 500
 
 AllDraws = dict[str, dict[str, Draws]]
@@ -54,15 +52,17 @@ def arm_scores(predictions: pl.DataFrame, samples: pl.DataFrame, split: str, arm
     )
 
 
-def best_placebo(predictions: pl.DataFrame, samples: pl.DataFrame) -> str | None:
-    """The placebo with the highest mean AUC over seeds on validation rows; None where none ran."""
+def best_placebos(predictions: pl.DataFrame, samples: pl.DataFrame) -> list[str]:
+    """The placebos with the highest mean AUC over seeds on validation rows: one with user statistics, one without."""
     ran = set(predictions["arm"].unique().to_list())
-    values = {}
-    for arm in PLACEBOS:
-        if arm in ran:
+    best = []
+    for suffix in ("", NO_STATS):
+        values = {}
+        for arm in (f"{name}{suffix}" for name in PLACEBOS if f"{name}{suffix}" in ran):
             scores = arm_scores(predictions, samples, "valid", arm)
             values[arm] = float(np.mean([auc(p, scores.labels) for p in scores.p]))
-    return max(values, key=lambda arm: values[arm]) if values else None
+        best += [max(values, key=lambda arm: values[arm])] if values else []
+    return best
 
 
 def arm_metrics(
@@ -81,7 +81,8 @@ def arm_metrics(
     shows with 80 % power. An arm of partial coverage (``reccot@0.5``) has no placebo and no verdict.
 
     ``verdict`` of a text arm: 1 (helps) where the intervals of ``auc_minus_none`` and ``auc_minus_best_placebo`` are
-    both above 0; -1 (hurts) where the interval of ``auc_minus_none`` is below 0; 0 (no evidence) otherwise.
+    both above 0; -1 (hurts) where both are below 0; 0 (no evidence) otherwise. One training seed gives no verdict: its
+    intervals are over users alone, and miss the chance of training.
 
     Args:
         predictions: of valid rows and of ``split``.
@@ -92,7 +93,7 @@ def arm_metrics(
         slices: `trackrec.ctr.arms.slices.sample_slices`; None leaves slices out.
     """
     scores_by_arm = {arm: arm_scores(predictions, samples, split, arm) for arm in predictions["arm"].unique().sort()}
-    placebo = best_placebo(predictions, samples)
+    placebos = best_placebos(predictions, samples)
     draws = {
         arm: {name: _draws(metric, scores, seed) for name, metric in _METRICS.items()}
         for arm, scores in scores_by_arm.items()
@@ -102,16 +103,16 @@ def arm_metrics(
         values = {name: drawn.interval() for name, drawn in draws[arm].items()}
         one_class = uauc(scores.p[0], scores.labels, scores.users).n_one_class
         values["users_one_class"] = _without_interval(one_class, len(set(scores.users)))
-        values |= _differences(arm, draws, placebo, _DIFFERENCES)
-        values |= _verdict(arm, draws, placebo)
-        if arm == placebo:
+        values |= _differences(arm, draws, placebos, _DIFFERENCES)
+        values |= _verdict(arm, draws, placebos)
+        if arm in placebos:
             values["chosen_placebo"] = _without_interval(1.0, len(scores.labels))
         rows.extend(metric_rows(values, stage=stage, split=split, arm=arm))
     if slices is not None:
         for name, ids in slices.group_by("slice").agg("sample_id").sort("slice").iter_rows():
             in_slice = set(ids)
             cut = {arm: _rows_of(scores, in_slice) for arm, scores in scores_by_arm.items()}
-            rows.extend(_slice_metrics(cut, placebo, seed, {"stage": stage, "split": split, "slice": name}))
+            rows.extend(_slice_metrics(cut, placebos, seed, {"stage": stage, "split": split, "slice": name}))
     return rows
 
 
@@ -119,52 +120,58 @@ def _draws(metric: Callable[..., Any], scores: ArmScores, seed: int, n_resamples
     return seed_draws(metric, scores.users, scores.labels, scores.p, n_resamples, seed)
 
 
-def comparisons(arm: Arm, ran: Iterable[str], placebo: str | None) -> dict[str, str]:
+def comparisons(arm: Arm, ran: Iterable[str], placebos: Sequence[str]) -> dict[str, str]:
     """The comparisons of an arm: name of the comparison -> the arm that it is compared with.
 
     Args:
         arm: the arm.
         ran: names of all arms that ran.
-        placebo: the best one on validation.
+        placebos: the best ones on validation; the one with the same dense features counts.
     """
     ran = set(ran)
+    placebo = next((name for name in placebos if Arm.parse(name).suffix == arm.suffix), None)
     if arm.model in CLASSICS:
         control = f"{arm.model}+{placebo}"
-        others = {arm.model: arm.model} if arm.texts else {}
+        others = {arm.model: f"{arm.model}{arm.suffix}"} if arm.texts else {}
         return others | ({"best_placebo": control} if control in ran and others and not arm.is_placebo else {})
     if arm.model != "net":
         return {}
     # An arm of partial coverage has no placebo: the placebos that run cover all users.
     controls = () if arm.coverage < 1 else PLACEBOS
-    others = {name: name for name in ("none", *controls, *CLASSICS) if name in ran and name != arm.name}
+    same = {name: f"{name}{arm.suffix}" for name in ("none", *controls, *CLASSICS)}
+    others = {name: other for name, other in same.items() if other in ran and other != arm.name}
     if arm.coverage == 1 and placebo is not None and arm.texts and not arm.is_placebo:
         others["best_placebo"] = placebo
     return others
 
 
-def _differences(arm: str, draws: AllDraws, placebo: str | None, metrics: Iterable[str]) -> dict[str, Interval]:
+def _differences(arm: str, draws: AllDraws, placebos: Sequence[str], metrics: Iterable[str]) -> dict[str, Interval]:
     values: dict[str, Interval] = {}
-    for label, other in comparisons(Arm.parse(arm), draws, placebo).items():
+    for label, other in comparisons(Arm.parse(arm), draws, placebos).items():
         for name in metrics:
             values[f"{name}_minus_{label}"] = (draws[arm][name] - draws[other][name]).interval()
         difference = draws[arm]["auc"] - draws[other]["auc"]
-        values[f"auc_minus_{label}_mde"] = _without_interval(MDE_FACTOR * difference.standard_error(), difference.n)
+        values[f"auc_minus_{label}_mde"] = _without_interval(difference.detectable(), difference.n)
     return values
 
 
-def _verdict(arm: str, draws: AllDraws, placebo: str | None) -> dict[str, Interval]:
-    """Only where both controls ran: without a placebo a gain can't be attributed to the text."""
-    others = comparisons(Arm.parse(arm), draws, placebo)
+def _verdict(arm: str, draws: AllDraws, placebos: Sequence[str]) -> dict[str, Interval]:
+    """Only where both controls ran, without which a gain can't be attributed to the text, with two seeds or more."""
+    others = comparisons(Arm.parse(arm), draws, placebos)
     if "none" not in others or "best_placebo" not in others:
         return {}
-    against_none = (draws[arm]["auc"] - draws["none"]["auc"]).interval()
-    against_placebo = (draws[arm]["auc"] - draws[others["best_placebo"]]["auc"]).interval()
-    value = NO_EVIDENCE
-    if against_none.low > 0 and against_placebo.low > 0:
-        value = HELPS
-    elif against_none.high < 0:
-        value = HURTS
-    return {"verdict": _without_interval(value, against_none.n)}
+    differences = [draws[arm]["auc"] - draws[others[name]]["auc"] for name in ("none", "best_placebo")]
+    if any(len(difference.by_seed) < 2 for difference in differences):
+        return {}
+    value = verdict(*(difference.interval() for difference in differences))
+    return {"verdict": _without_interval(value, differences[0].n)}
+
+
+def verdict(minus_none: Interval, minus_placebo: Interval) -> float:
+    """What an arm's differences in AUC to no text and to the best placebo say; see `arm_metrics`."""
+    if min(minus_none.low, minus_placebo.low) > 0:
+        return HELPS
+    return HURTS if max(minus_none.high, minus_placebo.high) < 0 else NO_EVIDENCE
 
 
 def _rows_of(scores: ArmScores, ids: set[str]) -> ArmScores:
@@ -173,7 +180,7 @@ def _rows_of(scores: ArmScores, ids: set[str]) -> ArmScores:
 
 
 def _slice_metrics(
-    cut: dict[str, ArmScores], placebo: str | None, seed: int, key: dict[str, Any]
+    cut: dict[str, ArmScores], placebos: Sequence[str], seed: int, key: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """AUC of every arm and its differences on a slice; nothing where it has one class, no row or too few users."""
     if any(len(np.unique(s.labels)) < 2 or len(np.unique(s.users)) < LEAST_USERS for s in cut.values()):
@@ -181,7 +188,7 @@ def _slice_metrics(
     draws = {arm: {"auc": _draws(auc, scores, seed, _SLICE_RESAMPLES)} for arm, scores in cut.items()}
     rows: list[dict[str, Any]] = []
     for arm in cut:
-        values = {"auc": draws[arm]["auc"].interval(), **_differences(arm, draws, placebo, ("auc",))}
+        values = {"auc": draws[arm]["auc"].interval(), **_differences(arm, draws, placebos, ("auc",))}
         rows.extend(metric_rows(values, arm=arm, **key))
     return rows
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from trackrec.ctr.arms.arm import VALIDATORS, Arm
 from trackrec.recipe.names import in_round, without_text
+from trackrec.report.numbers import intervals_note
 from trackrec.report.render.arm_names import arm_name, arm_order, text_name
 
 _COLUMNS = {"auc": "AUC", "acc": "ACC", "log_loss": "LogLoss", "uauc": "UAUC"}
@@ -158,7 +159,8 @@ def print_report(metrics: pl.DataFrame, facts: Mapping[str, object], console: Co
 
     Args:
         metrics: all metrics of the run.
-        facts: ``rounds``, ``split``, ``net``, and ``test_reads`` if the test split was read.
+        facts: ``rounds``, ``split``, ``net``, ``seeds`` (how many, of the nets), and ``test_reads`` if the test split
+            was read.
         console: where to.
     """
     split, net = str(facts["split"]), str(facts["net"])
@@ -167,7 +169,8 @@ def print_report(metrics: pl.DataFrame, facts: Mapping[str, object], console: Co
     for table in (*tables, coverage_table(metrics, split, net)):
         if table is not None and table.row_count:
             console.print(table)
-    for line in differences(metrics, split, net):
+    lines = differences(metrics, split, net)
+    for line in (*lines, intervals_note(int(str(facts["seeds"])))) if lines else ():
         console.print(line, highlight=False, soft_wrap=True)
     if split == "test":
         console.print(f"The test split was read {facts['test_reads']} time(s) in this run directory.", highlight=False)

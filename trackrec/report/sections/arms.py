@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from trackrec.ctr.arms.arm import PLACEBOS, VALIDATORS
+from trackrec.ctr.arms.verdict import HELPS, HURTS, NO_EVIDENCE
 from trackrec.metrics.intervals import LEAST_USERS
 from trackrec.metrics.scores import accuracy, auc, log_loss
 from trackrec.recipe.names import TEST, in_round, without_text
-from trackrec.report.numbers import RunNumbers
+from trackrec.report.numbers import RunNumbers, intervals_note
 from trackrec.report.render.arm_names import arm_name, arm_order, text_name
 from trackrec.report.render.document import (
     Badge,
@@ -43,6 +44,11 @@ _SLICES = {
 _SPLITS = {"test": "test", "ctr": "valid"}
 _ROWS = {"test": "test", "valid": "validation"}
 _READ = {1: "once", 2: "twice"}
+_ANSWERS = {
+    HELPS: Badge("It helped", "good"),
+    NO_EVIDENCE: Badge("No evidence that it helped", "open"),
+    HURTS: Badge("It hurt", "bad"),
+}
 
 
 class Difference(NamedTuple):
@@ -54,14 +60,19 @@ class Difference(NamedTuple):
     seen: Num | None = None
 
 
-def verdict(difference: Num, name: str = "auc") -> Badge:
-    """``helps`` if the interval lies on the good side of zero, ``hurts`` if on the bad side, else ``no evidence``."""
+def reading(difference: Num, seeds: int, name: str = "auc") -> Badge:
+    """``better`` if the interval lies on the good side of zero, ``worse`` if on the bad side, else ``no evidence``.
+
+    One training gives no such answer: its interval is over users only.
+    """
+    if seeds < 2:
+        return Badge("users only", "open")
     low, high = (
         (difference.low, difference.high) if name not in _LOWER_IS_BETTER else (-difference.high, -difference.low)
     )
     if low > 0:
-        return Badge("helps", "good")
-    return Badge("hurts", "bad") if high < 0 else Badge("no evidence", "open")
+        return Badge("better", "good")
+    return Badge("worse", "bad") if high < 0 else Badge("no evidence", "open")
 
 
 def arms_section(run: RunNumbers, net: str) -> Section:
@@ -87,7 +98,7 @@ def _stage_blocks(run: RunNumbers, stage: str, net: str, with_verdict: bool) -> 
     if with_verdict and (answer := _verdict(run, stage, net)):
         blocks.append(answer)
     if differences:
-        blocks.append(_forest(differences, split, net, _intervals(run)))
+        blocks.append(_forest(differences, split, net, _seeds(run)))
     blocks.append(_arms_table(run, stage, net))
     if slices := _slices_table(run, stage, net):
         blocks.append(Folded("By kind of item, history and user", [slices]))
@@ -112,15 +123,11 @@ def _differences(run: RunNumbers, stage: str) -> list[Difference]:
     return differences
 
 
-def _intervals(run: RunNumbers) -> str:
-    """What the intervals of the arms cover."""
-    seeds = len(run.config["ctr"]["seeds"])
-    if seeds > 1:
-        return f"Intervals are 95 %, over users and {seeds} training seeds together."
-    return "Intervals are 95 %, over users; with one training seed they leave out the randomness of training."
+def _seeds(run: RunNumbers) -> int:
+    return len(run.config["ctr"]["seeds"])
 
 
-def _forest(differences: Sequence[Difference], split: str, net: str, intervals: str) -> Figure:
+def _forest(differences: Sequence[Difference], split: str, net: str, seeds: int) -> Figure:
     panels = [
         forest(
             f"{net}: difference in {MEASURES[measure]}",
@@ -134,21 +141,23 @@ def _forest(differences: Sequence[Difference], split: str, net: str, intervals: 
         "An interval that contains zero is no evidence either way. If the text says something about its user, AUC and "
         "ACC rise (right of zero) and LogLoss falls (left), against no text as well as against another user's text.",
         panels,
-        _difference_table(differences, f"Differences between arms on {_ROWS[split]} rows, paired. {intervals}"),
+        _difference_table(
+            differences, f"Differences between arms on {_ROWS[split]} rows, paired. {intervals_note(seeds)}", seeds
+        ),
         folded=True,
     )
 
 
-def _difference_table(differences: Sequence[Difference], caption: str) -> TableBlock:
+def _difference_table(differences: Sequence[Difference], caption: str, seeds: int) -> TableBlock:
     rows: list[list[Cell]] = [
-        [f"{name}, {MEASURES[measure]}", num, verdict(num, measure), seen or "–", Num(num.n or 0, unit="count")]
+        [f"{name}, {MEASURES[measure]}", num, reading(num, seeds, measure), seen or "–", Num(num.n or 0, unit="count")]
         for name, measure, num, seen in differences
     ]
-    return TableBlock(caption, ("comparison", "difference", "verdict", "smallest that would show", "rows"), rows)
+    return TableBlock(caption, ("comparison", "difference", "reads as", "smallest that would show", "rows"), rows)
 
 
 def _slices_table(run: RunNumbers, stage: str, net: str) -> TableBlock | None:
-    """AUC without and with the RecCoT on parts of the rows, and the verdicts on the differences."""
+    """AUC without and with the RecCoT on parts of the rows, and how the differences read."""
     split = _SPLITS[stage]
     rows: list[list[Cell]] = []
     parts = run.slices(stage, split, "reccot")
@@ -164,40 +173,45 @@ def _slices_table(run: RunNumbers, stage: str, net: str) -> TableBlock | None:
             continue
         comparisons: list[Cell] = []
         for num in nums:
-            comparisons += ["–", "–"] if num is None else [num, verdict(num)]
+            comparisons += ["–", "–"] if num is None else [num, reading(num, _seeds(run))]
         rows.append([_SLICES.get(part, part), plain, with_text, *comparisons, Num(with_text.n or 0, unit="count")])
-    columns = ("rows of", f"{net}, no text", f"{net} + RecCoT", "minus no text", "verdict", "minus the best placebo")
+    columns = ("rows of", f"{net}, no text", f"{net} + RecCoT", "minus no text", "reads as", "minus the best placebo")
     caption = (
         f"AUC on parts of the {_ROWS[split]} rows; parts with fewer than {LEAST_USERS} users are left out. "
-        f"{_intervals(run)} One interval in twenty excludes zero by chance alone."
+        f"{intervals_note(_seeds(run))} One interval in twenty excludes zero by chance alone."
     )
-    return TableBlock(caption, (*columns, "verdict", "rows"), rows) if rows else None
+    return TableBlock(caption, (*columns, "reads as", "rows"), rows) if rows else None
 
 
 def _verdict(run: RunNumbers, stage: str, net: str) -> Verdict | None:
-    """The texts helped if they are better than no text and than the placebo that is best on validation."""
-    split = _SPLITS[stage]
-    placebos = {arm: num.value for arm in PLACEBOS if (num := run.measured("ctr", "valid", arm, "auc"))}
-    others = ["none", *([max(placebos, key=lambda arm: placebos[arm])] if placebos else [])]
-    nums = {other: run.measured(stage, split, "reccot", f"auc_minus_{other}", unit="signed") for other in others}
-    plain = nums.get("none")
-    if plain is None:
+    """The verdict of the metrics table, and the two differences that it rests on."""
+    split, seeds = _SPLITS[stage], _seeds(run)
+    placebo = next((arm for arm in PLACEBOS if run.measured(stage, split, arm, "chosen_placebo")), None)
+    nums = {
+        other: run.measured(stage, split, "reccot", f"auc_minus_{other}", unit="signed")
+        for other in ("none", placebo)
+        if other is not None
+    }
+    if nums["none"] is None:
         return None
-    measured = [num for num in nums.values() if num is not None]
-    if verdict(plain).tone == "bad":
-        answer = Badge("It hurt", "bad")
-    elif all(verdict(num).tone == "good" for num in measured) and len(measured) > 1:
-        answer = Badge("It helped", "good")
-    else:
-        answer = Badge("No evidence that it helped", "open")
+    found = run.measured(stage, split, "reccot", "verdict")
+    # Metrics of before one seed gave no verdict may hold one.
+    answer = _ANSWERS[found.value] if found is not None and seeds > 1 else Badge("No verdict", "open")
     grounds = [
         f"{net} with the RecCoT minus {text_name(other)}: AUC {num.text} {num.interval}, {split} split, "
-        f"{num.n:,} rows: {verdict(num).text}."
+        f"{num.n:,} rows: {reading(num, seeds).text}."
         for other, num in nums.items()
         if num is not None
     ]
-    if len(measured) < 2:
+    grounds.append(intervals_note(seeds))
+    if seeds == 1:
+        grounds.append("A verdict needs two training seeds or more: give ctr.seeds three.")
+    if placebo is None:
         grounds.append("There is no placebo arm to compare with: add shuffled to ctr.arms.")
+    grounds.append(
+        "G and V were trained once, for all training seeds of the nets: the chance of their training is not in the "
+        "intervals. `trackrec sweep --seeds 0,1,2` repeats whole runs."
+    )
     if split == "valid":
         grounds.append(
             "These are validation rows, on which every choice was made: `trackrec test` reads the test split."
@@ -220,7 +234,7 @@ def _arms_table(run: RunNumbers, stage: str, net: str) -> TableBlock:
         others = [run.ceiling(split, name) or "–" for name in list(_COLUMNS)[1:]]
         rows.append(["the best possible model", ceiling, *others, Num(ceiling.n or 0, unit="count")])
     one_class = run.measured(stage, split, "reccot", "users_one_class")
-    caption = f"Arms on {_ROWS[split]} rows. {_intervals(run)}"
+    caption = f"Arms on {_ROWS[split]} rows. {intervals_note(_seeds(run))}"
     if one_class is not None:
         caption += f" UAUC leaves out {one_class.value:,.0f} of {one_class.n:,} users, whose rows have one class."
     return TableBlock(caption, ("arm", *_COLUMNS.values(), "rows"), rows)
@@ -249,8 +263,11 @@ def _validator_blocks(run: RunNumbers, split: str) -> list[Block]:
         caption = f"V as the recommender, on {_ROWS[split]} rows. Intervals are 95 %, over users."
         blocks.append(TableBlock(caption, ("V", *_COLUMNS.values(), "rows"), rows))
     if differences := _validator_differences(run, split, in_round(run.rounds, "rec_tune")):
-        caption = f"What the RecCoT changes for V, on the same {_ROWS[split]} rows. Intervals are 95 %, over users."
-        blocks.append(_difference_table(differences, caption))
+        caption = (
+            f"What the RecCoT changes for V, on the same {_ROWS[split]} rows. Intervals are 95 %, over users only: V "
+            "was trained once with the RecCoT and once without."
+        )
+        blocks.append(_difference_table(differences, caption, seeds=1))
     return blocks
 
 
