@@ -263,6 +263,9 @@ def test_at_least_64_tokens_are_compared_or_the_whole_tree(tiny_lm, monkeypatch)
         lm._checked = False
         lm.check_packing(tree, None)
     assert [len(tree) - 1 for tree in compared] == [4, 2]
+    lm._checked = False
+    lm.check_packing([Branch([5, 6]), Branch([7], 0)], None)
+    assert (len(compared), lm._checked) == (2, False)
 
 
 @pytest.mark.parametrize("tree", [PROMPT_AND_TEXTS, TWO_LEVELS], ids=["flat", "deep"])

@@ -329,15 +329,15 @@ class LanguageModel:
         """Compare one tree packed with the same tree in plain rows, once; if they differ, use plain rows from now on.
 
         Args:
-            tree: a tree that shares a prefix.
+            tree: a tree that shares a prefix; one that doesn't is passed over.
             adapter: the adapter to compare with; None is the plain base.
         """
-        if self._checked or not self.can_pack():
+        n_leaves = len(tree) - len({branch.parent for branch in tree if branch.parent >= 0})
+        if self._checked or n_leaves < 2 or not self.can_pack():
             return
         from trackrec.llm.parity import packing_gap, tolerance
 
         self._checked = True
-        n_leaves = len(tree) - len({branch.parent for branch in tree if branch.parent >= 0})
         # All forty paths of a large tree take time.
         for most in range(2, n_leaves + 1):
             compared = first_paths(tree, most)

@@ -224,12 +224,12 @@ def load_base(settings: BackboneSettings, dtype: torch.dtype, device: torch.devi
         model = load("eager")
     _check_cache(model, f"{key}.model {settings.model}")
     if settings.quantize == "none":
-        model.to(device)  # type: ignore[arg-type]
+        model.to(device)
     for module in model.modules():
         # On AVX512-BF16 CPUs bitsandbytes permanently repacks 4-bit weights at the first inference into a format
         # without gradients (autograd/_functions.py, matmul_4bit).
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+            module.support_avx512bf16_for_cpu = False
     _disable_dropout(model)
     # Published generation settings (a repetition penalty, top_k) would change the distribution that S-DPO trains on.
     model.generation_config = GenerationConfig(
