@@ -98,8 +98,9 @@ def _compare(lm: LanguageModel, name: str) -> None:
         log.warning("%s can't read a prompt that its draws share (%s): each draw gets a copy.", name, told(wrong))
         wrong = faults()
     if wrong and lm.plain_attention():
-        log.warning("%s: trackrec's attention differs from the model's own (%s): using that.", name, told(wrong))
-        wrong = faults()
+        ours, wrong = wrong, faults()
+        if not wrong:
+            log.warning("%s: trackrec's attention differs from the model's own (%s): using that.", name, told(ours))
     if wrong:
         raise SettingError(
             f"{name} can't be used: trackrec's log-probabilities are not those of the model's own forward pass in "
