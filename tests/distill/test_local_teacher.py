@@ -143,7 +143,7 @@ def test_the_sampler_may_be_left_out(local):
 
 
 def test_answers_are_kept_under_all_that_decides_them(local, asked, tiny_model_dir):
-    """Three system prompts, two engines, two lengths, two revisions: each another key."""
+    """Three system prompts, two engines, two lengths, two revisions, two variables: each another key."""
 
     class Other(HFSampler):
         pass
@@ -156,7 +156,8 @@ def test_answers_are_kept_under_all_that_decides_them(local, asked, tiny_model_d
         local(sampler=Other(n=1, max_new_tokens=5)),
         local(sampler=HFSampler(n=1, max_new_tokens=6)),
         local(backbone=backbone_with(revision="a")),
+        local(backbone=backbone_with(chat_template_kwargs={"enable_thinking": True})),
     ]
     keys = {teacher._job(asked[0], WORDS).key for teacher in teachers}
-    assert len(keys) == 6
+    assert len(keys) == 7
     assert local()._job(asked[0], WORDS).key in keys

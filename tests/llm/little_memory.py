@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from narrow import STEP
 from tiny import build_book, reccot_row
 
 from trackrec.distill.data import DistillData
@@ -57,7 +58,7 @@ def gradients(lm: LanguageModel, texts: int, root: Path) -> list[torch.Tensor]:
     write_part(root / str(texts), "reccots", rows)
     data, module = DistillData(lm, build_book(), root / str(texts)), DistillModule(lm, "g")
     data.setup("fit")
-    module.trainer = type("Trainer", (), {"datamodule": data, "precision_plugin": None})()  # type: ignore[assignment]
+    module.trainer = type("Trainer", (), {"datamodule": data, **STEP})()  # type: ignore[assignment]
     module.log_step = lambda values, ids: None  # type: ignore[method-assign]
     module.zero_grad()
     module.training_step(data.collate(data.examples), 0).backward()

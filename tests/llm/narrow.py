@@ -11,6 +11,8 @@ GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 CPU = RuntimeError(
     "[enforce fail at alloc_cpu.cpp:119] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
 )
+# What a step asks of a trainer.
+STEP = {"precision_plugin": None, "global_step": 0, "accumulate_grad_batches": 1}
 
 
 def narrow(

@@ -111,7 +111,16 @@ def test_devices_that_are_named():
 # -- two processes ------------------------------------------------------------------------------------------------
 
 
-def train(model: Path, work: Path, stage: str, batch_size: int, processes: int, dropout: float = 0.0, kill_at: int = 0):
+def train(
+    model: Path,
+    work: Path,
+    stage: str,
+    batch_size: int,
+    processes: int,
+    dropout: float = 0.0,
+    kill_at: int = 0,
+    accumulate: int = 1,
+):
     """One training; returns the exit codes."""
     work.mkdir(exist_ok=True)
     with socket.socket() as probe:
@@ -122,7 +131,7 @@ def train(model: Path, work: Path, stage: str, batch_size: int, processes: int, 
         env = dict(os.environ)
         if processes > 1:
             env |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        given = (str(model), work, stage, batch_size, processes, dropout, kill_at)
+        given = (str(model), work, stage, batch_size, processes, dropout, kill_at, accumulate)
         running.append(Fork("two_processes:main", *given, env=env))
     errors = [one.communicate(timeout=280)[1] for one in running]
     codes = [one.returncode for one in running]
@@ -136,14 +145,16 @@ def curve(out: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["distill", "align", "rec_tune"])
-def test_two_processes_are_as_one_with_twice_the_batch(tiny_model_dir, tmp_path, stage):
-    """Curve and adapter; seven texts in batches of 2 leave a batch for one process alone."""
+@pytest.mark.parametrize(
+    ("stage", "accumulate", "steps"), [("distill", 1, 8), ("align", 1, 4), ("rec_tune", 1, 4), ("distill", 3, 4)]
+)
+def test_two_processes_are_as_one_with_twice_the_batch(tiny_model_dir, tmp_path, stage, accumulate, steps):
+    """Curve and adapter; seven texts in batches of 2 leave a batch for one process alone, and a window of its own."""
     batch_size = 1 if stage == "distill" else 2
-    one = train(tiny_model_dir, tmp_path / "one", stage, 2 * batch_size, 1)
-    two = train(tiny_model_dir, tmp_path / "two", stage, batch_size, 2)
+    one = train(tiny_model_dir, tmp_path / "one", stage, 2 * batch_size, 1, accumulate=accumulate)
+    two = train(tiny_model_dir, tmp_path / "two", stage, batch_size, 2, accumulate=accumulate)
     alone, together = curve(one), curve(two)
-    assert len(alone) == {"distill": 8, "align": 4, "rec_tune": 4}[stage]
+    assert len(alone) == steps
     for due, found in zip(alone, together, strict=True):
         assert found == pytest.approx(due, rel=1e-3, abs=1e-4)
     assert alone[0]["loss"] != pytest.approx(alone[-1]["loss"], rel=1e-4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tiny import END, START, build_tokenizer, frame, reccot_row
@@ -15,6 +17,7 @@ from trackrec.llm.chat import ChatEncoder
 from trackrec.llm.sampling.hf_sampler import HFSampler
 from trackrec.prompts.book import PromptBook
 from trackrec.prompts.settings import PromptSettings
+from trackrec.runtime.errors import SettingError
 from trackrec.storage.parts import write_part
 from trackrec.validator.score import yes_probability
 
@@ -81,6 +84,100 @@ def test_a_template_without_a_system_turn_is_an_error(refusal):
     tokenizer.chat_template = "{% for message in messages %}" + user + "{% endfor %}"
     with pytest.raises(ValueError, match=r"backbone\.system_prompt: the model's chat template takes no system turn"):
         ChatEncoder(tokenizer, system="You judge films.")
+
+
+# -- templates of other shapes ------------------------------------------------------------------------------------
+
+
+def chat_with(template: str, **more: Any) -> ChatEncoder:
+    tokenizer = build_tokenizer(chat_template=template)
+    tokenizer.name_or_path = "some/model"
+    return ChatEncoder(tokenizer, **more)
+
+
+def prompt_of(chat: ChatEncoder) -> str:
+    return chat.tokenizer.decode(chat.encode_prompt(["Yes"]))
+
+
+TURNS = "{% for message in messages %}[{{ message.role }}]{{ message.content }}{% endfor %}[assistant]"
+# As Qwen3 has it: without thoughts an empty one is closed.
+SWITCH = TURNS + "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+# As Qwen3.5 has it: a thought is begun unless it is switched off.
+OPEN_SWITCH = TURNS + "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% else %}<think>\n{% endif %}"
+PARTS = (
+    "{% for message in messages %}[{{ message.role }}]{% for part in message.content %}"
+    "{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}{% endfor %}[assistant]"
+)
+
+
+@pytest.mark.parametrize("template", [SWITCH, OPEN_SWITCH])
+def test_a_template_with_a_switch_closes_its_thought(template):
+    assert prompt_of(chat_with(template)) == "[user]Yes[assistant]<think>\n\n</think>\n\n"
+
+
+def test_variables_reach_the_template():
+    thinking = {"enable_thinking": True}
+    assert prompt_of(chat_with(SWITCH, template_kwargs=thinking)) == "[user]Yes[assistant]"
+    with pytest.raises(SettingError, match=r"chat_template_kwargs, if .*enable_thinking: false"):
+        chat_with(OPEN_SWITCH, template_kwargs=thinking)
+    style = "{{ effort }}" + SWITCH
+    assert prompt_of(chat_with(style, template_kwargs={"effort": "low"})) == (
+        "low[user]Yes[assistant]<think>\n\n</think>\n\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("end", "shown"),
+    [
+        ("<think>\n", "<think>"),
+        ("<think></think>\n<think>", "<think>"),
+        ("[THINK]", r"\[THINK\]"),
+        ("<seed:think>\n", "<seed:think>"),
+        ("◁think▷", "◁think▷"),
+    ],
+)
+def test_a_prompt_that_ends_inside_a_thought_is_refused(end, shown):
+    words = rf"^validator_backbone\.model: .*'some/model' ends the prompt inside a thought \({shown}\)"
+    with pytest.raises(SettingError, match=words):
+        chat_with(TURNS + end, key="validator_backbone")
+
+
+def test_a_thought_before_the_users_text_is_no_matter():
+    assert prompt_of(chat_with("Write <think> first." + TURNS)) == "Write <think> first.[user]Yes[assistant]"
+
+
+def test_a_template_of_content_parts_gets_a_part():
+    assert prompt_of(chat_with(PARTS)) == "[user]Yes[assistant]"
+    assert prompt_of(chat_with(PARTS, system="Be brief.")) == "[system]Be brief.[user]Yes[assistant]"
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{% for message in messages %}{{ message.content }}{{ message.content }}{% endfor %}", "text 2 times"),
+        ("{% for message in messages %}[{{ message.role }}]{% endfor %}", "text 0 times"),
+        ("{{ raise_exception('only tools here') }}", "only tools here"),
+        ("{{ messages[0].content.strip() + 1 }}", "given as a list of parts"),
+    ],
+    ids=["twice", "never", "raises", "type error"],
+)
+@pytest.mark.parametrize("system", [None, "Be brief."])
+def test_a_template_that_does_not_show_the_text_once_is_an_error(template, words, system):
+    with pytest.raises(SettingError, match=rf"^backbone\.model: .*'some/model' can't show a prompt: .*{words}"):
+        chat_with(template, system=system)
+
+
+@pytest.mark.parametrize(
+    ("template", "given", "words"),
+    [
+        (SWITCH, {"enable_thinkng": False}, "'enable_thinkng' is no variable of the model's chat template"),
+        (SWITCH + "{{ add_generation_prompt }}", {"add_generation_prompt": False}, "is set by trackrec"),
+        (None, {"enable_thinking": False}, "has no chat template. Leave the key at null"),
+    ],
+)
+def test_a_variable_that_says_nothing_is_an_error(template, given, words):
+    with pytest.raises(SettingError, match=rf"^backbone\.chat_template_kwargs: .*{words}"):
+        chat_with(template, template_kwargs=given)
 
 
 def test_segments_are_tokenized_one_by_one(chat):

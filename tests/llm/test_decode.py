@@ -40,11 +40,11 @@ def test_prompts_read_in_pieces_give_the_same_texts(tiny_lm, monkeypatch):
 
 
 def test_sharing_is_used_where_it_can_be(tiny_lm, monkeypatch):
-    made = []
+    made, plain, eager = [], tiny_lm(), tiny_lm(attention="eager")
     monkeypatch.setattr(decode, "SharedCache", lambda *args: made.append(1) or SharedCache(*args))
-    sampled(tiny_lm())
+    sampled(plain)
     assert made == [1]
-    sampled(tiny_lm(attention="eager"))
+    sampled(eager)
     assert made == [1]
 
 

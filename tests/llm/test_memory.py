@@ -14,7 +14,7 @@ import torch
 from adapter_stages import QUIET, align_stage, distill_stage, rec_tune_stage
 from hypothesis import given
 from hypothesis import strategies as st
-from narrow import CPU, GPU, narrow
+from narrow import CPU, GPU, STEP, narrow
 
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.loading import BackboneSettings, LoRASettings
@@ -201,7 +201,7 @@ def one_step(lm: Any, book: Any, root: Path, stage: Any, **narrowness: Any) -> t
         parameter.data += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3))
     data.setup("fit")
     asked = narrow(lm, **narrowness) if narrowness else []
-    module.trainer = type("Trainer", (), {"datamodule": data, "precision_plugin": None})()
+    module.trainer = type("Trainer", (), {"datamodule": data, **STEP})()
     values: dict[str, float] = {}
     module.log_step = lambda given, ids: values.update({name: float(value) for name, value in given.items()})
     module.training_step(data.collate(data.examples), 0).backward()

@@ -11,9 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trackrec.llm import parity
 from trackrec.llm.loading import LoRASettings
 from trackrec.llm.logprobs import branch_logprobs
-from trackrec.llm.packing import Branch, Spot, pack, tree_tokens, unroll
+from trackrec.llm.packing import Branch, Spot, pack, path_ids, tree_tokens, unroll
 
 ROOT_AND_TWO = [Branch([5, 6]), Branch([7], 0), Branch([8, 9], 0)]
 TWO_LEVELS = [Branch([1, 2]), Branch([3], 0), Branch([4, 5], 1), Branch([6], 1), Branch([7], 0)]
@@ -221,3 +222,68 @@ def test_only_trees_that_share_are_packed(tiny_lm):
     chain = [Branch([4, 5]), Branch([6], 0)]
     assert lm.layout([chain, chain]).until is None
     assert lm.layout([chain, ROOT_AND_TWO]).until is not None
+
+
+# -- the comparison before a stage --------------------------------------------------------------------------------
+
+PROMPT_AND_TEXTS = [Branch(list(range(3, 43))), *(Branch([start + 7 * i for i in range(20)], 0) for start in range(6))]
+
+
+def inner_fault(lm, size: float):
+    """Packed rows whose states are off by a share ``size``, but for the last token of each branch."""
+    real = lm.hidden
+
+    def hidden(layout):
+        states = real(layout)
+        if layout.until is None:
+            return states
+        inside = torch.ones(states.shape[1], dtype=torch.bool)
+        inside[[spot.start + spot.length - 1 for spot in layout.spots[0]]] = False
+        return torch.where(inside[:, None], states * (1 + size), states)
+
+    return hidden
+
+
+@pytest.mark.parametrize(("size", "packs"), [(0.0, True), (0.01, False)])
+def test_a_fault_of_a_few_hundredths_of_a_nat_ends_packing(tiny_lm, monkeypatch, caplog, size, packs):
+    """It is compared at every token of the texts, not after the last one of each."""
+    lm = tiny_lm()
+    monkeypatch.setattr(lm, "hidden", inner_fault(lm, size))
+    lm.check_packing(PROMPT_AND_TEXTS, None)
+    assert lm.can_pack() is packs
+    assert ("computes packed rows differently (by 0.0" in caplog.text) is not packs
+
+
+def test_at_least_64_tokens_are_compared_or_the_whole_tree(tiny_lm, monkeypatch):
+    """Texts of 20 tokens: four of the six; two texts of 3 tokens: both."""
+    lm = tiny_lm()
+    real, compared = parity.packing_gap, []
+    monkeypatch.setattr(parity, "packing_gap", lambda lm, tree: compared.append(tree) or real(lm, tree))
+    for tree in (PROMPT_AND_TEXTS, [Branch([5, 6]), Branch([7, 8, 9], 0), Branch([10, 11, 12], 0)]):
+        lm._checked = False
+        lm.check_packing(tree, None)
+    assert [len(tree) - 1 for tree in compared] == [4, 2]
+    lm._checked = False
+    lm.check_packing([Branch([5, 6]), Branch([7], 0)], None)
+    assert (len(compared), lm._checked) == (2, False)
+
+
+@pytest.mark.parametrize("tree", [PROMPT_AND_TEXTS, TWO_LEVELS], ids=["flat", "deep"])
+def test_the_packing_gap_is_that_of_every_token(tiny_lm, monkeypatch, tree):
+    """By hand: log p of each token but the root's, in the packed row and in a row of its path."""
+    lm = tiny_lm()
+    monkeypatch.setattr(lm, "hidden", inner_fault(lm, 0.05))
+    gaps = []
+    with lm.using(None):
+        for index in range(1, len(tree)):
+            ids = tree[index].ids
+            for end in range(len(ids)):
+                before = path_ids(tree, tree[index].parent) + list(ids[:end])
+                logits = lm.base(input_ids=torch.tensor([before])).logits[0, -1]
+                spot = pack([tree]).spots[0][index]
+                column = spot.before if end == 0 else spot.start + end - 1
+                packed = lm.logits(lm.hidden(pack([tree]))[0, column])
+                gaps.append((packed.log_softmax(-1) - logits.log_softmax(-1))[ids[end]].item())
+        gap = parity.packing_gap(lm, tree)
+    assert gap == pytest.approx(float(np.sqrt(np.mean(np.square(gaps)))), rel=1e-3)
+    assert gap > 1e-3

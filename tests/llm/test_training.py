@@ -9,6 +9,7 @@ import pytest
 import torch
 from adapter_stages import QUIET, TEXTS, align_stage, distill_stage, rec_tune_stage
 from lightning.pytorch import Callback
+from narrow import narrow
 
 from trackrec.distill.data import DistillData
 from trackrec.distill.module import DistillModule
@@ -104,6 +105,73 @@ def test_a_step_of_several_batches_logs_their_mean(tiny_lm, tiny_book, texts_dir
     means = [sum(part) / len(part) for part in (single[:4], single[4:8], single[8:])]
     assert found["steps"]["step"].to_list() == [0, 1, 2]
     assert found["steps"]["loss"].to_list() == pytest.approx(means, rel=1e-5)
+    tokens = found["single"]["tokens"].to_list()
+    assert found["steps"]["tokens"].to_list() == [sum(part) for part in (tokens[:4], tokens[4:8], tokens[8:])]
+
+
+# -- accumulated batches ------------------------------------------------------------------------------------------
+
+
+class GradientRecorder(Callback):
+    """The gradient of every optimizer step, as one vector."""
+
+    def __init__(self) -> None:
+        self.steps: list[torch.Tensor] = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        self.steps.append(torch.cat([p.grad.flatten() for p in pl_module._trained]))
+
+
+def trained(lm, stage, book, root, batch_size, accumulate, squeezed=False, **trainer):
+    """Gradients of the steps, the adapter's weights in the end, and the units of each batch."""
+    root.mkdir()
+    module, data = stage(lm, book, root)
+    for number, parameter in enumerate(module._trained):  # PEFT's B is 0, and then so is A's gradient
+        parameter.data.normal_(std=0.05, generator=torch.Generator().manual_seed(number))
+    data.batch_size = batch_size
+    module.lr, module.optimizer_settings = trainer.pop("lr", 1e-2), OptimizerSettings(warmup=0.0, schedule="constant")
+    units: list[int] = []
+    sums = module.sums
+    module.sums = lambda batch: units.append((found := sums(batch)).units) or found
+    if squeezed:
+        data.setup("fit")
+        narrow(lm, max(data.collate([entry]).layout.tokens for entry in data.examples))
+    recorder = GradientRecorder()
+    args = QUIET | {"max_epochs": 1, "accumulate_grad_batches": accumulate, "callbacks": [recorder], **trainer}
+    if stage is align_stage:  # the reference is the adapter before it was shaken
+        module.check_start = lambda batch: None
+    fit_adapter(module, data, args, root / "out")
+    return recorder.steps, [parameter.detach().clone() for parameter in module._trained], units
+
+
+STAGES = [distill_stage, align_stage, rec_tune_stage]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(1, 6), (1, 8), (4, 2), (4, 3)])
+@pytest.mark.parametrize("squeezed", [False, True], ids=["whole", "micro-batches"])
+def test_accumulated_batches_step_as_one_large_batch(
+    tiny_lm, tiny_book, tmp_path, stage, batch_size, accumulate, squeezed
+):
+    """Six sets in six batches, or in one of four and one of two; the window may be shorter than it could be."""
+    (due,), end, _ = trained(tiny_lm(adapters=["g"]), stage, tiny_book, tmp_path / "one", 6, 1)
+    lm = tiny_lm(adapters=["g"])
+    (found,), after, units = trained(lm, stage, tiny_book, tmp_path / "more", batch_size, accumulate, squeezed)
+    assert len(units) >= (6 if squeezed or batch_size == 1 else 2)
+    torch.testing.assert_close(found, due, rtol=1e-3, atol=1e-5)
+    for ours, theirs in zip(after, end, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_window_of_an_epoch_is_a_mean_over_its_units(tiny_lm, tiny_book, tmp_path, stage):
+    """Six batches of one, four a step: windows of 4 and 2. A rate near 0 keeps the model as it is."""
+    single, _, units = trained(tiny_lm(adapters=["g"]), stage, tiny_book, tmp_path / "one", 1, 1, lr=1e-12)
+    steps, _, _ = trained(tiny_lm(adapters=["g"]), stage, tiny_book, tmp_path / "more", 1, 4, lr=1e-12)
+    assert (len(single), len(steps), len(units)) == (6, 2, 6)
+    for found, window in zip(steps, (slice(0, 4), slice(4, 6)), strict=True):
+        weighted = [gradient * size for gradient, size in zip(single[window], units[window], strict=True)]
+        torch.testing.assert_close(found, sum(weighted) / sum(units[window]), rtol=1e-3, atol=1e-5)
 
 
 class Blowup(Callback):
@@ -153,7 +221,7 @@ def test_mixed_precision_trains_a_model_of_either_dtype(tiny_lm, tiny_book, text
     for kind in (DistillModule, Plain):
         lm = tiny_lm(adapters=["g"], lora=LoRASettings(r=2), dtype=dtype)
         data, out = DistillData(lm, tiny_book, texts_dir, batch_size=2), tmp_path / kind.__name__
-        args = QUIET | {"max_epochs": 1, "precision": "bf16-mixed", "accumulate_grad_batches": 2}
+        args = QUIET | {"max_epochs": 1, "precision": "bf16-mixed"}
         module = kind(lm, "g", lr=1e-2)
         fit_adapter(module, data, args, out)
         ends.append([parameter.detach().clone() for parameter in module._trained])

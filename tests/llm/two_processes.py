@@ -52,7 +52,16 @@ class PowerCutInValidation(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(model: str, work: Path, stage: str, batch_size: int, processes: int, dropout: float, kill_at: int) -> None:
+def main(
+    model: str,
+    work: Path,
+    stage: str,
+    batch_size: int,
+    processes: int,
+    dropout: float,
+    kill_at: int,
+    accumulate: int,
+) -> None:
     torch.set_num_threads(1)
     rank = int(os.environ.get("LOCAL_RANK", 0))
     torch.manual_seed(100 + rank)  # what else a process has drawn must not matter
@@ -67,6 +76,7 @@ def main(model: str, work: Path, stage: str, batch_size: int, processes: int, dr
         write_part(own / "texts", "reccots", rows)
     data.batch_size, module.lr = batch_size, 1e-3
     trainer = {"accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 1, "max_epochs": 2}
+    trainer["accumulate_grad_batches"] = accumulate
     trainer |= {"devices": processes, "strategy": "ddp"} if processes > 1 else {}
     out = work / "out"
     if stage == "align":

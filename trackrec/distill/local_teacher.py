@@ -73,7 +73,7 @@ class LocalTeacher(Teacher):
 
     def _job(self, request: TeacherRequest, words: PromptSettings) -> _Job:
         segments = request.segments(words)
-        fields = ("model", "revision", "gguf_file", "quantize", "dtype", "system_prompt")
+        fields = ("model", "revision", "gguf_file", "quantize", "dtype", "system_prompt", "chat_template_kwargs")
         model = [getattr(self.backbone, name) for name in fields]
         engine = f"{type(self.sampler).__module__}.{type(self.sampler).__qualname__}"
         settings = (*model, model_digest(self.backbone.model), engine, self.sampler.max_new_tokens)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from trackrec.llm.chat import ChatEncoder
 from trackrec.llm.loading import BackboneSettings, linear_names, load_or_explain, lora_config
-from trackrec.llm.packing import Layout, Tree, first_paths, longest_path, pack, unroll
+from trackrec.llm.packing import Layout, Tree, first_paths, longest_path, pack, tree_tokens, unroll
 from trackrec.runtime.errors import MissingFileError, SettingError
 
 if TYPE_CHECKING:
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _WIDTH_MULTIPLE = 8  # rows are padded to a multiple of this
-# Paths of a tree that `check_packing` compares: all forty of a large tree as plain rows might not fit into memory.
-_COMPARED_PATHS = 4
+# `check_packing` compares at least this many tokens, or all of a smaller tree: a small error of each then shows.
+_COMPARED_TOKENS = 64
+# Families whose ``logits_scaling`` multiplies the logits; Granite's divides them.
+_MULTIPLYING = ("hyperclovax",)
 
 
 class LanguageModel:
@@ -40,6 +42,9 @@ class LanguageModel:
     def __init__(self, settings: BackboneSettings, key: str = "backbone") -> None:
         import torch
 
+        from trackrec.llm.kernels.attention import NAME
+        from trackrec.llm.parity import check_forward
+
         self.settings = settings
         self.dtype = getattr(torch, settings.dtype)
         cuda = torch.cuda.is_available()
@@ -55,12 +60,16 @@ class LanguageModel:
         self._linear_names = linear_names(layers[-1])
         eos_ids = self.base.generation_config.eos_token_id
         eos_ids = eos_ids if isinstance(eos_ids, list) else [] if eos_ids is None else [eos_ids]
-        self.chat = ChatEncoder(tokenizer, eos_ids, settings.system_prompt, key)
+        self.chat = ChatEncoder(tokenizer, eos_ids, settings.system_prompt, key, settings.chat_template_kwargs)
         self._peft: Any = None
         self._packs: bool | None = None
         self._checked = False
+        self.shares_prompts = True  # whether its attention reads a prompt that several draws share
+        own_attention = self.base.config._attn_implementation != NAME
+        self._flex = settings.attention == "flex" and self.device.type == "cuda" and not own_attention
         if settings.gradient_checkpointing:
             self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        check_forward(self, key)
         log.info(self.describe())
 
     def quantized_layers(self) -> int:
@@ -238,7 +247,7 @@ class LanguageModel:
         import torch
 
         self._cast_inputs(not torch.is_autocast_enabled(self.device.type))
-        flex = self.settings.attention == "flex" and self.device.type == "cuda" and layout.until is not None
+        flex = self._flex and layout.until is not None
         states: Tensor = self.base.get_decoder()(
             input_ids=torch.from_numpy(layout.ids).to(self.device),
             attention_mask=layout.block_mask(self.device) if flex else layout.attention_mask(self.dtype, self.device),
@@ -290,7 +299,7 @@ class LanguageModel:
 
         config = self.base.config.get_text_config()
         if scale := getattr(config, "logits_scaling", None):
-            logits = logits / scale
+            logits = logits * scale if config.model_type in _MULTIPLYING else logits / scale
         if scale := getattr(config, "logit_scale", None):
             logits = logits * scale
         if cap := getattr(config, "final_logit_softcapping", None):
@@ -320,28 +329,38 @@ class LanguageModel:
         """Compare one tree packed with the same tree in plain rows, once; if they differ, use plain rows from now on.
 
         Args:
-            tree: a tree that shares a prefix.
+            tree: a tree that shares a prefix; one that doesn't is passed over.
             adapter: the adapter to compare with; None is the plain base.
         """
-        if self._checked or not self.can_pack():
+        n_leaves = len(tree) - len({branch.parent for branch in tree if branch.parent >= 0})
+        if self._checked or n_leaves < 2 or not self.can_pack():
             return
-        from trackrec.llm.logprobs import next_token_logprobs
+        from trackrec.llm.parity import packing_gap, tolerance
 
         self._checked = True
-        tree = first_paths(tree, _COMPARED_PATHS)
-        leaves = sorted(set(range(len(tree))) - {branch.parent for branch in tree})
-        probe = [self.chat.eos_id]
+        # All forty paths of a large tree take time.
+        for most in range(2, n_leaves + 1):
+            compared = first_paths(tree, most)
+            if tree_tokens(compared) - len(compared[0].ids) >= _COMPARED_TOKENS:
+                break
         with self.using(adapter):
-            packed, plain = [
-                next_token_logprobs(self, layout, [layout.spots[0][leaf] for leaf in leaves], probe)
-                for layout in (pack([tree]), unroll([tree]))
-            ]
-        gap = float((packed - plain).abs().max())
-        if gap > (1e-2 if self.settings.dtype == "float32" else 0.5) or gap != gap:
-            self._packs = False
+            gap = packing_gap(self, compared)
+        if not gap <= tolerance(self):
+            self.dont_pack()
             log.warning(
-                "%s computes packed rows differently (by %.3f nats): using plain rows instead", self.settings.model, gap
+                "%s computes packed rows differently (by %.3g nats): using plain rows instead", self.settings.model, gap
             )
+
+    def dont_pack(self) -> None:
+        """Use plain rows from now on."""
+        self._packs = False
+
+    def plain_attention(self) -> bool:
+        """Use the model's own eager attention from now on; False if it does already."""
+        from trackrec.llm.parity import set_attention
+
+        self._flex = False
+        return set_attention(self.base, "eager")
 
     def layout(self, trees: Sequence[Tree]) -> Layout:
         """Packed rows if a prefix is shared and the model can read them, plain rows otherwise."""

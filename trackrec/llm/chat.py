@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import inspect
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from typing import Any, NamedTuple
 
@@ -12,6 +14,9 @@ _CONTENT = "@@content@@"
 _NO_SYSTEM = "system_prompt: the model's chat template takes no system turn"
 _NO_SYSTEM_FIX = "Leave the key at null."
 _DAY = date(2025, 1, 1)
+# Without a thought the first token of the answer is the answer.
+_TEMPLATE_KWARGS = {"enable_thinking": False}
+_THOUGHT = re.compile(r"[<\[◁](/?)(?:\w+:)?(?:think|thinking|thought|reasoning)[>\]▷]", re.IGNORECASE)
 _YES_FORMS = ("Yes", "yes", "YES")
 _NO_FORMS = ("No", "no", "NO")
 
@@ -34,19 +39,28 @@ class ChatEncoder:
             ordinary text are ignored.
         system: text of the system turn; None leaves it to the template. Without a template it starts the prompt.
         key: the config key of the backbone, for errors.
+        template_kwargs: variables of the chat template, added to ``enable_thinking: false``.
 
     Raises:
-        SettingError: the tokenizer has no end-of-text token, or its template rejects a system turn (Gemma's does).
+        SettingError: the tokenizer has no end-of-text token; its template rejects a system turn (Gemma's does), doesn't
+            show the user's text exactly once, doesn't know a variable, or ends the prompt inside a thought.
 
     Attributes:
         eos_id: the end-of-text token of training texts.
     """
 
     def __init__(
-        self, tokenizer: Any, ends: Iterable[int] = (), system: str | None = None, key: str = "backbone"
+        self,
+        tokenizer: Any,
+        ends: Iterable[int] = (),
+        system: str | None = None,
+        key: str = "backbone",
+        template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self._key = key
+        self._check_kwargs(template_kwargs or {})
+        self._kwargs = {**_TEMPLATE_KWARGS, **(template_kwargs or {})}
         opening, closing = self._frame(system)
         # The frame isn't user data, so its control tokens are encoded as such.
         self.opening = tokenizer(opening, add_special_tokens=not tokenizer.chat_template).input_ids
@@ -57,32 +71,72 @@ class ChatEncoder:
         self.eos_id: int = eos
         self._ends = frozenset(ends) & frozenset(tokenizer.all_special_ids)
 
+    def _check_kwargs(self, given: Mapping[str, Any]) -> None:
+        """Check that the template reads every variable, and that none is an argument that is set here."""
+        if not given:
+            return
+        key = f"{self._key}.chat_template_kwargs"
+        if not self.tokenizer.chat_template:
+            raise SettingError(
+                f"{key}: the tokenizer {self.tokenizer.name_or_path!r} has no chat template. Leave the key at null."
+            )
+        template = self.tokenizer.get_chat_template()
+        reserved = {"messages", "strftime_now", *inspect.signature(self.tokenizer.apply_chat_template).parameters}
+        for name in given:
+            if name in reserved or not re.search(rf"\b{re.escape(name)}\b", template):
+                why = "is set by trackrec" if name in reserved else "is no variable of the model's chat template"
+                raise SettingError(f"{key}: {name!r} {why}. Leave it out; the template says which variables it reads.")
+
     def _frame(self, system: str | None) -> tuple[str, str]:
         """The text around the user's content in the model's own chat template."""
         if not self.tokenizer.chat_template:
             return f"{system}\n\n" if system else "", "\n\nAnswer: "
-        turns = [] if system is None else [{"role": "system", "content": system}]
-        opening, content, closing = self._apply([*turns, {"role": "user", "content": _CONTENT}]).rpartition(_CONTENT)
-        if system and (not content or system.strip() not in opening):
-            raise SettingError(f"{self._key}.{_NO_SYSTEM}: it leaves the turn out. {_NO_SYSTEM_FIX}")
+        user = {"role": "user", "content": _CONTENT}
+        prompt, fault = self._render([user] if system is None else [{"role": "system", "content": system}, user])
+        opening, _, closing = prompt.partition(_CONTENT)
+        if system is not None and (fault or system.strip() not in opening):
+            self._frame(None)  # raises if the system turn isn't what the template can't show
+            raise SettingError(f"{self._key}.{_NO_SYSTEM} ({fault or 'it leaves the turn out'}). {_NO_SYSTEM_FIX}")
+        name = f"{self._key}.model: the chat template of {self.tokenizer.name_or_path!r}"
+        if fault:
+            raise SettingError(f"{name} can't show a prompt: {fault}. Choose another model.")
+        thoughts = list(_THOUGHT.finditer(closing))
+        if thoughts and not thoughts[-1].group(1):
+            raise SettingError(
+                f"{name} ends the prompt inside a thought ({thoughts[-1].group()}), where the validator's answer would "
+                f"be read. Switch it off in {self._key}.chat_template_kwargs, if the template has a variable for that "
+                "(such as enable_thinking: false, the default), or choose a model that answers without a thought."
+            )
         return opening, closing
 
-    def _apply(self, turns: list[dict[str, str]]) -> str:
+    def _render(self, turns: list[dict[str, str]]) -> tuple[str, str]:
+        """The prompt of some turns, or why there is none.
+
+        The content of a turn is a text; for templates that loop over its parts (multimodal ones) a list of one part.
+        """
         from jinja2 import TemplateError
 
-        try:
-            prompt: str = self.tokenizer.apply_chat_template(
-                turns,
-                tokenize=False,
-                add_generation_prompt=True,
-                # With today's date in the template, every prompt of a run would change at midnight.
-                strftime_now=lambda pattern: _DAY.strftime(pattern),
-            )
-            return prompt
-        except TemplateError as error:
-            if len(turns) == 1:
-                raise
-            raise SettingError(f"{self._key}.{_NO_SYSTEM} ({reason(error)}). {_NO_SYSTEM_FIX}") from error
+        faults = []
+        parts: list[dict[str, Any]] = [
+            {**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in turns
+        ]
+        for given in (turns, parts):
+            try:
+                prompt: str = self.tokenizer.apply_chat_template(
+                    given,
+                    tokenize=False,
+                    add_generation_prompt=True,
+                    # With today's date in the template, every prompt of a run would change at midnight.
+                    strftime_now=lambda pattern: _DAY.strftime(pattern),
+                    **self._kwargs,
+                )
+            except (TemplateError, TypeError, ValueError, AttributeError, KeyError) as error:
+                faults.append(reason(error))
+                continue
+            if (count := prompt.count(_CONTENT)) == 1:
+                return prompt, ""
+            faults.append(f"it shows the user's text {count} times")
+        return "", f"{faults[0]}; given as a list of parts: {faults[1]}" if len(set(faults)) > 1 else faults[0]
 
     @property
     def stop_ids(self) -> frozenset[int]:

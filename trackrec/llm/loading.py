@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from trackrec.llm.kernels.attention import register
+from trackrec.llm.kernels.attention import NAME, register
 from trackrec.llm.memory import MemoryLimitError, ran_out
 from trackrec.llm.model_files import check_model_path
 from trackrec.runtime.errors import SettingError, reason
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+
+log = logging.getLogger(__name__)
 
 _Loaded = TypeVar("_Loaded")
 _CACHED_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
@@ -78,6 +81,8 @@ class BackboneSettings:
         gradient_checkpointing: save memory in training at the cost of time.
         system_prompt: text of the system turn, for generator and validator. null leaves it to the model's chat template
             (Qwen2.5 and SmolLM2 introduce themselves there, about twenty tokens in every prompt); "" is an empty turn.
+        chat_template_kwargs: variables of the model's chat template, such as ``enable_thinking``, for generator and
+            validator. They are added to ``enable_thinking: false``, which templates without such a switch don't read.
     """
 
     model: str
@@ -90,6 +95,7 @@ class BackboneSettings:
     device: str = "auto"
     gradient_checkpointing: bool = False
     system_prompt: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
     def check_path(self, key: str = "backbone") -> None:
         """Fail early if ``model`` is clearly a path and holds no model.
@@ -198,22 +204,32 @@ def load_base(settings: BackboneSettings, dtype: torch.dtype, device: torch.devi
     transformers_logging.disable_progress_bar()
     model_source, common = _source(settings)
     tokenizer = load_tokenizer(settings)
-    model = AutoModelForCausalLM.from_pretrained(
-        model_source,
-        dtype=dtype,
-        attn_implementation="eager" if settings.attention == "eager" else register(),
-        quantization_config=_quantization(settings, dtype),
-        device_map={"": device} if settings.quantize != "none" else None,
-        **common,
-    )
+
+    def load(attention: str) -> Any:
+        return AutoModelForCausalLM.from_pretrained(
+            model_source,
+            dtype=dtype,
+            attn_implementation=attention,
+            quantization_config=_quantization(settings, dtype),
+            device_map={"": device} if settings.quantize != "none" else None,
+            **common,
+        )
+
+    try:
+        model = load("eager" if settings.attention == "eager" else register())
+    except (ValueError, KeyError) as error:  # raised before the weights are read
+        if NAME not in str(error) and "does not support an attention implementation" not in str(error):
+            raise
+        log.warning("%s.model %s has an attention of its own: using it (eager).", key, settings.model)
+        model = load("eager")
     _check_cache(model, f"{key}.model {settings.model}")
     if settings.quantize == "none":
-        model.to(device)  # type: ignore[arg-type]
+        model.to(device)
     for module in model.modules():
         # On AVX512-BF16 CPUs bitsandbytes permanently repacks 4-bit weights at the first inference into a format
         # without gradients (autograd/_functions.py, matmul_4bit).
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+            module.support_avx512bf16_for_cpu = False
     _disable_dropout(model)
     # Published generation settings (a repetition penalty, top_k) would change the distribution that S-DPO trains on.
     model.generation_config = GenerationConfig(

@@ -29,7 +29,10 @@ def language_model(exp: Experiment, role: Role) -> LanguageModel:
         validator_chat = lm.chat
         if shared and other is not None:
             validator_chat = ChatEncoder(
-                tokenizer_or_explain(other, _OTHER_KEY), system=other.system_prompt, key=_OTHER_KEY
+                tokenizer_or_explain(other, _OTHER_KEY),
+                system=other.system_prompt,
+                key=_OTHER_KEY,
+                template_kwargs=other.chat_template_kwargs,
             )
         validator_chat.label_tokens()  # a tokenizer that can't tell Yes from No: now, not hours later
     return exp.models[name]

@@ -1,5 +1,7 @@
 """Attention: grouped products on CPU, FlexAttention for packed rows on a GPU, SDPA for everything else.
 
+A soft cap of the scores and attention sinks, which SDPA silently leaves out, are computed as plain products.
+
 torch's fused attention on CPU copies keys and values once per query head, reads a mask slowly and takes twice the time
 of plain products in bfloat16 (scripts/bench_attention.py, docs/benchmarks.md). Here the query heads that share a key
 head form one matrix product, one row of the batch at a time, so that its scores stay in the CPU cache, and blocks of
@@ -7,7 +9,7 @@ queries skip the keys after them. Keys and values are never repeated, and the ba
 instead of storing them.
 
 Shapes: B rows, H query heads in G groups (key heads), T queries, S keys (the last T belong to the queries' tokens),
-D head width.
+D head width of queries and keys, E of values.
 """
 
 from __future__ import annotations
@@ -43,10 +45,10 @@ class GroupedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
-        """(B, H, T, D), (B, G, S, D) twice, additive (B, T, S) -> (B, H, T, D)."""
+        """(B, H, T, D), (B, G, S, D), (B, G, S, E), additive (B, T, S) -> (B, H, T, E)."""
         ctx.save_for_backward(query, key, value, mask)
         ctx.scale = scale
-        out = torch.empty_like(query, memory_format=torch.contiguous_format)
+        out = query.new_empty(*query.shape[:-1], value.shape[-1])
         for row in range(query.shape[0]):
             for start, stop, seen in _blocks(query.shape[2], key.shape[2]):
                 p = _probabilities(query, key, mask, scale, row, start, stop, seen)
@@ -101,28 +103,71 @@ def _probabilities(
     return scores.softmax(-1)
 
 
-def _one_query(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """A decoding step: (B, H, 1, D) against the whole cache, all rows at once, scores in float32."""
-    B, H, _, D = query.shape
-    groups = key.shape[1]
-    scores = torch.matmul(query.view(B, groups, H // groups, D), key.transpose(2, 3)).float() * scale
+def _weights(scores: Tensor, mask: Tensor | None, cap: float | None, sinks: Tensor | None) -> Tensor:
+    """softmax of (..., S) scores, capped as ``cap tanh(scores / cap)`` (Gemma 2) before the additive mask.
+
+    ``sinks`` broadcasts to (..., 1): one more score, whose share of the softmax goes to no key (gpt-oss).
+    """
+    if cap:
+        scores = torch.tanh(scores / cap) * cap
     if mask is not None:
-        scores = scores + mask[:, None]  # (B, 1, 1, S) meets (B, G, H / G, S)
-    return torch.matmul(scores.softmax(-1).to(value.dtype), value).reshape(B, H, 1, D)
+        scores = scores + mask
+    if sinks is None:
+        return scores.softmax(-1)
+    return torch.cat([scores, sinks.to(scores.dtype).expand(*scores.shape[:-1], 1)], -1).softmax(-1)[..., :-1]
+
+
+def _plain(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    cap: float | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    """All queries against all keys, scores in float32: for a decoding step, and for what SDPA lacks.
+
+    Args:
+        query: (B, H, T, D).
+        key: (B, G, S, D).
+        value: (B, G, S, E).
+        mask: additive (B, T, S), or None.
+        scale: factor of the scores.
+        cap: see `_weights`.
+        sinks: (H,) or None; see `_weights`.
+    """
+    B, H, T, _ = query.shape
+    groups = key.shape[1]
+    grouped = query.reshape(B, groups, H // groups * T, -1)
+    scores = torch.matmul(grouped, key.transpose(2, 3)).float() * scale
+    by_head = scores.view(B, groups, H // groups, T, -1)
+    extra = None if sinks is None else sinks.reshape(groups, H // groups, 1, 1)
+    weights = _weights(by_head, None if mask is None else mask[:, None, None], cap, extra).view(scores.shape)
+    return torch.matmul(weights.to(value.dtype), value).reshape(B, H, T, -1)
 
 
 def _after_prefix(
-    query: Tensor, key: Tensor, value: Tensor, prefix: tuple[Tensor, Tensor], hidden: Tensor, scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefix: tuple[Tensor, Tensor],
+    hidden: Tensor,
+    scale: float,
+    cap: float | None,
+    sinks: Tensor | None,
 ) -> Tensor:
     """A decoding step of P prompts with n draws each: a draw attends to the shared prompt and to its own new tokens.
 
     Args:
         query: (P n, H, 1, D).
         key: (P n, G, t, D), of the t new tokens of each draw.
-        value: (P n, G, t, D).
-        prefix: keys and values of the prompts, (P, G, W, D) each.
+        value: (P n, G, t, E).
+        prefix: keys (P, G, W, D) and values (P, G, W, E) of the prompts.
         hidden: (P, W), added to the scores.
         scale: factor of the scores.
+        cap: see `_weights`.
+        sinks: (H,) or None; see `_weights`.
     """
     R, H, _, D = query.shape
     P, G, W, _ = prefix[0].shape
@@ -134,12 +179,14 @@ def _after_prefix(
     def by_row(joined: Tensor) -> Tensor:  # the inverse
         return joined.view(P, G, n, h, -1).transpose(1, 2).reshape(R, G, h, -1)
 
-    grouped = query.view(R, G, h, D)
-    prompt_scores = torch.matmul(by_prompt(grouped), prefix[0].transpose(2, 3)).float() * scale + hidden[:, None, None]
-    new_scores = torch.matmul(grouped, key.transpose(2, 3)).float() * scale
-    p = torch.cat([by_row(prompt_scores), new_scores], -1).softmax(-1).to(value.dtype)
+    grouped = query.reshape(R, G, h, D)
+    prompt_scores = by_row(torch.matmul(by_prompt(grouped), prefix[0].transpose(2, 3)).float())
+    scores = torch.cat([prompt_scores, torch.matmul(grouped, key.transpose(2, 3)).float()], -1) * scale
+    mask = torch.nn.functional.pad(hidden, (0, key.shape[2])).repeat_interleave(n, 0)[:, None, None]
+    extra = None if sinks is None else sinks.reshape(G, h, 1)
+    p = _weights(scores, mask, cap, extra).to(value.dtype)
     out = by_row(torch.matmul(by_prompt(p[..., :W]), prefix[1])) + torch.matmul(p[..., W:], value)
-    return out.reshape(R, H, 1, D)
+    return out.reshape(R, H, 1, -1)
 
 
 def _additive(mask: Tensor, keys: int, dtype: torch.dtype) -> Tensor:
@@ -147,7 +194,7 @@ def _additive(mask: Tensor, keys: int, dtype: torch.dtype) -> Tensor:
     mask = mask[:, 0, :, :keys]
     if mask.dtype != torch.bool:
         return mask.to(dtype)
-    return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
 
 
 @cache
@@ -165,49 +212,56 @@ def sdpa_or_grouped(
         module: the attention layer.
         query: (B, H, T, D).
         key: (B, G, S, D).
-        value: (B, G, S, D).
+        value: (B, G, S, E).
         attention_mask: (B, 1, T, S) bool or additive, causal for T > 1; a BlockMask; or None.
-        options: scaling, dropout and other keywords of the model; ``shared_prefix`` in a decoding step with a shared
-            prompt.
+        options: scaling, softcap, s_aux, dropout and other keywords of the model; ``shared_prefix`` in a decoding step
+            with a shared prompt.
 
     Returns:
-        (B, T, H, D), and None in place of the attention weights.
+        (B, T, H, E), and None in place of the attention weights.
 
     Raises:
-        SettingError: a BlockMask with attention dropout, a soft cap or sinks.
+        SettingError: a BlockMask with attention dropout, a position bias, a soft cap or sinks.
     """
     B, _, T, D = query.shape
     scale = options.get("scaling") or D**-0.5
+    cap: float | None = options.get("softcap")
+    sinks: Tensor | None = options.get("s_aux")
     prefix: SharedPrefix | None = options.get("shared_prefix")
     if prefix is not None:
         layer = prefix.layers[int(module.layer_idx)]  # type: ignore[arg-type]
-        return _after_prefix(query, key, value, layer, prefix.hidden, scale).transpose(1, 2), None
+        out = _after_prefix(query, key, value, layer, prefix.hidden, scale, cap, sinks)
+        return out.transpose(1, 2).contiguous(), None
     one_query = T == 1 and not torch.is_grad_enabled()
     causal = one_query or (attention_mask is not None and getattr(module, "is_causal", False))
-    special = options.get("dropout") or options.get("softcap") or options.get("s_aux") is not None
+    left_to_sdpa = options.get("dropout") or options.get("position_bias") is not None
+    beyond_sdpa = cap is not None or sinks is not None
     if isinstance(attention_mask, BlockMask):
-        if special:
+        if left_to_sdpa or beyond_sdpa:
             raise SettingError(
-                "backbone.attention: flex doesn't support attention dropout, soft cap or sinks: set it to sdpa."
+                "backbone.attention: flex doesn't support attention dropout, position bias, soft cap or sinks: set it "
+                "to sdpa."
             )
         # Under autocast the rotary embedding may leave queries and keys in float32.
         query, key = query.to(value.dtype), key.to(value.dtype)
         grouped = query.shape[1] != key.shape[1]
         out = _compiled_flex()(query, key, value, block_mask=attention_mask, scale=scale, enable_gqa=grouped)
-        return out.transpose(1, 2), None
-    if special or not causal or query.device.type != "cpu":
+        return out.transpose(1, 2).contiguous(), None
+    if left_to_sdpa or not (beyond_sdpa or (causal and query.device.type == "cpu")):
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     # Under autocast the rotary embedding leaves queries and keys in float32, while values have the autocast dtype.
     query, key = query.to(value.dtype), key.to(value.dtype)
-    mask = None if attention_mask is None else _additive(attention_mask, key.shape[2], query.dtype)
-    if one_query:
-        out = _one_query(query, key, value, mask, scale)
+    S = key.shape[2]
+    if attention_mask is None and T > 1 and getattr(module, "is_causal", True):
+        attention_mask = torch.ones(1, 1, T, S, dtype=torch.bool, device=query.device).tril(S - T)
+    mask = None if attention_mask is None else _additive(attention_mask, S, query.dtype)
+    if one_query or beyond_sdpa or mask is None:
+        out = _plain(query, key, value, mask, scale, cap, sinks)
     else:
-        assert mask is not None
         out = GroupedAttention.apply(query, key, value, mask.expand(B, -1, -1), scale)  # type: ignore[no-untyped-call]
-    return out.transpose(1, 2), None
+    return out.transpose(1, 2).contiguous(), None
 
 
 def register() -> str:

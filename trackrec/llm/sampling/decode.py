@@ -67,12 +67,17 @@ class SharedCache(Cache):
         return {"past_key_values": self, "attention_mask": mask, "shared_prefix": prefix}
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
-        """Store the new token's (R, G, 1, D) and return those of all new tokens so far, (R, G, t, D)."""
+        """Store the new token's (R, G, 1, D) and return those of all new tokens so far, (R, G, t, D).
+
+        Keys and values may have different widths D.
+        """
         buffers = self._buffers[layer_idx]
         if buffers is None:
-            rows, groups, _tokens, dim = key_states.shape
-            shape = (rows, groups, self._steps, dim)
-            buffers = self._buffers[layer_idx] = (key_states.new_empty(shape), value_states.new_empty(shape))
+            keys, values = (
+                states.new_empty(*states.shape[:2], self._steps, states.shape[-1])
+                for states in (key_states, value_states)
+            )
+            buffers = self._buffers[layer_idx] = (keys, values)
         for buffer, states in zip(buffers, (key_states, value_states), strict=True):
             buffer[:, :, self._length - 1] = states[:, :, 0]
         return tuple(buffer[:, :, : self._length] for buffer in buffers)
@@ -112,7 +117,7 @@ class RepeatedCache:
 
 def can_share(lm: LanguageModel) -> bool:
     """Whether the draws of a prompt can read one copy of its keys and values."""
-    return lm.can_pack() and lm.base.config._attn_implementation == NAME
+    return lm.shares_prompts and lm.can_pack() and lm.base.config._attn_implementation == NAME
 
 
 def write_texts(

@@ -21,6 +21,7 @@ from trackrec.llm.training.microbatch import (
     add_up,
     differentiate,
     empty_share_of,
+    sum_up,
 )
 from trackrec.llm.training.optimizer import OptimizerSettings
 from trackrec.runtime.errors import DivergedError, SettingError
@@ -60,7 +61,8 @@ class AdapterModule(LightningModule):
         self.strict_loading = False
         self.last_values: dict[str, float] = {}  # of the last step; restored from a checkpoint
         self._restored: dict[str, Any] = {}
-        self._window: list[tuple[dict[str, float], int]] = []
+        # What the batches of this optimizer step add up to so far.
+        self._window: list[StepSums] = []
         self._window_step = -1
 
     @classmethod
@@ -82,23 +84,40 @@ class AdapterModule(LightningModule):
         """The sums of a batch for a step, with the autograd graph of the loss."""
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        """The mean loss of the batch over all processes, computed in micro-batches if memory is too small."""
+        """The mean loss of the batch over all processes, computed in micro-batches if memory is too small.
+
+        With gradient accumulation the gradient is the mean over all units (sets, rows, texts) of the optimizer step,
+        however many batches it has and however they are filled.
+        """
         empty = isinstance(batch, EmptyShare)
         batch = batch.batch if empty else batch
         step = add_up(self.memory.run(batch, self._differentiate))
         step = empty_share_of(step) if empty else step
         total = sum_over_processes(step.sums)
+        window = self._with_earlier_batches(total)
+        means = {name: value / max(count, 1) for name, (value, count) in window.means.items()}
+        self.log_step({"loss": window.loss / window.units, **means, **window.totals}, batch.ids)
+        if earlier := window.units - total.units:
+            for parameter in self._trained:  # so far the mean over the earlier batches alone
+                if parameter.grad is not None:
+                    parameter.grad.mul_(earlier / window.units)
+        # DDP averages gradients over the processes, and Lightning divides them by the number of accumulated batches.
+        accumulated = self._trainer.accumulate_grad_batches if self._trainer is not None else 1
+        factor = process_rank().size * accumulated / window.units
         loss = total.loss / total.units
-        means = {name: value / max(count, 1) for name, (value, count) in total.means.items()}
-        self.log_step({"loss": loss, **means, **total.totals}, batch.ids)
-        # DDP averages gradients over the processes, so multiply by their number.
-        factor = process_rank().size / total.units
         gradients = [None if gradient is None else gradient * factor for gradient in step.gradients]
         # A batch that doesn't fit into memory needs several backward passes. They are done here, not by
         # `manual_backward`, so that automatic optimization stays: Lightning accumulates, clips, scales float16, steps
         # the schedule and counts steps for checkpoints and callbacks, as for any module.
         tied: torch.Tensor = GivenGradients.apply(loss, gradients, *self._trained)  # type: ignore[no-untyped-call]
         return tied
+
+    def _with_earlier_batches(self, total: StepSums) -> StepSums:
+        """The sums of the optimizer step's batches up to this one."""
+        if self._trainer is None or self.global_step != self._window_step:
+            self._window, self._window_step = [], self.global_step
+        self._window = [sum_up([*self._window, total])]
+        return self._window[0]
 
     def log_validation(self, metrics: Mapping[str, Metric]) -> None:
         """Log metrics over the whole validation, as ``valid/<name>``. Every process calls it at every batch."""
@@ -189,11 +208,11 @@ class AdapterModule(LightningModule):
                 logger.log_metrics(self._restored["row"], step)
 
     def log_step(self, values: dict[str, Any], ids: Sequence[str]) -> None:
-        """Log the means of an optimizer step; with gradient accumulation over all of its batches, not only the last.
+        """Log the values of an optimizer step; with gradient accumulation those of its batches up to this one.
 
         Args:
             values: ``loss`` and other values to log.
-            ids: ids of the batch's histories or samples; their number is the weight of the batch.
+            ids: ids of the batch's histories or samples, for errors.
 
         Raises:
             DivergedError: the loss is not finite. No optimizer step is taken; the last checkpoint is kept.
@@ -208,15 +227,12 @@ class AdapterModule(LightningModule):
                 f"Lower {self.stage}.model.lr (now {self.lr}) or set {self.stage}.trainer.gradient_clip_val; the last "
                 "checkpoint is kept."
             )
-        if self.global_step != self._window_step:
-            self._window, self._window_step = [], self.global_step
-        self._window.append(({name: float(value) for name, value in values.items()}, len(ids)))
-        total = sum(size for _, size in self._window)
-        means = {name: sum(logged[name] * size for logged, size in self._window) / total for name in values}
         # In float32, as a logger writes them, so that a resumed training logs the same value.
-        self.last_values = {name: torch.tensor(mean, dtype=torch.float32).item() for name, mean in means.items()}
-        for name, mean in self.last_values.items():
-            self.log(name, mean, prog_bar=name == "loss", batch_size=len(ids), on_step=True)
+        self.last_values = {
+            name: torch.tensor(float(value), dtype=torch.float32).item() for name, value in values.items()
+        }
+        for name, value in self.last_values.items():
+            self.log(name, value, prog_bar=name == "loss", batch_size=len(ids), on_step=True)
 
 
 def _rng_state(device: torch.device) -> dict[str, torch.Tensor]:

@@ -47,18 +47,21 @@ def differentiate(sums: StepSums, parameters: Sequence[nn.Parameter], scale: flo
     return StepGradients(sums._replace(loss=sums.loss.detach()), gradients)
 
 
+def sum_up(pieces: Sequence[StepSums]) -> StepSums:
+    """The sums of the whole, from those of its micro-batches or batches."""
+    means = {
+        name: (sum(piece.means[name][0] for piece in pieces), sum(piece.means[name][1] for piece in pieces))
+        for name in pieces[0].means
+    }
+    totals = {name: sum(piece.totals[name] for piece in pieces) for name in pieces[0].totals}
+    loss = torch.stack([piece.loss for piece in pieces]).sum()
+    return StepSums(loss, sum(piece.units for piece in pieces), means, totals)
+
+
 def add_up(pieces: Sequence[StepGradients]) -> StepGradients:
     """Add micro-batches up to the step of the whole batch."""
-    sums = [piece.sums for piece in pieces]
-    means = {
-        name: (sum(piece.means[name][0] for piece in sums), sum(piece.means[name][1] for piece in sums))
-        for name in sums[0].means
-    }
-    totals = {name: sum(piece.totals[name] for piece in sums) for name in sums[0].totals}
-    loss = torch.stack([piece.loss for piece in sums]).sum()
-    batch = StepSums(loss, sum(piece.units for piece in sums), means, totals)
     per_parameter = zip(*(piece.gradients for piece in pieces), strict=True)
-    return StepGradients(batch, [_sum(gradients) for gradients in per_parameter])
+    return StepGradients(sum_up([piece.sums for piece in pieces]), [_sum(gradients) for gradients in per_parameter])
 
 
 def empty_share_of(step: StepGradients) -> StepGradients:
