@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from trackrec.ctr import DIN, GatedConnector, MLPConnector
@@ -15,7 +16,7 @@ from trackrec.ctr.arms.text_settings import TextSettings
 from trackrec.ctr.arms.texts import MissingEmbeddingError
 from trackrec.ctr.check import check_settings
 from trackrec.ctr.features.dense_statistics import FeatureSettings, dense_names
-from trackrec.ctr.saved import SavedNets, saved_net
+from trackrec.ctr.saved import SavedNets, saved_features, saved_net
 from trackrec.ctr.settings import CTRSettings
 from trackrec.ctr.stage import run_ctr
 from trackrec.metrics.scores import auc
@@ -183,6 +184,13 @@ def test_saved_nets_predict_what_the_stage_predicted(inputs, tmp_path, arm, text
     mean = stage.group_by("sample_id").agg(pl.col("p").mean())
     expected = test.select("sample_id").join(mean, on="sample_id", how="left", maintain_order="left")["p"]
     np.testing.assert_allclose(found, expected.to_numpy(), rtol=1e-5)
+
+
+def test_the_nets_of_two_seeds_read_different_draws(inputs, tmp_path):
+    made = plan(["none", "shuffled"])
+    run(inputs, made, tmp_path)
+    rows = [saved_features(inputs, made, tmp_path, "shuffled", 0, seed).arms["shuffled"].rows for seed in (0, 1)]
+    assert not torch.equal(*rows)
 
 
 @pytest.mark.parametrize("arm", ["none", "reccot"])
