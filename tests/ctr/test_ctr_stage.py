@@ -1,10 +1,12 @@
 """The CTR stage as a whole, on a small set of ratings."""
 
+import json
 from functools import partial
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from trackrec.ctr import DIN, GatedConnector, MLPConnector
 from trackrec.ctr.arms.assemble import CTRInputs, prepare
@@ -12,10 +14,11 @@ from trackrec.ctr.arms.classic import check_classics, classic_predictions
 from trackrec.ctr.arms.text_settings import TextSettings
 from trackrec.ctr.arms.texts import MissingEmbeddingError
 from trackrec.ctr.check import check_settings
-from trackrec.ctr.saved import SavedNets
+from trackrec.ctr.saved import SavedNets, features_file, saved_features
 from trackrec.ctr.settings import CTRSettings
 from trackrec.ctr.stage import run_ctr
 from trackrec.metrics.scores import auc
+from trackrec.runtime.errors import SettingError
 from trackrec.storage.parts import read_table
 
 # https://github.com/Lightning-AI/pytorch-lightning/issues/21326
@@ -128,6 +131,26 @@ def test_saved_nets_predict_what_the_stage_predicted(inputs, tmp_path, arm, text
     mean = stage.group_by("sample_id").agg(pl.col("p").mean())
     expected = test.select("sample_id").join(mean, on="sample_id", how="left", maintain_order="left")["p"]
     np.testing.assert_allclose(found, expected.to_numpy(), rtol=1e-5)
+
+
+def test_the_nets_of_two_seeds_read_different_draws(inputs, tmp_path):
+    made = plan(["none", "shuffled"])
+    run(inputs, made, tmp_path)
+    rows = [saved_features(inputs, made, tmp_path, "shuffled", 0, seed).arms["shuffled"].rows for seed in (0, 1)]
+    assert not torch.equal(*rows)
+
+
+def test_nets_whose_draw_an_earlier_version_made_are_refused(inputs, tmp_path):
+    made = plan(["none", "shuffled"])
+    run(inputs, made, tmp_path)
+    saved = json.loads(features_file(tmp_path).read_text())
+    del saved["drawn_per_seed"]
+    features_file(tmp_path).write_text(json.dumps(saved))
+    SavedNets(inputs, made, tmp_path, "none", 0)
+    with pytest.raises(SettingError, match=r"--arm shuffled: an earlier version drew what these nets read"):
+        SavedNets(inputs, made, tmp_path, "shuffled", 0)
+    with pytest.raises(SettingError, match=r"--arm shuffled"):
+        saved_features(inputs, made, tmp_path, "shuffled", 0, 0)
 
 
 @pytest.mark.parametrize("arm", ["none", "reccot"])

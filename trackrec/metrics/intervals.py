@@ -38,8 +38,9 @@ Weighted = Callable[[Float], Float]
 LEAST_USERS = 10
 _CHUNK = 4_000_000  # at most so many weights in memory while resampling
 _LEVEL, _POWER = 0.975, 0.8  # two-sided 95 %
-# Chosen so that from 93 to 97 % of the intervals hold the truth; with 1, more do where there are three seeds.
-_SHARE = 1.25
+# Power of the seeds' part of the variance, with two seeds and with more. With 1, more than 97 % of the intervals hold
+# the truth where there are three seeds; with 1.25, fewer than 93 % where there are two.
+_POWERS_OF_SHARE = (1.0, 1.25)
 _NAN = float("nan")
 
 
@@ -86,9 +87,9 @@ class Draws(NamedTuple):
 
     ``users`` is the variance of the seeds' mean over resamples. It holds the chance that a user and a seed have in
     common (``both``), as s² / S does. The standard error is multiplied by a mean of Student's quantiles with U - 1 and
-    with S - 1 degrees of freedom; the weight of the latter is s² / S's part of the variance, to the power of 1.25
-    (Cochran 1964 has 1): few seeds tell little of their variance. With Satterthwaite's degrees of freedom too few
-    intervals hold the truth where there are two or three seeds; ``scripts/calibrate_intervals.py`` measures both.
+    with S - 1 degrees of freedom, since few seeds tell little of their variance. The weight of the latter is s² / S's
+    part of the variance (Cochran 1964), to the power of 1.25 with three seeds or more. With Satterthwaite's degrees of
+    freedom too few intervals hold the truth where seeds are few; ``scripts/calibrate_intervals.py`` measures both.
 
     Attributes:
         by_seed: (S,) the metric of each training seed on all rows.
@@ -145,8 +146,9 @@ class Draws(NamedTuple):
         of_users = float(t.ppf(level, self.n_users - 1))
         if not (seeds > 0 and variance > 0):
             return of_users
-        weight: float = min(1.0, seeds / variance) ** _SHARE
-        return of_users + weight * (float(t.ppf(level, len(self.by_seed) - 1)) - of_users)
+        n_seeds = len(self.by_seed)
+        weight: float = min(1.0, seeds / variance) ** _POWERS_OF_SHARE[n_seeds > 2]
+        return of_users + weight * (float(t.ppf(level, n_seeds - 1)) - of_users)
 
     def variances(self) -> tuple[float, float, float]:
         """What users, seeds, and both in common add to the variance of the mean over seeds.
