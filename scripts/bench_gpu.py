@@ -96,10 +96,10 @@ class StageBench:
         return {
             "distill step": (count(answers), 4, lambda: self.learn(answers)),
             "sample": (written, 2, lambda: self.sample(prompts)),
-            "score": (count(scored_batch), 2, lambda: self.judge(scored_batch, train=False)),
+            "score": (count(scored_batch), 2, lambda: self.answer(scored_batch, train=False)),
             "reference pass": (count([draws]), 2, lambda: self.read(draws)),
             "align step": (count([draws]), 4, lambda: self.align(draws)),
-            "rec_tune step": (count(tuned_batch), 4, lambda: self.judge(tuned_batch, train=True)),
+            "rec_tune step": (count(tuned_batch), 4, lambda: self.answer(tuned_batch, train=True)),
         }
 
     def _logps(self, trees: Any) -> Any:
@@ -142,7 +142,7 @@ class StageBench:
         loss = softmax_dpo(logps[:1], logps[None, 1:], reference[:1], reference[None, 1:], mask, 0.1)
         self._step(loss.sum())
 
-    def judge(self, trees: Any, train: bool) -> Any:
+    def answer(self, trees: Any, train: bool) -> Any:
         """The validator's answers after every leaf; with ``train`` a Rec-Tuning step."""
         from trackrec.llm.logprobs import next_token_logprobs
 

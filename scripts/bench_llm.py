@@ -79,20 +79,20 @@ class Bench:
                 "plain rows, full logits": lambda: self.align_plain(draws, texts, train=False),
             },
             "scoring of all draws, 4 targets": {
-                "packed": lambda: self.judge(pack([scored], 64), scored),
-                "plain rows": lambda: self.judge(unroll([scored], 64), scored),
+                "packed": lambda: self.score(pack([scored], 64), scored),
+                "plain rows": lambda: self.score(unroll([scored], 64), scored),
             },
             "scoring of all draws, one token written": {
-                "packed": lambda: self.judge(pack([scored], 64), scored),
+                "packed": lambda: self.score(pack([scored], 64), scored),
                 "generate(max_new_tokens=1)": lambda: self.answer(scored),
             },
             "V evaluation, 4 targets": {
-                "packed": lambda: self.judge(pack([tuned], 64), tuned),
-                "plain rows": lambda: self.judge(unroll([tuned], 64), tuned),
+                "packed": lambda: self.score(pack([tuned], 64), tuned),
+                "plain rows": lambda: self.score(unroll([tuned], 64), tuned),
             },
             "Rec-Tuning, 4 targets": {
-                "packed": lambda: self.judge(pack([tuned], 64), tuned, train=True),
-                "plain rows": lambda: self.judge(unroll([tuned], 64), tuned, train=True),
+                "packed": lambda: self.score(pack([tuned], 64), tuned, train=True),
+                "plain rows": lambda: self.score(unroll([tuned], 64), tuned, train=True),
             },
             "sampling": {"shared prompt": self.sample, "generate(num_return_sequences)": self.generate},
         }
@@ -129,7 +129,7 @@ class Bench:
                 return gradients
         return logps.detach()
 
-    def judge(self, layout: Layout, tree: Tree, train: bool = False) -> Tensor:
+    def score(self, layout: Layout, tree: Tree, train: bool = False) -> Tensor:
         """Log-probabilities of Yes and No after every leaf; with ``train`` also gradients."""
         parents = {branch.parent for branch in tree}
         spots = [layout.spots[0][index] for index in range(len(tree)) if index not in parents]

@@ -55,7 +55,7 @@ def load(directory: Path) -> Run:
     return Run(files, world.truth(), samples, histories, float(files.notes("data")["threshold"]))
 
 
-def judged(runs: list[Run], stage: str, validator: str) -> pl.DataFrame | None:
+def answers(runs: list[Run], stage: str, validator: str) -> pl.DataFrame | None:
     """One validator's scores in a stage of every run, with the true probabilities; None if a run has none."""
     frames = []
     for number, run in enumerate(runs):
@@ -113,16 +113,16 @@ def rounds_of(runs: list[Run]) -> int:
 
 def print_validators(runs: list[Run]) -> None:
     """V's AUC and the best possible AUCs."""
-    plain = judged(runs, without_text("evaluate"), without_text("rec_tune"))
+    plain = answers(runs, without_text("evaluate"), without_text("rec_tune"))
     if plain is None:
         raise SystemExit("no finished plain/evaluate stage: let the run end first")
     by_name: dict[str, pl.DataFrame | None] = {
-        "V untuned, no text": judged(runs, without_text("evaluate"), "base"),
+        "V untuned, no text": answers(runs, without_text("evaluate"), "base"),
         "V plain: tuned, no text": plain,
     }
     for number in range(rounds_of(runs) + 1):
         name = f"V after round {number}" if number else "V warmed up, distilled G"
-        by_name[name] = judged(runs, in_round(number, "evaluate"), in_round(number, "rec_tune"))
+        by_name[name] = answers(runs, in_round(number, "evaluate"), in_round(number, "rec_tune"))
     print(f"\n{len(runs)} run(s), {plain.height} validation rows\n")
     print("| ranking | AUC | expected AUC | expected AUC minus V plain |\n|---|---|---|---|")
     from_histories = np.concatenate(
@@ -157,9 +157,9 @@ def print_changes(runs: list[Run]) -> None:
     )
     pairs = []
     for number in range(1, rounds_of(runs) + 1):
-        before = judged(runs, in_round(number - 1, "evaluate"), in_round(number - 1, "rec_tune"))
-        after = judged(runs, in_round(number, "evaluate"), in_round(number - 1, "rec_tune"))
-        retuned = judged(runs, in_round(number, "evaluate"), in_round(number, "rec_tune"))
+        before = answers(runs, in_round(number - 1, "evaluate"), in_round(number - 1, "rec_tune"))
+        after = answers(runs, in_round(number, "evaluate"), in_round(number - 1, "rec_tune"))
+        retuned = answers(runs, in_round(number, "evaluate"), in_round(number, "rec_tune"))
         if before is not None and after is not None:
             both = _joined(after, before)
             print(
@@ -235,8 +235,8 @@ def print_claims(runs: list[Run]) -> None:
 def final(runs: list[Run]) -> pl.DataFrame:
     """The last V's scores on the last texts; without Rec-Tuning in the rounds the last V is the warmed-up one."""
     last = rounds_of(runs)
-    rows = judged(runs, in_round(last, "evaluate"), in_round(last, "rec_tune"))
-    rows = judged(runs, in_round(last, "evaluate"), in_round(0, "rec_tune")) if rows is None else rows
+    rows = answers(runs, in_round(last, "evaluate"), in_round(last, "rec_tune"))
+    rows = answers(runs, in_round(last, "evaluate"), in_round(0, "rec_tune")) if rows is None else rows
     if rows is None:
         raise SystemExit(
             f"{runs[0].files.run_dir}: no finished {in_round(last, 'evaluate')} stage: let the run end first"

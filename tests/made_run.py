@@ -110,7 +110,7 @@ class MadeRun:
         write_part(self.run_dir / stage, "reccots", rows)
         self.finish(stage, ["data", *inputs], texts=len(rows), tokens=100, work="generate")
 
-    def judge(
+    def score(
         self,
         stage: str,
         split: str,
@@ -141,12 +141,12 @@ class MadeRun:
     def evaluate(self, number: int) -> None:
         """V's answers on validation rows, and the metrics made of them."""
         stage = f"round-{number}/evaluate" if number else "warmup/evaluate"
-        judge = f"round-{number - 1}/rec_tune" if number > 1 else "warmup/rec_tune"
-        arms = {"judge": judge} if not number else {"judge": judge, "tuned": f"round-{number}/rec_tune"}
+        scorer = f"round-{number - 1}/rec_tune" if number > 1 else "warmup/rec_tune"
+        arms = {"scorer": scorer} if not number else {"scorer": scorer, "tuned": f"round-{number}/rec_tune"}
         rows: list[dict[str, Any]] = []
         for part, (arm, validator) in enumerate(arms.items()):
-            judged = self.judge(stage, "valid", validator, "g", self.skill, part)
-            rows += metric_rows(validator_metrics(judged, 0), stage=stage, round=number, split="valid", arm=arm)
+            scored = self.score(stage, "valid", validator, "g", self.skill, part)
+            rows += metric_rows(validator_metrics(scored, 0), stage=stage, round=number, split="valid", arm=arm)
         write_part(self.run_dir / stage, "metrics", rows)
         self.finish(stage, ["data"], questions=48, histories=USERS)
 
@@ -180,7 +180,7 @@ class MadeRun:
         sets = [{"history_id": f"h{u}", "source": source, "round": number, **pairs} for u in range(USERS)]
         write_part(self.run_dir / name / "preferences", "preferences", sets)
         measured = measure_rewards(frame("reccots", draws), scores, self.samples, 0)
-        metrics = metric_rows(measured, stage=f"{name}/preferences", round=number, split="train", arm="judge")
+        metrics = metric_rows(measured, stage=f"{name}/preferences", round=number, split="train", arm="scorer")
         write_part(self.run_dir / name / "preferences", "metrics", metrics)
         counts = {"histories": USERS, "draws": 3 * USERS, "sets": USERS, "negatives": 2 * USERS, "cut_draws": 1}
         self.finish(f"{name}/preferences", [f"{name}/score"], dropped_all_wrong=2, **counts)
@@ -210,8 +210,8 @@ class MadeRun:
         self.finish("plain/rec_tune", ["data"])
         rows: list[dict[str, Any]] = []
         for part, (arm, validator) in enumerate({"untuned": "base", "plain": "plain/rec_tune"}.items()):
-            judged = self.judge("plain/evaluate", "valid", validator, "none", 0.1, part)
-            rows += metric_rows(validator_metrics(judged, 0), stage="plain/evaluate", split="valid", arm=arm)
+            scored = self.score("plain/evaluate", "valid", validator, "none", 0.1, part)
+            rows += metric_rows(validator_metrics(scored, 0), stage="plain/evaluate", split="valid", arm=arm)
         write_part(self.run_dir / "plain/evaluate", "metrics", rows)
         self.finish("plain/evaluate", ["data", "plain/rec_tune"])
 
@@ -237,8 +237,8 @@ class MadeRun:
         jobs = [("reccot", f"round-{self.rounds}/rec_tune"), ("plain", "plain/rec_tune"), ("untuned", "base")]
         rows: list[dict[str, Any]] = []
         for part, (arm, validator) in enumerate(jobs):
-            judged = self.judge("test", "test", validator, "texts" if arm == "reccot" else "none", 0.2, part)
-            rows += metric_rows(validator_metrics(judged, 0), stage="test", split="test", arm=f"validator/{arm}")
+            scored = self.score("test", "test", validator, "texts" if arm == "reccot" else "none", 0.2, part)
+            rows += metric_rows(validator_metrics(scored, 0), stage="test", split="test", arm=f"validator/{arm}")
         self.ctr("test", "test", gain, rows, verdict)
         self.finish("test", ["ctr"], questions=48, test_reads=2)
 

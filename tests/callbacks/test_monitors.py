@@ -276,12 +276,12 @@ def test_the_reward_rises_while_v_falls(planted: Planted) -> None:
     labels = valid["label"].to_numpy()
     old = read_table(made.run_dir / "warmup/evaluate", "scores")
     before = valid.join(old, on="sample_id", maintain_order="left")["p_yes"].to_numpy()
-    made.judge(stage, "valid", "warmup/rec_tune", "g", 0, 0, p_yes=before + np.where(labels > 0, 0.04, -0.04))
-    made.judge(stage, "valid", "round-1/rec_tune", "g", 0.0, 1)
+    made.score(stage, "valid", "warmup/rec_tune", "g", 0, 0, p_yes=before + np.where(labels > 0, 0.04, -0.04))
+    made.score(stage, "valid", "round-1/rec_tune", "g", 0.0, 1)
     made.finish(stage, ["data"])
     name = ("RewardHacking", "the fall of V's AUC while the reward rose")
     assert fired(made, stage) == {name: "stop"}
-    made.judge(stage, "valid", "warmup/rec_tune", "g", 0, 0, p_yes=before)  # V falls, and the reward does not rise
+    made.score(stage, "valid", "warmup/rec_tune", "g", 0, 0, p_yes=before)  # V falls, and the reward does not rise
     assert fired(made, stage) == {}
 
 
@@ -353,7 +353,7 @@ def test_v_answers_by_the_base_rate(planted: Planted) -> None:
 
 def answer(made: MadeRun, p_yes: np.ndarray | None = None, **more: Any) -> dict[tuple[str, str], str]:
     """The V of round 2 answers otherwise."""
-    made.judge("round-2/evaluate", "valid", "round-2/rec_tune", "g", 0.8, 1, p_yes=p_yes, **more)
+    made.score("round-2/evaluate", "valid", "round-2/rec_tune", "g", 0.8, 1, p_yes=p_yes, **more)
     return fired(made, "round-2/evaluate")
 
 

@@ -24,7 +24,7 @@ def experiment(least: float | None, *found: tuple[float, int]) -> Any:
                 {RELIABILITY: Interval(value, math.nan, math.nan, n), COMMON: Interval(0.9, math.nan, math.nan, 40)},
                 stage=f"round-{number}/preferences",
                 split="train",
-                arm="judge",
+                arm="scorer",
             ),
         )
         for number, (value, n) in enumerate(found, 1)

@@ -105,7 +105,7 @@ def test_without_alignment_and_at_a_rate_of_its_own_for_the_rounds(folder: Path)
     assert texts[0]["text"].to_list() == texts[1]["text"].to_list()
     assert not list(run_dir.glob("round-*/align"))
     arms = set(read_table(run_dir / "round-2/evaluate", "metrics")["arm"])
-    assert arms == {"judge", "tuned", "texts"}
+    assert arms == {"scorer", "tuned", "texts"}
 
 
 def test_without_rec_tuning_and_with_the_test_split(folder: Path) -> None:

@@ -32,9 +32,9 @@ def test_the_table_of_rounds() -> None:
     rows = []
     for number, stage in enumerate(("warmup/evaluate", "round-1/evaluate")):
         base = 0.1 + 0.4 * number
-        measured = [(arm, name) for arm in ("judge", "tuned") for name in ("reward", "auc", "acc")]
+        measured = [(arm, name) for arm in ("scorer", "tuned") for name in ("reward", "auc", "acc")]
         for offset, (arm, name) in enumerate(measured):
-            if arm == "judge" or number:
+            if arm == "scorer" or number:
                 rows.append(metric(stage, number, "valid", arm, name, base + 0.01 * offset))
         texts = {"distinct_2": 0.90 + number / 100, "mean_words": 20.0 + number, "cut_share": 0.30 + number / 100}
         rows += [metric(stage, number, "all", "texts", name, value) for name, value in texts.items()]
@@ -61,7 +61,7 @@ def test_the_table_of_arms(split: str) -> None:
     }
     for place, (own, round_, arm) in enumerate(places[split]):
         rows += [metric(own, round_, split, arm, name, 0.5 + 0.1 * place + 0.01 * i) for i, name in enumerate(names)]
-    rows.append(metric("round-2/evaluate", 2, "valid", "judge", "auc", 0.98))
+    rows.append(metric("round-2/evaluate", 2, "valid", "scorer", "auc", 0.98))
 
     def line(name: str, base: float, n: int) -> list[str]:
         auc, *rest = (base + 0.01 * index for index in range(4))

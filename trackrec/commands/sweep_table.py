@@ -51,9 +51,9 @@ class Outcome(NamedTuple):
 
 
 OUTCOMES = (
-    Outcome("V's AUC after the last round", "auc", ("tuned", "judge"), auc, "p_yes"),
-    Outcome("V's ACC after the last round", "acc", ("tuned", "judge"), accuracy, "p_yes"),
-    Outcome("G's reward after the last round", "reward", ("judge",), balanced_mean, "p_true"),
+    Outcome("V's AUC after the last round", "auc", ("tuned", "scorer"), auc, "p_yes"),
+    Outcome("V's ACC after the last round", "acc", ("tuned", "scorer"), accuracy, "p_yes"),
+    Outcome("G's reward after the last round", "reward", ("scorer",), balanced_mean, "p_true"),
     Outcome("AUC of the CTR net with RecCoT minus without", "auc_minus_none", ("reccot",), auc),
 )
 _NOTE = "A reward is what the run's own V gives: between runs whose V differs, compare V's AUC and the CTR net instead."

@@ -89,9 +89,9 @@ class RunFiles:
 
     @cached_property
     def metrics(self) -> pl.DataFrame:
-        """The metrics of every stage."""
+        """The metrics of every stage. The V that scored a round's draws is the arm ``scorer``, ``judge`` in 0.1.0."""
         frames = [table for stage in self.manifests if (table := self.table(stage, "metrics")) is not None]
-        return pl.concat([_empty("metrics"), *frames])
+        return pl.concat([_empty("metrics"), *frames]).with_columns(pl.col("arm").replace({"judge": "scorer"}))
 
     def answers(self, stage: str, validator: str) -> pl.DataFrame | None:
         """One validator's scores in a stage, by sample; None if there are none.

@@ -28,7 +28,7 @@ class Evaluate(RecipeStage):
 
     Attributes:
         round: whose texts are read; 0 is before the rounds.
-        scorer: the stage of the V that scored the round's draws; its rows of the metrics table are filed as ``judge``.
+        scorer: the stage of the V that scored the round's draws; its rows of the metrics table are filed as ``scorer``.
         tuned: the stage of the V that the round ended with.
     """
 
@@ -56,7 +56,7 @@ class Evaluate(RecipeStage):
         """See `RecipeStage.run`."""
         read = in_round(self.round, "greedy")
         greedy, texts = exp.table(read, "reccots"), texts_of(exp, read)
-        validators = {"judge": self.scorer} | ({} if self.scorer == self.tuned else {"tuned": self.tuned})
+        validators = {"scorer": self.scorer} | ({} if self.scorer == self.tuned else {"tuned": self.tuned})
         notes: dict[str, Any] = {}
         rows: list[dict[str, Any]] = []
         for number, (arm, validator) in enumerate(validators.items()):

@@ -49,7 +49,8 @@ class Preferences(RecipeStage):
         made = build_preferences(scored, exp.sets, draws["source"][0], self.round, exp.seed)
         write_part(out, "preferences", made.rows)
         measured = measure_rewards(draws, scores, samples, exp.seed)
-        write_part(out, "metrics", metric_rows(measured, stage=self.name, round=self.round, split="train", arm="judge"))
+        rows = metric_rows(measured, stage=self.name, round=self.round, split="train", arm="scorer")
+        write_part(out, "metrics", rows)
         counts = {"left_out": left_out, **made.counts, "reward_label_correlation": correlation}
         found = measured[RELIABILITY]
         return {**counts, **({RELIABILITY: found.value} if found.n else {"reliability": "not measurable"})}

@@ -69,17 +69,17 @@ def rounds_table(metrics: pl.DataFrame, rounds: int) -> Table:
         table.add_column(name, justify="left" if name == "round" else "right", no_wrap=True)
     for round_ in range(rounds + 1):
         stage = in_round(round_, "evaluate")
-        if cells.value(stage, round_, "valid", "judge", "auc") is None:
+        if cells.value(stage, round_, "valid", "scorer", "auc") is None:
             continue
         earlier = in_round(max(round_ - 1, 0), "evaluate")
-        tuned = "tuned" if cells.value(stage, round_, "valid", "tuned", "auc") is not None else "judge"
-        before_arm = "tuned" if cells.value(earlier, round_ - 1, "valid", "tuned", "auc") is not None else "judge"
+        tuned = "tuned" if cells.value(stage, round_, "valid", "tuned", "auc") is not None else "scorer"
+        before_arm = "tuned" if cells.value(earlier, round_ - 1, "valid", "tuned", "auc") is not None else "scorer"
         before = "-" if round_ == 0 else cells.text(earlier, round_ - 1, "valid", before_arm, "reward", interval=False)
         words = cells.value(stage, round_, "all", "texts", "mean_words")
         table.add_row(
             f"{round_}" if round_ else "0 (start)",
             before,
-            cells.text(stage, round_, "valid", "judge", "reward"),
+            cells.text(stage, round_, "valid", "scorer", "reward"),
             cells.text(stage, round_, "valid", tuned, "auc"),
             cells.text(stage, round_, "valid", tuned, "acc", interval=False),
             cells.text(stage, round_, "all", "texts", "distinct_2", interval=False),

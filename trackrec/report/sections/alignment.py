@@ -64,8 +64,8 @@ def _sets_table(run: RunNumbers, rounds: Sequence[int]) -> TableBlock:
         per_set = Num(counts["negatives"] / counts["sets"] if counts.get("sets") else float("nan"), unit="one")
         stage = in_round(number, "preferences")
         measured = [
-            run.measured(stage, "train", "judge", RELIABILITY, number, "signed"),
-            run.measured(stage, "train", "judge", COMMON, number, "share"),
+            run.measured(stage, "train", "scorer", RELIABILITY, number, "signed"),
+            run.measured(stage, "train", "scorer", COMMON, number, "share"),
             reward_label_correlation(run, number),
         ]
         rows.append([str(number), *cells, per_set, *(num or "–" for num in measured)])

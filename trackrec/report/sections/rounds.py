@@ -41,7 +41,7 @@ def measured_round(run: RunNumbers, number: int) -> Round | None:
     stage = in_round(number, "evaluate")
     if not run.has(stage):
         return None
-    tuned = "tuned" if run.measured(stage, "valid", "tuned", "auc", number) else "judge"
+    tuned = "tuned" if run.measured(stage, "valid", "tuned", "auc", number) else "scorer"
     names = run.validators(stage)
     # The validator that scored the round's draws; the other one in the stage was tuned in the round.
     scorer = next((name for name in names if name != in_round(number, "rec_tune")), None)
@@ -51,11 +51,11 @@ def measured_round(run: RunNumbers, number: int) -> Round | None:
     before = None
     if old is not None and number:
         earlier = in_round(number - 1, "evaluate")
-        arm = "tuned" if run.measured(earlier, "valid", "tuned", "auc", number - 1) else "judge"
+        arm = "tuned" if run.measured(earlier, "valid", "tuned", "auc", number - 1) else "scorer"
         before = run.measured(earlier, "valid", arm, "reward", number - 1)
     return Round(
         round_name(number),
-        run.measured(stage, "valid", "judge", "reward", number),
+        run.measured(stage, "valid", "scorer", "reward", number),
         before,
         reward_difference(new, old) if new is not None and old is not None else None,
         run.measured(stage, "valid", tuned, "auc", number),

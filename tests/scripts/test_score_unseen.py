@@ -1,4 +1,4 @@
-"""scripts/judge_unseen.py asks about train users of whom nothing was learned."""
+"""scripts/score_unseen.py asks about train users of whom nothing was learned."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from trackrec.recipe.cohort import select_cohort
 from trackrec.recipe.settings import LoopSettings
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "scripts" / "judge_unseen.py"
+SCRIPT = ROOT / "scripts" / "score_unseen.py"
 CONFIG = ROOT / "configs" / "quickstart.yaml"
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("judge_unseen", SCRIPT)
+    spec = importlib.util.spec_from_file_location("score_unseen", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -31,7 +31,7 @@ def script() -> ModuleType:
 def experiment(**loop) -> SimpleNamespace:
     """Forty users of twelve rows each, half of them to tune on; eight users are held out."""
     rows = [
-        (f"s{user}-{row}", f"u{user}", f"h{user}", "i", row % 2, split, ("reward", "tune")[row % 2])
+        (f"s{user}-{row}", f"u{user}", f"h{user}", "i", row // 2 % 2, split, ("reward", "tune")[row % 2])
         for user in range(40)
         for split in [("train", "train", "train", "train", "test")[user % 5]]
         for row in range(12)

@@ -1,4 +1,4 @@
-"""AUC of a run's validators (V) on train users that it didn't use: ``python scripts/judge_unseen.py runs/quickstart``.
+"""AUC of a run's validators (V) on train users that it didn't use: ``python scripts/score_unseen.py runs/quickstart``.
 
 A run may have few validation rows (the quickstart's are of 13 users), and its test rows should be read only once. Many
 train users are neither in the rounds nor in the warm-up, and no model was trained on them: settings of V can be chosen
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10, help="most rows per user")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    results = judge(experiment_of(args.run_dir), args.users, args.rows)
+    results = score(experiment_of(args.run_dir), args.users, args.rows)
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + "\n")
 
@@ -62,7 +62,7 @@ def experiment_of(run_dir: Path) -> Experiment:
     return build_experiment(parse_values([newest]), lambda _=None: parse_objects(arguments), print)
 
 
-def judge(exp: Experiment, users: int, rows: int) -> list[dict[str, Any]]:
+def score(exp: Experiment, users: int, rows: int) -> list[dict[str, Any]]:
     """AUC of the warmed-up V, the last V, the V tuned without texts and the untuned model, by kind of text."""
     graph = add_stages(exp)
     samples = unseen_rows(exp, users, rows)
