@@ -101,6 +101,23 @@ def test_v_never_scores_a_row_on_which_it_was_tuned(finished: str, config: Path)
     assert not scored & tuned
 
 
+def test_draws_are_scored_on_both_classes_and_other_histories_get_none(finished: str, config: Path) -> None:
+    """loop.targets is 2: a like and a dislike. The other histories in the loop have texts, and rows that tune V."""
+    root = run_dir(config)
+    files = RunFiles(root, {"loop": {"rounds": 2}})
+    scores = read_table(root / "round-1/score", "scores").join(files.samples, on="sample_id")
+    labels = scores.group_by("history_id", "draw").agg(pl.col("label").sort())
+    assert labels["label"].to_list() == [[0, 1]] * len(labels)
+    sampled = set(read_table(root / "round-1/sample", "reccots")["history_id"])
+    assert set(scores["history_id"]) == sampled
+    left_out = files.notes("round-1/sample")["left_out"]
+    assert left_out == files.notes("round-1/preferences")["left_out"]
+    assert sampled < set(read_table(root / "round-1/greedy", "reccots")["history_id"])
+    assert files.notes("round-1/preferences")["reliability"] == "not measurable"
+    measured = read_table(root / "round-1/preferences", "metrics").filter(pl.col("name") == "reward_reliability")
+    assert measured["n"].to_list() == [0]
+
+
 def test_a_second_fit_runs_nothing(finished: str, config: Path, trackrec: Callable[..., str]) -> None:
     output = trackrec("fit", "--config", str(config))
     assert started(output) == []

@@ -108,6 +108,31 @@ def test_without_alignment_and_at_a_rate_of_its_own_for_the_rounds(folder: Path)
     assert arms == {"scorer", "tuned", "texts"}
 
 
+def test_rewards_that_are_not_reliable_leave_g_as_it_is(folder: Path) -> None:
+    """No random V agrees with itself at .999: each round publishes the adapter that it started from."""
+    run_dir = fit(folder, "targets_4", "--loop.min_reliability", "0.999")
+    measured = read_table(run_dir / "round-1/preferences", "metrics").filter(pl.col("name") == "reward_reliability")
+    assert measured["n"][0] > 0
+    assert -1 <= measured["value"][0] < 0.999
+    assert notes(run_dir, "round-1/preferences")["reward_reliability"] == measured["value"][0]
+    for number, start in ((1, "distill"), (2, "round-1/align")):
+        found = notes(run_dir, f"round-{number}/align")
+        assert found["skipped"] == 1
+        assert "below loop.min_reliability, 0.999" in found["reason"]
+        weights = [
+            load_file(run_dir / stage / "adapter/adapter_model.safetensors")
+            for stage in (start, f"round-{number}/align")
+        ]
+        assert weights[0].keys() == weights[1].keys()
+        assert all(bool((weights[0][name] == weights[1][name]).all()) for name in weights[0])
+    texts = [read_table(run_dir / f"round-{number}/greedy", "reccots") for number in (1, 2)]
+    assert texts[0]["text"].to_list() == texts[1]["text"].to_list()
+    assert moved(run_dir, "round-2/rec_tune") > 1e-4  # V is tuned as ever
+    report = (run_dir / "report/report.md").read_text()
+    assert "Round 2: not aligned, the rewards' reliability is" in report
+    assert "no step was logged" not in report
+
+
 def test_without_rec_tuning_and_with_the_test_split(folder: Path) -> None:
     """The coldest shape: no warm-up either, so that no V is ever tuned."""
     cold = ["--loop.warmup", "false"]
