@@ -89,13 +89,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("data/ml-100k"))
     parser.add_argument("--nets", nargs="*", default=["DIN", "DeepFM"], help="names exported by trackrec.ctr")
+    parser.add_argument("--units", nargs="+", default=list(UNITS), choices=list(UNITS), help="stars must be the first")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     args.net_args, args.model_args, args.data_args = {}, {}, {}
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*(many workers|LeafSpec).*")
-    found: dict[str, Any] = {name: aucs(unit, args) for name, unit in UNITS.items()}
+    found: dict[str, Any] = {name: aucs(UNITS[name], args) for name in args.units}
     print(f"\n{'ratings':12s}" + "".join(f"{model:>22s}" for model in found["stars"]))
     for name, models in found.items():
         means = {
