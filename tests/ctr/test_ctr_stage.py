@@ -270,6 +270,10 @@ def test_lightgbm_predicts_every_seed(inputs):
         ({"seeds": [0, 0]}, r"ctr\.seeds must name one or more, each once, got \[0, 0\]"),
         ({"arms": ["none", "none", "reccot"]}, r"ctr\.arms must name one or more, each once"),
         ({"text": TextSettings(missing="keep", coverage=[0.5, 0.5])}, r"ctr\.text\.coverage must name one or more"),
+        (
+            {"arms": ["none", "none/no_stats"], "features": FeatureSettings("none")},
+            r"no arm ending in /no_stats where ctr\.features\.history_statistics is none, got none, none/no_stats",
+        ),
     ],
 )
 def test_what_is_named_twice_is_refused_before_anything_trains(changes, message):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trackrec.ctr.arms.arm import parse_arms, scored_arms
+from trackrec.ctr.arms.arm import NO_STATS, parse_arms, scored_arms
 from trackrec.ctr.arms.classic import check_classics
 from trackrec.ctr.settings import CTRSettings
 from trackrec.ctr.training.module import check_lazy_rows
@@ -14,12 +14,17 @@ def check_settings(settings: CTRSettings) -> None:
     """Reject settings that the CTR stage can't train.
 
     Raises:
-        SettingError: an arm or classic model is unknown; there are no arms or seeds; an arm, seed or share repeats; a
-            seed, the learning rate, ``lazy_rows`` or a trainer flag isn't allowed; or ``use: log_odds`` without an arm
-            that reads the validator's answers.
+        SettingError: an arm or classic model is unknown, or an arm goes without statistics that no arm has; there are
+            no arms or seeds; an arm, seed or share repeats; a seed, the learning rate, ``lazy_rows`` or a trainer flag
+            isn't allowed; or ``use: log_odds`` without an arm that reads the validator's answers.
         MissingPackageError: a classic model isn't installed.
     """
-    parse_arms(settings.arms)
+    arms = parse_arms(settings.arms)
+    if settings.features.history_statistics == "none" and any(not arm.statistics for arm in arms):
+        raise SettingError(
+            f"ctr.arms must have no arm ending in {NO_STATS} where ctr.features.history_statistics is none, got "
+            f"{', '.join(settings.arms)}: no arm reads statistics then. Set it to all or recent, or drop the ending."
+        )
     check_classics(settings.classics)
     shares = [f"{share:g}" for share in settings.text.coverage or ()]
     for key, values in (("arms", settings.arms), ("seeds", settings.seeds), ("text.coverage", shares)):

@@ -124,7 +124,10 @@ def parse_arms(names: Sequence[str], key: str = "ctr.arms") -> list[Arm]:
     unknown = [name for name in names if not _is_configurable(name)]
     if unknown or not names:
         got = repr(unknown[0]) if unknown else "none"
-        raise SettingError(f"{key} must be among {', '.join(ARMS)}, or joined texts such as reccot+prompt, got {got}.")
+        raise SettingError(
+            f"{key} must be among {', '.join(ARMS)}, or joined texts such as reccot+prompt, each also with "
+            f"{NO_STATS} at its end, got {got}."
+        )
     return [Arm.parse(name) for name in names]
 
 
