@@ -28,7 +28,7 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(("q_lora_rank", "kv_lora_rank", "index_head_dim"), 16),
     **dict.fromkeys(("max_position_embeddings", "n_positions", "index_topk"), 512),
     **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "num_kv_shared_layers"), 0),
-    **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping"), 5.0),
+    **{"attn_logit_softcapping": 0.5, "query_pre_attn_scalar": 1, "final_logit_softcapping": 5.0},
     **dict.fromkeys(("logits_scaling", "lm_head_multiplier"), 2.0),
     **{"moe_num_experts": 4, "encoder_ffn_dim": 48, "encoder_attention_heads": 4, "rotary_dim": 4, "v_head_dim": 12},
     **{"vocab_size_per_layer_input": 600, "initializer_range": 0.1, "logit_scale": 0.5, "is_decoder": True},

@@ -60,7 +60,7 @@ def test_a_family_that_scales_its_logits_the_other_way_is_refused(tmp_path, monk
 
 
 def test_attention_that_is_wrong_gives_way_to_the_models_own(tmp_path, monkeypatch, caplog):
-    """A soft cap that is left out, as it was: .01 nats or more."""
+    """A soft cap that is left out, as it was."""
     save_family("gemma2", tmp_path)
     monkeypatch.setattr(
         "trackrec.llm.kernels.attention._weights", lambda scores, mask, cap, sinks: (scores + mask).softmax(-1)

@@ -131,9 +131,8 @@ class _Probe:
             }
 
     def _own_logps(self, ids: Sequence[int]) -> Tensor:
-        logits = self.lm.base(input_ids=torch.tensor([ids], device=self.lm.device), use_cache=False).logits[0]
-        own: Tensor = logits.float().log_softmax(-1)
-        return own
+        logits: Tensor = self.lm.base(input_ids=torch.tensor([ids], device=self.lm.device), use_cache=False).logits[0]
+        return logits.float().log_softmax(-1)
 
     def fault(self, compute: Any) -> str:
         """How a computation differs from the model's own; empty if it doesn't."""
