@@ -78,3 +78,16 @@ def test_the_version_stands_in_one_place() -> None:
     assert project["dynamic"] == ["version"]
     first = next(line for line in (ROOT / "CHANGELOG.md").read_text().splitlines() if line.startswith("## "))
     assert trackrec.__version__ in first
+
+
+def test_nothing_claims_to_reproduce_or_prove_the_paper() -> None:
+    """The package implements the paper and tests whether texts help; no run at the paper's size was made."""
+    claim = re.compile(r"\breproduc(e|es|ed|ing|tions?)\b|\bprov(e|es|ed|en|ing)\b|\bproofs?\b", re.IGNORECASE)
+    files = [
+        ROOT / "README.md",
+        ROOT / "pyproject.toml",
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "configs").rglob("*.*"),
+    ]
+    files += [*(ROOT / "trackrec").rglob("*.py"), *(ROOT / "callbacks").glob("*.py")]
+    assert {path.name: claim.findall(path.read_text()) for path in files if claim.search(path.read_text())} == {}

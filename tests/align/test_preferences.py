@@ -160,6 +160,14 @@ def test_a_small_spread_is_dropped():
     assert len(build({"close": scored(0.700, 0.705)}, min_spread=0.001).rows) == 1
 
 
+def test_without_thresholds_only_equal_rewards_make_no_set():
+    """As in `configs/experiments/paper.yaml`: any difference makes a set; without one, no draw is the best."""
+    draws = {"equal": scored(0.4, 0.4, 0.4), "nearly": scored(0.1, 0.1 + 1e-9, 0.1), "wrong": scored(0.0, 0.01)}
+    made = build(draws, min_spread=0.0, min_best=0.0, drop_flattest=0.0)
+    assert [(row["history_id"], row["chosen"]) for row in made.rows] == [("nearly", 1), ("wrong", 1)]
+    assert made.counts["dropped_small_spread"] == 1
+
+
 def test_the_flattest_sets_are_dropped_by_their_share():
     """Of five sets two are two fifths, whatever the scale of the rewards; what has no set doesn't count."""
     spreads = {"a": 0.1, "b": 0.3, "c": 0.2, "d": 0.5, "e": 0.4}

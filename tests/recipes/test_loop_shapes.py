@@ -1,4 +1,7 @@
-"""The loop without one of its parts, on the real command line; what the shapes have in common is run once."""
+"""The loop in other shapes, on the real command line: without one of its parts, and as in the paper and its release.
+
+What the shapes have in common is run once.
+"""
 
 from __future__ import annotations
 
@@ -147,3 +150,56 @@ def test_without_rec_tuning_and_with_the_test_split(folder: Path) -> None:
     assert "validator/plain" not in arms
     # a run that is whole says so
     assert "Not done yet" not in (run_dir / "report/report.md").read_text()
+
+
+def local(config: Path) -> list[str]:
+    """Flags for a local teacher and encoder, and for what a random model of two layers needs."""
+    return [
+        *("--teacher", "TableTeacher", "--teacher.init_args.path", str(config.parent / "texts.csv")),
+        *("--teacher.init_args.fraction", "1.0", "--embed.model", str(config.parent / "encoder")),
+        *("--prompts.max_words", "20", "--distill.model.lr", "2e-2"),
+    ]
+
+
+def scored_rows(run_dir: Path) -> pl.DataFrame:
+    """The rows on which V scored the draws of round 1, with their use: one for each history."""
+    scores = read_table(run_dir / "round-1/score", "scores").select("history_id", "sample_id").unique()
+    assert scores["history_id"].n_unique() == len(scores) > 0
+    return scores.join(read_table(run_dir / "data", "samples").select("sample_id", "use"), on="sample_id")
+
+
+def assert_whole(run_dir: Path) -> None:
+    """The plain base scored round 1, G and V were trained, and the nets of both arms too."""
+    assert not (run_dir / "warmup/rec_tune").exists()
+    assert set(read_table(run_dir / "round-1/score", "scores")["validator"]) == {"base"}
+    assert notes(run_dir, "round-1/align")["examples"] > 0
+    assert notes(run_dir, "round-1/rec_tune")["tuning_rows"] > 0
+    assert {"none", "reccot"} <= set(read_table(run_dir / "ctr", "metrics")["arm"])
+
+
+def test_the_papers_letter(folder: Path, config: Path) -> None:
+    short = ["--sampler.init_args.n", "4", "--sampler.init_args.max_new_tokens", "8", "--loop.rounds", "2"]
+    run_dir = fit(folder, "paper", *local(config), *short)
+    assert_whole(run_dir)
+    assert set(scored_rows(run_dir)["use"]) == {"reward"}
+    distilled, again = (read_manifest(run_dir / stage) for stage in ("distill", "round-2/rec_tune"))
+    assert distilled is not None
+    assert again is not None
+    assert set(read_table(run_dir / "round-1/sample", "reccots")["source"]) == {distilled.content_hash[:12]}
+    assert set(read_table(run_dir / "round-2/score", "scores")["validator"]) == {"round-1/rec_tune"}
+    assert "round-2/greedy" in again.inputs
+    assert "round-1/rec_tune" not in again.inputs  # V starts from the base
+
+
+def test_the_releases_settings(folder: Path, config: Path) -> None:
+    """The plain base writes; tiny, it hardly ever ends a text: it gets more room, and one round is enough."""
+    long = ["--sampler.init_args.max_new_tokens", "40", "--align.sets.min_best", "0.0", "--loop.rounds", "1"]
+    run_dir = fit(folder, "release", *local(config), *long)
+    assert_whole(run_dir)
+    assert set(scored_rows(run_dir)["use"]) == {"reward", "tune"}
+    assert not (run_dir / "distill").exists()
+    draws = read_table(run_dir / "round-1/sample", "reccots")
+    assert set(draws["source"]) == {"untuned"}
+    assert draws["draw"].n_unique() == 10
+    sets = read_table(run_dir / "round-1/preferences", "preferences")
+    assert sets["rejected"].list.len().max() <= 2  # type: ignore[operator]
