@@ -9,6 +9,7 @@ not by the mean and variance of the data, which would carry a row's label into e
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol, get_args
 
 import numpy as np
@@ -113,6 +114,7 @@ class EarlierItemRatings:
         columns = [liked, _mean_rating(item, everything), np.log1p(item.n) / 5.0]
         return np.stack(columns, axis=1).astype(np.float32)
 
+    @cached_property
     def above(self) -> NDArray[np.float64]:
         """(M,) the source rows' scaled ratings minus what was expected of their items from strictly earlier rows."""
         expected = self.expected(self.item_rows[:, None].astype(np.int32), self._times)[:, 0]

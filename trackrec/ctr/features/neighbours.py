@@ -126,7 +126,7 @@ def _events(source: pl.DataFrame, item_ratings: EarlierItemRatings) -> _Events:
     user = encode(source["user_id"], source["user_id"].unique().sort())
     item = item_ratings.item_rows
     time = source["timestamp"].to_numpy()
-    above = item_ratings.above()
+    above = item_ratings.above
     count, sums = Earlier(user, time, above[:, None])(user, time)
     residual = above - sums[:, 0] / (count + _USER_SMOOTHING)
     edges = np.unique(np.quantile(time, np.linspace(0, 1, N_BLOCKS + 1)[:-1], method="lower")) if len(time) else time

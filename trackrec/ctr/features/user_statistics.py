@@ -41,7 +41,7 @@ class EarlierUserRatings:
         self._n_attributes = int(attributes.max(initial=0)) + 1
         known = np.flatnonzero(users != UNKNOWN)
         codes, times = users[known].astype(np.int64), source["timestamp"].to_numpy()[known]
-        above = ratings.above()[known]
+        above = ratings.above[known]
         self._by_user = Earlier(codes, times, np.stack([ratings.liked[known], above], axis=1))
         of_row = attributes[ratings.item_rows[known]]  # (M', A)
         row, column = np.nonzero(of_row > UNKNOWN)
