@@ -61,8 +61,7 @@ class AdapterModule(LightningModule):
         self.strict_loading = False
         self.last_values: dict[str, float] = {}  # of the last step; restored from a checkpoint
         self._restored: dict[str, Any] = {}
-        # What the batches of this optimizer step add up to so far.
-        self._window: list[StepSums] = []
+        self._window: StepSums | None = None  # what the batches of this optimizer step add up to so far
         self._window_step = -1
 
     @classmethod
@@ -114,10 +113,10 @@ class AdapterModule(LightningModule):
 
     def _with_earlier_batches(self, total: StepSums) -> StepSums:
         """The sums of the optimizer step's batches up to this one."""
-        if self._trainer is None or self.global_step != self._window_step:
-            self._window, self._window_step = [], self.global_step
-        self._window = [sum_up([*self._window, total])]
-        return self._window[0]
+        begins = self._trainer is None or self.global_step != self._window_step
+        self._window_step = self.global_step
+        self._window = total if begins or self._window is None else sum_up([self._window, total])
+        return self._window
 
     def log_validation(self, metrics: Mapping[str, Metric]) -> None:
         """Log metrics over the whole validation, as ``valid/<name>``. Every process calls it at every batch."""
