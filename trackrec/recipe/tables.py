@@ -28,12 +28,12 @@ def sample_rows(exp: Experiment) -> pl.DataFrame:
 
 def empty_histories(exp: Experiment) -> frozenset[str]:
     """Histories without an item, those of cold users; there are none unless ``samples.min_history`` is 0."""
+    return exp.once("empty", lambda: without_items(exp.table(DATA, "histories")))
 
-    def read() -> frozenset[str]:
-        empty = exp.table(DATA, "histories").filter(pl.col("item_ids").list.len() == 0)
-        return frozenset(empty["history_id"].to_list())
 
-    return exp.once("empty", read)
+def without_items(histories: pl.DataFrame) -> frozenset[str]:
+    """Ids of the empty ones of some rows of the histories table."""
+    return frozenset(histories.filter(pl.col("item_ids").list.len() == 0)["history_id"].to_list())
 
 
 def texts_of(exp: Experiment, stage: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from trackrec.prompts.grounding import ClaimChecker, name_words
 from trackrec.prompts.settings import PromptSettings
 from trackrec.recipe.graph import every_stage, stage_names
 from trackrec.recipe.names import DATA, TEST, round_of
+from trackrec.recipe.tables import without_items
 from trackrec.storage.manifest import MANIFEST, BrokenManifestError, Manifest, read_manifest
 from trackrec.storage.parts import read_table
 from trackrec.storage.schemas import SCHEMAS
@@ -85,7 +86,7 @@ class RunFiles:
             return frozenset()
         histories = self.table(DATA, "histories", ("history_id", "item_ids"))
         assert histories is not None
-        return frozenset(histories.filter(pl.col("item_ids").list.len() == 0)["history_id"].to_list())
+        return without_items(histories)
 
     @cached_property
     def metrics(self) -> pl.DataFrame:
