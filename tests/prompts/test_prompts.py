@@ -57,7 +57,7 @@ def test_the_kinds_lean_as_the_whole_history_does():
     assert two.startswith("A viewer. Mostly liked: War (2). Mostly disliked: Crime (2), Space (1). The latest")
     first, _, last = SHOWN.split("\n")
     assert history_segment(HISTORY[1:], PromptSettings(history_kinds=2)) == f"{first}\n{last}"
-    with pytest.raises(ValueError, match=r"prompts\.history_kinds must not be negative, got -1"):
+    with pytest.raises(ValueError, match=r"prompts\.history_kinds must be at least 0, got -1"):
         PromptSettings(history_kinds=-1)
 
 

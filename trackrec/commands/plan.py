@@ -17,6 +17,7 @@ from trackrec.llm.loading import BackboneSettings
 from trackrec.llm.memory_plan.footprint import ModelShape, Work, stage_bytes
 from trackrec.llm.memory_plan.shapes import SHAPES
 from trackrec.llm.memory_plan.stage_work import StageWork
+from trackrec.prompts.settings import PromptSettings
 from trackrec.recipe.arm_scores import TARGETS_PER_TREE
 from trackrec.runtime.errors import SettingError
 from trackrec.validator.memory import log_odds_work, rec_tune_work, score_work
@@ -24,6 +25,8 @@ from trackrec.validator.memory import log_odds_work, rec_tune_work, score_work
 _UNITS = {"GIB": 2**30, "GB": 10**9, "MIB": 2**20, "MB": 10**6}
 # Tokens of a prompt, from the shipped configs' own: a title with year takes about 12, with attributes 18.
 _ITEM, _ITEM_WITH_ATTRIBUTES, _ASK = 12, 18, 90
+# The sentence with counts, and a name with its count.
+_COUNTS, _KIND = 10, 5
 # A teacher's words in tokens.
 _TOKENS_PER_WORD = 1.6
 # What a GPU holds beside tensors: the context, kernels, cuBLAS work space, fragments.
@@ -93,11 +96,21 @@ def model_shape(settings: BackboneSettings, key: str = "backbone") -> ModelShape
         ) from error
 
 
-def prompt_tokens(objects: Namespace) -> int:
-    """An estimate of the tokens of G's prompt."""
-    prompts = objects.prompts
-    each = _ITEM_WITH_ATTRIBUTES if prompts.history_attributes else _ITEM
-    return int(_ASK + prompts.max_history * each)
+def prompt_tokens(seen: PromptSettings) -> int:
+    """An estimate of the tokens of a reader's prompt without a text.
+
+    Args:
+        seen: `PromptSettings.for_generator` or `PromptSettings.for_validator`.
+    """
+    each = _ITEM_WITH_ATTRIBUTES if seen.history_attributes else _ITEM
+    facts = _COUNTS * seen.history_counts + 2 * _KIND * seen.history_kinds
+    return int(_ASK + seen.max_history * each + facts)
+
+
+def text_tokens(objects: Namespace) -> int:
+    """An estimate of the tokens of a text: as long as the teacher may write, or the sampler where none says it."""
+    most: int = objects.sampler.max_new_tokens
+    return min(most, round(getattr(objects.teacher, "max_words", most) * _TOKENS_PER_WORD))
 
 
 def stage_works(objects: Namespace, prompt: int) -> list[StageWork]:
@@ -107,23 +120,26 @@ def stage_works(objects: Namespace, prompt: int) -> list[StageWork]:
         objects: the config's objects.
         prompt: tokens of G's prompt.
     """
+    read = prompt
+    if (seen := objects.prompts.for_validator()) != objects.prompts.for_generator():
+        read = prompt_tokens(seen)
     loop, text, sampler = objects.loop, objects.ctr.text, objects.sampler
     draws, new = sampler.n, sampler.max_new_tokens
-    taught = min(new, round(getattr(objects.teacher, "max_words", new) * _TOKENS_PER_WORD))
+    taught = text_tokens(objects)
     scored = objects.scoring.batch_tokens
     distill, align, tune = objects.distill.data, objects.align.data, objects.rec_tune.data
     works = {
         "distill": (loop.distill, distill_work(prompt, taught, distill.batch_size, distill.batch_tokens)),
         "sample": (True, sample_work(prompt, sampler)),
-        "score": (True, score_work(prompt, draws, new, loop.targets, scored)),
+        "score": (True, score_work(read, draws, new, loop.targets, scored)),
         "align": (loop.align, align_work(prompt, draws, new, align.batch_size)),
         "rec_tune": (
             loop.rec_tune or loop.warmup,
-            rec_tune_work(prompt, new, tune.samples_per_history, tune.batch_size),
+            rec_tune_work(read, new, tune.samples_per_history, tune.batch_size),
         ),
         "log_odds": (
             text.use == "log_odds",
-            log_odds_work(prompt, new, TARGETS_PER_TREE, text.score_rows, scored),
+            log_odds_work(read, new, TARGETS_PER_TREE, text.score_rows, scored),
         ),
     }
     return [work for runs, work in works.values() if runs]
@@ -134,14 +150,14 @@ def plan_stages(objects: Namespace, prompt: int | None = None) -> list[StagePlan
 
     Args:
         objects: the config's objects.
-        prompt: tokens of G's prompt; None estimates them from ``prompts``.
+        prompt: tokens of G's prompt; None estimates them from ``prompts``. V's is estimated where it differs.
     """
     other = objects.validator_backbone
     settings = {"generator": objects.backbone, "validator": other or objects.backbone}
     keys = {"generator": "backbone", "validator": "validator_backbone" if other else "backbone"}
     shapes = {role: model_shape(settings[role], keys[role]) for role in settings}
     plans = []
-    for stage in stage_works(objects, prompt or prompt_tokens(objects)):
+    for stage in stage_works(objects, prompt or prompt_tokens(objects.prompts.for_generator())):
         own = settings[stage.role]
         optimizer = getattr(objects[stage.section].model.optimizer, "name", "adamw")
         parts = [(work, stage_bytes(shapes[stage.role], own, optimizer, work)) for work in stage.works]
@@ -161,9 +177,10 @@ def plan_lines(objects: Namespace, memory: int | None, prompt: int | None) -> li
     """
     plans = plan_stages(objects, prompt)
     backbone = objects.backbone
+    reads = prompt or prompt_tokens(objects.prompts.for_generator())
     lines = [
         f"{backbone.model}, {backbone.quantize}, {backbone.dtype}, LoRA r={backbone.lora.r}; prompt of "
-        f"{prompt or prompt_tokens(objects)} tokens{'' if prompt else ' (estimated; --prompt_tokens sets it)'}, "
+        f"{reads} tokens{'' if prompt else ' (estimated; --prompt_tokens sets it)'}, "
         f"{objects.sampler.n} draws of {objects.sampler.max_new_tokens}",
         f"{'GiB':10}{'weights':>9}{'adapter':>9}{'training':>9}{'activations':>12}{'cache':>8}{'other':>8}{'total':>8}",
     ]
@@ -176,8 +193,21 @@ def plan_lines(objects: Namespace, memory: int | None, prompt: int | None) -> li
         lines.append(f"{plan.stage:10}{cells}  {_verdict(plan, memory)}".rstrip())
     if memory is not None:
         lines.append(f"{_OVERHEAD / 2**30:.2f} GiB of {memory / 2**30:.1f} are set aside for the driver and fragments.")
+    lines.extend(reading_lines(objects))
     lines.append("Estimates; docs/benchmarks.md has them beside measured peaks.")
     return lines
+
+
+def reading_lines(objects: Namespace) -> list[str]:
+    """What V saves by reading a text in place of the history that G reads; nothing where it reads the same history."""
+    long, short = (prompt_tokens(seen) for seen in (objects.prompts.for_generator(), objects.prompts.for_validator()))
+    if short == long:
+        return []
+    with_text = short + text_tokens(objects)
+    return [
+        f"V reads about {with_text} tokens a history with the text, {long} with the history that G reads "
+        f"({with_text / long:.0%})."
+    ]
 
 
 def _verdict(plan: StagePlan, memory: int | None) -> str:

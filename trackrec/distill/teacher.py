@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from trackrec.prompts.settings import PromptSettings
-from trackrec.prompts.templates import Rated, counted, fold, history_segment, leanings, reccot_segments
+from trackrec.prompts.templates import Rated, counted, fold, history_segment, leanings, newest, reccot_segments
 from trackrec.runtime.errors import SettingError, TrackRecError, reason
 from trackrec.storage.atomic import stable_hash
 
@@ -106,7 +106,7 @@ class ProfileTeacher(Teacher):
 
     def _profile(self, request: TeacherRequest, words: PromptSettings) -> str:
         rng = random.Random(stable_hash("profile", request.history_id))
-        shown = request.history[-words.max_history :]
+        shown = newest(request.history, words)
         liked = [entry for entry in shown if entry.liked]
         disliked = [entry for entry in shown if not entry.liked]
         # The teacher may use only what the prompt shows.

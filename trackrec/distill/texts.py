@@ -41,7 +41,7 @@ def write_teacher_texts(
     told = [key for key in history_ids if not book.is_empty(key)]
     chosen = teacher.choose(told, seed)
     requests = [TeacherRequest(key, book.user_of(key), book.history(key), book.reccot_prompt(key)) for key in chosen]
-    written = teacher.write(requests, book.settings, out_dir)
+    written = teacher.write(requests, book.generator, out_dir)
     if wrong:
         written = swap_users(requests, written, seed)
     rows: list[dict[str, Any]] = [

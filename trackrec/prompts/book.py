@@ -17,6 +17,9 @@ class PromptBook:
         users: the users table.
         threshold: a rating above it is liked.
         settings: words and limits.
+
+    Attributes:
+        generator, validator: the settings with what each of the two reads of a history.
     """
 
     def __init__(
@@ -28,6 +31,7 @@ class PromptBook:
         settings: PromptSettings,
     ) -> None:
         self.settings, self._threshold = settings, threshold
+        self.generator, self.validator = settings.for_generator(), settings.for_validator()
         self._items = {row[0]: Item(row[1], row[2] or (), row[3]) for row in items.iter_rows()}
         self._users = dict(users.select("user_id", "attributes").iter_rows())
         self._histories = {row[0]: row[1:] for row in histories.iter_rows()}
@@ -54,18 +58,25 @@ class PromptBook:
         return user_id
 
     def evidence(self, history_id: str) -> list[Rated]:
-        """What a prompt shows of a history; see `trackrec.prompts.templates.evidence`."""
-        return evidence(self.history(history_id), self.settings)
+        """What the generator's prompt shows of a history; see `trackrec.prompts.templates.evidence`."""
+        return evidence(self.history(history_id), self.generator)
 
     def history_text(self, history_id: str) -> str:
-        """The segment with which every prompt about this history begins."""
-        about = self._users.get(self.user_of(history_id)) or ()
-        return history_segment(self.history(history_id), self.settings, about)
+        """The segment with which the generator's prompt about this history begins."""
+        return self._segment(history_id, self.generator)
+
+    def validator_history(self, history_id: str) -> str:
+        """The segment with which the validator's prompt about this history begins."""
+        return self._segment(history_id, self.validator)
 
     def reccot_prompt(self, history_id: str) -> list[str]:
         """Segments of the prompt of the generator (G)."""
-        return reccot_segments(self.history_text(history_id), self.settings)
+        return reccot_segments(self.history_text(history_id), self.generator)
 
     def validator_prompt(self, history_id: str, reccot: str | None, item_id: str) -> list[str]:
         """Segments of the prompt of the validator (V)."""
-        return validator_segments(self.history_text(history_id), reccot, self.item(item_id), self.settings)
+        return validator_segments(self.validator_history(history_id), reccot, self.item(item_id), self.validator)
+
+    def _segment(self, history_id: str, settings: PromptSettings) -> str:
+        about = self._users.get(self.user_of(history_id)) or ()
+        return history_segment(self.history(history_id), settings, about)

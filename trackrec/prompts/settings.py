@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
 
 from trackrec.runtime.errors import SettingError
 
 
 @dataclass(frozen=True)
+class ReaderSettings:
+    """What one of the two readers of a history sees of it, where that differs from the keys of ``prompts``.
+
+    Each key is the one of that name in `PromptSettings`; null is the value there.
+
+    Attributes:
+        max_history: how many of a history's newest items are shown. The validator (V) may see none: 0.
+        history_counts: show how many items of the whole history were liked.
+        history_kinds: most attributes that are named as mostly liked, and as mostly disliked.
+        history_attributes: show the attributes of history items.
+        history_years: show the years of history items.
+    """
+
+    max_history: int | None = None
+    history_counts: bool | None = None
+    history_kinds: int | None = None
+    history_attributes: bool | None = None
+    history_years: bool | None = None
+
+
+@dataclass(frozen=True)
 class PromptSettings:
     """Words of the domain and what a prompt shows. The generator (G) writes RecCoTs, the validator (V) predicts likes.
+
+    G can read a long history and V a short one: a RecCoT is worth its price where it stands in for something that V
+    doesn't read. What differs between the two stands under ``generator`` and ``validator``.
 
     Attributes:
         item: what one item is called.
@@ -36,6 +61,9 @@ class PromptSettings:
             prefix; ``release`` puts it after the target, as TrackRec's public release does; ``prefill`` is ``shared``
             with the target at the start of V's turn, right before the answer: a small language model then uses it
             better, and turns needn't be closed and opened for each target.
+        generator: what the history looks like in G's prompt, where it differs from the keys above. Teachers, the check
+            of what a text may claim, and the arm ``prompt`` of the CTR nets read this too.
+        validator: what it looks like in V's prompt.
     """
 
     item: str = "film"
@@ -55,13 +83,42 @@ class PromptSettings:
     target_attributes: bool = True
     user_attributes: bool = False
     order: Literal["shared", "release", "prefill"] = "shared"
+    generator: ReaderSettings = field(default_factory=ReaderSettings)
+    validator: ReaderSettings = field(default_factory=ReaderSettings)
 
     def __post_init__(self) -> None:
-        for key in ("max_words", "max_history", "max_title_chars"):
+        for key in ("max_words", "max_title_chars"):
             if getattr(self, key) < 1:
                 raise SettingError(f"prompts.{key} must be at least 1, got {getattr(self, key)}.")
-        if self.history_kinds < 0:
-            raise SettingError(f"prompts.history_kinds must not be negative, got {self.history_kinds}.")
+        for reader, least in (("generator", 1), ("validator", 0)):
+            for key, bound in (("max_history", least), ("history_kinds", 0)):
+                own = getattr(getattr(self, reader), key)
+                value, path = (getattr(self, key), key) if own is None else (own, f"{reader}.{key}")
+                if value < bound:
+                    raise SettingError(f"prompts.{path} must be at least {bound}, got {value}.")
+
+    @classmethod
+    def of(cls, section: Mapping[str, Any]) -> PromptSettings:
+        """The settings of a saved configuration, whose nested sections are mappings; one may lack them."""
+        readers = {key: ReaderSettings(**section[key]) for key in ("generator", "validator") if key in section}
+        return cls(**{**section, **readers})
+
+    def for_generator(self) -> PromptSettings:
+        """The settings with what the generator reads of a history in the keys that both readers share."""
+        return self._seen_by(self.generator)
+
+    def for_validator(self) -> PromptSettings:
+        """The same for the validator."""
+        return self._seen_by(self.validator)
+
+    def _seen_by(self, reader: ReaderSettings) -> PromptSettings:
+        # Both are spelled out, so that a change of a shared key doesn't reach the other one.
+        generator, validator = self._complete(self.generator), self._complete(self.validator)
+        return replace(self, generator=generator, validator=validator, **asdict(self._complete(reader)))
+
+    def _complete(self, reader: ReaderSettings) -> ReaderSettings:
+        own = {key: value for key, value in asdict(reader).items() if value is not None}
+        return ReaderSettings(**({key.name: getattr(self, key.name) for key in fields(ReaderSettings)} | own))
 
     @property
     def prefilled(self) -> int:

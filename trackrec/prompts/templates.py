@@ -59,21 +59,36 @@ def describe(item: Item, settings: PromptSettings, attributes: bool, years: bool
 
 
 def history_segment(history: Sequence[Rated], settings: PromptSettings, user_attributes: Sequence[str] = ()) -> str:
-    """The list of rated items with which every prompt begins, oldest first; of an empty history that there are none."""
+    """The list of rated items with which a prompt begins, oldest first; of an empty history that there are none.
+
+    Args:
+        history: all of it.
+        settings: of the reader, the generator or the validator (`PromptSettings.for_generator`).
+        user_attributes: from the users table.
+    """
     about = ""
     if settings.user_attributes and user_attributes:
         about = f"A {settings.user}: {', '.join(fold(name) for name in user_attributes)}.\n"
     if not history:
         return f"{about}The {settings.items} a {settings.user} {settings.rated}: none yet."
+    shown = newest(history, settings)
+    facts = history_facts(history, settings)
+    if not shown:
+        return about + " ".join([f"A {settings.user}.", *facts])
     lines = [
         f"{describe(entry.item, settings, settings.history_attributes, settings.history_years)}: "
         f"{settings.liked if entry.liked else settings.disliked}"
-        for entry in history[-settings.max_history :]
+        for entry in shown
     ]
     title = f"The {settings.items} a {settings.user} {settings.rated}, oldest first:"
-    if facts := history_facts(history, settings):
+    if facts:
         title = f"A {settings.user}. {' '.join(facts)} The latest, oldest first:"
     return f"{about}{title}\n" + "\n".join(lines)
+
+
+def newest(history: Sequence[Rated], settings: PromptSettings) -> Sequence[Rated]:
+    """The entries that a prompt lists, oldest first; a validator's may list none."""
+    return history[len(history) - min(settings.max_history, len(history)) :]
 
 
 def leanings(history: Sequence[Rated]) -> Leanings:
@@ -98,7 +113,7 @@ def evidence(history: Sequence[Rated], settings: PromptSettings) -> list[Rated]:
     """What a prompt shows of a history: the items listed and, as one more entry, the attributes named above them."""
     named = {name for side in _kinds_shown(history, settings) for name, _ in side}
     above = [Rated(Item("", sorted(named)), True)] if named else []
-    return [*history[-settings.max_history :], *above]
+    return [*newest(history, settings), *above]
 
 
 def history_facts(history: Sequence[Rated], settings: PromptSettings) -> list[str]:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-# What a language model reads and computes.
-MODEL = ("backbone", "prompts")
-VALIDATOR = (*MODEL, "validator_backbone")
+from dataclasses import fields
+
+from trackrec.prompts.settings import PromptSettings
+
+# What the generator and the validator read of a history, and what they compute.
+_WORDS = tuple(f"prompts.{key.name}" for key in fields(PromptSettings) if key.name not in ("generator", "validator"))
+SEEN_BY_GENERATOR = (*_WORDS, "prompts.generator")
+GENERATOR = ("backbone", *SEEN_BY_GENERATOR)
+VALIDATOR = ("backbone", "validator_backbone", *_WORDS, "prompts.validator")
 # Who takes part in the loop, and with which rows.
 PLAYERS = ("loop.users", "loop.targets", "loop.hold", "loop.disjoint")
 # The validation rows on which V is evaluated, and the test rows.

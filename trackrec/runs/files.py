@@ -114,7 +114,7 @@ class RunFiles:
     @property
     def prompts(self) -> PromptSettings:
         """Words and limits of the prompts that the generator and the validator read."""
-        return PromptSettings(**self.saved_config["prompts"])
+        return PromptSettings.of(self.saved_config["prompts"])
 
     def book(self, history_ids: Collection[str]) -> PromptBook:
         """The named histories and their items, and no others."""

@@ -16,7 +16,7 @@ from trackrec.recipe.book import prompt_book
 from trackrec.recipe.models import language_model, new_adapter
 from trackrec.recipe.names import DATA, existing, in_round
 from trackrec.recipe.stage import RecipeStage
-from trackrec.recipe.stage_keys import MODEL
+from trackrec.recipe.stage_keys import GENERATOR
 
 if TYPE_CHECKING:
     from trackrec.recipe.experiment import Experiment
@@ -32,7 +32,7 @@ class Align(RecipeStage):
     rounds: tuple[int, ...]
     generator: str | None
     section = "align"
-    keys = (*MODEL, "align.model", "align.data", "align.trainer", "loop.min_reliability")
+    keys = (*GENERATOR, "align.model", "align.data", "align.trainer", "loop.min_reliability")
 
     @property
     def name(self) -> str:

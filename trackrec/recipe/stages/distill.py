@@ -14,7 +14,7 @@ from trackrec.recipe.cohort import held_back
 from trackrec.recipe.models import language_model, new_adapter
 from trackrec.recipe.names import DATA, DISTILL, TEACHER
 from trackrec.recipe.stage import RecipeStage
-from trackrec.recipe.stage_keys import MODEL, PLAYERS
+from trackrec.recipe.stage_keys import GENERATOR, PLAYERS
 from trackrec.recipe.tables import texts_of
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Distill(RecipeStage):
 
     section = "distill"
     name = DISTILL
-    keys = (*MODEL, "distill", *PLAYERS)
+    keys = (*GENERATOR, "distill", *PLAYERS)
     inputs = (DATA, TEACHER)
 
     def run(self, exp: Experiment, out: Path) -> dict[str, Any]:

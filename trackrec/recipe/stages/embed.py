@@ -10,6 +10,7 @@ from trackrec.embed.encode import embed_texts
 from trackrec.recipe.arm_texts import text_fields
 from trackrec.recipe.names import DATA, EMBED, TEACHER, TEXTS, UNTUNED
 from trackrec.recipe.stage import RecipeStage
+from trackrec.recipe.stage_keys import SEEN_BY_GENERATOR
 
 if TYPE_CHECKING:
     from trackrec.recipe.experiment import Experiment
@@ -21,8 +22,8 @@ class Embed(RecipeStage):
 
     reads_untuned: bool
     name = EMBED
-    # Prompts, since the arm "prompt" reads the history as the prompts show it.
-    keys = ("embed", "ctr.arms", "prompts")
+    # The arm "prompt" reads the history as the generator's prompt shows it.
+    keys = ("embed", "ctr.arms", *SEEN_BY_GENERATOR)
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from trackrec.recipe.cohort import cohort_of
 from trackrec.recipe.names import DATA, TEXTS, UNTUNED, existing, in_round
 from trackrec.recipe.stage import RecipeStage
-from trackrec.recipe.stage_keys import EVALUATED, MODEL, PLAYERS, TESTED
+from trackrec.recipe.stage_keys import EVALUATED, GENERATOR, PLAYERS, TESTED
 from trackrec.recipe.tables import empty_histories, sample_rows, texts_of
 from trackrec.recipe.writing import write_texts
 from trackrec.storage.parts import write_part
@@ -28,7 +28,7 @@ class Sample(RecipeStage):
     round: int
     generator: str | None
     by_part = True
-    keys = (*MODEL, "sampler", *PLAYERS)
+    keys = (*GENERATOR, "sampler", *PLAYERS)
 
     @property
     def name(self) -> str:
@@ -71,7 +71,7 @@ class Greedy(RecipeStage):
     def keys(self) -> tuple[str, ...]:
         """See `RecipeStage.keys`."""
         warmup = () if self.round else ("loop.warmup_users",)
-        return (*MODEL, "sampler", *PLAYERS, *EVALUATED, *warmup)
+        return (*GENERATOR, "sampler", *PLAYERS, *EVALUATED, *warmup)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -95,7 +95,7 @@ class FinalTexts(RecipeStage):
     generator: str | None
     name = TEXTS
     by_part = True
-    keys = (*MODEL, "sampler", "loop.texts", *TESTED)
+    keys = (*GENERATOR, "sampler", "loop.texts", *TESTED)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -120,7 +120,7 @@ class UntunedTexts(RecipeStage):
 
     name = UNTUNED
     by_part = True
-    keys = (*MODEL, "sampler")
+    keys = (*GENERATOR, "sampler")
     inputs = (DATA, TEXTS)
 
     def run(self, exp: Experiment, out: Path) -> dict[str, Any]:

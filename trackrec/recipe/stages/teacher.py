@@ -12,7 +12,7 @@ from trackrec.recipe.book import prompt_book
 from trackrec.recipe.cohort import cohort_of
 from trackrec.recipe.names import DATA, TEACHER
 from trackrec.recipe.stage import RecipeStage
-from trackrec.recipe.stage_keys import PLAYERS
+from trackrec.recipe.stage_keys import PLAYERS, SEEN_BY_GENERATOR
 
 if TYPE_CHECKING:
     from trackrec.recipe.experiment import Experiment
@@ -23,7 +23,7 @@ class TeacherTexts(RecipeStage):
     """The teacher's RecCoTs for its share of the histories that take part in the loop or warm V up."""
 
     name = TEACHER
-    keys = ("teacher", "prompts", "loop.warmup_users", "loop.wrong_teacher", *PLAYERS)
+    keys = ("teacher", *SEEN_BY_GENERATOR, "loop.warmup_users", "loop.wrong_teacher", *PLAYERS)
     inputs = (DATA,)
 
     def outside(self, exp: Experiment) -> Mapping[str, str]:

@@ -15,7 +15,7 @@ from trackrec.metrics.texts import distinct_n
 from trackrec.prompts.book import PromptBook
 from trackrec.prompts.grounding import ClaimChecker, Mention, normal_form
 from trackrec.prompts.settings import PromptSettings
-from trackrec.prompts.templates import Rated, describe, history_facts
+from trackrec.prompts.templates import Rated, describe, history_facts, newest
 from trackrec.recipe.names import TEACHER, in_round
 from trackrec.report.numbers import RunNumbers, as_num
 from trackrec.report.render.document import (
@@ -104,7 +104,7 @@ class Writing:
     @cached_property
     def settings(self) -> PromptSettings:
         """Words and limits of the prompts that G read."""
-        return self.run.prompts
+        return self.run.prompts.for_generator()
 
     @cached_property
     def checker(self) -> ClaimChecker:
@@ -114,9 +114,9 @@ class Writing:
             self.texts[name][key].text for name in keys for key in keys[name] if key in self.texts[name]
         )
 
-    def shown(self, history_id: str) -> list[Rated]:
+    def shown(self, history_id: str) -> Sequence[Rated]:
         """The part of a history that is in G's prompt."""
-        return self.book.history(history_id)[-self.settings.max_history :]
+        return newest(self.book.history(history_id), self.settings)
 
 
 def writing_section(writing: Writing) -> Section:
