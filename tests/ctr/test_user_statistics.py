@@ -152,3 +152,17 @@ def test_arms_without_statistics_read_the_items_columns(tables):
     assert data.spec_for("none").n_dense == len(dense_names())
     assert data.spec_for("none/no_stats").n_dense == len(dense_names("none")) == 4
     assert torch.equal(data.dense("valid", "none/no_stats"), data.splits["valid"]["dense"][:, :4])
+
+
+def test_the_nets_read_the_newest_part_of_a_recent_list(tables):
+    """Lists of three cut to two: the features are those of a table that kept two, in the nets and in the statistics."""
+    cut = FeatureSettings(recent_len=2).seen(tables.samples)
+    whole = tables.samples.select("recent_items", "recent_ratings").rows()
+    assert max(len(items) for items, _ in whole) > 2
+    assert cut.select("recent_items", "recent_ratings").rows() == [
+        (items[-2:], ratings[-2:]) for items, ratings in whole
+    ]
+    assert tables._replace(samples=cut).features().spec.recent_len == 2
+    assert FeatureSettings().seen(tables.samples) is tables.samples
+    with pytest.raises(ValueError, match=r"ctr\.features\.recent_len must be at least 1 or null, got 0"):
+        FeatureSettings(recent_len=0)

@@ -55,7 +55,7 @@ def ctr_inputs(exp: Experiment) -> CTRInputs:
         seen = frozenset(tuned.to_list())
     made_with = exp.pipeline.manifest(DATA).notes
     return CTRInputs(
-        samples=sample_rows(exp),
+        samples=exp.ctr.features.seen(sample_rows(exp)),
         histories=exp.table(DATA, "histories"),
         items=exp.table(DATA, "items"),
         interactions=exp.table(DATA, "interactions"),

@@ -51,9 +51,13 @@ class FeatureSettings:
             list, of the history and of the user's train rows, and of the neighbours of all rated items. ``recent``: of
             the recent list and of the neighbours of its items. ``none``: those of the item only. Where the nets have
             statistics of everything that a text was written from, the text can add little.
+        recent_len: how many entries of a sample's recent list the nets, the baselines and the statistics ``recent``
+            read, the newest; null: all, ``samples.recent_len``. A change of it leaves the tables of the run as they
+            are, so that one set of texts is tried on nets that see much or little.
     """
 
     history_statistics: HistoryStatistics = "all"
+    recent_len: int | None = None
 
     def __post_init__(self) -> None:
         if self.history_statistics not in get_args(HistoryStatistics):
@@ -61,6 +65,14 @@ class FeatureSettings:
                 f"ctr.features.history_statistics must be one of {', '.join(get_args(HistoryStatistics))}, got "
                 f"{self.history_statistics!r}."
             )
+        if self.recent_len is not None and self.recent_len < 1:
+            raise SettingError(f"ctr.features.recent_len must be at least 1 or null, got {self.recent_len}.")
+
+    def seen(self, samples: pl.DataFrame) -> pl.DataFrame:
+        """Rows of the samples table with the part of their recent lists that the nets read."""
+        if self.recent_len is None:
+            return samples
+        return samples.with_columns(pl.col("recent_items", "recent_ratings").list.tail(self.recent_len))
 
 
 def dense_names(history_statistics: HistoryStatistics = "all") -> tuple[str, ...]:
