@@ -1,4 +1,4 @@
-"""What other validators (V) read in place of the RecCoT: as many tokens of facts or titles, the whole history, texts."""
+"""What other validators (V) read in place of the RecCoT: as many tokens of facts or titles, all of it, other texts."""
 
 from __future__ import annotations
 
@@ -84,12 +84,19 @@ def test_the_budget_of_one_text_is_the_difference_of_two_whole_prompts(order: An
 
 
 def test_titles_are_added_while_they_fit(tmp_path: Path) -> None:
-    """``The Silver River 0 (1970): disliked`` has six words. h5 holds seven films, of which V's own prompt lists one.
-
-    A budget of ten words takes one more, one of twelve two, one of forty the six others, and one of five none.
+    """h5 holds seven films, of which V's own prompt lists one: before it stand a line of six words, one of five (its film
+    has no year), and four of six. 10 words take one more, 11 and 16 two, 17 three, 35 the six others, and 5 none.
     """
     book = build_book(SETTINGS)
-    for budget, titles in ((5, 1), (10, 2), (11, 2), (12, 3), (40, 7)):
+    for budget, titles, words in (
+        (5, 1, 0),
+        (10, 2, 6),
+        (11, 3, 11),
+        (16, 3, 11),
+        (17, 4, 17),
+        (35, 7, 35),
+        (99, 7, 35),
+    ):
         exp = experiment(tmp_path / str(budget), book)
         exp.once("budget", lambda budget=budget: budget)
         read = Comparison("titles", "greedy").reading(exp, ["h5"], tunes=True)
@@ -97,7 +104,7 @@ def test_titles_are_added_while_they_fit(tmp_path: Path) -> None:
         assert len(lines) == 1 + titles
         assert lines[-1] == "The Night River 1 (1972): disliked"  # the newest stays the last
         assert read.texts == {"h5": None}
-        assert read.notes == {"budget_tokens": budget, "more_tokens": 6.0 * (titles - 1)}
+        assert read.notes == {"budget_tokens": budget, "more_tokens": float(words)}
         assert read.book.history_text("h5") == book.history_text("h5")
         assert book.validator_history("h5").count("\n") == 1  # the run's own book is as it was
 

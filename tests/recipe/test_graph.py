@@ -10,8 +10,9 @@ import pytest
 
 from trackrec.pipeline.pipeline import Pipeline
 from trackrec.prompts.settings import PromptSettings, ReaderSettings
+from trackrec.recipe import graph as graphs
 from trackrec.recipe.cohort import tuning_turns
-from trackrec.recipe.graph import add_stages, build_graph, every_stage, stage_names, test_stage
+from trackrec.recipe.graph import add_stages, build_graph, every_stage, stage_names
 from trackrec.recipe.names import COMPARISONS, in_comparison, is_compared, kind_of
 from trackrec.recipe.settings import LoopSettings
 from trackrec.recipe.stage import RecipeStage
@@ -251,14 +252,14 @@ def test_every_comparison_is_tuned_like_the_v_without_text() -> None:
 def test_the_test_split_is_read_once_for_all_comparisons() -> None:
     exp: Any = SimpleNamespace(ctr=SimpleNamespace(arms=["reccot"]))
     graph = build_graph(LoopSettings(rounds=2, comparisons=["whole", "teacher"]), ["reccot"], "dense")
-    read = test_stage(exp, graph)
+    read = graphs.test_stage(exp, graph)
     assert read.inputs == (
         *("data", "texts", "ctr", "round-2/rec_tune", "plain/rec_tune", "v-whole/rec_tune", "v-teacher/rec_tune"),
         *("teacher", "v-teacher/texts"),
     )
     assert "prompts.generator" in read.keys
     assert read.outside(exp) == {"comparisons": "whole teacher"}
-    alone = test_stage(exp, build_graph(LoopSettings(rounds=2), ["reccot"], "dense"))
+    alone = graphs.test_stage(exp, build_graph(LoopSettings(rounds=2), ["reccot"], "dense"))
     assert alone.inputs == ("data", "texts", "ctr", "round-2/rec_tune", "plain/rec_tune")
     assert alone.outside(exp) == {}
 
