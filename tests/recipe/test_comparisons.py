@@ -84,19 +84,12 @@ def test_the_budget_of_one_text_is_the_difference_of_two_whole_prompts(order: An
 
 
 def test_titles_are_added_while_they_fit(tmp_path: Path) -> None:
-    """h5 holds seven films, of which V's own prompt lists one: before it stand a line of six words, one of five (its film
-    has no year), and four of six. 10 words take one more, 11 and 16 two, 17 three, 35 the six others, and 5 none.
+    """h5 holds seven films, of which V's own prompt lists one. Before it stand a line of six words, one of five (its
+    film has no year), and four of six. 10 words take one more, 11 and 16 two, 17 three, 35 the six others, and 5 none.
     """
     book = build_book(SETTINGS)
-    for budget, titles, words in (
-        (5, 1, 0),
-        (10, 2, 6),
-        (11, 3, 11),
-        (16, 3, 11),
-        (17, 4, 17),
-        (35, 7, 35),
-        (99, 7, 35),
-    ):
+    fits = ((5, 1, 0), (10, 2, 6), (11, 3, 11), (16, 3, 11), (17, 4, 17), (35, 7, 35), (99, 7, 35))
+    for budget, titles, words in fits:
         exp = experiment(tmp_path / str(budget), book)
         exp.once("budget", lambda budget=budget: budget)
         read = Comparison("titles", "greedy").reading(exp, ["h5"], tunes=True)
@@ -167,7 +160,7 @@ def test_the_teachers_texts_about_evaluated_histories_tune_no_v(tmp_path: Path) 
     comparison = Comparison("teacher", "greedy")
     tuned = comparison.reading(exp, asked, tunes=True)
     assert tuned.texts == {**dict.fromkeys(asked), **own}
-    assert tuned.notes == {"without_text": 2}
+    assert tuned.notes == {"histories": 4, "without_text": 2}
     evaluated = comparison.reading(exp, asked, tunes=False)
     assert evaluated.texts == {**dict.fromkeys(asked), **own, "h2": "of v-teacher/texts"}
     assert evaluated.book.validator_history("h3") == book.validator_history("h3")

@@ -99,7 +99,8 @@ class Comparison:
             for stage in self.stages(tunes):
                 written |= texts_of(exp, stage)
             texts = {key: written.get(key) for key in wanted}
-            return Reading(book, texts, {"without_text": sum(text is None for text in texts.values())})
+            missing = sum(text is None for text in texts.values())
+            return Reading(book, texts, {"histories": len(texts), "without_text": missing})
         return Reading(book, nothing, {})
 
 

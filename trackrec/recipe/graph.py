@@ -161,11 +161,20 @@ def stage_names(config: Mapping[str, Any]) -> list[str]:
     Keys that an older configuration lacks have today's defaults, and keys that exist no more are ignored: this names
     stages and runs none.
     """
-    loop = LoopSettings(**_known(config["loop"], LoopSettings))
-    prompts = PromptSettings.of(_known(config.get("prompts") or {}, PromptSettings))
+    loop, prompts = _saved_settings(config)
     ctr = config.get("ctr") or {}
     graph = build_graph(loop, ctr.get("arms", ("reccot",)), (ctr.get("text") or {}).get("use", "dense"), prompts)
     return [stage.name for stage in graph.stages]
+
+
+def configured_comparisons(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The comparisons of a run, by `trackrec.recipe.names.COMPARISONS`, from its configuration as in `stage_names`."""
+    return compared_readers(*_saved_settings(config))
+
+
+def _saved_settings(config: Mapping[str, Any]) -> tuple[LoopSettings, PromptSettings]:
+    loop = LoopSettings(**_known(config["loop"], LoopSettings))
+    return loop, PromptSettings.of(_known(config.get("prompts") or {}, PromptSettings))
 
 
 def _known(section: Mapping[str, Any], settings: type[Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ WARMUP, PLAIN = "warmup", "plain"  # folders of stages, as ``round-2`` is
 ComparisonName = Literal["facts", "titles", "whole", "teacher", "untuned"]
 COMPARISONS: tuple[ComparisonName, ...] = ("facts", "titles", "whole", "teacher", "untuned")
 """What else a validator reads in place of the RecCoT, by the names of ``loop.comparisons``, in the order of stages."""
+SHUFFLED = "shuffled"  # the source of scores with another user's text
 
 
 def round_folder(number: int) -> str:
