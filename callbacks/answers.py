@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import polars as pl
 
 from trackrec.metrics.scores import calibration_error
-from trackrec.recipe.names import without_text
+from trackrec.recipe.names import is_compared
 from trackrec.runs.hooks import DoneStage
 
 from .monitor import Gauge, Limits, Monitor
@@ -17,7 +17,7 @@ _BINS = 10
 
 def tuned_answers(stage: DoneStage) -> pl.DataFrame | None:
     """Answers of the V tuned in this round or in the warm-up; None after other stages and for an untuned V."""
-    if stage.kind != "evaluate" or stage.name == without_text("evaluate"):
+    if stage.kind != "evaluate" or is_compared(stage.name):
         return None
     validator = stage.name.replace("evaluate", "rec_tune")
     return stage.run.answers(stage.name, validator)

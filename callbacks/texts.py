@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from trackrec.metrics.texts import distinct_n, mean_words
-from trackrec.recipe.names import in_round
+from trackrec.recipe.names import TEXTS, in_round
 from trackrec.runs.hooks import DoneStage
 from trackrec.storage.atomic import stable_hash
 
@@ -51,7 +51,8 @@ def compared_texts(stage: DoneStage) -> Compared | None:
 
     The texts about empty histories are left out: they are all the same, and G didn't write them.
     """
-    after = stage.run.table(stage.name, "reccots", _COLUMNS) if stage.kind in ("greedy", "texts") else None
+    written = stage.kind == "greedy" or stage.name == TEXTS
+    after = stage.run.table(stage.name, "reccots", _COLUMNS) if written else None
     if after is None:
         return None
     before = stage.run.table("teacher" if stage.name == _START else _START, "reccots", _COLUMNS)

@@ -215,6 +215,39 @@ class MadeRun:
         write_part(self.run_dir / "plain/evaluate", "metrics", rows)
         self.finish("plain/evaluate", ["data", "plain/rec_tune"])
 
+    def compared(self, skills: Mapping[str, float], tokens: Mapping[str, int]) -> None:
+        """The Vs that read something else, by their skill and the tokens that they read; ``other`` is of the last V."""
+        for name, skill in skills.items():
+            stage, arm = f"v-{name}/evaluate", f"v-{name}"
+            validator, source, split = f"v-{name}/rec_tune", name, "valid"
+            if name == "other":
+                stage, arm, source = f"round-{self.rounds}/evaluate", "other", "shuffled"
+                validator = f"round-{self.rounds}/rec_tune"
+            scored = self.score(stage, split, validator, source, skill, 7)
+            rows = metric_rows(validator_metrics(scored, 0), stage=stage, round=-1, split=split, arm=arm)
+            if name == "other":
+                rows = [row | {"round": self.rounds} for row in rows]
+            write_part(self.run_dir / stage, "metrics", rows, 7)
+            if name == "other":
+                self.finish(stage, ["data"], questions=48, histories=USERS)
+            else:
+                self.finish(validator, ["data"], histories=30, without_text=20 if name == "teacher" else 0)
+                self.finish(
+                    stage, ["data", validator], **({"budget_tokens": 17} if name in ("facts", "titles") else {})
+                )
+        places = {
+            "reccot": (f"round-{self.rounds}/evaluate", self.rounds, "tuned"),
+            "plain": ("plain/evaluate", -1, "plain"),
+        }
+        places["other"] = (f"round-{self.rounds}/evaluate", self.rounds, "other")
+        for name, count in tokens.items():
+            stage, round_, arm = places.get(name, (f"v-{name}/evaluate", -1, f"v-{name}"))
+            row = metric_row(stage, "valid", arm, "prompt_tokens", float(count), None, None, round=round_)
+            write_part(self.run_dir / stage, "metrics", [row], 8 + list(tokens).index(name))
+            notes = read_manifest(self.run_dir / stage)
+            assert notes is not None
+            self.finish(stage, list(notes.inputs), **notes.notes)
+
     def ctr(
         self, stage: str = "ctr", split: str = "valid", gain: float = 0.05, extra: Any = (), verdict: float = 1.0
     ) -> None:

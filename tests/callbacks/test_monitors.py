@@ -27,6 +27,7 @@ from trackrec.callbacks import (
     Saturation,
     StaleReference,
 )
+from trackrec.callbacks.answers import tuned_answers
 from trackrec.callbacks.reward_hacking import _chance, _tone_beyond_chance
 from trackrec.callbacks.texts import compared_texts
 
@@ -154,6 +155,20 @@ def test_the_text_about_empty_histories_is_no_collapse(tmp_path: Path) -> None:
         assert sorted(compared.histories) == sorted(f"h{u}" for u in range(10, USERS))
         assert not empty & set(compared.before_histories)
     assert not [key for key in fired(made) if key[0] in ("Collapse", "LengthDrift")]
+
+
+def test_the_texts_and_the_answers_of_comparisons_are_not_watched(planted: Planted) -> None:
+    """The untuned model writes one text about everybody, and its V answers everything alike: neither is the loop's."""
+    made = planted()
+    made.texts("v-untuned/texts", dict.fromkeys(made_texts(0), "The same."), 0)
+    made.compared({"untuned": 0.0}, {})
+    made.config = {**made.config, "loop": {**made.config["loop"], "comparisons": ["untuned"]}}
+    run = RunFiles(made.run_dir, made.config)
+    assert run.has("v-untuned/texts")
+    assert run.has("v-untuned/evaluate")
+    assert compared_texts(DoneStage("v-untuned/texts", run)) is None
+    assert tuned_answers(DoneStage("v-untuned/evaluate", run)) is None
+    assert tuned_answers(DoneStage("round-1/evaluate", run)) is not None
 
 
 def test_vectors_in_one_place(planted: Planted) -> None:

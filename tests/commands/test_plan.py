@@ -129,6 +129,19 @@ def test_the_command_says_what_v_saves_where_it_reads_less_than_g(monkeypatch, c
 
 
 @pytest.mark.recipe
+def test_a_v_that_reads_the_whole_history_needs_the_memory_for_it(monkeypatch, capfd):
+    """The V of the comparison ``whole`` is tuned on G's prompt of 9,000 tokens, the V of the loop on ten titles."""
+    monkeypatch.setattr(sys, "argv", ["trackrec"])
+    apart = ["--prompts.validator.max_history", "10", "--prompt_tokens", "9000"]
+    tuned = {}
+    for comparisons in ("null", "[facts]"):
+        run_cli(["plan", "--config", "configs/movielens.yaml", *apart, "--loop.comparisons", comparisons])
+        (line,) = [line for line in capfd.readouterr().out.splitlines() if line.startswith("rec_tune ")]
+        tuned[comparisons] = float(line.split()[-1])
+    assert tuned["null"] > 2 * tuned["[facts]"]
+
+
+@pytest.mark.recipe
 def test_the_stage_in_which_v_scores_the_rows_of_the_nets_is_planned(monkeypatch, capfd):
     """16 targets share a prompt; with ``score_rows: 1`` three do, one of each split, and the row is shorter."""
     monkeypatch.setattr(sys, "argv", ["trackrec"])

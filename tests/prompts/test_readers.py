@@ -46,6 +46,15 @@ def test_a_key_that_no_reader_sets_is_the_shared_one():
     assert settings.for_generator() != settings.for_validator()
 
 
+def test_a_copy_of_the_book_shows_v_another_history():
+    """Only the first segment of V's prompt changes; G's prompts, and the book that was copied, stay."""
+    book = build_book(PromptSettings(**APART))
+    other = book.with_validator_history({"h5": "Nothing but this."}.__getitem__)
+    assert other.validator_prompt("h5", "x", "i3") == ["Nothing but this.", *book.validator_prompt("h5", "x", "i3")[1:]]
+    assert other.reccot_prompt("h5") == book.reccot_prompt("h5")
+    assert len(book.validator_history("h5").splitlines()) == 3
+
+
 def test_a_validator_can_read_the_text_alone():
     """Without any item listed it isn't told that there is none: that is another user, the one without a history."""
     hidden = build_book(PromptSettings(validator=ReaderSettings(max_history=0)))

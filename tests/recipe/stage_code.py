@@ -16,6 +16,7 @@ from typing import Any
 
 from trackrec.pipeline.source_code import class_modules, class_paths, code_of, package_modules
 from trackrec.recipe.graph import build_graph
+from trackrec.recipe.names import is_compared, kind_of
 from trackrec.recipe.settings import LoopSettings
 from trackrec.recipe.stage import RecipeStage
 from trackrec.recipe.stages.test_ratings import ReadTestRatings
@@ -37,14 +38,18 @@ OTHERS: dict[str, Any] = {
 
 
 def stages() -> dict[str, RecipeStage]:
-    """One stage of each kind, by kind; the ones before the rounds and without text are like those of a round."""
-    dense = build_graph(LoopSettings(rounds=1), ["reccot", "untuned"], "dense")
+    """One stage of each kind, by kind; those before the rounds are like those of a round.
+
+    Stages of comparisons have their whole names; those with the same kind are alike.
+    """
+    dense = build_graph(LoopSettings(rounds=1, comparisons=["teacher", "untuned"]), ["reccot", "untuned"], "dense")
     log_odds = build_graph(LoopSettings(rounds=1), ["reccot"], "log_odds")
     every = [*dense.stages, *log_odds.stages[-2:-1]]
     from trackrec.recipe.stages.test import ReadTest
 
-    found = {stage.name.rsplit("/", 1)[-1]: stage for stage in every}
-    return {**found, "test": ReadTest(dense.validator, dense.plain), "test_ratings": ReadTestRatings()}
+    found = {stage.name if is_compared(stage.name) else kind_of(stage.name): stage for stage in every}
+    test = ReadTest(dense.validator, tuple(dense.compared))
+    return {**found, "test": test, "test_ratings": ReadTestRatings()}
 
 
 def code(stage: RecipeStage, config: Mapping[str, Any], engine: Any = "hf") -> set[str]:

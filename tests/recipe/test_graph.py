@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from trackrec.pipeline.pipeline import Pipeline
+from trackrec.prompts.settings import PromptSettings, ReaderSettings
+from trackrec.recipe import graph as graphs
 from trackrec.recipe.cohort import tuning_turns
-from trackrec.recipe.graph import add_stages, build_graph, stage_names
-from trackrec.recipe.names import kind_of
+from trackrec.recipe.graph import add_stages, build_graph, every_stage, stage_names
+from trackrec.recipe.names import COMPARISONS, in_comparison, is_compared, kind_of
 from trackrec.recipe.settings import LoopSettings
 from trackrec.recipe.stage import RecipeStage
 
@@ -37,6 +39,7 @@ def test_the_engine_is_told_how_many_processes_and_how_large_a_part(tmp_path: Pa
         pipeline=pipeline,
         loop=LoopSettings(rounds=1, shard_histories=7),
         ctr=SimpleNamespace(arms=["none"], text=SimpleNamespace(use="dense")),
+        prompts=PromptSettings(),
         scoring=SimpleNamespace(reader_path="trackrec.validator.packed_reader.PackedReader"),
         trainings=dict.fromkeys(("distill", "align", "rec_tune"), SimpleNamespace(processes=2)),
     )
@@ -184,3 +187,95 @@ def test_the_report_expects_the_stages_that_the_loop_has(shape: str, first: bool
 )
 def test_the_report_expects_the_stages_that_the_arms_read(ctr: dict[str, Any], last: list[str]) -> None:
     assert stage_names({"loop": {"rounds": 1}, "ctr": ctr})[-len(last) :] == last
+
+
+# -- comparisons for the V with RecCoT ------------------------------------------------------------------------------
+
+APART = PromptSettings(validator=ReaderSettings(max_history=1))
+
+
+def compared(prompts: PromptSettings = APART, **loop: Any) -> dict[str, RecipeStage]:
+    made = build_graph(LoopSettings(rounds=2, **loop), ["reccot"], "dense", prompts).stages
+    return {stage.name: stage for stage in made if is_compared(stage.name)}
+
+
+def test_by_default_a_v_that_reads_less_than_g_is_compared_with_vs_that_read_as_much() -> None:
+    pairs = [in_comparison(name, kind) for name in ("facts", "titles", "whole") for kind in ("rec_tune", "evaluate")]
+    assert pairs[0] == "v-facts/rec_tune"
+    assert list(compared()) == ["plain/rec_tune", "plain/evaluate", *pairs]
+    assert list(compared(PromptSettings())) == ["plain/rec_tune", "plain/evaluate"]
+    assert list(compared(comparisons=[])) == ["plain/rec_tune", "plain/evaluate"]
+    asked = compared(PromptSettings(), comparisons=["whole", "facts"])
+    assert list(asked) == ["plain/rec_tune", "plain/evaluate", *pairs[:2], *pairs[4:]]
+
+
+def test_what_each_comparison_reads_is_among_its_inputs_and_keys() -> None:
+    """The teacher's texts about evaluated histories reach no training: not G's, and no V's."""
+    made = compared(comparisons=list(COMPARISONS))
+    inputs = {name: stage.inputs[1:] for name, stage in made.items()}
+    assert inputs == {
+        "v-teacher/texts": ("teacher",),
+        "plain/rec_tune": (),
+        "plain/evaluate": ("plain/rec_tune",),
+        "v-facts/rec_tune": ("round-2/greedy",),
+        "v-facts/evaluate": ("v-facts/rec_tune", "round-2/greedy"),
+        "v-titles/rec_tune": ("round-2/greedy",),
+        "v-titles/evaluate": ("v-titles/rec_tune", "round-2/greedy"),
+        "v-whole/rec_tune": (),
+        "v-whole/evaluate": ("v-whole/rec_tune",),
+        "v-teacher/rec_tune": ("teacher",),
+        "v-teacher/evaluate": ("v-teacher/rec_tune", "teacher", "v-teacher/texts"),
+        "v-untuned/texts": (),
+        "v-untuned/rec_tune": ("v-untuned/texts",),
+        "v-untuned/evaluate": ("v-untuned/rec_tune", "v-untuned/texts"),
+    }
+    reads_as_g = {name for name, stage in made.items() if "prompts.generator" in stage.keys}
+    assert reads_as_g == {"v-teacher/texts", "v-untuned/texts", "v-whole/rec_tune", "v-whole/evaluate"}
+    whole = build_graph(LoopSettings(rounds=2, comparisons=["teacher"]), ["reccot"], "dense").stages
+    readers = [stage.name for stage in whole if "v-teacher/texts" in stage.inputs]
+    assert readers == ["v-teacher/evaluate"]
+
+
+def test_every_comparison_is_tuned_like_the_v_without_text() -> None:
+    made = compared(comparisons=list(COMPARISONS), validator_start="previous", warmup_users=0.5)
+    plain = made["plain/rec_tune"]
+    assert "teacher" in plain.inputs
+    for name in COMPARISONS:
+        other = made[in_comparison(name, "rec_tune")]
+        assert set(other.keys) - set(plain.keys) <= {"prompts.generator"}
+        assert set(plain.inputs) <= set(other.inputs)
+        assert (other.section, other.turns) == (plain.section, plain.turns)  # type: ignore[attr-defined]
+    cold = compared(rec_tune=False, warmup=False)
+    assert list(cold) == ["plain/evaluate", "v-facts/evaluate", "v-titles/evaluate", "v-whole/evaluate"]
+
+
+def test_the_test_split_is_read_once_for_all_comparisons() -> None:
+    exp: Any = SimpleNamespace(ctr=SimpleNamespace(arms=["reccot"]))
+    graph = build_graph(LoopSettings(rounds=2, comparisons=["whole", "teacher"]), ["reccot"], "dense")
+    read = graphs.test_stage(exp, graph)
+    assert read.inputs == (
+        *("data", "texts", "ctr", "round-2/rec_tune", "plain/rec_tune", "v-whole/rec_tune", "v-teacher/rec_tune"),
+        *("teacher", "v-teacher/texts"),
+    )
+    assert "prompts.generator" in read.keys
+    assert read.outside(exp) == {"comparisons": "whole teacher"}
+    alone = graphs.test_stage(exp, build_graph(LoopSettings(rounds=2), ["reccot"], "dense"))
+    assert alone.inputs == ("data", "texts", "ctr", "round-2/rec_tune", "plain/rec_tune")
+    assert alone.outside(exp) == {}
+
+
+def test_a_saved_config_tells_its_comparisons_also_one_from_before_them() -> None:
+    config: dict[str, Any] = {"loop": {"rounds": 1}, "ctr": {}, "prompts": {"gone": 1, "validator": {"max_history": 1}}}
+    assert [name for name in stage_names(config) if name.startswith("v-")] == [
+        in_comparison(name, kind) for name in ("facts", "titles", "whole") for kind in ("rec_tune", "evaluate")
+    ]
+    assert not [name for name in stage_names({**config, "prompts": {}}) if name.startswith("v-")]
+    assert set(compared(comparisons=list(COMPARISONS))) <= set(every_stage(2))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"), [(["facts", "all"], "must be among facts, titles.*got 'all'"), (["facts"] * 2, "each once")]
+)
+def test_a_bad_comparison_is_named(given: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"loop\.comparisons {message}|loop\.comparisons .*{message}"):
+        LoopSettings(comparisons=given)

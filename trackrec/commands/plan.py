@@ -19,6 +19,7 @@ from trackrec.llm.memory_plan.shapes import SHAPES
 from trackrec.llm.memory_plan.stage_work import StageWork
 from trackrec.prompts.settings import PromptSettings
 from trackrec.recipe.arm_scores import TARGETS_PER_TREE
+from trackrec.recipe.settings import compared_readers
 from trackrec.runtime.errors import SettingError
 from trackrec.validator.memory import log_odds_work, rec_tune_work, score_work
 
@@ -126,6 +127,8 @@ def stage_works(objects: Namespace, prompt: int) -> list[StageWork]:
     loop, text, sampler = objects.loop, objects.ctr.text, objects.sampler
     draws, new = sampler.n, sampler.max_new_tokens
     taught = text_tokens(objects)
+    # A V of the comparisons reads what G reads, without a text.
+    tuned = max(read, prompt - new) if "whole" in compared_readers(loop, objects.prompts) else read
     scored = objects.scoring.batch_tokens
     distill, align, tune = objects.distill.data, objects.align.data, objects.rec_tune.data
     works = {
@@ -135,7 +138,7 @@ def stage_works(objects: Namespace, prompt: int) -> list[StageWork]:
         "align": (loop.align, align_work(prompt, draws, new, align.batch_size)),
         "rec_tune": (
             loop.rec_tune or loop.warmup,
-            rec_tune_work(read, new, tune.samples_per_history, tune.batch_size),
+            rec_tune_work(tuned, new, tune.samples_per_history, tune.batch_size),
         ),
         "log_odds": (
             text.use == "log_odds",

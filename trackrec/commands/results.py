@@ -12,7 +12,9 @@ from trackrec.commands.call import Call
 from trackrec.commands.report import write_and_name
 from trackrec.recipe.experiment import Experiment
 from trackrec.recipe.test_reads import test_reads
+from trackrec.report.numbers import RunNumbers
 from trackrec.report.render.terminal import print_report
+from trackrec.report.sections.reading import reading_blocks
 from trackrec.runs.hooks import StoppedByMonitorError
 from trackrec.storage.schemas import to_arrow
 
@@ -38,7 +40,8 @@ def run_and_show(call: Call, experiment: Experiment, stages: Sequence[str] | Non
         facts["test_reads"] = test_reads(run_dir)
     metrics = all_metrics(experiment)
     if len(metrics):
-        print_report(metrics, facts, Console(width=max(call.console.width, 120)))
+        read = reading_blocks(RunNumbers(run_dir, call.config), split)
+        print_report(metrics, facts, Console(width=max(call.console.width, 120)), read)
     call.say(f"Everything is in the metrics tables under {run_dir}.")
     write_and_name(run_dir, call)
 

@@ -18,7 +18,13 @@ from trackrec.storage.parts import write_part
 
 
 def write_teacher_texts(
-    teacher: Teacher, book: PromptBook, history_ids: Sequence[str], out_dir: Path, seed: int, wrong: bool = False
+    teacher: Teacher,
+    book: PromptBook,
+    history_ids: Sequence[str],
+    out_dir: Path,
+    seed: int,
+    wrong: bool = False,
+    every: bool = False,
 ) -> dict[str, Any]:
     """Write the reccots table of the teacher (source ``teacher``, round 0).
 
@@ -29,6 +35,7 @@ def write_teacher_texts(
         out_dir: the stage directory.
         seed: of the choice.
         wrong: save every text under a history of another user.
+        every: the teacher writes about all of them, whatever its ``fraction``.
 
     Returns:
         Counts for the manifest, including the teacher's; histories without a text, and empty ones, are only counted.
@@ -39,7 +46,7 @@ def write_teacher_texts(
         SettingError: the teacher has no text at all, or they can't be swapped between users.
     """
     told = [key for key in history_ids if not book.is_empty(key)]
-    chosen = teacher.choose(told, seed)
+    chosen = sorted(told) if every else teacher.choose(told, seed)
     requests = [TeacherRequest(key, book.user_of(key), book.history(key), book.reccot_prompt(key)) for key in chosen]
     written = teacher.write(requests, book.generator, out_dir)
     if wrong:

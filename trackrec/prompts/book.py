@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import copy
+
 import polars as pl
 
 from trackrec.prompts.settings import PromptSettings
@@ -35,6 +38,17 @@ class PromptBook:
         self._items = {row[0]: Item(row[1], row[2] or (), row[3]) for row in items.iter_rows()}
         self._users = dict(users.select("user_id", "attributes").iter_rows())
         self._histories = {row[0]: row[1:] for row in histories.iter_rows()}
+        self._read_by_validator: Callable[[str], str] | None = None
+
+    def with_validator_history(self, segment: Callable[[str], str]) -> PromptBook:
+        """A copy in which the validator's prompts begin with other segments; the generator's stay.
+
+        Args:
+            segment: the segment about a history, by its id.
+        """
+        book = copy(self)
+        book._read_by_validator = segment
+        return book
 
     def item(self, item_id: str) -> Item:
         """Title, attributes and year of an item."""
@@ -63,11 +77,13 @@ class PromptBook:
 
     def history_text(self, history_id: str) -> str:
         """The segment with which the generator's prompt about this history begins."""
-        return self._segment(history_id, self.generator)
+        return self.segment(history_id, self.generator)
 
     def validator_history(self, history_id: str) -> str:
         """The segment with which the validator's prompt about this history begins."""
-        return self._segment(history_id, self.validator)
+        if self._read_by_validator is not None:
+            return self._read_by_validator(history_id)
+        return self.segment(history_id, self.validator)
 
     def reccot_prompt(self, history_id: str) -> list[str]:
         """Segments of the prompt of the generator (G)."""
@@ -77,6 +93,7 @@ class PromptBook:
         """Segments of the prompt of the validator (V)."""
         return validator_segments(self.validator_history(history_id), reccot, self.item(item_id), self.validator)
 
-    def _segment(self, history_id: str, settings: PromptSettings) -> str:
+    def segment(self, history_id: str, settings: PromptSettings) -> str:
+        """The segment about a history as a prompt with some settings shows it."""
         about = self._users.get(self.user_of(history_id)) or ()
         return history_segment(self.history(history_id), settings, about)

@@ -148,6 +148,11 @@ def reccot_segments(history: str, settings: PromptSettings) -> list[str]:
     return [history, request]
 
 
+def notes_segment(reccot: str, settings: PromptSettings) -> str:
+    """The segment with the RecCoT in the validator's prompt: by its tokens the prompt is longer than without a text."""
+    return f"\n\nNotes on this {settings.user}: <summary>{fold(reccot)}</summary>"
+
+
 def validator_segments(history: str, reccot: str | None, target: Item, settings: PromptSettings) -> list[str]:
     """The prompt of the validator (V): the history, the RecCoT (left out when None), the question and the target.
 
@@ -155,7 +160,7 @@ def validator_segments(history: str, reccot: str | None, target: Item, settings:
     before; with ``release`` history, target, RecCoT, question; with ``prefill`` those of ``shared``, of which the
     target opens the answer (`PromptSettings.prefilled`).
     """
-    notes = [] if reccot is None else [f"\n\nNotes on this {settings.user}: <summary>{fold(reccot)}</summary>"]
+    notes = [] if reccot is None else [notes_segment(reccot, settings)]
     question = f"\n\nWill this {settings.user} {settings.like} the next {settings.item}? Answer Yes or No."
     name = describe(target, settings, settings.target_attributes)
     if settings.order == "prefill":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 DATA, TEACHER, DISTILL, TEXTS, UNTUNED, EMBED, LOG_ODDS, CTR, TEST = (
     "data",
@@ -16,6 +17,10 @@ DATA, TEACHER, DISTILL, TEXTS, UNTUNED, EMBED, LOG_ODDS, CTR, TEST = (
     "test",
 )
 WARMUP, PLAIN = "warmup", "plain"  # folders of stages, as ``round-2`` is
+ComparisonName = Literal["facts", "titles", "whole", "teacher", "untuned"]
+COMPARISONS: tuple[ComparisonName, ...] = ("facts", "titles", "whole", "teacher", "untuned")
+"""What else a validator reads in place of the RecCoT, by the names of ``loop.comparisons``, in the order of stages."""
+SHUFFLED = "shuffled"  # the source of scores with another user's text
 
 
 def round_folder(number: int) -> str:
@@ -30,7 +35,22 @@ def in_round(number: int, kind: str) -> str:
 
 def without_text(kind: str) -> str:
     """The stage of a kind for the validator that reads no text: ``plain/rec_tune``."""
-    return f"{PLAIN}/{kind}"
+    return in_comparison(PLAIN, kind)
+
+
+def in_comparison(name: str, kind: str) -> str:
+    """The stage of a kind for the validator of a comparison: ``v-facts/rec_tune``, ``plain/rec_tune``."""
+    return f"{comparison_folder(name)}/{kind}"
+
+
+def comparison_folder(name: str) -> str:
+    """The folder of a comparison's stages, which also names its validator in metrics: ``v-facts``, ``plain``."""
+    return name if name == PLAIN else f"v-{name}"
+
+
+def is_compared(stage: str) -> bool:
+    """Whether a stage belongs to a comparison and not to the loop."""
+    return stage.partition("/")[0] in {comparison_folder(name) for name in (PLAIN, *COMPARISONS)}
 
 
 def kind_of(name: str) -> str:

@@ -15,9 +15,11 @@ from trackrec.recipe.cohort import targets_by_history
 from trackrec.recipe.models import announce, language_model, load_adapter
 from trackrec.storage.parts import read_table
 from trackrec.validator.evaluate import scored_rows_of, validator_metrics
-from trackrec.validator.score import encode_jobs, score_jobs, score_reccots
+from trackrec.validator.prompt_tree import question_tokens
+from trackrec.validator.score import Entry, encode_jobs, score_jobs, score_reccots
 
 if TYPE_CHECKING:
+    from trackrec.prompts.book import PromptBook
     from trackrec.recipe.experiment import Experiment
 
 BASE = "base"
@@ -36,6 +38,7 @@ def score_texts(
     round_: int,
     first_part: int = 0,
     per_tree: int | None = None,
+    book: PromptBook | None = None,
 ) -> dict[str, Any]:
     """V's scores of the rows under each text: the scores table in ``out``, and notes for a manifest.
 
@@ -49,9 +52,20 @@ def score_texts(
         round_: of the texts.
         first_part: number of the first part, where several validators share a table.
         per_tree: at most so many targets share a packed row; None: all of a history.
+        book: the prompts that V reads; None is the run's own.
     """
-    lm = language_model(exp, "validator")
-    adapter = load_adapter(exp, lm, validator)
+    entries = encode_questions(exp, rows, texts, per_tree, book)
+    return score_entries(exp, out, entries, validator, source, round_, first_part)
+
+
+def encode_questions(
+    exp: Experiment,
+    rows: pl.DataFrame,
+    texts: Mapping[str, Sequence[tuple[int, str | None]]],
+    per_tree: int | None = None,
+    book: PromptBook | None = None,
+) -> list[Entry]:
+    """The rows under each text as prompts of V; see `score_texts`."""
     jobs = score_jobs(targets_by_history(rows), texts)
     if per_tree:
         jobs = [
@@ -59,7 +73,21 @@ def score_texts(
             for job in jobs
             for start in range(0, len(job.targets), per_tree)
         ]
-    entries = encode_jobs(lm, prompt_book(exp), jobs)
+    return encode_jobs(language_model(exp, "validator"), prompt_book(exp) if book is None else book, jobs)
+
+
+def score_entries(
+    exp: Experiment,
+    out: Path,
+    entries: Sequence[Entry],
+    validator: str | None,
+    source: str,
+    round_: int,
+    first_part: int,
+) -> dict[str, Any]:
+    """V's scores of encoded prompts; see `score_texts`."""
+    lm = language_model(exp, "validator")
+    adapter = load_adapter(exp, lm, validator)
     trees = [entry.tree for _, entry in entries]
     lm.check_packing(max(trees, key=len), adapter)
     notes = announce(exp, "score", len(entries), sum(map(tree_tokens, trees)))
@@ -87,13 +115,21 @@ def measure_texts(
     source: str,
     round_: int,
     first_part: int,
+    book: PromptBook | None = None,
 ) -> tuple[dict[str, Any], dict[str, Interval]]:
-    """Score rows with one text per history, and measure V on them."""
+    """Score rows with one text per history, and measure V on them; see `score_texts`.
+
+    ``prompt_tokens`` are the tokens that V reads for one question, from the prompt's first token to the last one before
+    the answer, whether or not questions share them in memory: their mean, without an interval.
+    """
     wanted = set(rows["history_id"].to_list())
     given = single_texts({key: text for key, text in texts.items() if key in wanted})
-    notes = score_texts(exp, out, rows, given, validator, source, round_, first_part)
+    entries = encode_questions(exp, rows, given, book=book)
+    notes = score_entries(exp, out, entries, validator, source, round_, first_part)
     scored = scored_rows_of(read_table(out, "scores"), rows, validator or BASE, source)
-    return notes, validator_metrics(scored, exp.seed)
+    tokens = [count for _, entry in entries for count in question_tokens(entry)]
+    read = Interval(sum(tokens) / max(1, len(tokens)), float("nan"), float("nan"), len(tokens))
+    return notes, {**validator_metrics(scored, exp.seed), "prompt_tokens": read}
 
 
 def single_texts(texts: Mapping[str, str | None]) -> dict[str, list[tuple[int, str | None]]]:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from trackrec.prompts.settings import PromptSettings
+from trackrec.recipe.names import COMPARISONS, ComparisonName
 from trackrec.runtime.errors import SettingError
 
 
@@ -47,6 +49,15 @@ class LoopSettings:
         min_reliability: G stays as it is in a round whose rewards have a split-half correlation below this, such as .1
             (`trackrec.align.reliability`): V's order of a history's draws is then noise. null always aligns. A round
             where it can't be measured is aligned too.
+        comparisons: what else a V reads in place of the RecCoT, each V tuned on the same rows in the same way and
+            evaluated on the same rows, so that the RecCoT isn't only compared with a V that lacks the history.
+            ``facts``: the counts and kinds of the whole history (``prompts.history_counts``, as many
+            ``prompts.history_kinds`` as fit into the tokens that a RecCoT takes); ``titles``: as many further newest
+            titles as fit into them; ``whole``: the history as G reads it; ``teacher``: the teacher's text, which is
+            then also written about evaluated histories, whatever the teacher's ``fraction`` (a ``max_cost`` holds for
+            these once more); ``untuned``: the text of the base model. null is facts, titles and whole where V reads
+            something else of the history than G (``prompts.generator``, ``prompts.validator``), none where both read
+            the same; [] is none.
     """
 
     rounds: int = 3
@@ -69,6 +80,7 @@ class LoopSettings:
     rec_tune: bool = True
     alternate: bool = True
     min_reliability: float | None = None
+    comparisons: list[ComparisonName] | None = None
 
     def __post_init__(self) -> None:
         for key in ("users", "warmup_users"):
@@ -96,10 +108,23 @@ class LoopSettings:
                     "reliability can't be measured: it takes two likes and two dislikes of a history. Set loop.targets "
                     "to 4 or more, or loop.min_reliability to null."
                 )
+        given = self.comparisons or []
+        if unknown := [name for name in given if name not in COMPARISONS]:
+            raise SettingError(f"loop.comparisons must be among {', '.join(COMPARISONS)}, or null, got {unknown[0]!r}.")
+        if len(set(given)) < len(given):
+            raise SettingError(f"loop.comparisons must name each once, got {', '.join(given)}.")
         if not (self.align or self.rec_tune):
             raise SettingError(
                 "loop.align and loop.rec_tune are both false: the rounds would change nothing. Leave one of them true."
             )
+
+
+def compared_readers(loop: LoopSettings, prompts: PromptSettings) -> tuple[str, ...]:
+    """The comparisons of a run, in the order of their stages; see ``loop.comparisons``."""
+    if loop.comparisons is None:
+        apart = prompts.for_validator() != prompts.for_generator()
+        return ("facts", "titles", "whole") if apart else ()
+    return tuple(name for name in COMPARISONS if name in loop.comparisons)
 
 
 class Training(NamedTuple):

@@ -22,6 +22,8 @@ from trackrec.report.sections.overview import (
     run_section,
     settings_section,
 )
+from trackrec.report.sections.prompts import prompts_section
+from trackrec.report.sections.reading import reading_section
 from trackrec.report.sections.rounds import rewards_section, rounds_section
 from trackrec.report.sections.writing import Writing, examples_section, writing_section
 from trackrec.storage.schemas import TableError
@@ -53,9 +55,12 @@ def build_report(run_dir: Path, config: Mapping[str, Any]) -> Report:
         calibration_section(run),
         monitors_section(run),
         examples_section(writing),
+        prompts_section(writing),
         cost_section(run),
         settings_section(run),
     ]
+    if (reading := reading_section(run)) is not None:
+        sections.insert(0, reading)
     if missing := [*notices(run, "stop"), *missing_blocks(run)]:
         sections.insert(0, Section("missing", "What is missing", missing))
     return Report(run_dir.resolve().name, about(run), sections)

@@ -14,7 +14,7 @@ from trackrec.prompts.book import PromptBook
 from trackrec.prompts.grounding import ClaimChecker, name_words
 from trackrec.prompts.settings import PromptSettings
 from trackrec.recipe.graph import every_stage, stage_names
-from trackrec.recipe.names import DATA, TEST, round_of
+from trackrec.recipe.names import DATA, SHUFFLED, TEST, round_of
 from trackrec.recipe.tables import without_items
 from trackrec.storage.manifest import MANIFEST, BrokenManifestError, Manifest, read_manifest
 from trackrec.storage.parts import read_table
@@ -94,15 +94,21 @@ class RunFiles:
         frames = [table for stage in self.manifests if (table := self.table(stage, "metrics")) is not None]
         return pl.concat([_empty("metrics"), *frames]).with_columns(pl.col("arm").replace({"judge": "scorer"}))
 
-    def answers(self, stage: str, validator: str) -> pl.DataFrame | None:
+    def answers(self, stage: str, validator: str, source: str | None = None) -> pl.DataFrame | None:
         """One validator's scores in a stage, by sample; None if there are none.
 
         Columns: sample_id, p_yes, answer_mass, p_true, user_id, history_id, label.
+
+        Args:
+            stage: its name.
+            validator: the stage that tuned it, or ``base``.
+            source: of the texts that it read, such as ``shuffled``; None is all but the texts of other users.
         """
-        scores = self.table(stage, "scores", ("sample_id", "validator", "p_yes", "answer_mass", "p_true"))
+        scores = self.table(stage, "scores", ("sample_id", "source", "validator", "p_yes", "answer_mass", "p_true"))
         if scores is None:
             return None
-        scores = scores.filter(pl.col("validator") == validator).drop("validator")
+        read = pl.col("source") != SHUFFLED if source is None else pl.col("source") == source
+        scores = scores.filter((pl.col("validator") == validator) & read).drop("validator", "source")
         labelled = scores.join(self.samples, on="sample_id", how="inner").sort("sample_id")
         return labelled if len(labelled) else None
 
@@ -116,14 +122,16 @@ class RunFiles:
         """Words and limits of the prompts that the generator and the validator read."""
         return PromptSettings.of(self.saved_config["prompts"])
 
-    def book(self, history_ids: Collection[str]) -> PromptBook:
-        """The named histories and their items, and no others."""
+    def book(self, history_ids: Collection[str], item_ids: Collection[str] = ()) -> PromptBook:
+        """The named histories with their users and items, further named items, and no others."""
         tables = [self.table(DATA, name) for name in ("histories", "items", "users")]
         histories, items, users = (pl.DataFrame() if table is None else table for table in tables)
         histories = histories.filter(pl.col("history_id").is_in(list(history_ids)))
         held = histories["item_ids"].explode().unique()
-        items = items.filter(pl.col("item_id").is_in(held.implode()))
-        return PromptBook(histories, items, users.head(0), self.notes(DATA)["threshold"], self.prompts)
+        items = items.filter(pl.col("item_id").is_in([*held.drop_nulls(), *item_ids]))
+        if len(users):
+            users = users.filter(pl.col("user_id").is_in(histories["user_id"].implode()))
+        return PromptBook(histories, items, users, self.notes(DATA)["threshold"], self.prompts)
 
     def claim_checker(self, texts: Iterable[str]) -> ClaimChecker:
         """Finds names of the catalogue; it knows only those titles whose words all occur in the texts."""

@@ -47,6 +47,14 @@ def label_logps(logps: Tensor, labels: LabelTokens) -> Tensor:
     return torch.stack([no, yes], -1).log_softmax(-1)
 
 
+def question_tokens(entry: ValidatorTree) -> list[int]:
+    """How many tokens V reads for each question: those on the way from the tree's root to the answer."""
+    lengths: list[int] = []
+    for branch in entry.tree:
+        lengths.append(len(branch.ids) + (lengths[branch.parent] if branch.parent >= 0 else 0))
+    return [lengths[branch] for branch in entry.branches]
+
+
 def validator_tree(
     chat: ChatEncoder,
     book: PromptBook,

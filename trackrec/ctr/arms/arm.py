@@ -13,7 +13,8 @@ reads such a name:
 ``item_mean``               a mean of the ratings
 ``reccot/no_stats``         the net with the RecCoT, and of its dense features those of the item only; so for all
                             above but means, ``item_mean`` having no others
-``validator/reccot``        the validator (V); ``validator/plain`` and ``validator/untuned`` read no text
+``validator/reccot``        the validator (V); ``validator/plain`` and ``validator/untuned`` read no text,
+                            ``validator/v-facts`` and its like what ``loop.comparisons`` says
 ==========================  =============================================================================
 """
 
@@ -27,7 +28,12 @@ from trackrec.runtime.errors import SettingError
 
 MEANS = ("item_mean", "user_mean", "item_user")
 CLASSICS = ("logistic", "lightgbm")
-VALIDATORS = ("validator/untuned", "validator/plain", "validator/reccot")
+VALIDATORS = (
+    "validator/untuned",
+    "validator/plain",
+    *(f"validator/v-{reads}" for reads in ("facts", "titles", "whole", "teacher", "untuned")),
+    "validator/reccot",
+)
 # plain: V's log-odds without any text, where texts are used through V's log-odds.
 PLACEBOS = ("shuffled", "random", "prompt", "plain")
 COMPARATORS = ("untuned", "teacher")

@@ -1,4 +1,4 @@
-"""Stage ``evaluate``: G and V on validation rows, with the texts of a round and without any."""
+"""Stage ``evaluate``: G and V on validation rows, with the texts of a round."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import polars as pl
 from trackrec.metrics.intervals import Interval, metric_rows
 from trackrec.metrics.texts import distinct_n, mean_words
 from trackrec.recipe.cohort import cohort_of
-from trackrec.recipe.names import DATA, existing, in_round, without_text
+from trackrec.recipe.names import DATA, existing, in_round
 from trackrec.recipe.scoring import PARTS_PER_VALIDATOR, add_counts, measure_texts
 from trackrec.recipe.stage import RecipeStage
 from trackrec.recipe.stage_keys import EVALUATED, VALIDATOR
@@ -66,39 +66,6 @@ class Evaluate(RecipeStage):
             rows.extend(metric_rows(values, stage=self.name, round=self.round, split="valid", arm=arm))
         written = greedy.filter(~pl.col("history_id").is_in(list(empty_histories(exp))))
         rows.extend(metric_rows(text_metrics(written), stage=self.name, round=self.round, split="all", arm="texts"))
-        write_part(out, "metrics", rows)
-        return notes
-
-
-@dataclass(frozen=True)
-class EvaluatePlain(RecipeStage):
-    """V without text on the same validation rows: untuned, and tuned on the same rows as the others, if any was."""
-
-    tuned: str | None
-    name = without_text("evaluate")
-    by_part = True
-    keys = (*VALIDATOR, "scoring", *EVALUATED)
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """See `RecipeStage.inputs`."""
-        return existing(DATA, self.tuned)
-
-    def classes(self, exp: Experiment) -> tuple[str, ...]:
-        """The engine that reads V's answers."""
-        return (exp.scoring.reader_path,)
-
-    def run(self, exp: Experiment, out: Path) -> dict[str, Any]:
-        """See `RecipeStage.run`."""
-        valid = cohort_of(exp).valid
-        texts = dict.fromkeys(valid["history_id"].to_list())
-        validators = {"untuned": None, "plain": self.tuned} if self.tuned else {"untuned": None}
-        notes: dict[str, Any] = {}
-        rows: list[dict[str, Any]] = []
-        for number, (arm, validator) in enumerate(validators.items()):
-            one, values = measure_texts(exp, out, valid, texts, validator, "none", 0, PARTS_PER_VALIDATOR * number)
-            notes = add_counts(notes, one)
-            rows.extend(metric_rows(values, stage=self.name, split="valid", arm=arm))
         write_part(out, "metrics", rows)
         return notes
 

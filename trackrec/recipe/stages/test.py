@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trackrec.metrics.intervals import metric_rows
+from trackrec.recipe.book import prompt_book
 from trackrec.recipe.cohort import cohort_of
-from trackrec.recipe.names import CTR, DATA, TEST, TEXTS, existing
+from trackrec.recipe.comparisons import Comparison, Reading
+from trackrec.recipe.names import CTR, DATA, PLAIN, TEST, TEXTS, existing
 from trackrec.recipe.scoring import PARTS_PER_VALIDATOR, add_counts, measure_texts
 from trackrec.recipe.stage import RecipeStage
 from trackrec.recipe.stage_keys import TESTED, VALIDATOR
@@ -23,23 +26,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReadTest(RecipeStage):
-    """V with and without RecCoT, and every CTR arm, on test rows.
+    """V with and without RecCoT, the Vs of the comparisons, and every CTR arm, on test rows.
 
     Attributes:
         validator: the stage of the last V; None is the base model.
-        plain: the stage of the V that was tuned without texts; None where none was.
+        compared: what the other Vs read, and the stage of each; None where no V was tuned.
     """
 
     validator: str | None
-    plain: str | None
+    compared: tuple[tuple[Comparison, str | None], ...]
     name = TEST
     by_part = True
-    keys = (*VALIDATOR, "scoring", *TESTED)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """See `RecipeStage.keys`."""
+        more = (key for comparison, _ in self.compared for key in comparison.keys)
+        return (*VALIDATOR, "scoring", *TESTED, *more)
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """See `RecipeStage.inputs`."""
-        return existing(DATA, TEXTS, CTR, self.validator, self.plain)
+        read = (stage for comparison, tuned in self.compared for stage in (tuned, *comparison.stages(tunes=False)))
+        return existing(DATA, TEXTS, CTR, self.validator, *read)
+
+    def outside(self, exp: Experiment) -> Mapping[str, str]:
+        """Which comparisons are read; the one without text always is."""
+        names = [comparison.name for comparison, _ in self.compared if comparison.name != PLAIN]
+        return {"comparisons": " ".join(names)} if names else {}
 
     def classes(self, exp: Experiment) -> tuple[str, ...]:
         """The engine that reads V's answers."""
@@ -54,20 +68,21 @@ class ReadTest(RecipeStage):
 
     def _measure_validators(self, exp: Experiment, out: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """V on test rows: counts for the manifest, and rows of the metrics table."""
-        texts: dict[str, str | None] = dict(texts_of(exp, TEXTS))
-        rows = cohort_of(exp).test
-        nothing = dict.fromkeys(rows["history_id"].to_list())
+        rows, book = cohort_of(exp).test, prompt_book(exp)
+        histories = rows["history_id"].to_list()
         jobs = [
-            ("reccot", self.validator, texts),
-            *([("plain", self.plain, nothing)] if self.plain else []),
-            ("untuned", None, nothing),
+            ("reccot", self.validator, "texts", Reading(book, dict(texts_of(exp, TEXTS)), {})),
+            ("untuned", None, "none", Reading(book, dict.fromkeys(histories), {})),
         ]
+        for comparison, tuned in self.compared:
+            if tuned or comparison.name != PLAIN:
+                read = comparison.reading(exp, histories, tunes=False)
+                jobs.append((comparison.arm, tuned, comparison.source, read))
         found: list[dict[str, Any]] = []
         notes: dict[str, Any] = {}
-        for number, (arm, validator, given) in enumerate(jobs):
-            source = "texts" if arm == "reccot" else "none"
+        for number, (arm, validator, source, read) in enumerate(jobs):
             first = PARTS_PER_VALIDATOR * number
-            one, values = measure_texts(exp, out, rows, given, validator, source, -1, first)
+            one, values = measure_texts(exp, out, rows, read.texts, validator, source, -1, first, read.book)
             notes = add_counts(notes, one)
             found.extend(metric_rows(values, stage=TEST, split="test", arm=f"validator/{arm}"))
         return notes, found

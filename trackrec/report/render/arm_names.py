@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trackrec.ctr.arms.arm import CLASSICS, MEANS, VALIDATORS, Arm
+from trackrec.recipe.names import PLAIN, in_comparison, in_round
 
 _FULL_NAMES = {
     "item_mean": "item mean",
@@ -10,6 +11,11 @@ _FULL_NAMES = {
     "item_user": "item mean + user mean",
     "validator/untuned": "V untuned, no RecCoT",
     "validator/plain": "V tuned, no RecCoT",
+    "validator/v-facts": "V tuned, facts",
+    "validator/v-titles": "V tuned, more titles",
+    "validator/v-whole": "V tuned, the whole history",
+    "validator/v-teacher": "V tuned, the teacher's text",
+    "validator/v-untuned": "V tuned, the untuned model's text",
     "validator/reccot": "V tuned, RecCoT",
 }
 _CLASSIC_NAMES = {"logistic": "logistic regression", "lightgbm": "LightGBM"}
@@ -52,6 +58,15 @@ def arm_name(arm: str, net: str) -> str:
 
 def _end(arm: Arm) -> str:
     return "" if arm.statistics else ", no user statistics"
+
+
+def validator_place(arm: str, rounds: int) -> tuple[str, int, str]:
+    """Stage, round and arm of the metrics of an arm of V on validation rows."""
+    name = arm.removeprefix("validator/")
+    if name == "reccot":
+        return in_round(rounds, "evaluate"), rounds, "tuned"
+    read = name.removeprefix("v-") if name.startswith("v-") else PLAIN
+    return in_comparison(read, "evaluate"), -1, name
 
 
 def arm_order(arm: str) -> tuple[int, int, int, str]:

@@ -70,11 +70,13 @@ class TableBlock:
         caption: what the table holds: the split, what n counts, where the intervals come from.
         columns: their heads.
         rows: one cell per column each; the first names the row.
+        title: a short name for the terminal, which shows no caption.
     """
 
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -154,10 +156,17 @@ class Example:
 
 @dataclass(frozen=True)
 class Code:
-    """A file's text, folded."""
+    """A file's text, or another one whose lines stay as they are, folded.
+
+    Attributes:
+        title: its heading.
+        text: the text.
+        language: for Markdown's fence.
+    """
 
     title: str
     text: str
+    language: str = "yaml"
 
 
 @dataclass(frozen=True)

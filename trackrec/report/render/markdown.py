@@ -101,7 +101,7 @@ def _(block: Example) -> str:
 def _(block: Code) -> str:
     longest = max((len(run) for run in re.findall(r"`+", block.text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{plain(block.title)}\n\n{fence}yaml\n{block.text.rstrip()}\n{fence}"
+    return f"{plain(block.title)}\n\n{fence}{block.language}\n{block.text.rstrip()}\n{fence}"
 
 
 def _cell(cell: Cell) -> str:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 from rich.console import Console
 from rich.table import Table
 
 from trackrec.ctr.arms.arm import VALIDATORS, Arm
-from trackrec.recipe.names import in_round, without_text
+from trackrec.recipe.names import in_round
 from trackrec.report.numbers import intervals_note
-from trackrec.report.render.arm_names import arm_name, arm_order, text_name
+from trackrec.report.render.arm_names import arm_name, arm_order, text_name, validator_place
+from trackrec.report.render.document import Block, Cell, Num, Paragraph, TableBlock
 
 _COLUMNS = {"auc": "AUC", "acc": "ACC", "log_loss": "LogLoss", "uauc": "UAUC"}
 
@@ -131,10 +132,9 @@ def _where(arm: str, split: str, rounds: int) -> tuple[str, int, str, str]:
     """Stage, round, split and arm of the metrics that a row of the arms table shows."""
     if split == "test":
         return "test", -1, split, arm
-    if arm == "validator/reccot":
-        return in_round(rounds, "evaluate"), rounds, split, "tuned"
-    if arm.startswith("validator/"):
-        return without_text("evaluate"), -1, split, arm.removeprefix("validator/")
+    if arm in VALIDATORS:
+        own, round_, name = validator_place(arm, rounds)
+        return own, round_, split, name
     return "ctr", -1, split, arm
 
 
@@ -154,7 +154,9 @@ def differences(metrics: pl.DataFrame, split: str, net: str) -> list[str]:
     return lines
 
 
-def print_report(metrics: pl.DataFrame, facts: Mapping[str, object], console: Console) -> None:
+def print_report(
+    metrics: pl.DataFrame, facts: Mapping[str, object], console: Console, first: Sequence[Block] = ()
+) -> None:
     """Print the tables that have a row.
 
     Args:
@@ -162,7 +164,10 @@ def print_report(metrics: pl.DataFrame, facts: Mapping[str, object], console: Co
         facts: ``rounds``, ``split``, ``net``, ``seeds`` (how many, of the nets), and ``test_reads`` if the test split
             was read.
         console: where to.
+        first: tables and sentences of the report that are printed before them.
     """
+    for block in first:
+        _print_block(block, console)
     split, net = str(facts["split"]), str(facts["net"])
     rounds = int(str(facts["rounds"]))
     tables = (rounds_table(metrics, rounds), arms_table(metrics, split, net, rounds))
@@ -174,3 +179,24 @@ def print_report(metrics: pl.DataFrame, facts: Mapping[str, object], console: Co
         console.print(line, highlight=False, soft_wrap=True)
     if split == "test":
         console.print(f"The test split was read {facts['test_reads']} time(s) in this run directory.", highlight=False)
+
+
+def _print_block(block: Block, console: Console) -> None:
+    """A table without its caption, or a paragraph."""
+    if isinstance(block, TableBlock):
+        table = Table(title=block.title, title_justify="left")
+        for place, name in enumerate(block.columns):
+            table.add_column(name, justify="right" if place else "left", no_wrap=True)
+        for row in block.rows:
+            table.add_row(*(_cell(cell) for cell in row))
+        console.print(table, markup=False)
+    elif isinstance(block, Paragraph):
+        console.print(block.text, highlight=False, soft_wrap=True, markup=False)
+
+
+def _cell(cell: Cell) -> str:
+    """A cell in the characters of the other tables."""
+    text = cell if isinstance(cell, str) else cell.text
+    if isinstance(cell, Num) and cell.interval:
+        text = f"{text} {cell.interval}"
+    return text.replace("−", "-").replace("–", "-")

@@ -11,7 +11,7 @@ from trackrec.metrics.intervals import LEAST_USERS
 from trackrec.metrics.scores import accuracy, auc, log_loss
 from trackrec.recipe.names import TEST, in_round, without_text
 from trackrec.report.numbers import RunNumbers, intervals_note
-from trackrec.report.render.arm_names import arm_name, arm_order, text_name
+from trackrec.report.render.arm_names import arm_name, arm_order, text_name, validator_place
 from trackrec.report.render.document import (
     Badge,
     Block,
@@ -248,11 +248,7 @@ def _validator_blocks(run: RunNumbers, split: str) -> list[Block]:
     blocks: list[Block] = []
     keys = {
         "test": {arm: ("test", -1, arm) for arm in VALIDATORS},
-        "valid": {
-            "validator/untuned": (without_text("evaluate"), -1, "untuned"),
-            "validator/plain": (without_text("evaluate"), -1, "plain"),
-            "validator/reccot": (in_round(run.rounds, "evaluate"), run.rounds, "tuned"),
-        },
+        "valid": {arm: validator_place(arm, run.rounds) for arm in VALIDATORS},
     }
     rows: list[list[Cell]] = []
     for arm, (stage, round_, name) in keys[split].items():

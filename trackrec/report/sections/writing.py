@@ -82,7 +82,7 @@ class Writing:
     def common(self) -> list[str]:
         """Histories with a text in every round that has any, at most `_MOST_TEXTS`, in the order of a hash."""
         sets = [set(self.texts[name]) for name in self.rounds]
-        return _by_hash(set.intersection(*sets) if sets else set())[:_MOST_TEXTS]
+        return by_hash(set.intersection(*sets) if sets else set())[:_MOST_TEXTS]
 
     @cached_property
     def examples(self) -> list[str]:
@@ -94,7 +94,7 @@ class Writing:
         """Histories on which the texts of a round, or of the teacher, are measured."""
         if name != "teacher":
             return self.common
-        return _by_hash(self.texts[name])[: len(self.common) or _MOST_TEXTS]
+        return by_hash(self.texts[name])[: len(self.common) or _MOST_TEXTS]
 
     @cached_property
     def book(self) -> PromptBook:
@@ -251,7 +251,8 @@ def spans(text: str, marks: Sequence[Mention]) -> list[Span]:
     return [piece for piece in (*pieces, Span(plain[end:])) if piece.text]
 
 
-def _by_hash(keys: Mapping[str, object] | set[str]) -> list[str]:
+def by_hash(keys: Mapping[str, object] | set[str]) -> list[str]:
+    """Histories in the order of a hash, so that no example is hand-picked."""
     return sorted(keys, key=_hash)
 
 
