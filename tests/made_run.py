@@ -15,7 +15,7 @@ from trackrec.metrics.intervals import metric_rows
 from trackrec.prompts.templates import NO_HISTORY
 from trackrec.storage.manifest import Manifest, content_hash, read_manifest, write_manifest
 from trackrec.storage.parts import write_part
-from trackrec.validator.evaluate import scored_rows_of, validator_metrics
+from trackrec.validator.evaluate import TEXT_USE, scored_rows_of, text_use, validator_metrics
 
 USERS = 30
 EVIL = "<script>alert('x')</script> & Sons | *Two*"
@@ -147,6 +147,11 @@ class MadeRun:
         for part, (arm, validator) in enumerate(arms.items()):
             scored = self.score(stage, "valid", validator, "g", self.skill, part)
             rows += metric_rows(validator_metrics(scored, 0), stage=stage, round=number, split="valid", arm=arm)
+        # With another user's text V can't tell likes from dislikes.
+        other = self.score(stage, "valid", validator, "shuffled", 0.0, 9, p_yes=np.full(4 * USERS, 0.5))
+        key = {"stage": stage, "round": number, "split": "valid"}
+        rows += metric_rows(validator_metrics(other, 0), arm="other", **key)
+        rows += metric_rows({TEXT_USE: text_use(scored, other, 0)}, arm=arm, **key)
         write_part(self.run_dir / stage, "metrics", rows)
         self.finish(stage, ["data"], questions=48, histories=USERS)
 

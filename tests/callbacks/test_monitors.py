@@ -274,7 +274,7 @@ def test_the_reward_rises_while_v_falls(planted: Planted) -> None:
     made = planted()
     stage, valid = "round-1/evaluate", made.samples.filter(pl.col("split") == "valid")
     labels = valid["label"].to_numpy()
-    old = read_table(made.run_dir / "warmup/evaluate", "scores")
+    old = read_table(made.run_dir / "warmup/evaluate", "scores").filter(pl.col("source") == "g")
     before = valid.join(old, on="sample_id", maintain_order="left")["p_yes"].to_numpy()
     made.score(stage, "valid", "warmup/rec_tune", "g", 0, 0, p_yes=before + np.where(labels > 0, 0.04, -0.04))
     made.score(stage, "valid", "round-1/rec_tune", "g", 0.0, 1)

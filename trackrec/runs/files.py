@@ -94,15 +94,21 @@ class RunFiles:
         frames = [table for stage in self.manifests if (table := self.table(stage, "metrics")) is not None]
         return pl.concat([_empty("metrics"), *frames]).with_columns(pl.col("arm").replace({"judge": "scorer"}))
 
-    def answers(self, stage: str, validator: str) -> pl.DataFrame | None:
+    def answers(self, stage: str, validator: str, source: str | None = None) -> pl.DataFrame | None:
         """One validator's scores in a stage, by sample; None if there are none.
 
         Columns: sample_id, p_yes, answer_mass, p_true, user_id, history_id, label.
+
+        Args:
+            stage: its name.
+            validator: the stage that tuned it, or ``base``.
+            source: of the texts that it read; None is every one but ``shuffled``, another user's text.
         """
-        scores = self.table(stage, "scores", ("sample_id", "validator", "p_yes", "answer_mass", "p_true"))
+        scores = self.table(stage, "scores", ("source", "sample_id", "validator", "p_yes", "answer_mass", "p_true"))
         if scores is None:
             return None
-        scores = scores.filter(pl.col("validator") == validator).drop("validator")
+        read = pl.col("source") != "shuffled" if source is None else pl.col("source") == source
+        scores = scores.filter(read & (pl.col("validator") == validator)).drop("source", "validator")
         labelled = scores.join(self.samples, on="sample_id", how="inner").sort("sample_id")
         return labelled if len(labelled) else None
 

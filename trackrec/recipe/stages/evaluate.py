@@ -8,23 +8,31 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from trackrec.ctr.arms.shuffle import other_texts
 from trackrec.metrics.intervals import Interval, metric_rows
 from trackrec.metrics.texts import distinct_n, mean_words
 from trackrec.recipe.cohort import cohort_of
 from trackrec.recipe.names import DATA, existing, in_round, without_text
-from trackrec.recipe.scoring import PARTS_PER_VALIDATOR, add_counts, measure_texts
+from trackrec.recipe.scoring import BASE, PARTS_PER_VALIDATOR, add_counts, measure_texts
 from trackrec.recipe.stage import RecipeStage
 from trackrec.recipe.stage_keys import EVALUATED, VALIDATOR
 from trackrec.recipe.tables import empty_histories, texts_of
-from trackrec.storage.parts import write_part
+from trackrec.storage.parts import read_table, write_part
+from trackrec.validator.evaluate import TEXT_USE, scored_rows_of, text_use
 
 if TYPE_CHECKING:
     from trackrec.recipe.experiment import Experiment
+
+OTHERS = "shuffled"
+"""The source under which V's scores with another user's text are filed."""
 
 
 @dataclass(frozen=True)
 class Evaluate(RecipeStage):
     """What a round changed, on validation rows: G's texts by the V that scored its draws, V by its answers.
+
+    The V that the round ended with also answers with the text about another user (source ``shuffled``, arm ``other``):
+    the difference tells whether it reads (`trackrec.validator.evaluate.text_use`).
 
     Attributes:
         round: whose texts are read; 0 is before the rounds.
@@ -66,8 +74,30 @@ class Evaluate(RecipeStage):
             rows.extend(metric_rows(values, stage=self.name, round=self.round, split="valid", arm=arm))
         written = greedy.filter(~pl.col("history_id").is_in(list(empty_histories(exp))))
         rows.extend(metric_rows(text_metrics(written), stage=self.name, round=self.round, split="all", arm="texts"))
+        rows.extend(self._reading(exp, out, texts, arm, greedy["source"][0], PARTS_PER_VALIDATOR * (number + 1)))
         write_part(out, "metrics", rows)
         return notes
+
+    def _reading(
+        self, exp: Experiment, out: Path, texts: dict[str, str], arm: str, source: str, first_part: int
+    ) -> list[dict[str, Any]]:
+        """Let the V that the round ended with score the rows with another user's text; rows of the metrics table.
+
+        Rows of empty histories are left out, since all of those have the same text.
+        """
+        rows = cohort_of(exp).valid.filter(~pl.col("history_id").is_in(list(empty_histories(exp))))
+        owners = dict(rows.select("history_id", "user_id").iter_rows())
+        if len(set(owners.values())) < 2:
+            exp.say("    whether V reads can't be measured: it takes texts about two users among the validation rows")
+            return []
+        other = other_texts({key: texts[key] for key in owners}, owners, exp.seed)
+        _, values = measure_texts(exp, out, rows, other, self.tuned, OTHERS, self.round, first_part)
+        scores, validator = read_table(out, "scores"), self.tuned or BASE
+        own = scored_rows_of(scores, cohort_of(exp).valid, validator, source).join(rows, on="sample_id", how="semi")
+        use = text_use(own.sort("sample_id"), scored_rows_of(scores, rows, validator, OTHERS), exp.seed)
+        exp.say(f"    V reads: {signed(use.value)} [{signed(use.low, '')}, {signed(use.high, '')}] of AUC")
+        key = {"stage": self.name, "round": self.round, "split": "valid"}
+        return [*metric_rows(values, arm="other", **key), *metric_rows({TEXT_USE: use}, arm=arm, **key)]
 
 
 @dataclass(frozen=True)
@@ -113,3 +143,8 @@ def text_metrics(texts: pl.DataFrame) -> dict[str, Interval]:
     }
     nan = float("nan")
     return {name: Interval(value, nan, nan, len(words)) for name, value in values.items()}
+
+
+def signed(value: float, plus: str = "+") -> str:
+    """Three decimals without the leading zero: ``+.036``, ``-.021``."""
+    return f"{value:{plus}.3f}".replace("0.", ".", 1)
