@@ -12,10 +12,11 @@ from tiny import frame, reccot_row
 
 from trackrec.align.reliability import measure_rewards
 from trackrec.metrics.intervals import metric_rows
+from trackrec.metrics.names import TEXT_USE
 from trackrec.prompts.templates import NO_HISTORY
 from trackrec.storage.manifest import Manifest, content_hash, read_manifest, write_manifest
 from trackrec.storage.parts import write_part
-from trackrec.validator.evaluate import TEXT_USE, scored_rows_of, text_use, validator_metrics
+from trackrec.validator.evaluate import scored_rows_of, text_use, validator_metrics
 
 USERS = 30
 EVIL = "<script>alert('x')</script> & Sons | *Two*"

@@ -26,6 +26,7 @@ from trackrec.callbacks import (
     RewardReliability,
     Saturation,
     StaleReference,
+    ValidatorReads,
 )
 from trackrec.callbacks.reward_hacking import _chance, _tone_beyond_chance
 from trackrec.callbacks.texts import compared_texts
@@ -44,6 +45,7 @@ SHIPPED: list[type[Monitor]] = [
     StaleReference,
     RewardHacking,
     RewardReliability,
+    ValidatorReads,
     Calibration,
     AnswerMass,
     AlwaysYes,
@@ -335,6 +337,22 @@ def test_rewards_of_noise_teach_nothing(planted: Planted) -> None:
     (one,) = look(made, [RewardReliability()], "round-1/preferences")
     assert (one.verdict, one.n) == ("few", 0)
     assert math.isnan(one.value)
+
+
+@pytest.mark.parametrize(("low", "verdict"), [(-0.01, "warn"), (0.0, "warn"), (0.006, "ok"), (math.nan, "few")])
+def test_a_v_that_does_not_read(planted: Planted, low: float, verdict: str) -> None:
+    """Its interval isn't above 0; one that ignores the text altogether has an interval from 0 to 0."""
+    made = planted()
+    path = made.run_dir / "round-1/evaluate"
+    metrics = read_table(path, "metrics")
+    changed = pl.when(pl.col("name") == "text_use").then(low).otherwise("ci_low")
+    write_part(path, "metrics", metrics.with_columns(ci_low=changed))
+    (one,) = look(made, [ValidatorReads()], "round-1/evaluate")
+    assert (one.verdict, one.n) == (verdict, 4 * USERS)
+    assert ("loop.warmup_users: 1.0" in one.text) == (verdict == "warn")
+    name = ("ValidatorReads", "the lower end of AUC with the own less another user's text")
+    assert fired(made, "round-1/evaluate") == ({name: "warn"} if verdict == "warn" else {})
+    assert look(made, [ValidatorReads()], "plain/evaluate") == []
 
 
 def test_v_answers_by_the_base_rate(planted: Planted) -> None:

@@ -47,6 +47,10 @@ class LoopSettings:
         min_reliability: G stays as it is in a round whose rewards have a split-half correlation below this, such as .1
             (`trackrec.align.reliability`): V's order of a history's draws is then noise. null always aligns. A round
             where it can't be measured is aligned too.
+        min_reading: G stays as it is in a round that is scored by a V whose AUC with the texts about the users less
+            that with other users' texts, measured when it was evaluated, is below this, such as 0
+            (`trackrec.validator.evaluate.text_use`): such a V doesn't read, and its rewards say nothing of a text. null
+            always aligns. A round where it can't be measured is aligned too.
     """
 
     rounds: int = 3
@@ -69,6 +73,7 @@ class LoopSettings:
     rec_tune: bool = True
     alternate: bool = True
     min_reliability: float | None = None
+    min_reading: float | None = None
 
     def __post_init__(self) -> None:
         for key in ("users", "warmup_users"):
@@ -96,6 +101,10 @@ class LoopSettings:
                     "reliability can't be measured: it takes two likes and two dislikes of a history. Set loop.targets "
                     "to 4 or more, or loop.min_reliability to null."
                 )
+        if self.min_reading is not None and not -1 < self.min_reading < 1:
+            raise SettingError(
+                f"loop.min_reading must be in (-1, 1), a difference of two AUCs, or null, got {self.min_reading}."
+            )
         if not (self.align or self.rec_tune):
             raise SettingError(
                 "loop.align and loop.rec_tune are both false: the rounds would change nothing. Leave one of them true."

@@ -8,9 +8,6 @@ import polars as pl
 from trackrec.metrics.intervals import Interval, evaluate, paired_bootstrap, user_bootstrap
 from trackrec.metrics.scores import auc, balanced_mean
 
-TEXT_USE = "text_use"
-"""The metric that says how much V reads; see `text_use`."""
-
 
 def scored_rows_of(scores: pl.DataFrame, samples: pl.DataFrame, validator: str, source: str) -> pl.DataFrame:
     """One validator's scores of one source, joined to labels and users.

@@ -10,6 +10,7 @@ import polars as pl
 
 from trackrec.ctr.arms.shuffle import other_texts
 from trackrec.metrics.intervals import Interval, metric_rows
+from trackrec.metrics.names import TEXT_USE
 from trackrec.metrics.texts import distinct_n, mean_words
 from trackrec.recipe.cohort import cohort_of
 from trackrec.recipe.names import DATA, existing, in_round, without_text
@@ -18,7 +19,7 @@ from trackrec.recipe.stage import RecipeStage
 from trackrec.recipe.stage_keys import EVALUATED, VALIDATOR
 from trackrec.recipe.tables import empty_histories, texts_of
 from trackrec.storage.parts import read_table, write_part
-from trackrec.validator.evaluate import TEXT_USE, scored_rows_of, text_use
+from trackrec.validator.evaluate import scored_rows_of, text_use
 
 if TYPE_CHECKING:
     from trackrec.recipe.experiment import Experiment
