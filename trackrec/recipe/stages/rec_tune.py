@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from trackrec.ctr.arms.shuffle import other_texts
 from trackrec.llm.packing import tree_tokens
 from trackrec.recipe.book import prompt_book
 from trackrec.recipe.cohort import held_rows_of, targets_by_history, tuning_limit, tuning_rows_of
@@ -16,7 +17,7 @@ from trackrec.recipe.models import language_model, new_adapter
 from trackrec.recipe.names import DATA, TEACHER, WARMUP, existing, in_round, without_text
 from trackrec.recipe.stage import RecipeStage
 from trackrec.recipe.stage_keys import PLAYERS, TUNED, VALIDATOR
-from trackrec.recipe.tables import texts_of
+from trackrec.recipe.tables import empty_histories, texts_of
 from trackrec.runtime.errors import SettingError
 
 if TYPE_CHECKING:
@@ -127,12 +128,21 @@ def _tune(
     options = {**section.data, "samples_per_history": tuning_limit(exp) * len(turns)}
     seed = exp.seed + max(turns)
     held = held_rows_of(exp, rows["history_id"].unique())
-    data = RecTuneData(
-        lm, prompt_book(exp), texts, targets_by_history(rows), targets_by_history(held), seed=seed, **options
-    )
+    needed = section.data.get("contrast") or section.data.get("wrong_texts")
+    others = _wrong_texts(exp, rows, texts, seed) if needed else None
+    targets = targets_by_history(rows), targets_by_history(held)
+    data = RecTuneData(lm, prompt_book(exp), texts, *targets, seed=seed, others=others, **options)
     data.setup("fit")
     lm.check_packing(max((entry.tree for entry in data.examples), key=len), adapter)
     tokens = sum(tree_tokens(entry.tree) for entry in data.examples)
     module = RecTuningModule(lm, adapter, **section.model | ({} if lr is None else {"lr": lr}))
     notes = fit(exp, out, module, data, section, len(data.examples), tokens)
-    return {**notes, "tuning_rows": len(rows), **({"held_rows": len(held)} if len(held) else {})}
+    return {**notes, "tuning_rows": len(rows), **({"held_rows": len(held)} if len(held) else {}), **data.counts}
+
+
+def _wrong_texts(exp: Experiment, rows: pl.DataFrame, texts: Mapping[str, str | None], seed: int) -> dict[str, str]:
+    """Another user's text for each history; none for empty histories, which all have the same, and without texts."""
+    owners = dict(rows.select("history_id", "user_id").iter_rows())
+    empty = empty_histories(exp)
+    own = {key: text for key in owners if key not in empty and (text := texts[key]) is not None}
+    return other_texts(own, owners, seed) if own else {}
