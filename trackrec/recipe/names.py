@@ -16,6 +16,7 @@ DATA, TEACHER, DISTILL, TEXTS, UNTUNED, EMBED, LOG_ODDS, CTR, TEST = (
     "test",
 )
 WARMUP, PLAIN = "warmup", "plain"  # folders of stages, as ``round-2`` is
+WITHOUT_TEXT = "without_text"  # a folder in a stage ``score``, with V's scores of the same rows without a text
 
 
 def round_folder(number: int) -> str:
