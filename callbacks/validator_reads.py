@@ -33,10 +33,10 @@ class ValidatorReads(Monitor):
             return
         rows = stage.metrics.filter((pl.col("stage") == stage.name) & (pl.col("name") == TEXT_USE))
         advice = (
-            "V hardly reads the texts. Tune it on more users (loop.warmup_users: 1.0), on fewer rows of each "
-            "(rec_tune.data.samples_per_history), with rec_tune.data.contrast, wrong_texts or hide_history; let G "
-            "write longer texts (prompts.max_words), put the target next to the answer (prompts.order: prefill), or "
-            "set loop.min_reading to leave G as it is."
+            "V hardly reads the texts, or they are alike (Collapse). Tune it on more users (loop.warmup_users: 1.0), "
+            "on fewer rows of each (rec_tune.data.samples_per_history), with rec_tune.data.contrast, wrong_texts or "
+            "hide_history; let G write longer texts (prompts.max_words), put the target next to the answer "
+            "(prompts.order: prefill), or set loop.min_reading to leave G as it is."
         )
         for low, n in rows.select("ci_low", "n").iter_rows():
             yield Gauge("text_use", "the lower end of AUC with the own less another user's text", low, n, advice)
