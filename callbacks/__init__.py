@@ -8,6 +8,7 @@ from .reward_hacking import RewardHacking
 from .reward_reliability import RewardReliability
 from .step_checkpoint import StepCheckpoint
 from .texts import Collapse, LengthDrift
+from .validator_reads import ValidatorReads
 
 __all__ = [
     "AlwaysYes",
@@ -24,4 +25,5 @@ __all__ = [
     "Saturation",
     "StaleReference",
     "StepCheckpoint",
+    "ValidatorReads",
 ]

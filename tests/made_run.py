@@ -12,10 +12,11 @@ from tiny import frame, reccot_row
 
 from trackrec.align.reliability import measure_rewards
 from trackrec.metrics.intervals import metric_rows
+from trackrec.metrics.names import TEXT_USE
 from trackrec.prompts.templates import NO_HISTORY
 from trackrec.storage.manifest import Manifest, content_hash, read_manifest, write_manifest
 from trackrec.storage.parts import write_part
-from trackrec.validator.evaluate import scored_rows_of, validator_metrics
+from trackrec.validator.evaluate import scored_rows_of, text_use, validator_metrics
 
 USERS = 30
 EVIL = "<script>alert('x')</script> & Sons | *Two*"
@@ -147,6 +148,11 @@ class MadeRun:
         for part, (arm, validator) in enumerate(arms.items()):
             scored = self.score(stage, "valid", validator, "g", self.skill, part)
             rows += metric_rows(validator_metrics(scored, 0), stage=stage, round=number, split="valid", arm=arm)
+        # With another user's text V can't tell likes from dislikes.
+        other = self.score(stage, "valid", validator, "shuffled", 0.0, 9, p_yes=np.full(4 * USERS, 0.5))
+        key = {"stage": stage, "round": number, "split": "valid"}
+        rows += metric_rows(validator_metrics(other, 0), arm="other", **key)
+        rows += metric_rows({TEXT_USE: text_use(scored, other, 0)}, arm=arm, **key)
         write_part(self.run_dir / stage, "metrics", rows)
         self.finish(stage, ["data"], questions=48, histories=USERS)
 
@@ -218,23 +224,13 @@ class MadeRun:
     def compared(self, skills: Mapping[str, float], tokens: Mapping[str, int]) -> None:
         """The Vs that read something else, by their skill and the tokens that they read; ``other`` is of the last V."""
         for name, skill in skills.items():
-            stage, arm = f"v-{name}/evaluate", f"v-{name}"
-            validator, source, split = f"v-{name}/rec_tune", name, "valid"
-            if name == "other":
-                stage, arm, source = f"round-{self.rounds}/evaluate", "other", "shuffled"
-                validator = f"round-{self.rounds}/rec_tune"
-            scored = self.score(stage, split, validator, source, skill, 7)
-            rows = metric_rows(validator_metrics(scored, 0), stage=stage, round=-1, split=split, arm=arm)
-            if name == "other":
-                rows = [row | {"round": self.rounds} for row in rows]
+            stage, validator = f"v-{name}/evaluate", f"v-{name}/rec_tune"
+            scored = self.score(stage, "valid", validator, name, skill, 7)
+            rows = metric_rows(validator_metrics(scored, 0), stage=stage, round=-1, split="valid", arm=f"v-{name}")
             write_part(self.run_dir / stage, "metrics", rows, 7)
-            if name == "other":
-                self.finish(stage, ["data"], questions=48, histories=USERS)
-            else:
-                self.finish(validator, ["data"], histories=30, without_text=20 if name == "teacher" else 0)
-                self.finish(
-                    stage, ["data", validator], **({"budget_tokens": 17} if name in ("facts", "titles") else {})
-                )
+            self.finish(validator, ["data"], histories=30, without_text=20 if name == "teacher" else 0)
+            budget = {"budget_tokens": 17} if name in ("facts", "titles") else {}
+            self.finish(stage, ["data", validator], **budget)
         places = {
             "reccot": (f"round-{self.rounds}/evaluate", self.rounds, "tuned"),
             "plain": ("plain/evaluate", -1, "plain"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
+import polars as pl
 import pytest
 from tiny import frame, reccot_row
 
@@ -14,6 +16,7 @@ from trackrec.align.preferences import (
     collect_draws,
     draw_reward,
 )
+from trackrec.runtime.errors import DivergedError
 
 
 def scored(*rewards: float, cut: tuple[int, ...] = (), same: tuple[tuple[int, int], ...] = ()) -> list[ScoredDraw]:
@@ -51,6 +54,28 @@ def test_a_text_that_only_raises_p_yes_wins_nothing(labels, shift):
     assert reward(0.5 + shift) == pytest.approx(reward(0.5)) == pytest.approx(0.5)
 
 
+def test_the_log_gain_is_what_the_text_adds_in_nats():
+    """Labels 1, 1, 0: P(label) doubles, stays, doubles. Per class first: (log 2 + 0) / 2 and log 2; the mean .75 log 2.
+
+    A probability of 0 counts as 1e-6, with and without the text.
+    """
+    gain = draw_reward([0.8, 0.4, 0.5], [1, 1, 0], [0.4, 0.4, 0.25])
+    assert gain == pytest.approx(0.75 * math.log(2))
+    assert draw_reward([0.0], [1], [1e-3]) == pytest.approx(-3 * math.log(10))
+    assert draw_reward([0.5], [1], [0.0]) == pytest.approx(math.log(0.5e6))
+
+
+def test_the_log_gain_orders_draws_as_their_mean_log_probability():
+    """(.9, .1) and (.5, .5) have one mean probability; the logarithm asks most of the worst row."""
+    probabilities, labels = [[0.9, 0.1], [0.5, 0.5], [0.6, 0.45]], [1, 0]
+    due = [0.5 * (math.log(a) + math.log(b)) for a, b in probabilities]
+    for without in ([0.5, 0.5], [0.99, 0.2]):
+        part = 0.5 * (math.log(without[0]) + math.log(without[1]))
+        found = [draw_reward(p, labels, without) for p in probabilities]
+        assert found == pytest.approx([value - part for value in due])
+    assert draw_reward(probabilities[0], labels) == pytest.approx(draw_reward(probabilities[1], labels))
+
+
 def tables(p_true: dict[tuple[str, int, str], float], labels: dict[str, int]):
     """The draws, the scores {(history, draw, sample): p_true} and the samples of a round."""
     keys = sorted({(history, draw) for history, draw, _ in p_true})
@@ -79,6 +104,38 @@ def test_draws_get_the_rewards_of_their_own_scores():
     ]
     assert found["h1"] == [ScoredDraw(0, (50, 1), True, pytest.approx(0.3))]
     assert -1 <= tone <= 1
+
+
+def test_draws_get_their_log_gains_less_their_costs():
+    """Rows a (liked) and b (not): .8 and .5 with a text against .4 and .5 without; half of log 2, less .1."""
+    draws, scores, samples = tables(
+        {("h0", 0, "a"): 0.8, ("h0", 0, "b"): 0.5, ("h0", 2, "a"): 0.4, ("h0", 2, "b"): 0.5}, {"a": 1, "b": 0}
+    )
+    without = pl.DataFrame({"sample_id": ["b", "a"], "p_true": pl.Series([0.5, 0.4], dtype=pl.Float32)})
+    found, _ = collect_draws(draws, scores, samples, without, {("h0", 0): 0.1, ("h0", 2): 0.0})
+    rewards = [(draw.draw, draw.reward, draw.cost) for draw in found["h0"]]
+    assert rewards == [
+        (0, pytest.approx(0.5 * math.log(2) - 0.1, abs=1e-6), 0.1),
+        (2, pytest.approx(0.0, abs=1e-6), 0.0),
+    ]
+    with pytest.raises(ValueError, match="2 of 4 scores have none without a text"):
+        collect_draws(draws, scores, samples, without.head(1))
+    lost = without.with_columns(p_true=pl.lit(float("nan")))
+    with pytest.raises(DivergedError, match="not finite"):
+        collect_draws(draws, scores, samples, lost)
+
+
+def test_the_least_reward_of_the_best_draw_leaves_out_its_cost():
+    """.55 and .52 are above the .5 of null; .2 off each changes the order of none, and drops no set."""
+    draws = {"h0": [draw._replace(reward=draw.reward - 0.2, cost=0.2) for draw in scored(0.55, 0.52)]}
+    assert build(draws).counts["sets"] == 1
+    assert build(draws, min_best=0.56).counts["dropped_all_wrong"] == 1
+    gains = {"h0": scored(0.04, -0.3), "h1": scored(-0.01, -0.3)}
+    made = build(gains, reward="log_gain")
+    assert [row["history_id"] for row in made.rows] == ["h0"]
+    assert made.counts["dropped_all_wrong"] == 1
+    with pytest.raises(ValueError, match=r"align\.sets\.ungrounded must be at least 0, got -1"):
+        PreferenceSettings(ungrounded=-1)
 
 
 def test_a_validator_that_leans_shows_in_the_correlation():

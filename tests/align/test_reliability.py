@@ -9,12 +9,19 @@ import polars as pl
 import pytest
 from tiny import frame, reccot_row
 
+from trackrec.align.preferences import Reward
 from trackrec.align.reliability import COMMON, RELIABILITY, measure_rewards
 
 LABELS = (1, 1, 0, 0)
 
 
-def measure(p_true: np.ndarray, labels: tuple[int, ...] = LABELS, seed: int = 0, same: bool = False):
+def measure(
+    p_true: np.ndarray,
+    labels: tuple[int, ...] = LABELS,
+    seed: int = 0,
+    same: bool = False,
+    reward: Reward = "probability",
+):
     """Of P(true label) by history, draw and target (H, D, T); ``same`` gives all draws of a history one text."""
     n, draws, targets = p_true.shape
     texts = [reccot_row(f"h{h}", d, token_ids=[0 if same else d]) for h in range(n) for d in range(draws)]
@@ -34,7 +41,7 @@ def measure(p_true: np.ndarray, labels: tuple[int, ...] = LABELS, seed: int = 0,
         schema=["sample_id", "user_id", "label"],
         orient="row",
     )
-    return measure_rewards(frame("reccots", texts), scores, samples, seed)
+    return measure_rewards(frame("reccots", texts), scores, samples, seed, reward)
 
 
 def test_the_reliability_by_hand():
@@ -48,6 +55,15 @@ def test_the_reliability_by_hand():
     found = measure(p_true)[RELIABILITY]
     assert found.value == pytest.approx(0.0176 / 0.0224, abs=1e-5)
     assert found.n == 1
+
+
+def test_the_reliability_of_log_gains_by_hand():
+    """Five times the deviations of above, in nats, about -log 4: the same correlation, and another of probabilities."""
+    u, e = 5 * np.array([0.1, 0.0, -0.1]), 5 * np.array([0.02, -0.04, 0.02])
+    zero = np.zeros(3)
+    p_true = 0.25 * np.exp(np.stack([u + e, u - e, zero, zero], axis=1))[None]
+    assert measure(p_true, reward="log_gain")[RELIABILITY].value == pytest.approx(0.0176 / 0.0224, abs=1e-5)
+    assert abs(measure(p_true)[RELIABILITY].value - 0.0176 / 0.0224) > 1e-3
 
 
 def test_the_common_share_by_hand():

@@ -26,6 +26,7 @@ from trackrec.callbacks import (
     RewardReliability,
     Saturation,
     StaleReference,
+    ValidatorReads,
 )
 from trackrec.callbacks.answers import tuned_answers
 from trackrec.callbacks.reward_hacking import _chance, _tone_beyond_chance
@@ -45,6 +46,7 @@ SHIPPED: list[type[Monitor]] = [
     StaleReference,
     RewardHacking,
     RewardReliability,
+    ValidatorReads,
     Calibration,
     AnswerMass,
     AlwaysYes,
@@ -289,7 +291,7 @@ def test_the_reward_rises_while_v_falls(planted: Planted) -> None:
     made = planted()
     stage, valid = "round-1/evaluate", made.samples.filter(pl.col("split") == "valid")
     labels = valid["label"].to_numpy()
-    old = read_table(made.run_dir / "warmup/evaluate", "scores")
+    old = read_table(made.run_dir / "warmup/evaluate", "scores").filter(pl.col("source") == "g")
     before = valid.join(old, on="sample_id", maintain_order="left")["p_yes"].to_numpy()
     made.score(stage, "valid", "warmup/rec_tune", "g", 0, 0, p_yes=before + np.where(labels > 0, 0.04, -0.04))
     made.score(stage, "valid", "round-1/rec_tune", "g", 0.0, 1)
@@ -350,6 +352,22 @@ def test_rewards_of_noise_teach_nothing(planted: Planted) -> None:
     (one,) = look(made, [RewardReliability()], "round-1/preferences")
     assert (one.verdict, one.n) == ("few", 0)
     assert math.isnan(one.value)
+
+
+@pytest.mark.parametrize(("low", "verdict"), [(-0.01, "warn"), (0.0, "warn"), (0.006, "ok"), (math.nan, "few")])
+def test_a_v_that_does_not_read(planted: Planted, low: float, verdict: str) -> None:
+    """Its interval isn't above 0; one that ignores the text altogether has an interval from 0 to 0."""
+    made = planted()
+    path = made.run_dir / "round-1/evaluate"
+    metrics = read_table(path, "metrics")
+    changed = pl.when(pl.col("name") == "text_use").then(low).otherwise("ci_low")
+    write_part(path, "metrics", metrics.with_columns(ci_low=changed))
+    (one,) = look(made, [ValidatorReads()], "round-1/evaluate")
+    assert (one.verdict, one.n) == (verdict, 4 * USERS)
+    assert ("loop.warmup_users: 1.0" in one.text) == (verdict == "warn")
+    name = ("ValidatorReads", "the lower end of AUC with the own less another user's text")
+    assert fired(made, "round-1/evaluate") == ({name: "warn"} if verdict == "warn" else {})
+    assert look(made, [ValidatorReads()], "plain/evaluate") == []
 
 
 def test_v_answers_by_the_base_rate(planted: Planted) -> None:

@@ -121,7 +121,7 @@ def test_what_v_reads_is_no_key_of_the_stages_in_which_g_writes():
         "score": answers,
         "rec_tune": answers,
         "evaluate": answers,
-        "preferences": set(),
+        "preferences": writes,  # what a text may claim is what G read
         "ctr": set(),
     }
     assert all("prompts.max_history" in stage.keys for stage in stages if readers[kind_of(stage.name)])

@@ -11,6 +11,7 @@ from tiny import frame
 
 from trackrec.align.reliability import COMMON, RELIABILITY
 from trackrec.metrics.intervals import Interval, metric_rows
+from trackrec.metrics.names import TEXT_USE
 from trackrec.recipe.settings import LoopSettings
 from trackrec.recipe.stages.align import Align
 
@@ -52,6 +53,37 @@ def test_a_round_is_skipped_below_the_limit(least, found, skipped):
     if skipped:
         assert "below loop.min_reliability, 0.1" in reason
     assert exp.said == []
+
+
+def reading(least: float | None, *found: float) -> Any:
+    """Of an experiment, the limit and V's text_use in the stage ``warmup/evaluate``, beside another metric."""
+    key = {"stage": "warmup/evaluate", "round": 0, "split": "valid"}
+    values = [metric_rows({"auc": Interval(-0.9, -1, 0, 40)}, arm="other", **key)]
+    values += [metric_rows({TEXT_USE: Interval(value, -1, 1, 40)}, arm="scorer", **key) for value in found]
+    table = frame("metrics", [row for rows in values for row in rows])
+    said: list[str] = []
+    settings = LoopSettings(min_reading=least)
+    return SimpleNamespace(loop=settings, table=lambda *_: table, say=said.append, said=said)
+
+
+@pytest.mark.parametrize(
+    ("least", "found", "skipped"), [(None, -0.2, False), (0.0, -0.01, True), (0.0, 0.0, False), (0.02, 0.019, True)]
+)
+def test_a_round_whose_v_does_not_read_is_skipped(least, found, skipped):
+    exp = reading(least, found)
+    reason = Align((1,), "distill", "warmup/evaluate").reason_to_skip(exp)
+    assert (reason is not None) == skipped
+    if skipped:
+        assert reason.startswith("V's AUC with the users' own texts less that with other users' is ")
+        assert f"below loop.min_reading, {least}" in reason
+    assert exp.said == []
+
+
+@pytest.mark.parametrize("found", [(), (math.nan,)])
+def test_a_round_whose_v_was_not_measured_is_aligned_and_said(found):
+    exp = reading(0.0, *found)
+    assert Align((1,), "distill", "warmup/evaluate").reason_to_skip(exp) is None
+    assert "whether V reads can't be measured" in exp.said[0]
 
 
 def test_what_cannot_be_measured_is_aligned_and_said():

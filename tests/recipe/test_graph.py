@@ -97,6 +97,18 @@ def test_without_warmup_the_base_scores_round_1() -> None:
     assert made["round-1/score"].inputs == ("data", "round-1/sample")
 
 
+def test_with_a_least_reading_alignment_reads_the_evaluation_of_the_v_that_scores() -> None:
+    """Also where no V was tuned before: then it is the base's."""
+    assert not [name for name in stages(rounds=2)["round-1/align"].inputs if name.endswith("evaluate")]
+    for more in ({}, {"warmup": False}, {"rec_tune": False}):
+        made = stages(rounds=2, min_reading=0.0, **more)
+        found = [made[f"round-{number}/align"].inputs[-1] for number in (1, 2)]
+        assert found == ["warmup/evaluate", "round-1/evaluate"]
+    assert stages(rounds=2, min_reading=0.0, alternate=False)["round-2/align"].inputs[-1] == "warmup/evaluate"
+    with pytest.raises(ValueError, match=r"loop\.min_reading must be in \(-1, 1\), a difference of two AUCs, or null"):
+        LoopSettings(min_reading=1)
+
+
 # -- the loop without one of its parts ------------------------------------------------------------------------------
 
 OFF = {"distill": False, "align": False, "rec_tune": False, "alternate": False, "warmup": False}

@@ -10,10 +10,12 @@ import pytest
 from tiny import frame
 
 from trackrec.ctr.arms.scored_rows import rows_to_score, texts_of_arm
+from trackrec.ctr.arms.shuffle import other_texts
 from trackrec.recipe.arm_texts import ctr_stages
 from trackrec.recipe.cohort import learned_samples, select_cohort, tuning_rows, tuning_turns
 from trackrec.recipe.names import LOG_ODDS
 from trackrec.recipe.settings import LoopSettings
+from trackrec.runtime.errors import SettingError
 
 
 def samples(users: int = 8, each: int = 12) -> pl.DataFrame:
@@ -85,3 +87,9 @@ def test_what_v_reads_in_each_arm() -> None:
         swapped = texts_of_arm(texts, histories, "shuffled", seed)
         owner = dict(zip(texts.values(), histories["user_id"], strict=True))
         assert all(owner[str(swapped[key])] != owner[str(texts[key])] for key in texts)
+
+
+def test_texts_of_one_user_cannot_be_exchanged() -> None:
+    assert other_texts({"h0": "a", "h1": "b"}, {"h0": "u0", "h1": "u1"}, 0) == {"h0": "b", "h1": "a"}
+    with pytest.raises(SettingError, match="shuffling needs the texts of two users"):
+        other_texts({"h0": "a", "h1": "b"}, {"h0": "u0", "h1": "u0"}, 0)

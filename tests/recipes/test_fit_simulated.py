@@ -65,7 +65,7 @@ def world_truth() -> ModuleType:
 
 def test_the_loop_runs_to_its_end(run_dir: Path) -> None:
     metrics = read_table(run_dir / "round-1/evaluate", "metrics")
-    assert {"scorer", "tuned", "texts"} == set(metrics["arm"])
+    assert {"scorer", "tuned", "other", "texts"} == set(metrics["arm"])
     assert {"none", "reccot", "shuffled"} <= set(read_table(run_dir / "ctr", "metrics")["arm"])
     texts = read_table(run_dir / "texts", "reccots")
     assert texts.height == read_table(run_dir / "data", "histories").height

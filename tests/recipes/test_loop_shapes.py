@@ -108,7 +108,7 @@ def test_without_alignment_and_at_a_rate_of_its_own_for_the_rounds(folder: Path)
     assert texts[0]["text"].to_list() == texts[1]["text"].to_list()
     assert not list(run_dir.glob("round-*/align"))
     arms = set(read_table(run_dir / "round-2/evaluate", "metrics")["arm"])
-    assert arms == {"scorer", "tuned", "texts"}
+    assert arms == {"scorer", "tuned", "other", "texts"}
 
 
 def test_rewards_that_are_not_reliable_leave_g_as_it_is(folder: Path) -> None:

@@ -123,6 +123,21 @@ def test_rewards_and_their_change_by_hand(made_dir: Any, made_report: Report) ->
     assert 0.6 < line["V AUC"].value < 1
 
 
+def test_answers_with_another_users_text_are_read_on_request_only(made_dir: Any) -> None:
+    """The V of the warm-up scored its 120 rows twice; with another user's text it always says .5."""
+    run = RunNumbers(*made_dir)
+    own, other, given = (
+        run.answers("warmup/evaluate", "warmup/rec_tune", source) for source in (None, "shuffled", "g")
+    )
+    assert own is not None
+    assert other is not None
+    assert own.equals(given)
+    assert own["sample_id"].to_list() == other["sample_id"].to_list()
+    assert len(own) == own["sample_id"].n_unique() == 4 * USERS
+    assert set(other["p_yes"]) == {0.5}
+    assert run.answers("warmup/evaluate", "warmup/rec_tune", "none") is None
+
+
 def test_a_draws_reward_by_hand(made_dir: Any) -> None:
     run = RunNumbers(*made_dir)
     rewards = draw_rewards(run, 1)

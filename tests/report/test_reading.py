@@ -21,7 +21,7 @@ from trackrec.report.render.terminal import print_report
 from trackrec.report.report import build_report
 from trackrec.report.sections.reading import Reader, conclusion, reading_blocks, reading_section, trade
 
-SKILLS = {"facts": 0.3, "titles": 0.4, "whole": 0.9, "teacher": 0.5, "untuned": 0.2, "other": 0.1}
+SKILLS = {"facts": 0.3, "titles": 0.4, "whole": 0.9, "teacher": 0.5, "untuned": 0.2}
 TOKENS = {"reccot": 60, "plain": 40, "facts": 55, "titles": 56, "whole": 150, "other": 61}
 
 

@@ -63,6 +63,7 @@ RUNS = [
     ("score_unseen.py {run} --users 6 --rows 3", r"base +none +AUC(?s:.*)18 rows of 6 histories"),
     ("position_bias.py --logs 2 --lists 50", r"\| logs that prefer the reader \| \d of 2"),
     ("train_world_model.py --steps 2 --out {out}", r"step 1: told"),
+    ("world_rewards.py {run}", r"\| 1 \| log-probability \| \d+ \| (–|-?\d\.\d{3} \[)"),
     ("world_truth.py {run}", r"\| the truth \|(?s:.*)\| sampled in round 1, train users \|"),
 ]
 # More than ten seconds each: `make test-long`.
@@ -75,6 +76,7 @@ LONG = {
     "rating_units.py",
     "score_unseen.py",
     "train_world_model.py",
+    "world_rewards.py",
     "world_truth.py",
 }
 PACKAGES = {"bench_export.py": "onnxruntime", "bench_trl.py": "trl", "bench_vllm.py": "vllm"}

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from trackrec.align.preferences import Reward, log_probability
 from trackrec.metrics.intervals import Interval, user_bootstrap
 from trackrec.metrics.scores import Float
 from trackrec.storage.atomic import stable_hash
@@ -23,7 +24,7 @@ _EPS = 1e-6
 
 
 class _History(NamedTuple):
-    """The scores of a history: labels (T,), and V's probabilities of the label and of Yes (D, T)."""
+    """The scores of a history: labels (T,), V's probabilities of the label, or their logarithms, and of Yes (D, T)."""
 
     history_id: str
     user_id: str
@@ -32,7 +33,9 @@ class _History(NamedTuple):
     p_yes: Float
 
 
-def measure_rewards(draws: pl.DataFrame, scores: pl.DataFrame, samples: pl.DataFrame, seed: int) -> dict[str, Interval]:
+def measure_rewards(
+    draws: pl.DataFrame, scores: pl.DataFrame, samples: pl.DataFrame, seed: int, reward: Reward = "probability"
+) -> dict[str, Interval]:
     """Two numbers of a round's rewards, each with a 95 % interval over users; NaN and n = 0 if not measurable.
 
     ``reward_reliability``: the split-half correlation. The targets of a history are split at random so that each half
@@ -52,9 +55,13 @@ def measure_rewards(draws: pl.DataFrame, scores: pl.DataFrame, samples: pl.DataF
         scores: V's scores of them.
         samples: for users and labels.
         seed: of the splits and the intervals.
+        reward: ``align.sets.reward``. What texts cost for claims that aren't grounded is left out: it is the same
+            whatever the targets, and says nothing of V.
     """
     halves, shares = [], []
     for one in _histories(draws, scores, samples):
+        if reward == "log_gain":  # the part without a text is common to the draws: centring removes it
+            one = one._replace(p_true=log_probability(one.p_true))
         if one.p_yes.shape[1] > 1:
             shares.append((one.user_id, *_covariances(np.log(one.p_yes) - np.log1p(-one.p_yes))))
         if min((one.labels == 0).sum(), (one.labels == 1).sum()) > 1:

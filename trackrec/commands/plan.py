@@ -138,7 +138,10 @@ def stage_works(objects: Namespace, prompt: int) -> list[StageWork]:
         "align": (loop.align, align_work(prompt, draws, new, align.batch_size)),
         "rec_tune": (
             loop.rec_tune or loop.warmup,
-            rec_tune_work(tuned, new, tune.samples_per_history, tune.batch_size),
+            rec_tune_work(
+                *(tuned, new, tune.samples_per_history, tune.batch_size),
+                texts=2 if tune.contrast or tune.wrong_texts else 1,
+            ),
         ),
         "log_odds": (
             text.use == "log_odds",

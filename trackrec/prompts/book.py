@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
+from dataclasses import replace
 
 import polars as pl
 
@@ -85,13 +86,20 @@ class PromptBook:
             return self._read_by_validator(history_id)
         return self.segment(history_id, self.validator)
 
+    def hidden_history(self, history_id: str) -> str:
+        """The segment with which the validator's prompt begins where it lists no history and counts nothing."""
+        return self.segment(history_id, replace(self.validator, max_history=0, history_counts=False, history_kinds=0))
+
     def reccot_prompt(self, history_id: str) -> list[str]:
         """Segments of the prompt of the generator (G)."""
         return reccot_segments(self.history_text(history_id), self.generator)
 
-    def validator_prompt(self, history_id: str, reccot: str | None, item_id: str) -> list[str]:
-        """Segments of the prompt of the validator (V)."""
-        return validator_segments(self.validator_history(history_id), reccot, self.item(item_id), self.validator)
+    def validator_prompt(
+        self, history_id: str, reccot: str | None, item_id: str, history: str | None = None
+    ) -> list[str]:
+        """Segments of the prompt of the validator (V); it begins with ``history``, or with what it shows as a rule."""
+        begin = self.validator_history(history_id) if history is None else history
+        return validator_segments(begin, reccot, self.item(item_id), self.validator)
 
     def segment(self, history_id: str, settings: PromptSettings) -> str:
         """The segment about a history as a prompt with some settings shows it."""

@@ -80,6 +80,12 @@ class ClaimChecker:
                 first += 1
 
 
+def checker_of(texts: Iterable[str], titles: Iterable[str], attributes: Iterable[str]) -> ClaimChecker:
+    """A checker of some texts; of a catalogue's titles it knows only those whose words all occur in them."""
+    words = {word for text in texts for word in name_words(text)}
+    return ClaimChecker((title for title in titles if words.issuperset(name_words(title))), attributes)
+
+
 def normal_form(text: str) -> str:
     """The text in the form that is searched for names: NFKC, with one code point per letter where Unicode has one."""
     return unicodedata.normalize("NFKC", text)

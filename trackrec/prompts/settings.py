@@ -58,7 +58,8 @@ class PromptSettings:
         target_attributes: show the attributes of the target item, whose year is always shown.
         user_attributes: show the user's attributes from the users table.
         order: of V's prompt. ``shared`` puts the RecCoT before the target, so that all targets of a user share a
-            prefix; ``release`` puts it after the target, as TrackRec's public release does; ``prefill`` is ``shared``
+            prefix; ``release`` puts it after the target, as TrackRec's public release does, so that it stands
+            nearest to the answer, with only the question in between; ``prefill`` is ``shared``
             with the target at the start of V's turn, right before the answer: a small language model then uses it
             better, and turns needn't be closed and opened for each target.
         generator: what the history looks like in G's prompt, where it differs from the keys above. Teachers, the check

@@ -115,11 +115,14 @@ def check_training(
     from trackrec.align.module import SoftmaxDPOModule
     from trackrec.distill.module import DistillModule
     from trackrec.llm.training.adapter_module import AdapterModule
+    from trackrec.validator.data import check_options
     from trackrec.validator.module import RecTuningModule
 
     for key, value in data.items():
         if isinstance(value, int) and value < 1:
             raise SettingError(f"{name}.data.{key} must be at least 1, got {value}.")
+    if name == "rec_tune":
+        check_options(data)
     if name == "align" and not loop.align:
         return
     if name == "align" and draws < 2:

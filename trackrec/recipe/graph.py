@@ -96,20 +96,29 @@ def build_graph(loop: LoopSettings, arms: Sequence[str], use: str, prompts: Prom
     graph.add(Greedy(0, graph.generator))
     if loop.warmup:
         graph.validator = graph.add(WarmUp(from_teacher=loop.warmup_users is not None))
-    graph.add(Evaluate(0, graph.validator, graph.validator))
+    evaluated = graph.add(Evaluate(0, graph.validator, graph.validator))
     numbers = tuple(range(1, loop.rounds + 1))
     for rounds in ((number,) for number in numbers) if loop.alternate else [numbers]:
-        _add_turn(graph, loop, rounds)
+        evaluated = _add_turn(graph, loop, rounds, evaluated)
     _add_comparisons(graph, loop, names)
     graph.add(FinalTexts(loop.rounds, graph.generator))
     _add_recommender(graph, arms, use)
     return graph
 
 
-def _add_turn(graph: Graph, loop: LoopSettings, rounds: tuple[int, ...]) -> None:
+def _add_turn(graph: Graph, loop: LoopSettings, rounds: tuple[int, ...], evaluated: str) -> str:
     """G samples, V scores, S-DPO moves G, G writes, Rec-Tuning moves V; for one round, or for all of them at once.
 
     The stages bear the name of the last of the rounds; texts are drawn and scored for each.
+
+    Args:
+        graph: gets the stages.
+        loop: the settings.
+        rounds: of this turn.
+        evaluated: the stage that evaluated the V with which the turn begins.
+
+    Returns:
+        The stage that evaluates the V with which it ends.
     """
     scorer, last = graph.validator, rounds[-1]
     if loop.align:
@@ -117,12 +126,13 @@ def _add_turn(graph: Graph, loop: LoopSettings, rounds: tuple[int, ...]) -> None
             graph.add(Sample(number, graph.generator))
             graph.add(Score(number, scorer))
             graph.add(Preferences(number))
-        graph.generator = graph.add(Align(rounds, graph.generator))
+        reading = None if loop.min_reading is None else evaluated
+        graph.generator = graph.add(Align(rounds, graph.generator, reading))
     graph.add(Greedy(last, graph.generator))
     if loop.rec_tune:
         start = scorer if loop.validator_start == "previous" else None
         graph.validator = graph.add(RecTune(rounds, start))
-    graph.add(Evaluate(last, scorer, graph.validator))
+    return graph.add(Evaluate(last, scorer, graph.validator))
 
 
 def _add_comparisons(graph: Graph, loop: LoopSettings, names: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ ComparisonName = Literal["facts", "titles", "whole", "teacher", "untuned"]
 COMPARISONS: tuple[ComparisonName, ...] = ("facts", "titles", "whole", "teacher", "untuned")
 """What else a validator reads in place of the RecCoT, by the names of ``loop.comparisons``, in the order of stages."""
 SHUFFLED = "shuffled"  # the source of scores with another user's text
+WITHOUT_TEXT = "without_text"  # a folder in a stage ``score``, with V's scores of the same rows without a text
 
 
 def round_folder(number: int) -> str:

@@ -49,6 +49,10 @@ class LoopSettings:
         min_reliability: G stays as it is in a round whose rewards have a split-half correlation below this, such as .1
             (`trackrec.align.reliability`): V's order of a history's draws is then noise. null always aligns. A round
             where it can't be measured is aligned too.
+        min_reading: G stays as it is in a round that is scored by a V whose AUC with the texts about the users less
+            that with other users' texts, measured when it was evaluated, is below this, such as 0
+            (`trackrec.validator.evaluate.text_use`): such a V doesn't read, and its rewards say nothing of a text. null
+            always aligns. A round where it can't be measured is aligned too.
         comparisons: what else a V reads in place of the RecCoT, each V tuned on the same rows in the same way and
             evaluated on the same rows, so that the RecCoT isn't only compared with a V that lacks the history.
             ``facts``: the counts and kinds of the whole history (``prompts.history_counts``, as many
@@ -81,6 +85,7 @@ class LoopSettings:
     alternate: bool = True
     min_reliability: float | None = None
     comparisons: list[ComparisonName] | None = None
+    min_reading: float | None = None
 
     def __post_init__(self) -> None:
         for key in ("users", "warmup_users"):
@@ -113,6 +118,10 @@ class LoopSettings:
             raise SettingError(f"loop.comparisons must be among {', '.join(COMPARISONS)}, or null, got {unknown[0]!r}.")
         if len(set(given)) < len(given):
             raise SettingError(f"loop.comparisons must name each once, got {', '.join(given)}.")
+        if self.min_reading is not None and not -1 < self.min_reading < 1:
+            raise SettingError(
+                f"loop.min_reading must be in (-1, 1), a difference of two AUCs, or null, got {self.min_reading}."
+            )
         if not (self.align or self.rec_tune):
             raise SettingError(
                 "loop.align and loop.rec_tune are both false: the rounds would change nothing. Leave one of them true."

@@ -11,7 +11,7 @@ import polars as pl
 import yaml
 
 from trackrec.prompts.book import PromptBook
-from trackrec.prompts.grounding import ClaimChecker, name_words
+from trackrec.prompts.grounding import ClaimChecker, checker_of
 from trackrec.prompts.settings import PromptSettings
 from trackrec.recipe.graph import every_stage, stage_names
 from trackrec.recipe.names import DATA, SHUFFLED, TEST, round_of
@@ -135,12 +135,10 @@ class RunFiles:
 
     def claim_checker(self, texts: Iterable[str]) -> ClaimChecker:
         """Finds names of the catalogue; it knows only those titles whose words all occur in the texts."""
-        words = {word for text in texts for word in name_words(text)}
         items = self.table(DATA, "items", ("title", "attributes"))
         assert items is not None
         attributes = items["attributes"].explode().drop_nulls().unique().to_list()
-        titles = (title for title in items["title"].to_list() if words.issuperset(name_words(title)))
-        return ClaimChecker(titles, attributes)
+        return checker_of(texts, items["title"].to_list(), attributes)
 
     def readings(self) -> pl.DataFrame:
         """The monitors' readings, in the order of the stages."""

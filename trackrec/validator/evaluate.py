@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from trackrec.metrics.intervals import Interval, evaluate, user_bootstrap
-from trackrec.metrics.scores import balanced_mean
+from trackrec.metrics.intervals import Interval, evaluate, paired_bootstrap, user_bootstrap
+from trackrec.metrics.scores import auc, balanced_mean
 
 
 def scored_rows_of(scores: pl.DataFrame, samples: pl.DataFrame, validator: str, source: str) -> pl.DataFrame:
@@ -31,3 +31,22 @@ def validator_metrics(rows: pl.DataFrame, seed: int) -> dict[str, Interval]:
     mass = float(rows["answer_mass"].mean() or 0.0)  # type: ignore[arg-type]
     metrics["answer_mass"] = Interval(mass, float("nan"), float("nan"), len(rows))
     return metrics
+
+
+def text_use(own: pl.DataFrame, other: pl.DataFrame, seed: int) -> Interval:
+    """V's AUC with the text about the user less its AUC with another user's: 0 where V doesn't read what a text says.
+
+    The interval is over users, who are resampled for both together.
+
+    Args:
+        own: `scored_rows_of` the texts.
+        other: the same rows, scored with another user's text.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: the two are of different rows.
+    """
+    if own["sample_id"].to_list() != other["sample_id"].to_list():
+        raise ValueError(f"two scorings of different rows: {len(own)} and {len(other)}")
+    users, labels = own["user_id"].to_numpy(), own["label"].to_numpy()
+    return paired_bootstrap(auc, users, labels, own["p_yes"].to_numpy(), other["p_yes"].to_numpy(), seed=seed)

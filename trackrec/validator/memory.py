@@ -21,16 +21,17 @@ def score_work(prompt: int, draws: int, new: int, targets: int, batch_tokens: in
     return StageWork("score", "validator", "rec_tune", [work], "scoring.batch_tokens, loop.targets")
 
 
-def rec_tune_work(prompt: int, new: int, samples: int, batch_size: int) -> StageWork:
-    """Packed rows of a history, its text and its tuning targets.
+def rec_tune_work(prompt: int, new: int, samples: int, batch_size: int, texts: int = 1) -> StageWork:
+    """Packed rows of a history, its text or texts, and its tuning targets under each.
 
     Args:
         prompt: tokens of the validator's prompt before the text.
         new: tokens of a text at most.
         samples: ``rec_tune.data.samples_per_history``.
         batch_size: ``rec_tune.data.batch_size``.
+        texts: 2 where another user's text is read as well (``rec_tune.data.contrast``, ``wrong_texts``).
     """
-    work = Work(batch_size, prompt + new + samples * TARGET, True, True)
+    work = Work(batch_size, prompt + texts * (new + samples * TARGET), True, True)
     return StageWork("rec_tune", "validator", "rec_tune", [work], "rec_tune.data.batch_size")
 
 

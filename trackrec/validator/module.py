@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
 
@@ -21,6 +22,9 @@ from trackrec.validator.prompt_tree import label_logps
 
 class RecTuningModule(AdapterModule):
     """Cross-entropy of the answer (TrackRec, eq. of Rec-Tuning).
+
+    With ``rec_tune.data.contrast`` each target adds a margin between the text about the user and another user's; see
+    `trackrec.validator.data.RecTuneData`.
 
     Args:
         lm: the model.
@@ -53,13 +57,21 @@ class RecTuningModule(AdapterModule):
         self.valid_loss = MeanMetric()
 
     def sums(self, batch: ValidatorBatch) -> StepSums:
-        """Over the rows, -log p(answer)."""
-        answer_logps = self._trained_logps(self._label_token_logps(batch))
-        labels = torch.tensor(batch.labels, device=answer_logps.device)
-        rows = len(labels)
-        correct = float((answer_logps.argmax(-1) == labels).sum())
-        loss = -answer_logps.gather(-1, labels.unsqueeze(-1)).sum()
-        return StepSums(loss, rows, {"accuracy": (correct, rows)}, {"rows": float(rows)})
+        """Over the answered rows, -log p(answer), and the margins between two texts, if any."""
+        logps = self._label_token_logps(batch)
+        labels = torch.tensor(batch.labels, device=logps.device)
+        answer_logps, answers = self._trained_logps(logps)[batch.answered], labels[batch.answered]
+        rows = len(answers)
+        correct = float((answer_logps.argmax(-1) == answers).sum())
+        loss = -answer_logps.gather(-1, answers.unsqueeze(-1)).sum()
+        means: dict[str, tuple[float, float]] = {"accuracy": (correct, rows)}
+        if batch.contrast:
+            own, wrong = (list(side) for side in zip(*batch.pairs, strict=True)) if batch.pairs else ([], [])
+            true = label_logps(logps, self._labels).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+            margins = true[own] - true[wrong]
+            loss = loss + batch.contrast * softplus(-margins).sum()
+            means["text_margin"] = (float(margins.detach().sum()), len(own))
+        return StepSums(loss, rows, means, {"rows": float(rows)})
 
     def validation_step(self, batch: ValidatorBatch | EmptyShare, batch_idx: int) -> None:
         """Log over all held rows: ``valid/auc`` and ``valid/acc`` (threshold 0.5) of P(Yes), and the mean loss.

@@ -61,6 +61,7 @@ def validator_tree(
     history_id: str,
     reccots: Sequence[tuple[int, str | None]],
     targets: Sequence[tuple[str, str, int]],
+    history: str | None = None,
 ) -> ValidatorTree:
     """Every target under every RecCoT of a history.
 
@@ -73,6 +74,7 @@ def validator_tree(
         history_id: the history.
         reccots: (draw, text) pairs; with a text of None the prompt has no RecCoT.
         targets: (sample_id, item_id, label) triples.
+        history: the segment with which the prompts begin; None is `PromptBook.validator_history`.
     """
     tree: list[Branch] = []
     encoded: dict[str, list[int]] = {}
@@ -81,7 +83,7 @@ def validator_tree(
     for draw, text in reccots:
         for sample_id, item_id, label in targets:
             parent = -1
-            prompt = book.validator_prompt(history_id, text, item_id)
+            prompt = book.validator_prompt(history_id, text, item_id, history)
             for ids in chat.encode_segments(prompt, encoded, book.settings.prefilled):
                 key = (parent, tuple(ids))
                 if key not in branch_of:

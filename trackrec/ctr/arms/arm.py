@@ -31,6 +31,7 @@ CLASSICS = ("logistic", "lightgbm")
 VALIDATORS = (
     "validator/untuned",
     "validator/plain",
+    "validator/other",
     *(f"validator/v-{reads}" for reads in ("facts", "titles", "whole", "teacher", "untuned")),
     "validator/reccot",
 )

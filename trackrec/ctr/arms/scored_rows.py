@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from trackrec.ctr.arms.shuffle import exchange
+from trackrec.ctr.arms.shuffle import other_texts
 from trackrec.storage.atomic import stable_hash
 
 
@@ -28,7 +28,4 @@ def texts_of_arm(
         return texts
     if arm == "plain":
         return dict.fromkeys(texts)
-    owners = dict(histories.select("history_id", "user_id").iter_rows())
-    ids = sorted(texts)
-    other = exchange(range(len(ids)), [owners[key] for key in ids], seed)
-    return {key: texts[ids[other[index]]] for index, key in enumerate(ids)}
+    return other_texts(texts, dict(histories.select("history_id", "user_id").iter_rows()), seed)

@@ -12,6 +12,7 @@ import polars as pl
 from trackrec.align.reliability import RELIABILITY
 from trackrec.llm.packing import tree_tokens
 from trackrec.llm.training.devices import LOCAL_RANK
+from trackrec.metrics.names import TEXT_USE
 from trackrec.recipe.book import prompt_book
 from trackrec.recipe.models import language_model, new_adapter
 from trackrec.recipe.names import DATA, existing, in_round
@@ -26,13 +27,20 @@ if TYPE_CHECKING:
 class Align(RecipeStage):
     """S-DPO of a copy of the generator that sampled, on the sets of one round, or of several that it drew for.
 
-    Where the rewards are less reliable than ``loop.min_reliability``, the copy is published as it is.
+    Where the rewards are less reliable than ``loop.min_reliability``, or V reads less than ``loop.min_reading``, the
+    copy is published as it is.
+
+    Attributes:
+        rounds: whose sets it is aligned on.
+        generator: the stage of the G that sampled; None is the base model.
+        evaluated: the stage that measured how much the V reads that scored the draws; None where it doesn't matter.
     """
 
     rounds: tuple[int, ...]
     generator: str | None
+    evaluated: str | None = None
     section = "align"
-    keys = (*GENERATOR, "align.model", "align.data", "align.trainer", "loop.min_reliability")
+    keys = (*GENERATOR, "align.model", "align.data", "align.trainer", "loop.min_reliability", "loop.min_reading")
 
     @property
     def name(self) -> str:
@@ -43,7 +51,7 @@ class Align(RecipeStage):
     def inputs(self) -> tuple[str, ...]:
         """See `RecipeStage.inputs`."""
         drawn = [in_round(number, kind) for number in self.rounds for kind in ("sample", "preferences")]
-        return existing(DATA, self.generator, *drawn)
+        return existing(DATA, self.generator, *drawn, self.evaluated)
 
     def run(self, exp: Experiment, out: Path) -> dict[str, Any]:
         """See `RecipeStage.run`."""
@@ -71,7 +79,28 @@ class Align(RecipeStage):
         return fit(exp, out, module, data, section, len(data.examples), tokens)
 
     def reason_to_skip(self, exp: Experiment) -> str | None:
-        """Why there is nothing to learn from these rounds, by their mean reliability; None: they are aligned on."""
+        """Why there is nothing to learn from these rounds; None: they are aligned on."""
+        return self._unreliable(exp) or self._unread(exp)
+
+    def _unread(self, exp: Experiment) -> str | None:
+        """By how much the V reads that scored the draws."""
+        least = exp.loop.min_reading
+        if least is None or self.evaluated is None:
+            return None
+        metrics = exp.table(self.evaluated, "metrics")
+        found = metrics.filter(pl.col("name") == TEXT_USE)["value"].drop_nans()
+        if not len(found):
+            exp.say("    whether V reads can't be measured: aligned without loop.min_reading")
+            return None
+        if found[0] >= least:
+            return None
+        return (
+            f"V's AUC with the users' own texts less that with other users' is {found[0]:.3f}, below loop.min_reading, "
+            f"{least}: its rewards say nothing of a text"
+        )
+
+    def _unreliable(self, exp: Experiment) -> str | None:
+        """By the rounds' mean reliability."""
         least = exp.loop.min_reliability
         if least is None:
             return None

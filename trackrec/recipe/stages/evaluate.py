@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from trackrec.metrics.intervals import Interval, metric_rows
+from trackrec.metrics.names import TEXT_USE
 from trackrec.metrics.texts import distinct_n, mean_words
 from trackrec.recipe.cohort import cohort_of
 from trackrec.recipe.names import DATA, existing, in_round
+from trackrec.recipe.reading import measure_reading
 from trackrec.recipe.scoring import PARTS_PER_VALIDATOR, add_counts, measure_texts
 from trackrec.recipe.stage import RecipeStage
 from trackrec.recipe.stage_keys import EVALUATED, VALIDATOR
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Evaluate(RecipeStage):
     """What a round changed, on validation rows: G's texts by the V that scored its draws, V by its answers.
+
+    The V that the round ended with also answers with the text about another user (source ``shuffled``, arm ``other``):
+    the difference tells whether it reads (`trackrec.validator.evaluate.text_use`).
 
     Attributes:
         round: whose texts are read; 0 is before the rounds.
@@ -54,8 +59,8 @@ class Evaluate(RecipeStage):
 
     def run(self, exp: Experiment, out: Path) -> dict[str, Any]:
         """See `RecipeStage.run`."""
-        read = in_round(self.round, "greedy")
-        greedy, texts = exp.table(read, "reccots"), texts_of(exp, read)
+        written_by = in_round(self.round, "greedy")
+        greedy, texts = exp.table(written_by, "reccots"), texts_of(exp, written_by)
         validators = {"scorer": self.scorer} | ({} if self.scorer == self.tuned else {"tuned": self.tuned})
         notes: dict[str, Any] = {}
         rows: list[dict[str, Any]] = []
@@ -66,6 +71,11 @@ class Evaluate(RecipeStage):
             rows.extend(metric_rows(values, stage=self.name, round=self.round, split="valid", arm=arm))
         written = greedy.filter(~pl.col("history_id").is_in(list(empty_histories(exp))))
         rows.extend(metric_rows(text_metrics(written), stage=self.name, round=self.round, split="all", arm="texts"))
+        first, source = PARTS_PER_VALIDATOR * (number + 1), greedy["source"][0]
+        if read := measure_reading(exp, out, cohort_of(exp).valid, texts, self.tuned, source, self.round, first):
+            key = {"stage": self.name, "round": self.round, "split": "valid"}
+            rows.extend(metric_rows(read.others, arm="other", **key))
+            rows.extend(metric_rows({TEXT_USE: read.use}, arm=arm, **key))
         write_part(out, "metrics", rows)
         return notes
 

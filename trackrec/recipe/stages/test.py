@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trackrec.metrics.intervals import metric_rows
+from trackrec.metrics.names import TEXT_USE
 from trackrec.recipe.book import prompt_book
 from trackrec.recipe.cohort import cohort_of
 from trackrec.recipe.comparisons import Comparison, Reading
 from trackrec.recipe.names import CTR, DATA, PLAIN, TEST, TEXTS, existing
+from trackrec.recipe.reading import measure_reading
 from trackrec.recipe.scoring import PARTS_PER_VALIDATOR, add_counts, measure_texts
 from trackrec.recipe.stage import RecipeStage
 from trackrec.recipe.stage_keys import TESTED, VALIDATOR
@@ -85,4 +87,8 @@ class ReadTest(RecipeStage):
             one, values = measure_texts(exp, out, rows, read.texts, validator, source, -1, first, read.book)
             notes = add_counts(notes, one)
             found.extend(metric_rows(values, stage=TEST, split="test", arm=f"validator/{arm}"))
+        own, first = dict(texts_of(exp, TEXTS)), PARTS_PER_VALIDATOR * len(jobs)
+        if read_others := measure_reading(exp, out, rows, own, self.validator, "texts", -1, first):
+            found.extend(metric_rows(read_others.others, stage=TEST, split="test", arm="validator/other"))
+            found.extend(metric_rows({TEXT_USE: read_others.use}, stage=TEST, split="test", arm="validator/reccot"))
         return notes, found

@@ -11,6 +11,7 @@ _FULL_NAMES = {
     "item_user": "item mean + user mean",
     "validator/untuned": "V untuned, no RecCoT",
     "validator/plain": "V tuned, no RecCoT",
+    "validator/other": "V tuned, another user's RecCoT",
     "validator/v-facts": "V tuned, facts",
     "validator/v-titles": "V tuned, more titles",
     "validator/v-whole": "V tuned, the whole history",
@@ -65,6 +66,8 @@ def validator_place(arm: str, rounds: int) -> tuple[str, int, str]:
     name = arm.removeprefix("validator/")
     if name == "reccot":
         return in_round(rounds, "evaluate"), rounds, "tuned"
+    if name == "other":
+        return in_round(rounds, "evaluate"), rounds, "other"
     read = name.removeprefix("v-") if name.startswith("v-") else PLAIN
     return in_comparison(read, "evaluate"), -1, name
 
