@@ -156,6 +156,28 @@ def test_curves_start_and_end_by_hand(made_report: Report) -> None:
     assert [num.text for num in cells["1", "Accuracy"][:2]] == ["50.0 %", "75.0 %"]
 
 
+def test_the_held_out_sets_stand_beside_the_training(made_dir: Any, tmp_path: Path) -> None:
+    """Validated before the first step, after three and after six, in round 2 only."""
+    run_dir, config = made_dir
+    shutil.copytree(run_dir, tmp_path / "run")
+    path = tmp_path / "run/round-2/align/logs/metrics.csv"
+    held = pl.DataFrame(
+        {"step": [0, 3, 6], "valid/loss": [1.4, 1.2, 1.3], "valid/margin": [0.0, 0.3, 0.25]}
+        | {"valid/accuracy": [0.0, 0.75, 0.625]}
+    )
+    pl.read_csv(path).join(held, on="step", how="full", coalesce=True).sort("step").write_csv(path)
+    report = build_report(tmp_path / "run", config)
+    (table,) = (table for table in tables(report, "alignment") if "held back" in table.caption)
+    (line,) = table.rows
+    assert line[:2] == ["2", "–"]
+    assert [num.value for num in line[2:]] == [1.4, 1.3, 0.0, 0.25, 0.0, 0.625]
+    (figure,) = (block for block in section(report, "alignment").blocks if isinstance(block, Figure))
+    shown = "".join(map(str, figure.panels))
+    assert shown.index("Held-out loss") < shown.index("Margin") < shown.index("Held-out margin")
+    cells = {(cells[0], cells[1]): cells[2:] for cells in figure.numbers.rows}
+    assert cells["2", "Loss"][2].value == 6  # rows of a validation alone are no steps
+
+
 def test_without_logs_the_last_step_is_shown_and_the_gap_named(made_dir: Any, tmp_path: Path) -> None:
     run_dir, config = made_dir
     shutil.copytree(run_dir, tmp_path / "run")

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.packing import Branch, Layout, Tree, tree_tokens
-from trackrec.llm.training.batches import BatchLoader
+from trackrec.llm.training.batches import BatchLoader, validation_loaders
 from trackrec.llm.training.distributed import process_rank
 from trackrec.prompts.book import PromptBook
 from trackrec.runtime.errors import SettingError
+from trackrec.storage.atomic import stable_share
 from trackrec.storage.parts import read_dataset
 
 
@@ -41,6 +42,16 @@ class PreferenceBatch(NamedTuple):
     examples: list[PreferenceExample]
 
 
+def check_hold(hold: float) -> None:
+    """Check ``align.data.hold`` before a model is loaded.
+
+    Raises:
+        SettingError: it is no share of the sets.
+    """
+    if not 0 <= hold < 1:
+        raise SettingError(f"align.data.hold must be in [0, 1), a share of the sets, such as 0.1, got {hold}.")
+
+
 class AlignData(LightningDataModule):
     """The preference sets of one round, or of several rounds whose texts the same generator (G) wrote.
 
@@ -50,6 +61,17 @@ class AlignData(LightningDataModule):
         directories: of each round, the stage directories of the preferences table and of the draws' reccots table.
         seed: of the order.
         batch_size: sets per batch. The effective batch is this times ``trainer.accumulate_grad_batches``.
+        hold: share of the histories, chosen by hash and so the same in every round, whose sets are not trained on: the
+            training is validated on them, before its first step and then as ``trainer.val_check_interval`` says, by
+            default four times per epoch (``valid/loss``, ``valid/margin``, ``valid/accuracy``,
+            ``valid/chosen_reward``). At least one history is held where there are two. 0 holds nothing back.
+
+    Attributes:
+        examples: the sets that are trained on.
+        held: those that are not.
+
+    Raises:
+        SettingError: ``hold`` is out of range.
     """
 
     def __init__(
@@ -59,31 +81,47 @@ class AlignData(LightningDataModule):
         directories: Sequence[tuple[Path, Path]],
         seed: int = 0,
         batch_size: int = 4,
+        hold: float = 0.0,
     ) -> None:
         super().__init__()
+        check_hold(hold)
         self.lm, self.book, self.directories = lm, book, directories
-        self.seed, self.batch_size = seed, batch_size
+        self.seed, self.batch_size, self.hold = seed, batch_size, hold
         self.references: dict[tuple[str, int], tuple[float, list[float]]] = {}
         self.examples: list[PreferenceExample] = []
+        self.held: list[PreferenceExample] = []
 
     def setup(self, stage: str) -> None:
         """Read and encode the sets, once.
 
         Raises:
-            SettingError: there is no preference set.
+            SettingError: there is no preference set, or ``hold`` leaves none to train on.
         """
         if self.examples:
             return
+        examples: list[PreferenceExample] = []
         for preferences, samples in self.directories:
             tokens = {(row["history_id"], row["draw"]): row["token_ids"] for row in read_dataset(samples, "reccots")}
-            self.examples += [self._example(row, tokens) for row in read_dataset(preferences, "preferences")]
-        if not self.examples:
+            examples += [self._example(row, tokens) for row in read_dataset(preferences, "preferences")]
+        if not examples:
             raise SettingError(
                 "no preference set is left to align on: see the counts of the preferences stage. V may not tell the "
                 "draws apart (lower align.sets.min_spread or min_best), or every draw was cut (raise sampler "
                 "max_new_tokens)."
             )
-        self.lm.check_reach(entry.tree for entry in self.examples)
+        held = self._held_histories({entry.history_id for entry in examples})
+        self.examples = [entry for entry in examples if entry.history_id not in held]
+        self.held = [entry for entry in examples if entry.history_id in held]
+        if not self.examples:
+            raise SettingError(f"no preference set is left to align on: lower align.data.hold, now {self.hold}.")
+        self.lm.check_reach(entry.tree for entry in examples)
+
+    def _held_histories(self, histories: set[str]) -> set[str]:
+        """Those whose number by hash is below ``hold``; the one with the lowest number where none is."""
+        if not self.hold or len(histories) < 2:
+            return set()
+        shares = {key: stable_share("hold sets", self.seed, key) for key in histories}
+        return {key for key, share in shares.items() if share < self.hold} or {min(histories, key=shares.__getitem__)}
 
     def _example(self, row: dict[str, Any], tokens: dict[tuple[str, int], list[int]]) -> PreferenceExample:
         history_id = row["history_id"]
@@ -133,8 +171,13 @@ class AlignData(LightningDataModule):
         return self._loader(self.examples, True, *process_rank())
 
     def predict_dataloader(self) -> BatchLoader[PreferenceExample]:
-        """Every set once, in order, or this rank's share of them: for the reference pass."""
-        return self._loader(self.examples, False, *process_rank())
+        """Every set once, the held ones last, or this rank's share of them: for the reference pass."""
+        return self._loader([*self.examples, *self.held], False, *process_rank())
+
+    def val_dataloader(self) -> list[BatchLoader[PreferenceExample]]:
+        """Batches of the held sets in their order, or this process's shares of them; none without held sets."""
+        lengths = [tree_tokens(entry.tree) for entry in self.held]
+        return validation_loaders(self.held, lengths, self.batch_size, self.collate)
 
     def check_batches(self) -> list[PreferenceBatch]:
         """The first training batch and randomly drawn sets, for the check of the loss at step 0.

@@ -6,12 +6,13 @@ The reference is the G that sampled the draws.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torchmetrics import MeanMetric
 
 from trackrec.align.data import AlignData, PreferenceBatch
 from trackrec.align.softmax_dpo import reward_margins, softmax_dpo
@@ -66,6 +67,7 @@ class SoftmaxDPOModule(AdapterModule):
     """
 
     stage = "align"
+    check_interval = 0.25
     oom_hint = (
         "Lower align.sets.negatives, sampler.init_args.max_new_tokens or prompts.max_history, or set "
         "backbone.gradient_checkpointing: true."
@@ -84,6 +86,8 @@ class SoftmaxDPOModule(AdapterModule):
         super().__init__(lm, adapter, lr, optimizer)
         self.check({"beta": beta, "sft_coef": sft_coef}, lm.settings)
         self.beta, self.length_norm, self.sft_coef = beta, length_norm, sft_coef
+        self.valid_loss, self.valid_margin = MeanMetric(), MeanMetric()
+        self.valid_accuracy, self.valid_chosen_reward = MeanMetric(), MeanMetric()
 
     @classmethod
     def check(cls, values: Mapping[str, Any], backbone: BackboneSettings) -> None:
@@ -131,7 +135,16 @@ class SoftmaxDPOModule(AdapterModule):
         ]
 
     def losses(self, batch: PreferenceBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Unreduced losses (B,) and the values that are logged."""
+        """Unreduced losses (B,) as they are trained, and the values that are logged."""
+        logps, loss, values = self.compare(batch)
+        if self.sft_coef:
+            sft = -logps.chosen / logps.chosen_length
+            values["sft_loss"] = sft.detach().mean()
+            loss = loss + self.sft_coef * sft
+        return loss, values
+
+    def compare(self, batch: PreferenceBatch) -> tuple[SetLogps, Tensor, dict[str, Tensor]]:
+        """Log-probabilities, each set's S-DPO loss (B,) without the SFT part, and means over the batch to log."""
         if batch.ref_chosen is None or batch.ref_rejected is None:
             raise StaleReferenceError("the batch has no reference log-probabilities")
         logps = self.set_logps(batch)
@@ -157,23 +170,56 @@ class SoftmaxDPOModule(AdapterModule):
                 "saturated": (torch.logsumexp(d, -1).sigmoid() < _SATURATED).float().mean(),
                 "negatives": logps.mask.sum(-1).float().mean(),
             }
-        if self.sft_coef:
-            sft = -logps.chosen / logps.chosen_length
-            values["sft_loss"] = sft.detach().mean()
-            loss = loss + self.sft_coef * sft
-        return loss, values
+        return logps, loss, values
+
+    def validation_step(self, batch: PreferenceBatch | EmptyShare, batch_idx: int) -> None:
+        """Log over all held sets: ``valid/loss``, ``valid/margin``, ``valid/accuracy``, ``valid/chosen_reward``.
+
+        The loss is S-DPO's, without the SFT part, so that it begins at ln(1 + K) and settings can be compared.
+        """
+        self._validate(batch)
+        self.log_validation(self._valid_metrics())
+
+    def _valid_metrics(self) -> dict[str, MeanMetric]:
+        return {
+            "loss": self.valid_loss,
+            "margin": self.valid_margin,
+            "accuracy": self.valid_accuracy,
+            "chosen_reward": self.valid_chosen_reward,
+        }
+
+    def _validate(self, batch: PreferenceBatch | EmptyShare) -> None:
+        """Add held sets to the metrics: each set, and in ``margin`` and ``accuracy`` each rejected text, weighs 1."""
+        if isinstance(batch, EmptyShare):
+            return
+        for sums in self.memory.run(batch, lambda piece: set_sums(*self.compare(piece)[1:], piece.sizes)):
+            for name, metric in self._valid_metrics().items():
+                total, count = (float(sums.loss), sums.units) if name == "loss" else sums.means[name]
+                metric.update(total / count, weight=count)
 
     def on_train_start(self) -> None:
-        """Check that the loss at step 0 is the mean of ln(1 + K), which holds only if the reference is this policy.
+        """Check the loss at step 0, and log the held sets' values there: where their curves begin.
 
         Raises:
-            StaleReferenceError: it is not; the message has the measured and the expected loss.
+            StaleReferenceError: the reference isn't this policy; the message has the measured and the expected loss.
         """
         super().on_train_start()
+        if self.global_step:
+            return
         data: AlignData = self.trainer.datamodule  # type: ignore[attr-defined]
-        if self.global_step == 0:
-            for batch in data.check_batches():
-                self.check_start(batch)
+        for batch in data.check_batches():
+            self.check_start(batch)
+        loaders = data.val_dataloader() if self.trainer.enable_validation else []
+        for loader in loaders:
+            with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+                for batch in loader:
+                    self._validate(batch)
+        if loaders:
+            start = {f"valid/{name}": metric.compute().item() for name, metric in self._valid_metrics().items()}
+            for metric in self._valid_metrics().values():
+                metric.reset()
+            for logger in self.trainer.loggers:
+                logger.log_metrics({**start, "epoch": 0}, 0)
 
     def check_start(self, batch: PreferenceBatch) -> None:
         """Compare one batch's loss with ln(1 + K). See `on_train_start`."""
@@ -190,18 +236,18 @@ class SoftmaxDPOModule(AdapterModule):
 
     def _start_loss(self, batch: PreferenceBatch) -> float:
         """The summed loss of some sets without its SFT part."""
-        loss, values = self.losses(batch)
-        if self.sft_coef:
-            loss = loss - self.sft_coef * values["sft_loss"]
-        return loss.sum().item()
+        return self.compare(batch)[1].sum().item()
 
     def sums(self, batch: PreferenceBatch) -> StepSums:
         """Sums over the sets: every set has the same weight, whatever the sizes of the others."""
-        losses, values = self.losses(batch)
-        sets, negatives = len(losses), sum(batch.sizes)
-        counts = {name: negatives if name in _PER_NEGATIVE else sets for name in values}
-        means = {name: (float(value) * counts[name], float(counts[name])) for name, value in values.items()}
-        return StepSums(losses.sum(), sets, means, {})
+        return set_sums(*self.losses(batch), batch.sizes)
+
+
+def set_sums(losses: Tensor, values: Mapping[str, Tensor], sizes: Sequence[int]) -> StepSums:
+    """Sums of a batch of sets, from its losses (B,) and its means, over sets or over rejected texts."""
+    counts = {name: sum(sizes) if name in _PER_NEGATIVE else len(sizes) for name in values}
+    means = {name: (float(value) * counts[name], float(counts[name])) for name, value in values.items()}
+    return StepSums(losses.sum(), len(sizes), means, {})
 
 
 def write_references(module: SoftmaxDPOModule, data: AlignData, trainer_args: dict[str, Any], out_dir: Path) -> None:

@@ -14,7 +14,7 @@ import polars as pl
 from trackrec.recipe.names import TEACHER
 from trackrec.recipe.tables import empty_histories, sample_rows, texts_of
 from trackrec.runtime.errors import SettingError
-from trackrec.storage.atomic import stable_hash
+from trackrec.storage.atomic import stable_hash, stable_share
 
 if TYPE_CHECKING:
     from trackrec.recipe.experiment import Experiment
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 
 Target = tuple[str, str, int]  # sample_id, item_id, label
-_HOLD_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -167,9 +166,7 @@ def held_rows_of(exp: Experiment, history_ids: Collection[str]) -> pl.DataFrame:
 
 def held_back(ids: pl.Series, share: float, seed: int) -> pl.Series:
     """Which of some ids are held back from every training of the loop: about ``share`` of them, by hash."""
-    limit = share * 16**_HOLD_DIGITS
-    hashes = (int(stable_hash("hold", seed, value, digits=_HOLD_DIGITS), 16) for value in ids.to_list())
-    return pl.Series("held", [number < limit for number in hashes], dtype=pl.Boolean)
+    return pl.Series("held", [stable_share("hold", seed, value) < share for value in ids.to_list()], dtype=pl.Boolean)
 
 
 def learned_samples(exp: Experiment) -> set[str]:

@@ -64,11 +64,12 @@ class Align(RecipeStage):
         ]
         data = AlignData(lm, prompt_book(exp), directories, seed=exp.seed, **section.data)
         data.setup("fit")
-        lm.check_packing(max((entry.tree for entry in data.examples), key=len), adapter)
+        lm.check_packing(max((entry.tree for entry in (*data.examples, *data.held)), key=len), adapter)
         module = SoftmaxDPOModule(lm, adapter, **section.model)
         write_references(module, data, section.trainer(), out)
         tokens = sum(tree_tokens(entry.tree) for entry in data.examples)
-        return fit(exp, out, module, data, section, len(data.examples), tokens)
+        notes = fit(exp, out, module, data, section, len(data.examples), tokens)
+        return {**notes, **({"held": len(data.held)} if data.held else {})}
 
     def reason_to_skip(self, exp: Experiment) -> str | None:
         """Why there is nothing to learn from these rounds, by their mean reliability; None: they are aligned on."""
