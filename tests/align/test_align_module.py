@@ -84,7 +84,7 @@ def test_a_tree_is_the_prompt_and_the_sampled_tokens(lm, tiny_book, stage):
     sets = read_table(stage / "preferences", "preferences").to_dicts()
     examples = align_data(lm, tiny_book, stage).examples
     ends = {"stop": 0, "length": 0}
-    for row, (history_id, tree, _) in zip(sets, examples, strict=True):
+    for row, (history_id, tree, *_) in zip(sets, examples, strict=True):
         assert history_id == row["history_id"]
         for draw, branch in zip([row["chosen"], *row["rejected"]], tree[1:], strict=True):
             sampled = draws[history_id, draw]
@@ -103,7 +103,7 @@ def test_cached_references_equal_live_ones(lm, tiny_book, stage):
     assert [row["history_id"] for row in rows] == HISTORIES
     assert [len(row["rejected_logps"]) for row in rows] == [1, 2, 3, 1, 2, 3]
     with lm.using("g"):
-        for row, (_, tree, _) in zip(rows, data.examples, strict=True):
+        for row, (_, tree, *_) in zip(rows, data.examples, strict=True):
             alone = [branch_logprobs(lm, unroll([[tree[0], b]]), [(0, 1)], [b.ids])[0].item() for b in tree[1:]]
             assert [row["chosen_logp"], *row["rejected_logps"]] == pytest.approx(alone, abs=1e-4)
 
@@ -142,7 +142,9 @@ def test_a_finished_reference_table_is_read_and_not_computed(lm, tiny_book, stag
     assert with_references(module, align_data(lm, tiny_book, stage), stage).references == first
 
 
-@pytest.mark.parametrize("settings", [{}, {"length_norm": "avg"}, {"sft_coef": 0.5}, {"beta": 2.0}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"length_norm": "avg"}, {"sft_coef": 0.5}, {"beta": 2.0}, {"method": "listwise"}]
+)
 def test_at_the_start_the_loss_is_ln_of_one_plus_k(lm, tiny_book, stage, settings):
     module = SoftmaxDPOModule(lm, "g", **settings)
     data = with_references(module, align_data(lm, tiny_book, stage, batch_size=6), stage)
@@ -158,12 +160,15 @@ def test_at_the_start_the_loss_is_ln_of_one_plus_k(lm, tiny_book, stage, setting
     assert trainer.global_step == 1
 
 
-def test_a_stale_reference_stops_the_run_before_the_first_step(lm, tiny_book, stage):
+@pytest.mark.parametrize(
+    ("method", "found"), [("sdpo", "the S-DPO loss"), ("listwise", "the listwise loss"), ("sft", "beta times the")]
+)
+def test_a_stale_reference_stops_the_run_before_the_first_step(lm, tiny_book, stage, method, found):
     """The reference of another adapter: the loss is not ln(1+K) and says so; nothing is trained or saved."""
     data = with_references(SoftmaxDPOModule(lm, "other"), align_data(lm, tiny_book, stage), stage)
-    module = SoftmaxDPOModule(lm, "g")
+    module = SoftmaxDPOModule(lm, "g", method=method)
     before = [parameter.detach().clone() for parameter in module._trained]
-    with pytest.raises(StaleReferenceError, match=r"at step 0 the S-DPO loss is .*were not computed by the adapter"):
+    with pytest.raises(StaleReferenceError, match=rf"at step 0 {found} .*were not computed by the adapter"):
         fit_adapter(module, data, QUIET | {"max_epochs": 1}, stage / "out")
     assert all(torch.equal(p, b) for p, b in zip(module._trained, before, strict=True))
     assert not (stage / "out" / "adapter").exists()
@@ -236,7 +241,7 @@ def test_the_loss_by_hand_from_log_probabilities(lm, tiny_book, stage, length_no
     data = with_references(module, align_data(lm, tiny_book, stage), stage)
     shake(lm, "g", 5)
     found, _ = module.losses(data.collate(data.examples))
-    for place, (history_id, tree, round_) in enumerate(data.examples):
+    for place, (history_id, tree, round_, *_) in enumerate(data.examples):
         tokens = [list(branch.ids) for branch in tree[1:]]
         wanted = [(0, branch) for branch in range(1, len(tree))]
         with torch.no_grad():
@@ -257,8 +262,9 @@ class Margins(Callback):
         self.seen.append(trainer.callback_metrics["margin"].item())
 
 
-def test_training_moves_toward_the_chosen_texts(lm, tiny_book, stage):
-    margins, module = Margins(), SoftmaxDPOModule(lm, "g", lr=5e-3)
+@pytest.mark.parametrize("method", ["sdpo", "sft", "listwise"])
+def test_training_moves_toward_the_chosen_texts(lm, tiny_book, stage, method):
+    margins, module = Margins(), SoftmaxDPOModule(lm, "g", lr=5e-3, method=method)
     data = with_references(module, align_data(lm, tiny_book, stage, batch_size=6), stage)
     fit_adapter(module, data, QUIET | {"max_epochs": 8, "callbacks": [margins]}, stage / "out")
     assert margins.seen[0] == pytest.approx(0, abs=1e-4)

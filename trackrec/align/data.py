@@ -22,15 +22,19 @@ from trackrec.storage.parts import read_dataset
 
 
 class PreferenceExample(NamedTuple):
-    """One set: branch 0 is the prompt, 1 the chosen text, the others the rejected ones."""
+    """One set: branch 0 is the prompt, 1 the chosen text, the others the rejected ones; rewards in the same order."""
 
     history_id: str
     tree: Tree
     round: int = -1
+    rewards: tuple[float, ...] = ()
 
 
 class PreferenceBatch(NamedTuple):
-    """B sets and, once computed, their reference log-probabilities: (B,) and (B, K), K rejected in the largest set."""
+    """B sets and, once computed, their reference log-probabilities: (B,) and (B, K), K rejected in the largest set.
+
+    ``rewards`` are V's, (B, 1 + K): the chosen text's, then the rejected ones', 0 where a set has fewer.
+    """
 
     ids: list[str]
     layout: Layout
@@ -40,6 +44,7 @@ class PreferenceBatch(NamedTuple):
     ref_chosen: Tensor | None
     ref_rejected: Tensor | None
     examples: list[PreferenceExample]
+    rewards: Tensor
 
 
 def check_hold(hold: float) -> None:
@@ -128,7 +133,7 @@ class AlignData(LightningDataModule):
         prompt = self.lm.chat.encode_prompt(self.book.reccot_prompt(history_id))
         draws = [row["chosen"], *row["rejected"]]
         tree = [Branch(prompt), *(Branch(tokens[history_id, draw], 0) for draw in draws)]
-        return PreferenceExample(history_id, tree, row["round"])
+        return PreferenceExample(history_id, tree, row["round"], (row["chosen_reward"], *row["rejected_rewards"]))
 
     def set_references(self, rows: Sequence[dict[str, Any]]) -> None:
         """Store the rows of the reference_logps table."""
@@ -147,6 +152,9 @@ class AlignData(LightningDataModule):
             ref_rejected = torch.zeros(len(references), max(sizes))
             for index, (_, rejected) in enumerate(references):
                 ref_rejected[index, : len(rejected)] = torch.tensor(rejected)
+        rewards = torch.zeros(len(examples), 1 + max(sizes))
+        for index, entry in enumerate(examples):
+            rewards[index, : len(entry.rewards)] = torch.tensor(entry.rewards)
         return PreferenceBatch(
             [entry.history_id for entry in examples],
             self.lm.layout([entry.tree for entry in examples]),
@@ -156,6 +164,7 @@ class AlignData(LightningDataModule):
             ref_chosen,
             ref_rejected,
             examples,
+            rewards,
         )
 
     def _loader(

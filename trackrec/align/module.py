@@ -1,4 +1,4 @@
-"""S-DPO: moves the generator (G) toward the draws that the validator (V) scores highest.
+"""S-DPO, and two other losses: they move the generator (G) toward the draws that the validator (V) scores highest.
 
 The reference is the G that sampled the draws.
 """
@@ -15,6 +15,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from trackrec.align.data import AlignData, PreferenceBatch
+from trackrec.align.listwise import listwise
 from trackrec.align.softmax_dpo import reward_margins, softmax_dpo
 from trackrec.llm.backbone import LanguageModel
 from trackrec.llm.loading import BackboneSettings
@@ -33,6 +34,12 @@ from trackrec.storage.schemas import TableError
 _PER_NEGATIVE = ("rejected_reward", "margin", "accuracy", "rejected_tokens")
 # A set is saturated when its rejected texts hold less than this share of the softmax: its gradient is near zero.
 _SATURATED = 0.01
+# By method: what `SoftmaxDPOModule.check_start` found, and what holds for the reference.
+_START = {
+    "sdpo": "the S-DPO loss is {}, and ln(1+K) is {}",
+    "sft": "beta times the chosen texts' log-ratio to their reference is {}, and not {}",
+    "listwise": "the listwise loss is {}, and ln(1+K) is {}",
+}
 
 
 class StaleReferenceError(TrackRecError, RuntimeError):
@@ -50,20 +57,28 @@ class SetLogps(NamedTuple):
 
 
 class SoftmaxDPOModule(AdapterModule):
-    """S-DPO (arXiv 2406.09215) on preference sets; see `softmax_dpo` for the loss.
+    """S-DPO (arXiv 2406.09215) on preference sets, or another method on the same sets.
 
     Args:
         lm: the model. Its LoRA dropout must be 0: the reference is computed without dropout.
         adapter: the adapter that becomes this round's G; it starts as a copy of the G that sampled.
         lr: peak learning rate.
         beta: how strongly the policy is held to the reference.
-        length_norm: ``none`` compares summed log-probabilities (paper), ``avg`` their mean per token.
+        length_norm: ``none`` compares summed log-probabilities (paper), ``avg`` their mean per token. With
+            ``method: sft`` it changes the logged rewards and margins only.
         sft_coef: weight of the chosen text's mean token loss, added so that its likelihood doesn't fall; the paper
             has 0.
+        method: ``sdpo`` (paper) raises the chosen text over the rejected ones, see `softmax_dpo`. ``sft`` learns the
+            chosen text alone, by its mean token cross-entropy: distillation of the best of N, without a rejected side
+            that could drag the likelihood of all texts down. ``listwise`` learns the order of all texts of the set
+            from V's rewards, see `listwise`. All log the same values, so that they can be compared.
+        reward_temperature: of ``listwise``: V's rewards are divided by it before the softmax that is learned. Rewards
+            of a set that differ by this much have targets that differ by a factor of e.
         optimizer: the rest of the optimizer.
 
     Raises:
-        SettingError: beta or sft_coef is out of range, or the adapter has dropout.
+        SettingError: beta, sft_coef, method or reward_temperature is out of range, sft_coef meets ``method: sft``, or
+            the adapter has dropout.
     """
 
     stage = "align"
@@ -81,11 +96,15 @@ class SoftmaxDPOModule(AdapterModule):
         beta: float = 0.1,
         length_norm: Literal["none", "avg"] = "none",
         sft_coef: float = 0.0,
+        method: Literal["sdpo", "sft", "listwise"] = "sdpo",
+        reward_temperature: float = 0.05,
         optimizer: OptimizerSettings | None = None,
     ) -> None:
         super().__init__(lm, adapter, lr, optimizer)
-        self.check({"beta": beta, "sft_coef": sft_coef}, lm.settings)
+        values = {"beta": beta, "sft_coef": sft_coef, "method": method, "reward_temperature": reward_temperature}
+        self.check(values, lm.settings)
         self.beta, self.length_norm, self.sft_coef = beta, length_norm, sft_coef
+        self.method, self.reward_temperature = method, reward_temperature
         self.valid_loss, self.valid_margin = MeanMetric(), MeanMetric()
         self.valid_accuracy, self.valid_chosen_reward = MeanMetric(), MeanMetric()
 
@@ -97,6 +116,15 @@ class SoftmaxDPOModule(AdapterModule):
             raise SettingError(f"align.model.beta must be above 0, got {beta}.")
         if (sft_coef := values.get("sft_coef", 0.0)) < 0:
             raise SettingError(f"align.model.sft_coef must be at least 0, got {sft_coef}.")
+        if (method := values.get("method", "sdpo")) not in _START:
+            raise SettingError(f"align.model.method must be one of {', '.join(_START)}, got {method!r}.")
+        if method == "sft" and sft_coef:
+            raise SettingError(
+                f"align.model.sft_coef is {sft_coef}, but with method: sft the chosen text's loss is all of the loss: "
+                "set align.model.sft_coef to 0 and use align.model.lr."
+            )
+        if (temperature := values.get("reward_temperature", 1.0)) <= 0:
+            raise SettingError(f"align.model.reward_temperature must be above 0, got {temperature}.")
         if backbone.lora.dropout:
             raise SettingError(
                 f"backbone.lora.dropout is {backbone.lora.dropout}, S-DPO needs 0: its reference is computed without "
@@ -144,7 +172,7 @@ class SoftmaxDPOModule(AdapterModule):
         return loss, values
 
     def compare(self, batch: PreferenceBatch) -> tuple[SetLogps, Tensor, dict[str, Tensor]]:
-        """Log-probabilities, each set's S-DPO loss (B,) without the SFT part, and means over the batch to log."""
+        """Log-probabilities, each set's loss (B,) by ``method`` alone, and means over the batch to log."""
         if batch.ref_chosen is None or batch.ref_rejected is None:
             raise StaleReferenceError("the batch has no reference log-probabilities")
         logps = self.set_logps(batch)
@@ -154,7 +182,15 @@ class SoftmaxDPOModule(AdapterModule):
             lengths = [logps.chosen_length, logps.rejected_length] * 2
             terms = [term / length for term, length in zip(terms, lengths, strict=True)]
         chosen, rejected, ref_chosen, ref_rejected = terms
-        loss = softmax_dpo(chosen, rejected, ref_chosen, ref_rejected, logps.mask, self.beta)
+        if self.method == "sft":
+            loss = -logps.chosen / logps.chosen_length
+        elif self.method == "listwise":
+            mask = torch.nn.functional.pad(logps.mask, (1, 0), value=True)
+            policy, ref = (torch.cat([first.unsqueeze(-1), rest], -1) for first, rest in (terms[:2], terms[2:]))
+            scores = self.beta * (policy.masked_fill(~mask, 0.0) - ref.masked_fill(~mask, 0.0))
+            loss = listwise(scores, batch.rewards.to(device), mask, self.reward_temperature)
+        else:
+            loss = softmax_dpo(chosen, rejected, ref_chosen, ref_rejected, logps.mask, self.beta)
         with torch.no_grad():
             d = reward_margins(chosen, rejected, ref_chosen, ref_rejected, logps.mask, self.beta)
             chosen_reward = self.beta * (chosen - ref_chosen)
@@ -175,7 +211,7 @@ class SoftmaxDPOModule(AdapterModule):
     def validation_step(self, batch: PreferenceBatch | EmptyShare, batch_idx: int) -> None:
         """Log over all held sets: ``valid/loss``, ``valid/margin``, ``valid/accuracy``, ``valid/chosen_reward``.
 
-        The loss is S-DPO's, without the SFT part, so that it begins at ln(1 + K) and settings can be compared.
+        The loss is that of ``method`` alone, without the SFT part: S-DPO's begins at ln(1 + K) in every setting.
         """
         self._validate(batch)
         self.log_validation(self._valid_metrics())
@@ -222,21 +258,30 @@ class SoftmaxDPOModule(AdapterModule):
                 logger.log_metrics({**start, "epoch": 0}, 0)
 
     def check_start(self, batch: PreferenceBatch) -> None:
-        """Compare one batch's loss with ln(1 + K). See `on_train_start`."""
+        """Compare one batch with what holds only for the reference itself. See `on_train_start`.
+
+        The losses of S-DPO and of the list are ln(1 + K) there; that of SFT knows no reference, so the chosen texts'
+        log-ratios are looked at, which are 0.
+        """
         exact = self.lm.dtype == torch.float32 and self.trainer.precision in ("32-true", "32", 32)
         tolerance = 1e-3 if exact and self.lm.settings.quantize == "none" else 0.05 * max(1.0, 10 * self.beta)
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
             loss = sum(self.memory.run(batch, self._start_loss)) / len(batch.sizes)
-        expected = sum(math.log(1 + size) for size in batch.sizes) / len(batch.sizes)
+        expected = sum(math.log(1 + size) for size in batch.sizes) / len(batch.sizes) if self.method != "sft" else 0.0
         if not abs(loss - expected) <= tolerance:
+            found = _START[self.method].format(f"{loss:.4f}", f"{expected:.4f}")
             raise StaleReferenceError(
-                f"at step 0 the S-DPO loss is {loss:.4f}, and ln(1+K) is {expected:.4f} (tolerance {tolerance}): the "
+                f"at step 0 {found} (tolerance {tolerance}): the "
                 "reference log-probabilities were not computed by the adapter that trains. Delete the stage and rerun."
             )
 
     def _start_loss(self, batch: PreferenceBatch) -> float:
-        """The summed loss of some sets without its SFT part."""
-        return self.compare(batch)[1].sum().item()
+        """Summed over some sets, what `check_start` compares."""
+        logps, loss, _ = self.compare(batch)
+        if self.method == "sft":
+            assert batch.ref_chosen is not None
+            loss = self.beta * (logps.chosen - batch.ref_chosen.to(logps.chosen.device)).abs()
+        return loss.sum().item()
 
     def sums(self, batch: PreferenceBatch) -> StepSums:
         """Sums over the sets: every set has the same weight, whatever the sizes of the others."""
