@@ -20,6 +20,7 @@ from trackrec.llm.packing import unroll
 from trackrec.llm.sampling.hf_sampler import HFSampler
 from trackrec.llm.sampling.sampler import draw_seed
 from trackrec.llm.training.fit import fit_adapter
+from trackrec.llm.training.optimizer import OptimizerSettings
 from trackrec.runtime.errors import SettingError
 from trackrec.storage.parts import read_table, write_part
 
@@ -222,6 +223,42 @@ def test_a_batch_of_six_is_three_accumulated_batches_of_two(lm, tiny_book, stage
     for one, other in zip(whole, parts, strict=True):
         assert one.norm() > 0
         assert (one - other).norm() <= 1e-4 * one.norm()
+
+
+def test_sets_weigh_by_their_spread_over_the_rounds_mean(lm, tiny_book, stage):
+    """Spreads .1, .2 and .6 twice each: their mean is .3, so the weights are 1/3, 2/3 and 2."""
+    sets = read_table(stage / "preferences", "preferences").to_dicts()
+    spreads = [0.1, 0.2, 0.6] * 2
+    for row, spread in zip(sets, spreads, strict=True):
+        row["rejected_rewards"] = [0.9 - spread, *[0.89] * (len(row["rejected"]) - 1)]
+    write_part(stage / "preferences", "preferences", sets)
+    data = align_data(lm, tiny_book, stage, weight="spread")
+    assert [entry.weight for entry in data.examples] == pytest.approx([1 / 3, 2 / 3, 2] * 2, rel=1e-4)
+    assert data.collate(data.examples[1:3]).weights.tolist() == pytest.approx([2 / 3, 2], rel=1e-4)
+    assert {entry.weight for entry in align_data(lm, tiny_book, stage).examples} == {1.0}
+
+
+def test_weights_hold_under_gradient_accumulation(lm, tiny_book, stage):
+    """One step over three accumulated batches of two is one step over a batch of six, weighted."""
+    ends = []
+    for size, accumulated in ((6, 1), (2, 3)):
+        shake(lm, "g", 0)
+        module = SoftmaxDPOModule(lm, "g", lr=1e-2, beta=0.5, kl_coef=0.1, optimizer=OptimizerSettings(warmup=0.0))
+        data = with_references(module, align_data(lm, tiny_book, stage, batch_size=size), stage / str(size))
+        weights = (0.1, 0.4, 0.5, 1.5, 0.5, 3.0)
+        data.examples = [e._replace(weight=w) for e, w in zip(data.examples, weights, strict=True)]
+        trainer = fit_adapter(
+            module, data, QUIET | {"max_epochs": 1, "accumulate_grad_batches": accumulated}, stage / f"out-{size}"
+        )
+        assert trainer.global_step == 1
+        # At the start each loss is ln(1 + K), K = 1, 2, 3, 1, 2, 3.
+        due = sum(w * math.log(k) for w, k in zip(weights, (2, 3, 4, 2, 3, 4), strict=True)) / 6
+        assert module.last_values["loss"] == pytest.approx(due, rel=1e-4)
+        ends.append([parameter.detach().clone() for parameter in module._trained])
+    shake(lm, "g", 0)
+    for one, other, start in zip(*ends, module._trained, strict=True):
+        assert (one - start).abs().max() > 1e-3
+        assert (one - other).abs().max() <= 0.02 * (one - start).abs().max()
 
 
 def test_a_sets_loss_is_its_own_in_any_company(lm, tiny_book, stage):

@@ -43,7 +43,7 @@ def module(tiny_lm: Any, monkeypatch: pytest.MonkeyPatch) -> SoftmaxDPOModule:
 
 def batch(ref_rejected: torch.Tensor = REF_REJECTED) -> PreferenceBatch:
     empty: Any = None
-    return PreferenceBatch(["h0", "h1"], empty, [], [], [2, 1], REF_CHOSEN, ref_rejected, [], REWARDS)
+    return PreferenceBatch(["h0", "h1"], empty, [], [], [2, 1], REF_CHOSEN, ref_rejected, [], REWARDS, torch.ones(2))
 
 
 def test_every_logged_value(module: SoftmaxDPOModule) -> None:
@@ -131,3 +131,28 @@ def test_a_cold_list_of_two_is_s_dpo(tiny_lm: Any, monkeypatch: pytest.MonkeyPat
 def test_settings_that_do_not_fit_are_named(tiny_lm: Any, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         SoftmaxDPOModule(tiny_lm(adapters=["g"]), "g", **settings)
+
+
+def test_a_sets_weight_multiplies_all_of_its_loss(tiny_lm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1/2 and 3/2: the step's loss is (½ (L0 + 2 sft0) + 3/2 (L1 + 2 sft1)) / 2."""
+    module = with_method(tiny_lm, monkeypatch, sft_coef=2.0)
+    weighted = batch()._replace(weights=torch.tensor([0.5, 1.5]))
+    sums = module.sums(weighted)
+    due = 0.5 * (LOSSES[0] + 2 * 10 / 4) + 1.5 * (LOSSES[1] + 2 * 20 / 6)
+    assert (sums.loss.item(), sums.units) == (pytest.approx(due, rel=1e-6), 2)
+    assert sums.means["margin"] == module.sums(batch()).means["margin"]
+    assert module.compare(weighted)[1].tolist() == pytest.approx(LOSSES, rel=1e-6)  # for the check and the validation
+
+
+@pytest.mark.parametrize("method", ["sdpo", "listwise"])
+def test_moving_away_from_the_reference_costs_in_every_text(
+    tiny_lm: Any, monkeypatch: pytest.MonkeyPatch, method: Any
+) -> None:
+    """Log-ratios (1; -1, 1) over (4; 3, 5) tokens and (-2; 1) over (6; 7); squares over twice the tokens."""
+    kl = [(1 / 8 + 1 / 6 + 1 / 10) / 3, (4 / 12 + 1 / 14) / 2]
+    without = with_method(tiny_lm, monkeypatch, method=method).losses(batch())[0]
+    losses, values = with_method(tiny_lm, monkeypatch, method=method, kl_coef=3.0).losses(batch())
+    assert (losses - without).tolist() == pytest.approx([3 * one for one in kl], rel=1e-5)
+    assert values["kl"].item() == pytest.approx(sum(kl) / 2, rel=1e-6)
+    with pytest.raises(SettingError, match=r"align\.model\.kl_coef must be at least 0, got -1"):
+        with_method(tiny_lm, monkeypatch, kl_coef=-1)

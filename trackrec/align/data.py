@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -28,12 +28,14 @@ class PreferenceExample(NamedTuple):
     tree: Tree
     round: int = -1
     rewards: tuple[float, ...] = ()
+    weight: float = 1.0
 
 
 class PreferenceBatch(NamedTuple):
     """B sets and, once computed, their reference log-probabilities: (B,) and (B, K), K rejected in the largest set.
 
-    ``rewards`` are V's, (B, 1 + K): the chosen text's, then the rejected ones', 0 where a set has fewer.
+    ``rewards`` are V's, (B, 1 + K): the chosen text's, then the rejected ones', 0 where a set has fewer. ``weights``
+    (B,) are those of the sets in the training.
     """
 
     ids: list[str]
@@ -45,6 +47,7 @@ class PreferenceBatch(NamedTuple):
     ref_rejected: Tensor | None
     examples: list[PreferenceExample]
     rewards: Tensor
+    weights: Tensor
 
 
 def check_hold(hold: float) -> None:
@@ -64,6 +67,7 @@ class AlignData(LightningDataModule):
         lm: encodes and lays out.
         book: histories and words.
         directories: of each round, the stage directories of the preferences table and of the draws' reccots table.
+        weight: ``align.sets.weight``, see `PreferenceSettings`.
         seed: of the order.
         batch_size: sets per batch. The effective batch is this times ``trainer.accumulate_grad_batches``.
         hold: share of the histories, chosen by hash and so the same in every round, whose sets are not trained on: the
@@ -84,13 +88,14 @@ class AlignData(LightningDataModule):
         lm: LanguageModel,
         book: PromptBook,
         directories: Sequence[tuple[Path, Path]],
+        weight: Literal["none", "spread"] = "none",
         seed: int = 0,
         batch_size: int = 4,
         hold: float = 0.0,
     ) -> None:
         super().__init__()
         check_hold(hold)
-        self.lm, self.book, self.directories = lm, book, directories
+        self.lm, self.book, self.directories, self.weight = lm, book, directories, weight
         self.seed, self.batch_size, self.hold = seed, batch_size, hold
         self.references: dict[tuple[str, int], tuple[float, list[float]]] = {}
         self.examples: list[PreferenceExample] = []
@@ -107,7 +112,12 @@ class AlignData(LightningDataModule):
         examples: list[PreferenceExample] = []
         for preferences, samples in self.directories:
             tokens = {(row["history_id"], row["draw"]): row["token_ids"] for row in read_dataset(samples, "reccots")}
-            examples += [self._example(row, tokens) for row in read_dataset(preferences, "preferences")]
+            made = [self._example(row, tokens) for row in read_dataset(preferences, "preferences")]
+            if self.weight == "spread":
+                spreads = [entry.rewards[0] - min(entry.rewards[1:]) for entry in made]
+                mean = sum(spreads) / max(len(spreads), 1) or 1.0
+                made = [entry._replace(weight=one / mean) for entry, one in zip(made, spreads, strict=True)]
+            examples += made
         if not examples:
             raise SettingError(
                 "no preference set is left to align on: see the counts of the preferences stage. V may not tell the "
@@ -165,6 +175,7 @@ class AlignData(LightningDataModule):
             ref_rejected,
             examples,
             rewards,
+            torch.tensor([entry.weight for entry in examples]),
         )
 
     def _loader(

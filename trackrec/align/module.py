@@ -74,11 +74,16 @@ class SoftmaxDPOModule(AdapterModule):
             from V's rewards, see `listwise`. All log the same values, so that they can be compared.
         reward_temperature: of ``listwise``: V's rewards are divided by it before the softmax that is learned. Rewards
             of a set that differ by this much have targets that differ by a factor of e.
+        kl_coef: weight of a penalty on every text of a set, chosen or not, for moving away from the reference: half the
+            squared log-ratio per token, (log π − log π_ref)² / (2 · tokens), the mean over the set's texts. The texts
+            are draws of the reference, so it estimates the KL divergence per token (Schulman 2020, "Approximating KL
+            Divergence", k2). S-DPO alone holds differences of log-ratios only: all texts of a set may become unlikely
+            together. 0 in the paper.
         optimizer: the rest of the optimizer.
 
     Raises:
-        SettingError: beta, sft_coef, method or reward_temperature is out of range, sft_coef meets ``method: sft``, or
-            the adapter has dropout.
+        SettingError: beta, sft_coef, kl_coef, method or reward_temperature is out of range, sft_coef meets
+            ``method: sft``, or the adapter has dropout.
     """
 
     stage = "align"
@@ -98,13 +103,14 @@ class SoftmaxDPOModule(AdapterModule):
         sft_coef: float = 0.0,
         method: Literal["sdpo", "sft", "listwise"] = "sdpo",
         reward_temperature: float = 0.05,
+        kl_coef: float = 0.0,
         optimizer: OptimizerSettings | None = None,
     ) -> None:
         super().__init__(lm, adapter, lr, optimizer)
-        values = {"beta": beta, "sft_coef": sft_coef, "method": method, "reward_temperature": reward_temperature}
-        self.check(values, lm.settings)
+        weights = {"beta": beta, "sft_coef": sft_coef, "kl_coef": kl_coef}
+        self.check({**weights, "method": method, "reward_temperature": reward_temperature}, lm.settings)
         self.beta, self.length_norm, self.sft_coef = beta, length_norm, sft_coef
-        self.method, self.reward_temperature = method, reward_temperature
+        self.method, self.reward_temperature, self.kl_coef = method, reward_temperature, kl_coef
         self.valid_loss, self.valid_margin = MeanMetric(), MeanMetric()
         self.valid_accuracy, self.valid_chosen_reward = MeanMetric(), MeanMetric()
 
@@ -114,14 +120,15 @@ class SoftmaxDPOModule(AdapterModule):
         super().check(values, backbone)
         if (beta := values.get("beta", 0.1)) <= 0:
             raise SettingError(f"align.model.beta must be above 0, got {beta}.")
-        if (sft_coef := values.get("sft_coef", 0.0)) < 0:
-            raise SettingError(f"align.model.sft_coef must be at least 0, got {sft_coef}.")
+        for key in ("sft_coef", "kl_coef"):
+            if values.get(key, 0.0) < 0:
+                raise SettingError(f"align.model.{key} must be at least 0, got {values[key]}.")
         if (method := values.get("method", "sdpo")) not in _START:
             raise SettingError(f"align.model.method must be one of {', '.join(_START)}, got {method!r}.")
-        if method == "sft" and sft_coef:
+        if method == "sft" and values.get("sft_coef", 0.0):
             raise SettingError(
-                f"align.model.sft_coef is {sft_coef}, but with method: sft the chosen text's loss is all of the loss: "
-                "set align.model.sft_coef to 0 and use align.model.lr."
+                f"align.model.sft_coef is {values['sft_coef']}, but with method: sft the chosen text's loss is all of "
+                "the loss: set align.model.sft_coef to 0 and use align.model.lr."
             )
         if (temperature := values.get("reward_temperature", 1.0)) <= 0:
             raise SettingError(f"align.model.reward_temperature must be above 0, got {temperature}.")
@@ -163,13 +170,20 @@ class SoftmaxDPOModule(AdapterModule):
         ]
 
     def losses(self, batch: PreferenceBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Unreduced losses (B,) as they are trained, and the values that are logged."""
+        """Unreduced losses (B,) as they are trained, with the weights of their sets, and the values that are logged."""
         logps, loss, values = self.compare(batch)
         if self.sft_coef:
             sft = -logps.chosen / logps.chosen_length
             values["sft_loss"] = sft.detach().mean()
             loss = loss + self.sft_coef * sft
-        return loss, values
+        if self.kl_coef:
+            lengths = joined(logps.chosen_length, logps.rejected_length, logps.mask).clamp(min=1)
+            refs = [ref.to(loss.device) for ref in (batch.ref_chosen, batch.ref_rejected) if ref is not None]
+            moved = joined(logps.chosen, logps.rejected, logps.mask) - joined(refs[0], refs[1], logps.mask)
+            kl = (moved.square() / (2 * lengths)).sum(-1) / (1 + logps.mask.sum(-1))
+            values["kl"] = kl.detach().mean()
+            loss = loss + self.kl_coef * kl
+        return loss * batch.weights.to(loss.device), values
 
     def compare(self, batch: PreferenceBatch) -> tuple[SetLogps, Tensor, dict[str, Tensor]]:
         """Log-probabilities, each set's loss (B,) by ``method`` alone, and means over the batch to log."""
@@ -186,8 +200,7 @@ class SoftmaxDPOModule(AdapterModule):
             loss = -logps.chosen / logps.chosen_length
         elif self.method == "listwise":
             mask = torch.nn.functional.pad(logps.mask, (1, 0), value=True)
-            policy, ref = (torch.cat([first.unsqueeze(-1), rest], -1) for first, rest in (terms[:2], terms[2:]))
-            scores = self.beta * (policy.masked_fill(~mask, 0.0) - ref.masked_fill(~mask, 0.0))
+            scores = self.beta * (joined(chosen, rejected, logps.mask) - joined(ref_chosen, ref_rejected, logps.mask))
             loss = listwise(scores, batch.rewards.to(device), mask, self.reward_temperature)
         else:
             loss = softmax_dpo(chosen, rejected, ref_chosen, ref_rejected, logps.mask, self.beta)
@@ -284,8 +297,17 @@ class SoftmaxDPOModule(AdapterModule):
         return loss.sum().item()
 
     def sums(self, batch: PreferenceBatch) -> StepSums:
-        """Sums over the sets: every set has the same weight, whatever the sizes of the others."""
+        """Sums over the sets: a set's weight is its own, whatever the sizes and the weights of the others.
+
+        The mean is over the number of sets, not over their weights, whose mean over a round is 1: a step that only has
+        flat sets is a small step.
+        """
         return set_sums(*self.losses(batch), batch.sizes)
+
+
+def joined(chosen: Tensor, rejected: Tensor, mask: Tensor) -> Tensor:
+    """(B, 1 + K) values of all texts, the chosen one's first; 0 where a set has fewer."""
+    return torch.cat([chosen.unsqueeze(-1), rejected.masked_fill(~mask, 0.0)], -1)
 
 
 def set_sums(losses: Tensor, values: Mapping[str, Tensor], sizes: Sequence[int]) -> StepSums:

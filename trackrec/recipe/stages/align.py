@@ -32,7 +32,7 @@ class Align(RecipeStage):
     rounds: tuple[int, ...]
     generator: str | None
     section = "align"
-    keys = (*GENERATOR, "align.model", "align.data", "align.trainer", "loop.min_reliability")
+    keys = (*GENERATOR, "align.model", "align.data", "align.trainer", "align.sets.weight", "loop.min_reliability")
 
     @property
     def name(self) -> str:
@@ -62,7 +62,7 @@ class Align(RecipeStage):
             (exp.directory(in_round(number, "preferences")), exp.directory(in_round(number, "sample")))
             for number in self.rounds
         ]
-        data = AlignData(lm, prompt_book(exp), directories, seed=exp.seed, **section.data)
+        data = AlignData(lm, prompt_book(exp), directories, exp.sets.weight, seed=exp.seed, **section.data)
         data.setup("fit")
         lm.check_packing(max((entry.tree for entry in (*data.examples, *data.held)), key=len), adapter)
         module = SoftmaxDPOModule(lm, adapter, **section.model)
