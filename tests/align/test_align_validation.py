@@ -14,6 +14,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from tiny import reccot_row
 
+from trackrec.align.candidates import Candidates, candidate_folders, candidate_steps
 from trackrec.align.data import AlignData
 from trackrec.align.module import SoftmaxDPOModule, write_references
 from trackrec.llm.backbone import LanguageModel
@@ -200,3 +201,58 @@ def test_a_training_cut_between_validations_or_in_one_ends_like_an_undisturbed_o
         ends[name] = ((stage / name / "logs/metrics.csv").read_text(), weights)
     assert ends["cut"][0] == ends["whole"][0]
     assert all(torch.equal(one, other) for one, other in zip(ends["cut"][1], ends["whole"][1], strict=True))
+
+
+# -- candidates ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("count", "steps", "due"),
+    [(1, 7, [7]), (2, 8, [4, 8]), (3, 8, [3, 6, 8]), (4, 2, [1, 2]), (2, 1, [1])],
+)
+def test_candidates_are_evenly_spaced_and_the_last_is_the_end(count: int, steps: int, due: list[int]) -> None:
+    assert candidate_steps(count, steps) == due
+
+
+def test_candidates_survive_a_crash_between_them_to_the_bit(
+    tiny_lm: Callable[..., Any], tiny_book: PromptBook, stage: Path
+) -> None:
+    """Two epochs, a candidate in the middle and one at the end; cut after the first, and resumed from before it."""
+    files = {}
+    for name in ("whole", "cut"):
+        lm = tiny_lm(adapters=["g"], lora=LoRASettings(r=4))
+        module, data = ready(lm, tiny_book, stage, batch_size=1)
+        steps, every, args = len(data.examples), 2, {**TRAINER, "max_epochs": 2}
+        saving = Candidates(stage / name, 2)
+        if name == "cut":
+            callbacks = [saving, Cut(steps, validating=False)]
+            with pytest.raises(RuntimeError, match="cut"):
+                fit_adapter(module, data, {**args, "callbacks": callbacks}, stage / name, checkpoint_every=every)
+            assert candidate_folders(stage / name) == ["candidates/1"]
+            lm = tiny_lm(adapters=["g"], lora=LoRASettings(r=4))
+            module, data = ready(lm, tiny_book, stage, batch_size=1)
+        fit_adapter(module, data, {**args, "callbacks": [saving]}, stage / name, checkpoint_every=every)
+        assert candidate_folders(stage / name) == ["candidates/1", "candidates/2"]
+        paths = [f"{folder}/adapter_model.safetensors" for folder in (*candidate_folders(stage / name), "adapter")]
+        files[name] = [(stage / name / path).read_bytes() for path in paths]
+    assert files["cut"] == files["whole"]
+    first, last, end = files["whole"]
+    assert first != last
+    assert last == end
+
+
+def test_a_training_stopped_early_has_its_end_as_the_last_candidate(
+    lm: LanguageModel, tiny_book: PromptBook, stage: Path
+) -> None:
+    """Planned for eight epochs with the first candidate in the third, and stopped after two."""
+    module, data = ready(lm, tiny_book, stage, batch_size=1)
+    steps = len(data.examples)
+    stop = EarlyStopping("valid/loss", patience=1, min_delta=1e9)
+    args = {**TRAINER, "max_epochs": 8, "val_check_interval": 1.0, "callbacks": [Candidates(stage / "fit", 3), stop]}
+    trainer = fit_adapter(module, data, args, stage / "fit")
+    assert trainer.global_step == 2 * steps
+    assert candidate_steps(3, 8 * steps)[0] > trainer.global_step
+    assert candidate_folders(stage / "fit") == ["candidates/1"]
+    weights = [stage / "fit" / name / "adapter_model.safetensors" for name in ("candidates/1", "adapter")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert candidate_folders(stage) == ["adapter"]  # where none was saved

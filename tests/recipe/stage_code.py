@@ -38,7 +38,7 @@ OTHERS: dict[str, Any] = {
 
 def stages() -> dict[str, RecipeStage]:
     """One stage of each kind, by kind; the ones before the rounds and without text are like those of a round."""
-    dense = build_graph(LoopSettings(rounds=1), ["reccot", "untuned"], "dense")
+    dense = build_graph(LoopSettings(rounds=1, candidates=2), ["reccot", "untuned"], "dense")
     log_odds = build_graph(LoopSettings(rounds=1), ["reccot"], "log_odds")
     every = [*dense.stages, *log_odds.stages[-2:-1]]
     from trackrec.recipe.stages.test import ReadTest

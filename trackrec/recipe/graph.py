@@ -29,6 +29,7 @@ from trackrec.recipe.stages.log_odds import LogOdds
 from trackrec.recipe.stages.preferences import Preferences
 from trackrec.recipe.stages.rec_tune import PlainRecTune, RecTune, WarmUp
 from trackrec.recipe.stages.score import Score
+from trackrec.recipe.stages.select import Select
 from trackrec.recipe.stages.teacher import TeacherTexts
 from trackrec.recipe.stages.test import ReadTest
 from trackrec.recipe.stages.test_ratings import ReadTestRatings
@@ -107,7 +108,10 @@ def _add_turn(graph: Graph, loop: LoopSettings, rounds: tuple[int, ...]) -> None
             graph.add(Sample(number, graph.generator))
             graph.add(Score(number, scorer))
             graph.add(Preferences(number))
-        graph.generator = graph.add(Align(rounds, graph.generator))
+        start = graph.generator
+        graph.generator = aligned = graph.add(Align(rounds, start))
+        if loop.selects:
+            graph.generator = graph.add(Select(last, aligned, start, scorer))
     graph.add(Greedy(last, graph.generator))
     if loop.rec_tune:
         start = scorer if loop.validator_start == "previous" else None
@@ -147,8 +151,9 @@ def stage_names(config: Mapping[str, Any]) -> list[str]:
 
 def every_stage(rounds: int) -> list[str]:
     """Names of all stages that any configuration of so many rounds has, in order."""
-    names = build_graph(LoopSettings(rounds=rounds), ["reccot", UNTUNED], "dense").stages
-    log_odds = build_graph(LoopSettings(rounds=rounds), ["reccot"], "log_odds").stages
+    loop = LoopSettings(rounds=rounds, accept="better")
+    names = build_graph(loop, ["reccot", UNTUNED], "dense").stages
+    log_odds = build_graph(loop, ["reccot"], "log_odds").stages
     return [*(stage.name for stage in names[:-1]), *(stage.name for stage in log_odds[-2:]), TEST]
 
 

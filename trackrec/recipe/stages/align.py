@@ -26,13 +26,22 @@ if TYPE_CHECKING:
 class Align(RecipeStage):
     """S-DPO of a copy of the generator that sampled, on the sets of one round, or of several that it drew for.
 
-    Where the rewards are less reliable than ``loop.min_reliability``, the copy is published as it is.
+    Where the rewards are less reliable than ``loop.min_reliability``, the copy is published as it is. With
+    ``loop.candidates`` above 1 its states along the training are kept too; see `Candidates`.
     """
 
     rounds: tuple[int, ...]
     generator: str | None
     section = "align"
-    keys = (*GENERATOR, "align.model", "align.data", "align.trainer", "align.sets.weight", "loop.min_reliability")
+    keys = (
+        *GENERATOR,
+        "align.model",
+        "align.data",
+        "align.trainer",
+        "align.sets.weight",
+        "loop.min_reliability",
+        "loop.candidates",
+    )
 
     @property
     def name(self) -> str:
@@ -47,6 +56,7 @@ class Align(RecipeStage):
 
     def run(self, exp: Experiment, out: Path) -> dict[str, Any]:
         """See `RecipeStage.run`."""
+        from trackrec.align.candidates import Candidates
         from trackrec.align.data import AlignData
         from trackrec.align.module import SoftmaxDPOModule, write_references
         from trackrec.recipe.training import fit
@@ -68,7 +78,8 @@ class Align(RecipeStage):
         module = SoftmaxDPOModule(lm, adapter, **section.model)
         write_references(module, data, section.trainer(), out)
         tokens = sum(tree_tokens(entry.tree) for entry in data.examples)
-        notes = fit(exp, out, module, data, section, len(data.examples), tokens)
+        callbacks = [Candidates(out, exp.loop.candidates)] if exp.loop.candidates > 1 else []
+        notes = fit(exp, out, module, data, section, len(data.examples), tokens, callbacks)
         return {**notes, **({"held": len(data.held)} if data.held else {})}
 
     def reason_to_skip(self, exp: Experiment) -> str | None:

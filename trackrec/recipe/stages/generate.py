@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trackrec.recipe.cohort import cohort_of
+from trackrec.recipe.cohort import cohort_of, shown_half
 from trackrec.recipe.names import DATA, TEXTS, UNTUNED, existing, in_round
 from trackrec.recipe.stage import RecipeStage
 from trackrec.recipe.stage_keys import EVALUATED, GENERATOR, PLAYERS, TESTED
@@ -77,6 +78,10 @@ class Greedy(RecipeStage):
     def inputs(self) -> tuple[str, ...]:
         """See `RecipeStage.inputs`."""
         return existing(DATA, self.generator)
+
+    def outside(self, exp: Experiment) -> Mapping[str, str]:
+        """See `shown_half`."""
+        return shown_half(exp)
 
     def run(self, exp: Experiment, out: Path) -> dict[str, Any]:
         """See `RecipeStage.run`."""

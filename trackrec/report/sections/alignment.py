@@ -54,6 +54,8 @@ def alignment_section(run: RunNumbers) -> Section:
         blocks.append(held)
     skipped = {number: run.notes(in_round(number, "align")).get("reason") for number in rounds}
     blocks.extend(Missing(f"Round {number}: not aligned, {reason}.") for number, reason in skipped.items() if reason)
+    if chosen := _candidates_table(run, rounds):
+        blocks.append(chosen)
     without_loss = [
         number
         for number in rounds
@@ -133,6 +135,33 @@ def _curves(logs: dict[int, pl.DataFrame], rounds: Sequence[int]) -> Figure:
         "its sets by heart."
     )
     return Figure(caption, panels, table, [f"round {number}" for number in rounds], folded=True)
+
+
+def _candidates_table(run: RunNumbers, rounds: Sequence[int]) -> TableBlock | None:
+    """Which of each alignment's adapters was taken as G; None where none was chosen."""
+    rows: list[list[Cell]] = []
+    for number in rounds:
+        stage = in_round(number, "select")
+        if not run.has(stage):
+            continue
+        notes = run.notes(stage)
+        if not notes.get("rewards"):
+            rows.append([str(number), str(notes["taken"]), "–", "–", f"taken: {notes['reason']}"])
+        for arm in notes.get("rewards", ()):
+            reward = run.measured(stage, "valid", arm, "reward", number)
+            change = run.measured(stage, "valid", arm, "reward_minus_start", number, "signed")
+            taken = f"taken: {notes['reason']}" if arm == notes["taken"] else ""
+            rows.append([str(number), arm, reward or "–", change or "–", taken])
+    if not rows:
+        return None
+    return TableBlock(
+        "The adapters of each alignment as V sees them (loop.candidates, loop.accept), and the G that sampled the "
+        "draws, the start: the reward of their greedy texts about the half of the validation users that chooses, and "
+        "its difference to the start's, paired on the same rows. Intervals are 95 %, over users. The best of several "
+        "is chosen on these rows, so its reward is high by luck too; all other tables show the other half.",
+        ("round", "G", "reward", "minus the start's", "taken"),
+        rows,
+    )
 
 
 def _held_table(run: RunNumbers, logs: dict[int, pl.DataFrame]) -> TableBlock | None:
