@@ -30,7 +30,7 @@ def chosen(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("select")
     values: dict[str, Any] = yaml.safe_load(config.read_text())
     values["loop"] |= {"candidates": 2, "accept": "better", "texts": "played"}
-    values["align"] |= {"data": {"hold": 0.3, "batch_size": 1}, "model": {"lr": 1e-3}}
+    values["align"] |= {"data": {"hold": 0.3, "batch_size": 1}, "model": {"lr": 3e-2}}
     values["ctr"] |= {"arms": ["none", "reccot"], "seeds": [0], "classics": []}
     values["ctr"]["trainer"]["max_epochs"] = 1
     values["monitors"] = []
@@ -72,6 +72,7 @@ def test_the_published_adapter_is_the_best_by_the_metrics_rows(chosen: Path) -> 
         differences = read_table(stage, "metrics").filter(pl.col("name") == "reward_minus_start")
         for arm, value in differences.select("arm", "value").iter_rows():
             assert value == pytest.approx(rewards[arm] - rewards[START], abs=1e-6)
+        assert rewards["candidate-1"] != rewards["candidate-2"]
         start = stage / "adapter"
         log = RunFiles(run, yaml.safe_load(chosen.read_text())).step_logs(f"round-{number}/align")
         assert log is not None

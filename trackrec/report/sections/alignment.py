@@ -147,7 +147,7 @@ def _candidates_table(run: RunNumbers, rounds: Sequence[int]) -> TableBlock | No
         notes = run.notes(stage)
         if not notes.get("rewards"):
             rows.append([str(number), str(notes["taken"]), "–", "–", f"taken: {notes['reason']}"])
-        for arm in notes.get("rewards", ()):
+        for arm in sorted(notes.get("rewards", ()), key=lambda arm: (arm != "start", len(arm), arm)):
             reward = run.measured(stage, "valid", arm, "reward", number)
             change = run.measured(stage, "valid", arm, "reward_minus_start", number, "signed")
             taken = f"taken: {notes['reason']}" if arm == notes["taken"] else ""
