@@ -134,7 +134,7 @@ class Saturation(StepMonitor):
 def _start_source(stage: DoneStage) -> str:
     """The source, as in the tables, of texts by the G that this alignment started from."""
     inputs = stage.run.manifests[stage.name].inputs
-    parent = next((name for name in inputs if name == "distill" or name.endswith("/align")), None)
+    parent = next((name for name in inputs if name == "distill" or name.endswith(("/align", "/select"))), None)
     return inputs[parent][:12] if parent else _UNTUNED
 
 

@@ -34,9 +34,14 @@ class StepCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save right after the step, before the next batch adds a gradient; but after the validation of an epoch."""
+        """Save right after the step, before the next batch adds a gradient; but after a validation that follows it."""
         self._due = trainer.global_step != self._saved and trainer.global_step % self.every == 0
-        if not (trainer.is_last_batch and trainer.enable_validation):
+        if not (trainer.enable_validation and (trainer.is_last_batch or _validates(trainer, batch_idx))):
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save what waited for a validation inside an epoch: a resumed training doesn't make up for it."""
+        if not (trainer.sanity_checking or trainer.is_last_batch):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -48,3 +53,12 @@ class StepCheckpoint(Checkpoint):
             self._due = False
             self._saved = trainer.global_step
             trainer.save_checkpoint(self.path, weights_only=False)
+
+
+def _validates(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether a validation follows a batch inside an epoch; see Lightning's ``val_check_interval``."""
+    every, epochs = trainer.val_check_batch, trainer.check_val_every_n_epoch
+    if every is None or (epochs is not None and (trainer.current_epoch + 1) % epochs):
+        return False
+    done = batch_idx + 1 if epochs is not None else trainer.fit_loop.total_batch_idx + 1
+    return done % every == 0

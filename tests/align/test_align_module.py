@@ -20,6 +20,7 @@ from trackrec.llm.packing import unroll
 from trackrec.llm.sampling.hf_sampler import HFSampler
 from trackrec.llm.sampling.sampler import draw_seed
 from trackrec.llm.training.fit import fit_adapter
+from trackrec.llm.training.optimizer import OptimizerSettings
 from trackrec.runtime.errors import SettingError
 from trackrec.storage.parts import read_table, write_part
 
@@ -84,7 +85,7 @@ def test_a_tree_is_the_prompt_and_the_sampled_tokens(lm, tiny_book, stage):
     sets = read_table(stage / "preferences", "preferences").to_dicts()
     examples = align_data(lm, tiny_book, stage).examples
     ends = {"stop": 0, "length": 0}
-    for row, (history_id, tree, _) in zip(sets, examples, strict=True):
+    for row, (history_id, tree, *_) in zip(sets, examples, strict=True):
         assert history_id == row["history_id"]
         for draw, branch in zip([row["chosen"], *row["rejected"]], tree[1:], strict=True):
             sampled = draws[history_id, draw]
@@ -103,7 +104,7 @@ def test_cached_references_equal_live_ones(lm, tiny_book, stage):
     assert [row["history_id"] for row in rows] == HISTORIES
     assert [len(row["rejected_logps"]) for row in rows] == [1, 2, 3, 1, 2, 3]
     with lm.using("g"):
-        for row, (_, tree, _) in zip(rows, data.examples, strict=True):
+        for row, (_, tree, *_) in zip(rows, data.examples, strict=True):
             alone = [branch_logprobs(lm, unroll([[tree[0], b]]), [(0, 1)], [b.ids])[0].item() for b in tree[1:]]
             assert [row["chosen_logp"], *row["rejected_logps"]] == pytest.approx(alone, abs=1e-4)
 
@@ -142,7 +143,9 @@ def test_a_finished_reference_table_is_read_and_not_computed(lm, tiny_book, stag
     assert with_references(module, align_data(lm, tiny_book, stage), stage).references == first
 
 
-@pytest.mark.parametrize("settings", [{}, {"length_norm": "avg"}, {"sft_coef": 0.5}, {"beta": 2.0}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"length_norm": "avg"}, {"sft_coef": 0.5}, {"beta": 2.0}, {"method": "listwise"}]
+)
 def test_at_the_start_the_loss_is_ln_of_one_plus_k(lm, tiny_book, stage, settings):
     module = SoftmaxDPOModule(lm, "g", **settings)
     data = with_references(module, align_data(lm, tiny_book, stage, batch_size=6), stage)
@@ -158,12 +161,15 @@ def test_at_the_start_the_loss_is_ln_of_one_plus_k(lm, tiny_book, stage, setting
     assert trainer.global_step == 1
 
 
-def test_a_stale_reference_stops_the_run_before_the_first_step(lm, tiny_book, stage):
+@pytest.mark.parametrize(
+    ("method", "found"), [("sdpo", "the S-DPO loss"), ("listwise", "the listwise loss"), ("sft", "beta times the")]
+)
+def test_a_stale_reference_stops_the_run_before_the_first_step(lm, tiny_book, stage, method, found):
     """The reference of another adapter: the loss is not ln(1+K) and says so; nothing is trained or saved."""
     data = with_references(SoftmaxDPOModule(lm, "other"), align_data(lm, tiny_book, stage), stage)
-    module = SoftmaxDPOModule(lm, "g")
+    module = SoftmaxDPOModule(lm, "g", method=method)
     before = [parameter.detach().clone() for parameter in module._trained]
-    with pytest.raises(StaleReferenceError, match=r"at step 0 the S-DPO loss is .*were not computed by the adapter"):
+    with pytest.raises(StaleReferenceError, match=rf"at step 0 {found} .*were not computed by the adapter"):
         fit_adapter(module, data, QUIET | {"max_epochs": 1}, stage / "out")
     assert all(torch.equal(p, b) for p, b in zip(module._trained, before, strict=True))
     assert not (stage / "out" / "adapter").exists()
@@ -219,6 +225,42 @@ def test_a_batch_of_six_is_three_accumulated_batches_of_two(lm, tiny_book, stage
         assert (one - other).norm() <= 1e-4 * one.norm()
 
 
+def test_sets_weigh_by_their_spread_over_the_rounds_mean(lm, tiny_book, stage):
+    """Spreads .1, .2 and .6 twice each: their mean is .3, so the weights are 1/3, 2/3 and 2."""
+    sets = read_table(stage / "preferences", "preferences").to_dicts()
+    spreads = [0.1, 0.2, 0.6] * 2
+    for row, spread in zip(sets, spreads, strict=True):
+        row["rejected_rewards"] = [0.9 - spread, *[0.89] * (len(row["rejected"]) - 1)]
+    write_part(stage / "preferences", "preferences", sets)
+    data = align_data(lm, tiny_book, stage, weight="spread")
+    assert [entry.weight for entry in data.examples] == pytest.approx([1 / 3, 2 / 3, 2] * 2, rel=1e-4)
+    assert data.collate(data.examples[1:3]).weights.tolist() == pytest.approx([2 / 3, 2], rel=1e-4)
+    assert {entry.weight for entry in align_data(lm, tiny_book, stage).examples} == {1.0}
+
+
+def test_weights_hold_under_gradient_accumulation(lm, tiny_book, stage):
+    """One step over three accumulated batches of two is one step over a batch of six, weighted."""
+    ends = []
+    for size, accumulated in ((6, 1), (2, 3)):
+        shake(lm, "g", 0)
+        module = SoftmaxDPOModule(lm, "g", lr=1e-2, beta=0.5, kl_coef=0.1, optimizer=OptimizerSettings(warmup=0.0))
+        data = with_references(module, align_data(lm, tiny_book, stage, batch_size=size), stage / str(size))
+        weights = (0.1, 0.4, 0.5, 1.5, 0.5, 3.0)
+        data.examples = [e._replace(weight=w) for e, w in zip(data.examples, weights, strict=True)]
+        trainer = fit_adapter(
+            module, data, QUIET | {"max_epochs": 1, "accumulate_grad_batches": accumulated}, stage / f"out-{size}"
+        )
+        assert trainer.global_step == 1
+        # At the start each loss is ln(1 + K), K = 1, 2, 3, 1, 2, 3.
+        due = sum(w * math.log(k) for w, k in zip(weights, (2, 3, 4, 2, 3, 4), strict=True)) / 6
+        assert module.last_values["loss"] == pytest.approx(due, rel=1e-4)
+        ends.append([parameter.detach().clone() for parameter in module._trained])
+    shake(lm, "g", 0)
+    for one, other, start in zip(*ends, module._trained, strict=True):
+        assert (one - start).abs().max() > 1e-3
+        assert (one - other).abs().max() <= 0.02 * (one - start).abs().max()
+
+
 def test_a_sets_loss_is_its_own_in_any_company(lm, tiny_book, stage):
     module = SoftmaxDPOModule(lm, "g", beta=0.5)
     data = with_references(module, align_data(lm, tiny_book, stage), stage)
@@ -236,7 +278,7 @@ def test_the_loss_by_hand_from_log_probabilities(lm, tiny_book, stage, length_no
     data = with_references(module, align_data(lm, tiny_book, stage), stage)
     shake(lm, "g", 5)
     found, _ = module.losses(data.collate(data.examples))
-    for place, (history_id, tree, round_) in enumerate(data.examples):
+    for place, (history_id, tree, round_, *_) in enumerate(data.examples):
         tokens = [list(branch.ids) for branch in tree[1:]]
         wanted = [(0, branch) for branch in range(1, len(tree))]
         with torch.no_grad():
@@ -257,8 +299,9 @@ class Margins(Callback):
         self.seen.append(trainer.callback_metrics["margin"].item())
 
 
-def test_training_moves_toward_the_chosen_texts(lm, tiny_book, stage):
-    margins, module = Margins(), SoftmaxDPOModule(lm, "g", lr=5e-3)
+@pytest.mark.parametrize("method", ["sdpo", "sft", "listwise"])
+def test_training_moves_toward_the_chosen_texts(lm, tiny_book, stage, method):
+    margins, module = Margins(), SoftmaxDPOModule(lm, "g", lr=5e-3, method=method)
     data = with_references(module, align_data(lm, tiny_book, stage, batch_size=6), stage)
     fit_adapter(module, data, QUIET | {"max_epochs": 8, "callbacks": [margins]}, stage / "out")
     assert margins.seen[0] == pytest.approx(0, abs=1e-4)

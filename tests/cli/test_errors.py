@@ -190,4 +190,4 @@ def test_a_validation_that_will_not_run_may_not_be_watched(
     stopping = '[{"class_path":"lightning.pytorch.callbacks.EarlyStopping","init_args":{"monitor":"valid/loss"}}]'
     (line,) = command("--loop.hold", hold, f"--{section}.trainer.callbacks", stopping)[1:]
     assert line.startswith(f"{section}.trainer.callbacks: EarlyStopping watches 'valid/loss', but nothing is held back")
-    assert "set loop.hold above 0" in line
+    assert f"set {'align.data.hold' if section == 'align' else 'loop.hold'} above 0" in line

@@ -42,7 +42,9 @@ def stages() -> dict[str, RecipeStage]:
 
     Stages of comparisons have their whole names; those with the same kind are alike.
     """
-    dense = build_graph(LoopSettings(rounds=1, comparisons=["teacher", "untuned"]), ["reccot", "untuned"], "dense")
+    dense = build_graph(
+        LoopSettings(rounds=1, candidates=2, comparisons=["teacher", "untuned"]), ["reccot", "untuned"], "dense"
+    )
     log_odds = build_graph(LoopSettings(rounds=1), ["reccot"], "log_odds")
     every = [*dense.stages, *log_odds.stages[-2:-1]]
     from trackrec.recipe.stages.test import ReadTest

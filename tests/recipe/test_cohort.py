@@ -225,6 +225,32 @@ def test_evaluation_rows_are_capped_in_all_and_per_history():
     assert set(whole.valid["history_id"]) == set(SAMPLES["history_id"])
 
 
+def test_where_a_g_is_chosen_half_of_the_users_choose_and_the_others_are_shown():
+    """Twelve users with validation rows: six and six, by hash; each half is capped as evaluation rows are."""
+    plain = select_cohort(SAMPLES, LoopSettings(eval_samples=999), seed=0)
+    assert not len(plain.choose)
+    for settings in ({"candidates": 2}, {"accept": "better"}):
+        cohort = select_cohort(SAMPLES, LoopSettings(eval_samples=999, **settings), seed=0)
+        shown, choosing = set(cohort.valid["user_id"]), set(cohort.choose["user_id"])
+        assert (len(shown), len(choosing)) == (6, 6)
+        assert not shown & choosing
+        assert set(cohort.choose["split"]) == {"valid"}
+        assert sorted(pl.concat([cohort.valid, cohort.choose])["sample_id"]) == sorted(plain.valid["sample_id"])
+        for name in ("reward", "tune", "warmup", "hold", "test"):
+            assert getattr(cohort, name).equals(getattr(plain, name)), name
+    capped = select_cohort(SAMPLES, LoopSettings(eval_samples=5, eval_per_history=2, candidates=3), seed=0)
+    assert (len(capped.valid), len(capped.choose)) == (5, 5)
+    assert max(counts(capped.choose).values()) == 2
+    assert not set(capped.valid["user_id"]) & set(capped.choose["user_id"])
+    unaligned = select_cohort(SAMPLES, LoopSettings(eval_samples=999, candidates=2, align=False), seed=0)
+    assert unaligned.valid.equals(plain.valid)
+    one = SAMPLES.filter((pl.col("split") != "valid") | (pl.col("user_id") == "u0"))
+    with pytest.raises(
+        SettingError, match=r"validation rows have 1 user.*loop\.candidates: 1 and loop\.accept: always"
+    ):
+        select_cohort(one, LoopSettings(candidates=2), seed=0)
+
+
 # -- turns --------------------------------------------------------------------------------------------------------
 
 

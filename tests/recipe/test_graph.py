@@ -156,6 +156,34 @@ def test_without_turns_one_g_draws_one_v_scores_and_both_are_trained_once() -> N
     assert "loop.alternate" in made["round-3/rec_tune"].keys
 
 
+@pytest.mark.parametrize("loop", [{"candidates": 2}, {"accept": "better"}])
+def test_where_a_g_is_chosen_the_chosen_one_goes_on(loop: dict[str, Any]) -> None:
+    made = stages(rounds=2, **loop)
+    assert made["round-1/select"].inputs == ("data", "round-1/align", "distill", "warmup/rec_tune")
+    assert made["round-2/select"].inputs == ("data", "round-2/align", "round-1/select", "round-1/rec_tune")
+    for reader in ("round-2/sample", "round-2/align", "round-1/greedy"):
+        assert "round-1/select" in made[reader].inputs
+        assert "round-1/align" not in made[reader].inputs
+    assert "round-2/select" in made["texts"].inputs
+    assert stage_names({"loop": {"rounds": 2, **loop}, "ctr": {}}) == list(made)
+    assert "round-1/select" not in stages(rounds=2)
+    assert "round-1/select" not in stages(rounds=2, align=False, **loop)
+    cold = stages(rounds=1, distill=False, warmup=False, **loop)
+    assert cold["round-1/select"].inputs == ("data", "round-1/align")
+    together = stages(rounds=3, alternate=False, **loop)
+    assert together["round-3/select"].inputs == ("data", "round-3/align", "distill", "warmup/rec_tune")
+
+
+def test_stages_that_read_validation_rows_know_of_the_half() -> None:
+    """By what is outside of their keys: `loop.candidates: 3` instead of 2 makes none of them run again."""
+    whole, half = (SimpleNamespace(loop=LoopSettings(**loop)) for loop in ({}, {"candidates": 2}))
+    made = stages(rounds=1, candidates=2)
+    for name in ("warmup/greedy", "round-1/greedy", "warmup/evaluate", "round-1/evaluate", "plain/evaluate"):
+        assert made[name].outside(whole) == {}  # type: ignore[arg-type]
+        assert made[name].outside(half) == {"validation users": "half"}  # type: ignore[arg-type]
+    assert [name for name, stage in made.items() if "loop.candidates" in stage.keys] == ["round-1/align"]
+
+
 @pytest.mark.parametrize(
     ("loop", "turns"),
     [

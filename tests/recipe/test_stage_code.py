@@ -21,8 +21,8 @@ def test_what_the_table_must_say() -> None:
     assert not any(name.startswith("trackrec.ctr.nets.deepfm") for found in reached.values() for name in found)
     assert not any(name.startswith(WITHOUT_RESULT) for found in (*reached.values(), *vllm.values()) for name in found)
     assert not any(".vllm" in name for found in reached.values() for name in found)
-    writes = {"sample", "greedy", "texts", "untuned", "v-untuned/texts"}
-    scores = {"score", "evaluate", "log_odds", "test"}
+    writes = {"sample", "greedy", "select", "texts", "untuned", "v-untuned/texts"}
+    scores = {"score", "select", "evaluate", "log_odds", "test"}
     scores |= {kind for kind in kinds if kind.endswith("/evaluate")}
     assert {kind for kind, found in vllm.items() if "trackrec.llm.vllm.sampler" in found} == writes
     assert {kind for kind, found in vllm.items() if "trackrec.llm.vllm.host" in found} == writes | scores

@@ -12,6 +12,7 @@ import pytest
 from made_run import USERS, MadeRun, made_config, metric_row
 from reading import answer_of, missing, row, section, tables
 
+from trackrec.metrics.intervals import Interval, metric_rows
 from trackrec.metrics.scores import balanced_mean
 from trackrec.report.numbers import RunNumbers
 from trackrec.report.render.document import Badge, Figure, Num, Report, write_number
@@ -169,6 +170,54 @@ def test_curves_start_and_end_by_hand(made_report: Report) -> None:
     first, last, steps = cells["2", "Margin"]
     assert (first.value, last.value, steps.value) == (0.0, pytest.approx(0.5), 6)
     assert [num.text for num in cells["1", "Accuracy"][:2]] == ["50.0 %", "75.0 %"]
+
+
+def test_the_held_out_sets_stand_beside_the_training(made_dir: Any, tmp_path: Path) -> None:
+    """Validated before the first step, after three and after six, in round 2 only."""
+    run_dir, config = made_dir
+    shutil.copytree(run_dir, tmp_path / "run")
+    path = tmp_path / "run/round-2/align/logs/metrics.csv"
+    held = pl.DataFrame(
+        {"step": [0, 3, 6], "valid/loss": [1.4, 1.2, 1.3], "valid/margin": [0.0, 0.3, 0.25]}
+        | {"valid/accuracy": [0.0, 0.75, 0.625]}
+    )
+    pl.read_csv(path).join(held, on="step", how="full", coalesce=True).sort("step").write_csv(path)
+    report = build_report(tmp_path / "run", config)
+    (table,) = (table for table in tables(report, "alignment") if "held back" in table.caption)
+    (line,) = table.rows
+    assert line[:2] == ["2", "–"]
+    assert [num.value for num in line[2:]] == [1.4, 1.3, 0.0, 0.25, 0.0, 0.625]
+    (figure,) = (block for block in section(report, "alignment").blocks if isinstance(block, Figure))
+    shown = "".join(map(str, figure.panels))
+    assert shown.index("Held-out loss") < shown.index("Margin") < shown.index("Held-out margin")
+    cells = {(cells[0], cells[1]): cells[2:] for cells in figure.numbers.rows}
+    assert cells["2", "Loss"][2].value == 6  # rows of a validation alone are no steps
+
+
+def test_the_candidates_of_a_round_and_the_one_that_was_taken(tmp_path: Path) -> None:
+    config = made_config()
+    config["loop"] |= {"candidates": 2, "accept": "better"}
+    made = MadeRun(tmp_path, config)
+    made.all()
+    stage, key = "round-1/select", {"round": 1, "split": "valid"}
+    rewards = {"start": 0.5, "candidate-1": 0.55, "candidate-2": 0.52}
+    rows = []
+    for arm, reward in rewards.items():
+        found = {"reward": Interval(reward, reward - 0.1, reward + 0.1, 40)}
+        if arm != "start":
+            found["reward_minus_start"] = Interval(reward - 0.5, -0.01, 0.1, 40)
+        rows += metric_rows(found, stage=stage, arm=arm, **key)
+    write_part(tmp_path / stage, "metrics", rows)
+    made.finish(stage, ["round-1/align"], taken="candidate-1", reason="it is the best", rewards=rewards)
+    made.finish("round-2/select", ["round-2/align"], taken="start", reason="not aligned")
+    (table,) = (table for table in tables(build_report(tmp_path, config), "alignment") if "candidates" in table.caption)
+    cells = [[cell if isinstance(cell, str) else cell.value for cell in line] for line in table.rows]
+    assert cells == [
+        ["1", "start", 0.5, "–", ""],
+        ["1", "candidate-1", 0.55, pytest.approx(0.05), "taken: it is the best"],
+        ["1", "candidate-2", 0.52, pytest.approx(0.02), ""],
+        ["2", "start", "–", "–", "taken: not aligned"],
+    ]
 
 
 def test_without_logs_the_last_step_is_shown_and_the_gap_named(made_dir: Any, tmp_path: Path) -> None:

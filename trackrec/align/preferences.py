@@ -40,6 +40,9 @@ class PreferenceSettings:
             ``min_spread`` it means the same for a V that is nearly always sure and one that never is.
         min_best: a set is dropped when its best reward, without the cost of what isn't grounded, is below this: V is
             wrong on every draw. null is .5 for a ``probability`` and 0 for a ``log_gain``.
+        weight: how much a set's loss counts in the training: ``none``, all the same (paper), or ``spread``, its chosen
+            minus its lowest rejected reward, divided by the round's mean. V's order of draws whose rewards hardly
+            differ is mostly noise; ``min_spread`` and ``drop_flattest`` cut such sets off, this fades them out.
         shuffle_rewards: permute the rewards among a history's draws at random. This is the control for aligning on V's
             scores: as many sets, with the same spreads.
     """
@@ -51,6 +54,7 @@ class PreferenceSettings:
     min_spread: float = 0.01
     drop_flattest: float = 0.0
     min_best: float | None = None
+    weight: Literal["none", "spread"] = "none"
     shuffle_rewards: bool = False
 
     def __post_init__(self) -> None:

@@ -39,7 +39,7 @@ from trackrec.validator.settings import ScoreSettings
 
 # What the pipeline hands to the classes itself; the rest of their arguments are configuration.
 _LM_MODULE = {"lm", "adapter"}
-_LM_DATA = {"lm", "book", "teacher_dir", "directories", "texts", "targets", "held", "others", "seed"}
+_LM_DATA = {"lm", "book", "teacher_dir", "directories", "weight", "texts", "targets", "held", "others", "seed"}
 # Named, not imported: nothing here knows the callbacks.
 _MONITORS = (
     "Collapse",

@@ -56,7 +56,7 @@ def build_experiment(config: dict[str, Any], objects: Objects, say: Callable[[st
         model, data, trainer = (_arguments(made[name][part]) for part in ("model", "data", "trainer"))
         own = made.validator_backbone or made.backbone if name == "rec_tune" else made.backbone
         check_training(name, model, data, own, made.loop, made.sampler.n)
-        if name == "align" or not made.loop.hold:
+        if not (data["hold"] if name == "align" else made.loop.hold):
             check_nothing_is_watched(name, trainer)
         count = process_count(trainer, f"{name}.trainer")
         return Training(model, data, lambda: _arguments(objects()[name].trainer), count)
@@ -112,14 +112,17 @@ def check_training(
     Raises:
         SettingError: naming the key.
     """
+    from trackrec.align.data import check_hold
     from trackrec.align.module import SoftmaxDPOModule
     from trackrec.distill.module import DistillModule
     from trackrec.llm.training.adapter_module import AdapterModule
     from trackrec.validator.data import check_options
     from trackrec.validator.module import RecTuningModule
 
+    if name == "align":
+        check_hold(data.get("hold", 0.0))
     for key, value in data.items():
-        if isinstance(value, int) and value < 1:
+        if key != "hold" and isinstance(value, int) and value < 1:
             raise SettingError(f"{name}.data.{key} must be at least 1, got {value}.")
     if name == "rec_tune":
         check_options(data)

@@ -14,7 +14,7 @@ import polars as pl
 from trackrec.recipe.names import TEACHER
 from trackrec.recipe.tables import empty_histories, sample_rows, texts_of
 from trackrec.runtime.errors import SettingError
-from trackrec.storage.atomic import stable_hash
+from trackrec.storage.atomic import stable_hash, stable_share
 
 if TYPE_CHECKING:
     from trackrec.recipe.experiment import Experiment
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 
 Target = tuple[str, str, int]  # sample_id, item_id, label
-_HOLD_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,9 @@ class Cohort:
         tune: rows from which a round's tuning rows are taken, in the order in which rounds take them.
         warmup: rows from which the warm-up's are taken: ``tune``, or those of ``warmup_users``.
         hold: train rows of all users that none of the three has, on which Rec-Tuning is validated.
-        valid: validation rows on which V is evaluated each round.
+        valid: validation rows on which V and G are evaluated each round. With ``LoopSettings.selects`` they are of the
+            half of the users that chooses nothing, so that no result is shown on rows that chose it.
+        choose: validation rows of the other half, on which a G is chosen; none where none is chosen.
         test: test rows on which V is evaluated by the test command.
     """
 
@@ -49,6 +50,7 @@ class Cohort:
     warmup: pl.DataFrame
     hold: pl.DataFrame
     valid: pl.DataFrame
+    choose: pl.DataFrame
     test: pl.DataFrame
 
 
@@ -63,7 +65,7 @@ def select_cohort(samples: pl.DataFrame, settings: LoopSettings, seed: int, empt
 
     Raises:
         SettingError: no train user has a row for both uses, or G is aligned and no history in the loop has rewards from
-            both classes.
+            both classes, or a G is to be chosen on fewer than two validation users.
     """
     ranked = samples.with_columns(rank=_hashes(samples["sample_id"], "row", seed)).sort("rank")
     train = ranked.filter(pl.col("split") == "train")
@@ -101,6 +103,7 @@ def select_cohort(samples: pl.DataFrame, settings: LoopSettings, seed: int, empt
             "give more ratings, or set samples.threshold nearer to their middle. (With loop.targets: 1, the paper's "
             "reward, any row is enough.)"
         )
+    valid, choose = _halves(ranked.filter(pl.col("split") == "valid"), settings.selects, seed)
     return Cohort(
         loop_histories=histories,
         left_out=sorted(set(histories) - set(reward["history_id"].to_list())),
@@ -108,9 +111,13 @@ def select_cohort(samples: pl.DataFrame, settings: LoopSettings, seed: int, empt
         tune=tune.drop("rank"),
         warmup=warmup.drop("rank"),
         hold=hold.drop("rank"),
-        valid=_evaluation_rows(ranked, "valid", settings.eval_samples, settings.eval_per_history, seed),
+        valid=_evaluation_rows(valid, settings.eval_samples, settings.eval_per_history, seed),
+        choose=_evaluation_rows(choose, settings.eval_samples, settings.eval_per_history, seed),
         test=_evaluation_rows(
-            ranked, "test", settings.test_samples or settings.eval_samples, settings.eval_per_history, seed
+            ranked.filter(pl.col("split") == "test"),
+            settings.test_samples or settings.eval_samples,
+            settings.eval_per_history,
+            seed,
         ),
     )
 
@@ -133,6 +140,11 @@ def tuning_rows(tune: pl.DataFrame, per_history: int, turn: int) -> pl.DataFrame
 def cohort_of(exp: Experiment) -> Cohort:
     """The cohort of a run."""
     return exp.once("cohort", lambda: select_cohort(sample_rows(exp), exp.loop, exp.seed, empty_histories(exp)))
+
+
+def shown_half(exp: Experiment) -> dict[str, str]:
+    """For the fingerprint of a stage that reads `Cohort.valid`: whether it is half of the users."""
+    return {"validation users": "half"} if exp.loop.selects else {}
 
 
 def tuning_limit(exp: Experiment) -> int:
@@ -167,9 +179,7 @@ def held_rows_of(exp: Experiment, history_ids: Collection[str]) -> pl.DataFrame:
 
 def held_back(ids: pl.Series, share: float, seed: int) -> pl.Series:
     """Which of some ids are held back from every training of the loop: about ``share`` of them, by hash."""
-    limit = share * 16**_HOLD_DIGITS
-    hashes = (int(stable_hash("hold", seed, value, digits=_HOLD_DIGITS), 16) for value in ids.to_list())
-    return pl.Series("held", [number < limit for number in hashes], dtype=pl.Boolean)
+    return pl.Series("held", [stable_share("hold", seed, value) < share for value in ids.to_list()], dtype=pl.Boolean)
 
 
 def learned_samples(exp: Experiment) -> set[str]:
@@ -197,9 +207,23 @@ def _first_per_history(rows: pl.DataFrame, limit: int) -> pl.DataFrame:
     return rows.filter(place < limit).drop("rank").sort("sample_id")
 
 
-def _evaluation_rows(ranked: pl.DataFrame, split: str, most: int, per_history: int, seed: int) -> pl.DataFrame:
+def _halves(rows: pl.DataFrame, selects: bool, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Rows of the users on whom results are shown, and of those on whom a G is chosen: half of them, by hash."""
+    if not selects:
+        return rows, rows.clear()
+    users = sorted(rows["user_id"].unique().to_list(), key=lambda user: stable_hash("choose", seed, user))
+    if len(users) < 2:
+        raise SettingError(
+            f"the validation rows have {len(users)} user(s): half of them would choose a G (loop.candidates, "
+            "loop.accept), and the results be shown on the others. Set loop.candidates: 1 and loop.accept: always."
+        )
+    chooses = pl.col("user_id").is_in(users[: len(users) // 2])
+    return rows.filter(~chooses), rows.filter(chooses)
+
+
+def _evaluation_rows(ranked: pl.DataFrame, most: int, per_history: int, seed: int) -> pl.DataFrame:
     """Up to ``per_history`` rows of histories in hash order, until there are ``most``."""
-    rows = _first_per_history(ranked.filter(pl.col("split") == split), per_history)
+    rows = _first_per_history(ranked, per_history)
     rows = rows.with_columns(rank=_hashes(rows["history_id"], "evaluate", seed)).sort("rank", "sample_id")
     return rows.head(most).drop("rank").sort("sample_id")
 

@@ -7,7 +7,7 @@ should have without loading anything.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ from trackrec.recipe.stages.log_odds import LogOdds
 from trackrec.recipe.stages.preferences import Preferences
 from trackrec.recipe.stages.rec_tune import RecTune, WarmUp
 from trackrec.recipe.stages.score import Score
+from trackrec.recipe.stages.select import Select
 from trackrec.recipe.stages.teacher import TeacherTexts
 from trackrec.recipe.stages.test import ReadTest
 from trackrec.recipe.stages.test_ratings import ReadTestRatings
@@ -127,7 +128,10 @@ def _add_turn(graph: Graph, loop: LoopSettings, rounds: tuple[int, ...], evaluat
             graph.add(Score(number, scorer))
             graph.add(Preferences(number))
         reading = None if loop.min_reading is None else evaluated
-        graph.generator = graph.add(Align(rounds, graph.generator, reading))
+        start = graph.generator
+        graph.generator = aligned = graph.add(Align(rounds, start, reading))
+        if loop.selects:
+            graph.generator = graph.add(Select(last, aligned, start, scorer))
     graph.add(Greedy(last, graph.generator))
     if loop.rec_tune:
         start = scorer if loop.validator_start == "previous" else None
@@ -195,8 +199,9 @@ def _known(section: Mapping[str, Any], settings: type[Any]) -> dict[str, Any]:
 
 def every_stage(rounds: int) -> list[str]:
     """Names of all stages that any configuration of so many rounds has, in order."""
-    names = build_graph(LoopSettings(rounds=rounds, comparisons=list(COMPARISONS)), ["reccot", UNTUNED], "dense").stages
-    log_odds = build_graph(LoopSettings(rounds=rounds), ["reccot"], "log_odds").stages
+    loop = LoopSettings(rounds=rounds, accept="better", comparisons=list(COMPARISONS))
+    names = build_graph(loop, ["reccot", UNTUNED], "dense").stages
+    log_odds = build_graph(replace(loop, comparisons=[]), ["reccot"], "log_odds").stages
     return [*(stage.name for stage in names[:-1]), *(stage.name for stage in log_odds[-2:]), TEST]
 
 

@@ -44,16 +44,18 @@ def drop_models(exp: Experiment) -> None:
     release()
 
 
-def load_adapter(exp: Experiment, lm: LanguageModel, stage: str | None) -> str | None:
-    """Load the adapter that a stage trained, and no other; None is the base model."""
+def load_adapter(exp: Experiment, lm: LanguageModel, stage: str | None, folder: str = "adapter") -> str | None:
+    """Load the adapter that a stage trained, or another that it saved, and no other; None is the base model."""
     if stage is None:
         lm.keep_only(set())
         return None
     manifest = exp.pipeline.manifest(stage)
     name = f"{stage.replace('/', '-')}-{manifest.content_hash[:8]}"
+    if folder != "adapter":
+        name = f"{name}-{folder.replace('/', '-')}"
     lm.keep_only({name})
     if name not in lm.adapters:
-        lm.load_adapter(exp.directory(stage) / "adapter", name)
+        lm.load_adapter(exp.directory(stage) / folder, name)
     return name
 
 

@@ -62,6 +62,11 @@ class LoopSettings:
             these once more); ``untuned``: the text of the base model. null is facts, titles and whole where V reads
             something else of the history than G (``prompts.generator``, ``prompts.validator``), none where both read
             the same; [] is none.
+        candidates: so many adapters of G are saved along each alignment, evenly spaced in its steps, the last one at
+            its end, and the stage ``select`` takes the one whose greedy texts V rewards most. For that the users of the
+            validation rows are split into two halves by hash: one chooses, and results are shown on the other.
+        accept: ``always`` goes on with the aligned G (paper), or with the best candidate; ``better`` goes on with the G
+            that sampled the round's draws where no candidate's reward is higher than its.
     """
 
     rounds: int = 3
@@ -86,6 +91,8 @@ class LoopSettings:
     min_reliability: float | None = None
     comparisons: list[ComparisonName] | None = None
     min_reading: float | None = None
+    candidates: int = 1
+    accept: Literal["always", "better"] = "always"
 
     def __post_init__(self) -> None:
         for key in ("users", "warmup_users"):
@@ -98,7 +105,15 @@ class LoopSettings:
             raise SettingError(
                 f"loop.validator_lr must be above 0, or null for rec_tune.model.lr, got {self.validator_lr}."
             )
-        for key in ("rounds", "targets", "eval_samples", "test_samples", "eval_per_history", "shard_histories"):
+        for key in (
+            "rounds",
+            "targets",
+            "eval_samples",
+            "test_samples",
+            "eval_per_history",
+            "shard_histories",
+            "candidates",
+        ):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise SettingError(f"loop.{key} must be at least 1, got {value}.")
@@ -126,6 +141,11 @@ class LoopSettings:
             raise SettingError(
                 "loop.align and loop.rec_tune are both false: the rounds would change nothing. Leave one of them true."
             )
+
+    @property
+    def selects(self) -> bool:
+        """Whether a stage ``select`` follows each alignment, and half of the validation users choose for it."""
+        return self.align and (self.candidates > 1 or self.accept == "better")
 
 
 def compared_readers(loop: LoopSettings, prompts: PromptSettings) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,14 @@ if TYPE_CHECKING:
 
 
 def fit(
-    exp: Experiment, out: Path, module: Any, data: Any, section: Training, examples: int, tokens: int
+    exp: Experiment,
+    out: Path,
+    module: Any,
+    data: Any,
+    section: Training,
+    examples: int,
+    tokens: int,
+    callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
     """Train a module's adapter, and print the effective batch where it isn't the one that is typed.
 
@@ -28,6 +36,7 @@ def fit(
         section: the stage's arguments.
         examples: how many there are in an epoch.
         tokens: how many tokens they have together.
+        callbacks: of the stage, before the run's monitors.
 
     Returns:
         Notes for the manifest.
@@ -44,7 +53,7 @@ def fit(
             f"    effective batch {size * accumulated * section.processes}: {size} {unit}, "
             f"accumulated {accumulated} times, in {section.processes} process(es)"
         )
-    monitors = [monitor for monitor in exp.monitors if isinstance(monitor, Callback)]
+    monitors = [*callbacks, *(monitor for monitor in exp.monitors if isinstance(monitor, Callback))]
     trainer = fit_adapter(module, data, trainer_args, out, seed=data.seed, monitors=monitors)
     effective = size * trainer.accumulate_grad_batches * trainer.world_size
     return {

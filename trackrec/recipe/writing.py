@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 
 def write_texts(
-    exp: Experiment, out: Path, history_ids: list[str], generator: str | None, round_: int, greedy: bool
+    exp: Experiment,
+    out: Path,
+    history_ids: list[str],
+    generator: str | None,
+    round_: int,
+    greedy: bool,
+    folder: str = "adapter",
 ) -> dict[str, Any]:
     """Texts of a G about some histories: the reccots table in ``out``, and notes for a manifest.
 
@@ -28,9 +34,10 @@ def write_texts(
         generator: the stage that trained G; None is the base model.
         round_: under which the texts are filed.
         greedy: one greedy text each, instead of ``sampler.n`` sampled ones.
+        folder: where in that stage's directory G's adapter is.
     """
     lm, book = language_model(exp, "generator"), prompt_book(exp)
-    adapter = load_adapter(exp, lm, generator)
+    adapter = load_adapter(exp, lm, generator, folder)
     asked = [key for key in history_ids if not book.is_empty(key)]
     # Arrays, since a list of numbers takes ten times the memory and all prompts are held at once.
     encoded = {key: np.asarray(lm.chat.encode_prompt(book.reccot_prompt(key)), np.int32) for key in asked}

@@ -6,11 +6,18 @@ import hashlib
 import os
 from pathlib import Path
 
+_SHARE_DIGITS = 12  # 48 bits: a float holds them exactly
+
 
 def stable_hash(*parts: object, digits: int = 16) -> str:
     """Hex digest of the parts' text, equal across processes and platforms (unlike ``hash``)."""
     joined = "\x1f".join(str(part) for part in parts)
     return hashlib.blake2b(joined.encode(), digest_size=32).hexdigest()[:digits]
+
+
+def stable_share(*parts: object) -> float:
+    """A number in [0, 1) from the hash of the parts: below ``share`` for about that share of them."""
+    return int(stable_hash(*parts, digits=_SHARE_DIGITS), 16) / 16.0**_SHARE_DIGITS
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

@@ -44,6 +44,7 @@ class AdapterModule(LightningModule):
     """
 
     stage: ClassVar[str]  # the stage, and its section of the config
+    check_interval: ClassVar[float] = 1.0  # epochs between validations where the trainer's val_check_interval is null
     # What to do when a single example doesn't fit into memory.
     oom_hint: ClassVar[str] = "Lower prompts.max_history, or set backbone.gradient_checkpointing: true."
 
@@ -119,7 +120,11 @@ class AdapterModule(LightningModule):
         return self._window
 
     def log_validation(self, metrics: Mapping[str, Metric]) -> None:
-        """Log metrics over the whole validation, as ``valid/<name>``. Every process calls it at every batch."""
+        """Log metrics over the whole validation, as ``valid/<name>``. Every process calls it at every batch.
+
+        They are filed under the number of optimizer steps behind the weights, as the values of a training step are.
+        """
+        self.log("step", float(self.global_step), on_step=False, on_epoch=True, batch_size=1)
         for name, metric in metrics.items():
             self.log(f"valid/{name}", metric, on_step=False, on_epoch=True, prog_bar=name == "loss", batch_size=1)
 

@@ -27,6 +27,8 @@ from trackrec.storage.atomic import stable_hash
 log = logging.getLogger(__name__)
 
 LOGS = "logs"
+HOLD_KEYS = {"align": "align.data.hold"}
+"""By stage, the key that holds examples back for its validation; of the others it is ``loop.hold``."""
 
 
 def stage_trainer(
@@ -77,7 +79,7 @@ def check_nothing_is_watched(stage: str, trainer_args: Mapping[str, Any]) -> Non
         if str(monitored := getattr(callback, "monitor", None)).startswith("valid/"):
             raise SettingError(
                 f"{stage}.trainer.callbacks: {type(callback).__name__} watches {monitored!r}, but nothing is held back "
-                "for a validation: set loop.hold above 0, such as 0.1. (S-DPO has no validation.)"
+                f"for a validation: set {HOLD_KEYS.get(stage, 'loop.hold')} above 0, such as 0.1."
             )
 
 
@@ -99,7 +101,8 @@ def fit_adapter(
 
     Args:
         module: the module to train.
-        data: its batches. If its ``held`` isn't empty, each epoch ends with a validation.
+        data: its batches. If its ``held`` isn't empty, there are validations: as the trainer's ``val_check_interval``
+            says, by default at the end of each epoch, or as often as the module's ``check_interval`` says.
         trainer_args: Lightning's trainer arguments.
         out_dir: the stage directory.
         seed: seed of dropout. Random numbers drawn earlier have no effect, and the process's random state is restored
@@ -116,6 +119,8 @@ def fit_adapter(
     if not getattr(data, "held", None):  # Lightning warns of a validation without a batch
         check_nothing_is_watched(module.stage, trainer_args)
         trainer_args = {**trainer_args, "limit_val_batches": 0}
+    elif trainer_args.get("val_check_interval") is None and trainer_args.get("check_val_every_n_epoch", 1) is not None:
+        trainer_args = {**trainer_args, "val_check_interval": module.check_interval}
     resume = usable_checkpoint(out_dir / CHECKPOINTS, module.trained_names)
     if resume:
         log.info("resuming from %s", resume)

@@ -28,7 +28,8 @@ class Align(RecipeStage):
     """S-DPO of a copy of the generator that sampled, on the sets of one round, or of several that it drew for.
 
     Where the rewards are less reliable than ``loop.min_reliability``, or V reads less than ``loop.min_reading``, the
-    copy is published as it is.
+    copy is published as it is. With ``loop.candidates`` above 1 its states along the training are kept too; see
+    `Candidates`.
 
     Attributes:
         rounds: whose sets it is aligned on.
@@ -40,7 +41,16 @@ class Align(RecipeStage):
     generator: str | None
     evaluated: str | None = None
     section = "align"
-    keys = (*GENERATOR, "align.model", "align.data", "align.trainer", "loop.min_reliability", "loop.min_reading")
+    keys = (
+        *GENERATOR,
+        "align.model",
+        "align.data",
+        "align.trainer",
+        "align.sets.weight",
+        "loop.min_reliability",
+        "loop.min_reading",
+        "loop.candidates",
+    )
 
     @property
     def name(self) -> str:
@@ -55,6 +65,7 @@ class Align(RecipeStage):
 
     def run(self, exp: Experiment, out: Path) -> dict[str, Any]:
         """See `RecipeStage.run`."""
+        from trackrec.align.candidates import Candidates
         from trackrec.align.data import AlignData
         from trackrec.align.module import SoftmaxDPOModule, write_references
         from trackrec.recipe.training import fit
@@ -70,13 +81,15 @@ class Align(RecipeStage):
             (exp.directory(in_round(number, "preferences")), exp.directory(in_round(number, "sample")))
             for number in self.rounds
         ]
-        data = AlignData(lm, prompt_book(exp), directories, seed=exp.seed, **section.data)
+        data = AlignData(lm, prompt_book(exp), directories, exp.sets.weight, seed=exp.seed, **section.data)
         data.setup("fit")
-        lm.check_packing(max((entry.tree for entry in data.examples), key=len), adapter)
+        lm.check_packing(max((entry.tree for entry in (*data.examples, *data.held)), key=len), adapter)
         module = SoftmaxDPOModule(lm, adapter, **section.model)
         write_references(module, data, section.trainer(), out)
         tokens = sum(tree_tokens(entry.tree) for entry in data.examples)
-        return fit(exp, out, module, data, section, len(data.examples), tokens)
+        callbacks = [Candidates(out, exp.loop.candidates)] if exp.loop.candidates > 1 else []
+        notes = fit(exp, out, module, data, section, len(data.examples), tokens, callbacks)
+        return {**notes, **({"held": len(data.held)} if data.held else {})}
 
     def reason_to_skip(self, exp: Experiment) -> str | None:
         """Why there is nothing to learn from these rounds; None: they are aligned on."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trackrec.metrics.intervals import metric_rows
-from trackrec.recipe.cohort import cohort_of, tuning_rows_of
+from trackrec.recipe.cohort import cohort_of, shown_half, tuning_rows_of
 from trackrec.recipe.comparisons import Comparison
 from trackrec.recipe.names import DATA, PLAIN, TEACHER, existing, in_comparison
 from trackrec.recipe.scoring import PARTS_PER_VALIDATOR, add_counts, measure_texts
@@ -89,6 +90,10 @@ class EvaluateCompared(RecipeStage):
     def classes(self, exp: Experiment) -> tuple[str, ...]:
         """The engine that reads V's answers."""
         return (exp.scoring.reader_path,)
+
+    def outside(self, exp: Experiment) -> Mapping[str, str]:
+        """See `shown_half`."""
+        return shown_half(exp)
 
     def run(self, exp: Experiment, out: Path) -> dict[str, Any]:
         """See `RecipeStage.run`."""

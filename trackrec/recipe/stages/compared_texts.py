@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from trackrec.distill.texts import write_teacher_texts
 from trackrec.recipe.book import prompt_book
-from trackrec.recipe.cohort import cohort_of, tuning_rows_of
+from trackrec.recipe.cohort import cohort_of, shown_half, tuning_rows_of
 from trackrec.recipe.names import DATA, TEACHER, in_comparison
 from trackrec.recipe.stage import RecipeStage
 from trackrec.recipe.stage_keys import GENERATOR, SEEN_BY_GENERATOR, TESTED, TUNED
@@ -33,8 +33,8 @@ class TeacherOnEvaluated(RecipeStage):
     inputs = (DATA, TEACHER)
 
     def outside(self, exp: Experiment) -> Mapping[str, str]:
-        """The hash of the files that the teacher reads."""
-        return exp.teacher.content_key()
+        """The hash of the files that the teacher reads; see `shown_half` too."""
+        return {**exp.teacher.content_key(), **shown_half(exp)}
 
     def run(self, exp: Experiment, out: Path) -> dict[str, Any]:
         """See `RecipeStage.run`."""
@@ -66,6 +66,10 @@ class UntunedForValidator(RecipeStage):
     def inputs(self) -> tuple[str, ...]:
         """See `RecipeStage.inputs`."""
         return (DATA, TEACHER) if self.warmed_by_teacher else (DATA,)
+
+    def outside(self, exp: Experiment) -> Mapping[str, str]:
+        """See `shown_half`."""
+        return shown_half(exp)
 
     def run(self, exp: Experiment, out: Path) -> dict[str, Any]:
         """See `RecipeStage.run`."""

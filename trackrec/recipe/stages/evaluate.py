@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import polars as pl
 from trackrec.metrics.intervals import Interval, metric_rows
 from trackrec.metrics.names import TEXT_USE
 from trackrec.metrics.texts import distinct_n, mean_words
-from trackrec.recipe.cohort import cohort_of
+from trackrec.recipe.cohort import cohort_of, shown_half
 from trackrec.recipe.names import DATA, existing, in_round
 from trackrec.recipe.reading import measure_reading
 from trackrec.recipe.scoring import PARTS_PER_VALIDATOR, add_counts, measure_texts
@@ -56,6 +57,10 @@ class Evaluate(RecipeStage):
     def classes(self, exp: Experiment) -> tuple[str, ...]:
         """The engine that reads V's answers."""
         return (exp.scoring.reader_path,)
+
+    def outside(self, exp: Experiment) -> Mapping[str, str]:
+        """See `shown_half`."""
+        return shown_half(exp)
 
     def run(self, exp: Experiment, out: Path) -> dict[str, Any]:
         """See `RecipeStage.run`."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trackrec.recipe.cohort import cohort_of
+from trackrec.recipe.cohort import cohort_of, shown_half
 from trackrec.recipe.names import DATA, TEXTS, UNTUNED, existing, in_round
 from trackrec.recipe.stage import RecipeStage
 from trackrec.recipe.stage_keys import EVALUATED, GENERATOR, PLAYERS, TESTED
@@ -78,6 +79,10 @@ class Greedy(RecipeStage):
         """See `RecipeStage.inputs`."""
         return existing(DATA, self.generator)
 
+    def outside(self, exp: Experiment) -> Mapping[str, str]:
+        """See `shown_half`."""
+        return shown_half(exp)
+
     def run(self, exp: Experiment, out: Path) -> dict[str, Any]:
         """See `RecipeStage.run`."""
         cohort = cohort_of(exp)
@@ -102,11 +107,17 @@ class FinalTexts(RecipeStage):
         """See `RecipeStage.inputs`."""
         return existing(DATA, self.generator, in_round(self.rounds, "greedy"))
 
+    def outside(self, exp: Experiment) -> Mapping[str, str]:
+        """See `shown_half`."""
+        return shown_half(exp)
+
     def run(self, exp: Experiment, out: Path) -> dict[str, Any]:
         """See `RecipeStage.run`."""
         have = exp.table(in_round(self.rounds, "greedy"), "reccots")
-        wanted = sample_rows(exp) if exp.loop.texts == "all" else cohort_of(exp).test
-        rest = set(wanted["history_id"].to_list()) - set(have["history_id"].to_list())
+        cohort = cohort_of(exp)
+        # The nets are validated on the users who chose a G too.
+        wanted = [sample_rows(exp)] if exp.loop.texts == "all" else [cohort.test, cohort.choose]
+        rest = {key for rows in wanted for key in rows["history_id"].to_list()} - set(have["history_id"].to_list())
         notes: dict[str, Any] = {}
         if rest:
             notes = write_texts(exp, out, sorted(rest), self.generator, self.rounds, greedy=True)

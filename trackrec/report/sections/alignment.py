@@ -1,4 +1,7 @@
-"""S-DPO from its notes and logs: the number of sets, and the course of loss, margin, accuracy and likelihood."""
+"""S-DPO from its notes and logs: the number of sets, and the course of loss, margin, accuracy and likelihood.
+
+Where sets were held back (``align.data.hold``), the course on these too.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,11 @@ _CURVES: dict[str, tuple[str, Unit]] = {
     "accuracy": ("Accuracy", "share"),
     "chosen_log_ratio": ("Chosen log-ratio, nats", "signed"),
     "saturated": ("Saturated sets", "share"),
+}
+_HELD: dict[str, tuple[str, Unit]] = {
+    "valid/loss": ("Held-out loss", "score"),
+    "valid/margin": ("Held-out margin", "signed"),
+    "valid/accuracy": ("Held-out accuracy", "share"),
 }
 _DROPPED = {
     "dropped_one_draw": "one draw only",
@@ -42,8 +50,12 @@ def alignment_section(run: RunNumbers) -> Section:
     with_loss = {number: log for number, log in logs.items() if "loss" in log.columns}
     if with_loss:
         blocks.append(_curves(with_loss, rounds))
+    if held := _held_table(run, with_loss):
+        blocks.append(held)
     skipped = {number: run.notes(in_round(number, "align")).get("reason") for number in rounds}
     blocks.extend(Missing(f"Round {number}: not aligned, {reason}.") for number, reason in skipped.items() if reason)
+    if chosen := _candidates_table(run, rounds):
+        blocks.append(chosen)
     without_loss = [
         number
         for number in rounds
@@ -94,13 +106,11 @@ def _sets_table(run: RunNumbers, rounds: Sequence[int]) -> TableBlock:
 def _curves(logs: dict[int, pl.DataFrame], rounds: Sequence[int]) -> Figure:
     names = [name for name in _CURVES if any(name in log.columns for log in logs.values())]
     panels = []
-    for name in names:
-        series = [_points(logs[number], name) if number in logs else [] for number in rounds]
-        panels.append(
-            curves(
-                _CURVES[name][0], series, zero=name in ("margin", "chosen_log_ratio"), share=_CURVES[name][1] == "share"
-            )
-        )
+    for key in (key for name in names for key in (name, f"valid/{name}")):
+        series = [_points(logs[number], key) if number in logs else [] for number in rounds]
+        if any(series):
+            title, unit = (_CURVES | _HELD)[key]
+            panels.append(curves(title, series, zero=unit == "signed", share=unit == "share"))
     rows: list[list[Cell]] = []
     for number, log in logs.items():
         for name in names:
@@ -121,9 +131,59 @@ def _curves(logs: dict[int, pl.DataFrame], rounds: Sequence[int]) -> Figure:
     caption = (
         "The loss starts at ln(1+K) and falls as the margin between chosen and rejected grows. A chosen log-ratio that "
         "falls far below zero means that the chosen texts themselves become unlikely: the likelihood is displaced. "
-        "Saturated sets no longer teach anything."
+        "Saturated sets no longer teach anything. A held-out loss that rises while the loss falls means that G learns "
+        "its sets by heart."
     )
     return Figure(caption, panels, table, [f"round {number}" for number in rounds], folded=True)
+
+
+def _candidates_table(run: RunNumbers, rounds: Sequence[int]) -> TableBlock | None:
+    """Which of each alignment's adapters was taken as G; None where none was chosen."""
+    rows: list[list[Cell]] = []
+    for number in rounds:
+        stage = in_round(number, "select")
+        if not run.has(stage):
+            continue
+        notes = run.notes(stage)
+        if not notes.get("rewards"):
+            rows.append([str(number), str(notes["taken"]), "–", "–", f"taken: {notes['reason']}"])
+        for arm in sorted(notes.get("rewards", ()), key=lambda arm: (arm != "start", len(arm), arm)):
+            reward = run.measured(stage, "valid", arm, "reward", number)
+            change = run.measured(stage, "valid", arm, "reward_minus_start", number, "signed")
+            taken = f"taken: {notes['reason']}" if arm == notes["taken"] else ""
+            rows.append([str(number), arm, reward or "–", change or "–", taken])
+    if not rows:
+        return None
+    return TableBlock(
+        "The adapters of each alignment as V sees them (loop.candidates, loop.accept), and the G that sampled the "
+        "draws, the start: the reward of their greedy texts about the half of the validation users that chooses, and "
+        "its difference to the start's, paired on the same rows. Intervals are 95 %, over users. The best of several "
+        "is chosen on these rows, so its reward is high by luck too; all other tables show the other half.",
+        ("round", "G", "reward", "minus the start's", "taken"),
+        rows,
+    )
+
+
+def _held_table(run: RunNumbers, logs: dict[int, pl.DataFrame]) -> TableBlock | None:
+    """What S-DPO made of the sets that it wasn't trained on; None where none were held back."""
+    rows: list[list[Cell]] = []
+    for number, log in logs.items():
+        courses = [(_points(log, name), unit) for name, (_, unit) in _HELD.items()]
+        if not all(points for points, _ in courses):
+            continue
+        ends = [Num(points[place][1], unit=unit) for points, unit in courses for place in (0, -1)]
+        count = run.notes(in_round(number, "align")).get("held")
+        rows.append([str(number), Num(float(count), unit="count") if count else "–", *ends])
+    if not rows:
+        return None
+    columns = [f"{measure}, {end}" for measure in ("loss", "margin", "accuracy") for end in ("start", "end")]
+    return TableBlock(
+        "Preference sets held back from the training (align.data.hold), before its first step and at its last "
+        "validation. At the start no text is preferred: the loss is ln(1+K), the margin 0, and the accuracy that of "
+        "rounding. The margin and the accuracy at the end are those on histories whose sets S-DPO hasn't seen.",
+        ("round", "held sets", *columns),
+        rows,
+    )
 
 
 def _points(log: pl.DataFrame, name: str) -> list[tuple[float, float]]:
