@@ -139,7 +139,8 @@ def main() -> None:
         sampler = objects.sampler
         new_tokens = args.new_tokens or sampler.max_new_tokens
         sets = objects.align.data.batch_size
-        tables = write_sets(root, objects.prompts.max_history, sampler.n, new_tokens, shape["vocab_size"], sets)
+        shown = objects.prompts.for_generator().max_history
+        tables = write_sets(root, shown, sampler.n, new_tokens, shape["vocab_size"], sets)
         lm = LanguageModel(replace(objects.backbone, model=str(root / "model")))
         print(lm.describe())
         lm.add_adapter("generator", seed=0)

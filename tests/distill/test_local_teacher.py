@@ -134,7 +134,7 @@ def test_a_path_without_a_model_is_named(tmp_path):
 
 
 def test_a_prompt_that_is_too_long_says_so(local, asked, tmp_path):
-    with pytest.raises(ValueError, match=r"lower prompts\.max_history or max_new_tokens"):
+    with pytest.raises(ValueError, match=r"lower prompts\.generator\.max_history or max_new_tokens"):
         local(sampler=HFSampler(n=1, max_new_tokens=4000)).write(asked, WORDS, tmp_path)
 
 

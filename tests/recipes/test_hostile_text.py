@@ -78,7 +78,7 @@ def test_a_model_too_short_for_the_prompts_is_an_error_before_any_training(
     with pytest.raises(SystemExit):
         fit(config, tmp_path / "run", monkeypatch, "--backbone.model", str(model))
     error = capfd.readouterr().err
-    assert "tokens, the model reaches 64: lower prompts.max_history" in error
+    assert "tokens, the model reaches 64: lower prompts.generator.max_history" in error
     assert not (tmp_path / "run" / "distill").exists()
 
 

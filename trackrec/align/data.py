@@ -129,7 +129,7 @@ class AlignData(LightningDataModule):
         self.held = [entry for entry in examples if entry.history_id in held]
         if not self.examples:
             raise SettingError(f"no preference set is left to align on: lower align.data.hold, now {self.hold}.")
-        self.lm.check_reach(entry.tree for entry in examples)
+        self.lm.check_reach((entry.tree for entry in examples), "generator")
 
     def _held_histories(self, histories: set[str]) -> set[str]:
         """Those whose number by hash is below ``hold``; the one with the lowest number where none is."""

@@ -89,7 +89,7 @@ class SoftmaxDPOModule(AdapterModule):
     stage = "align"
     check_interval = 0.25
     oom_hint = (
-        "Lower align.sets.negatives, sampler.init_args.max_new_tokens or prompts.max_history, or set "
+        "Lower align.sets.negatives, sampler.init_args.max_new_tokens or prompts.generator.max_history, or set "
         "backbone.gradient_checkpointing: true."
     )
 

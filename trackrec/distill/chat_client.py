@@ -26,7 +26,7 @@ _TRANSIENT = (408, 409, 429)
 _MAX_ERROR_CHARS = 300
 _HINTS = {
     400: "If the server rejects temperature, set teacher.init_args.temperature to null; if the prompt is too long, "
-    "lower prompts.max_history.",
+    "lower prompts.generator.max_history.",
     401: "Check the key in the environment variable that teacher.init_args.api_key_env names.",
     403: "Check the key in the environment variable that teacher.init_args.api_key_env names.",
     404: "Check teacher.init_args.model and teacher.init_args.base_url.",

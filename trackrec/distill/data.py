@@ -84,7 +84,7 @@ class DistillData(LightningDataModule):
             examples.append(ResponseExample(row["history_id"], [Branch(prompt), Branch(response, 0)]))
         if not self.examples:
             raise SettingError("every text of the teacher is held back for validation: lower loop.hold.")
-        self.lm.check_reach(entry.tree for entry in (*self.examples, *self.held_examples))
+        self.lm.check_reach((entry.tree for entry in (*self.examples, *self.held_examples)), "generator")
 
     def collate(self, examples: list[ResponseExample]) -> ResponseBatch:
         """Rows whose second branch is the response."""

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from trackrec.llm.chat import ChatEncoder
 from trackrec.llm.loading import BackboneSettings, linear_names, load_or_explain, lora_config
@@ -367,8 +367,12 @@ class LanguageModel:
         shares = any(len({branch.parent for branch in tree}) < len(tree) for tree in trees)
         return pack(trees, _WIDTH_MULTIPLE) if shares and self.can_pack() else unroll(trees, _WIDTH_MULTIPLE)
 
-    def check_reach(self, trees: Iterable[Tree]) -> None:
+    def check_reach(self, trees: Iterable[Tree], reader: Literal["generator", "validator"]) -> None:
         """Check before a stage starts that every tree fits into the model's position range.
+
+        Args:
+            trees: the prompts with their texts.
+            reader: whose prompts they are.
 
         Raises:
             SettingError: a path is too long; names the longest and what to do.
@@ -377,5 +381,5 @@ class LanguageModel:
         if longest > self.max_length:
             raise SettingError(
                 f"a prompt with its text has {longest} tokens, the model reaches {self.max_length}: "
-                "lower prompts.max_history."
+                f"lower prompts.{reader}.max_history."
             )

@@ -133,7 +133,7 @@ class RecTuneData(LightningDataModule):
         }
         self.counts = {key: count for key, count in found.items() if count}
         self.held_examples = [self._tree(history_id, rows) for history_id, rows in sorted(self.held.items())]
-        self.lm.check_reach(entry.tree for entry in (*self.examples, *self.held_examples))
+        self.lm.check_reach((entry.tree for entry in (*self.examples, *self.held_examples)), "validator")
 
     def _example(self, history_id: str, rows: Sequence[tuple[str, str, int]]) -> ValidatorTree:
         """A history's prompts as they are trained on."""

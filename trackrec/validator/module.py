@@ -38,7 +38,8 @@ class RecTuningModule(AdapterModule):
 
     stage = "rec_tune"
     oom_hint = (
-        "Lower rec_tune.data.samples_per_history or prompts.max_history, or set backbone.gradient_checkpointing: true."
+        "Lower rec_tune.data.samples_per_history or prompts.validator.max_history, or set "
+        "backbone.gradient_checkpointing: true."
     )
 
     def __init__(

@@ -26,7 +26,7 @@ class PackedReader:
         self._memory: FittingBatches[Sequence[Entry]] = FittingBatches(
             "scoring",
             "Lower scoring.batch_tokens to begin there.",
-            "Lower prompts.max_history, sampler.init_args.max_new_tokens or loop.targets.",
+            "Lower prompts.validator.max_history, sampler.init_args.max_new_tokens or loop.targets.",
             lambda batch: len(batch) * max(tree_tokens(entry.tree) for _, entry in batch),
             halve_list,
         )

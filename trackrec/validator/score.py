@@ -133,7 +133,7 @@ def encode_jobs(lm: LanguageModel, book: PromptBook, jobs: Sequence[ScoreJob]) -
         SettingError: a prompt is longer than the model's context.
     """
     entries = [(job.history_id, validator_tree(lm.chat, book, *job)) for job in jobs]
-    lm.check_reach(entry.tree for _, entry in entries if entry.questions)
+    lm.check_reach((entry.tree for _, entry in entries if entry.questions), "validator")
     return entries
 
 

@@ -97,7 +97,8 @@ class HFSampler(Sampler):
         return FittingBatches(
             "sampling",
             "Lower sampler.init_args.batch_tokens to start with such pieces.",
-            "Lower sampler.init_args.max_new_tokens or prompts.max_history, or choose backbone.quantize: nf4.",
+            "Lower sampler.init_args.max_new_tokens or prompts.generator.max_history, or choose backbone.quantize: "
+            "nf4.",
             lambda batch: batch.tokens(self.max_new_tokens),
             DrawBatch.halves,
         )

@@ -72,7 +72,7 @@ class Sampler(abc.ABC):
         if longest + self.max_new_tokens > lm.max_length:
             raise SettingError(
                 f"a prompt with sampler.init_args.max_new_tokens has {longest + self.max_new_tokens} tokens, the model "
-                f"reaches {lm.max_length}: lower prompts.max_history or max_new_tokens."
+                f"reaches {lm.max_length}: lower prompts.generator.max_history or max_new_tokens."
             )
 
     def release(self) -> None:  # noqa: B027 - most engines keep nothing

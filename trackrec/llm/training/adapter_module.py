@@ -46,7 +46,7 @@ class AdapterModule(LightningModule):
     stage: ClassVar[str]  # the stage, and its section of the config
     check_interval: ClassVar[float] = 1.0  # epochs between validations where the trainer's val_check_interval is null
     # What to do when a single example doesn't fit into memory.
-    oom_hint: ClassVar[str] = "Lower prompts.max_history, or set backbone.gradient_checkpointing: true."
+    oom_hint: ClassVar[str] = "Lower prompts.generator.max_history, or set backbone.gradient_checkpointing: true."
 
     def __init__(self, lm: LanguageModel, adapter: str, lr: float, optimizer: OptimizerSettings | None) -> None:
         super().__init__()

@@ -146,6 +146,6 @@ class VLLMHost:
             what = "the model reaches" if reach == lm.max_length else f"{self.keys}.max_model_len is"
             raise SettingError(
                 f"a prompt with its new tokens has {needed} tokens, {what} {reach}: "
-                "lower prompts.max_history or sampler.init_args.max_new_tokens."
+                "lower prompts.generator.max_history or sampler.init_args.max_new_tokens."
             )
         return reach if limit is not None else min(-(-needed // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE, reach)
