@@ -45,6 +45,27 @@ def test_a_profile_is_a_function_of_the_history():
     assert write(request([False, True, False, False])) != alone
 
 
+def test_a_teacher_that_does_not_know_what_helps_writes_some_of_its_sentences():
+    """Each history gets another choice of two of the five, in the order of the whole text, and always the same."""
+    ones = [request([True, False, True, True], f"h{i}") for i in range(40)]
+    wholes = ProfileTeacher().write(ones, WORDS, NOWHERE).texts
+    parts = ProfileTeacher(sentences=2).write(ones, WORDS, NOWHERE).texts
+    chosen = []
+    for whole, part in zip(wholes, parts, strict=True):
+        sentences = re.findall(r"[^.]+\.", whole)
+        written = re.findall(r"[^.]+\.", part)
+        places = [[one.strip() for one in sentences].index(two.strip()) for two in written]
+        assert len(sentences) == 5
+        assert len(places) == 2
+        assert places == sorted(places)
+        chosen.append(tuple(places))
+    assert len(set(chosen)) >= 8  # of ten pairs
+    assert ProfileTeacher(sentences=2).write(ones, WORDS, NOWHERE).texts == parts
+    assert ProfileTeacher(sentences=9).write(ones, WORDS, NOWHERE).texts == wholes
+    with pytest.raises(ValueError, match=r"teacher\.init_args\.sentences must be at least 1 or null, got 0"):
+        ProfileTeacher(sentences=0)
+
+
 def test_the_generosity_counts_what_the_prompt_counts():
     """With the count above the list the teacher repeats it; without, it speaks of the items shown."""
     one = request([True] * 7 + [False] * 3)

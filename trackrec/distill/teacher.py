@@ -91,13 +91,20 @@ class ProfileTeacher(Teacher):
         fraction: see `Teacher`.
         max_words: a sentence that would make the text longer than this is left out.
         favourites: how many of the latest liked titles are named.
+        sentences: so many of its sentences are written, at most five, a random choice for each history; null: all. With
+            fewer it is a teacher that knows what can be said and not what helps: which sentences raise the validator's
+            (V's) reward is then left to the loop to find out.
     """
 
-    def __init__(self, fraction: float = 0.05, max_words: int = 60, favourites: int = 2) -> None:
+    def __init__(
+        self, fraction: float = 0.05, max_words: int = 60, favourites: int = 2, sentences: int | None = None
+    ) -> None:
         super().__init__(fraction)
+        if sentences is not None and sentences < 1:
+            raise SettingError(f"teacher.init_args.sentences must be at least 1 or null, got {sentences}.")
         if max_words < 15:
             raise SettingError(f"teacher.init_args.max_words must be at least 15, got {max_words}.")
-        self.max_words, self.favourites = max_words, favourites
+        self.max_words, self.favourites, self.sentences = max_words, favourites, sentences
 
     def write(self, requests: Sequence[TeacherRequest], words: PromptSettings, out_dir: Path) -> TeacherTexts:
         """See `Teacher.write`; None for an empty history, or one on which nothing may be said."""
@@ -119,8 +126,11 @@ class ProfileTeacher(Teacher):
             _eras(liked, disliked, words, rng) if words.history_years else "",
             _sureness(len(rated), words, rng) if rated else "",
         ]
+        written = [sentence for sentence in sentences if sentence]
+        if self.sentences is not None and self.sentences < len(written):
+            written = [written[place] for place in sorted(rng.sample(range(len(written)), self.sentences))]
         text = ""
-        for sentence in filter(None, sentences):
+        for sentence in written:
             longer = f"{text} {sentence}".strip()
             if len(longer.split()) > self.max_words:
                 continue
