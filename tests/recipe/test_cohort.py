@@ -242,8 +242,11 @@ def test_where_a_g_is_chosen_half_of_the_users_choose_and_the_others_are_shown()
     assert (len(capped.valid), len(capped.choose)) == (5, 5)
     assert max(counts(capped.choose).values()) == 2
     assert not set(capped.valid["user_id"]) & set(capped.choose["user_id"])
+    # A run without alignment is compared with the whole loop on the same rows.
+    aligned = select_cohort(SAMPLES, LoopSettings(eval_samples=999, candidates=2), seed=0)
     unaligned = select_cohort(SAMPLES, LoopSettings(eval_samples=999, candidates=2, align=False), seed=0)
-    assert unaligned.valid.equals(plain.valid)
+    assert unaligned.valid.equals(aligned.valid)
+    assert len(unaligned.valid) < len(plain.valid)
     one = SAMPLES.filter((pl.col("split") != "valid") | (pl.col("user_id") == "u0"))
     with pytest.raises(
         SettingError, match=r"validation rows have 1 user.*loop\.candidates: 1 and loop\.accept: always"

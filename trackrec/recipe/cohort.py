@@ -37,9 +37,9 @@ class Cohort:
         tune: rows from which a round's tuning rows are taken, in the order in which rounds take them.
         warmup: rows from which the warm-up's are taken: ``tune``, or those of ``warmup_users``.
         hold: train rows of all users that none of the three has, on which Rec-Tuning is validated.
-        valid: validation rows on which V and G are evaluated each round. With ``LoopSettings.selects`` they are of the
-            half of the users that chooses nothing, so that no result is shown on rows that chose it.
-        choose: validation rows of the other half, on which a G is chosen; none where none is chosen.
+        valid: validation rows on which V and G are evaluated each round. With ``LoopSettings.halves_validation`` they
+            are of the half of the users that chooses nothing, so that no result is shown on rows that chose it.
+        choose: validation rows of the other half, on which a G is chosen; none without ``halves_validation``.
         test: test rows on which V is evaluated by the test command.
     """
 
@@ -103,7 +103,7 @@ def select_cohort(samples: pl.DataFrame, settings: LoopSettings, seed: int, empt
             "give more ratings, or set samples.threshold nearer to their middle. (With loop.targets: 1, the paper's "
             "reward, any row is enough.)"
         )
-    valid, choose = _halves(ranked.filter(pl.col("split") == "valid"), settings.selects, seed)
+    valid, choose = _halves(ranked.filter(pl.col("split") == "valid"), settings.halves_validation, seed)
     return Cohort(
         loop_histories=histories,
         left_out=sorted(set(histories) - set(reward["history_id"].to_list())),
@@ -144,7 +144,7 @@ def cohort_of(exp: Experiment) -> Cohort:
 
 def shown_half(exp: Experiment) -> dict[str, str]:
     """For the fingerprint of a stage that reads `Cohort.valid`: whether it is half of the users."""
-    return {"validation users": "half"} if exp.loop.selects else {}
+    return {"validation users": "half"} if exp.loop.halves_validation else {}
 
 
 def tuning_limit(exp: Experiment) -> int:
@@ -207,9 +207,9 @@ def _first_per_history(rows: pl.DataFrame, limit: int) -> pl.DataFrame:
     return rows.filter(place < limit).drop("rank").sort("sample_id")
 
 
-def _halves(rows: pl.DataFrame, selects: bool, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _halves(rows: pl.DataFrame, halves: bool, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Rows of the users on whom results are shown, and of those on whom a G is chosen: half of them, by hash."""
-    if not selects:
+    if not halves:
         return rows, rows.clear()
     users = sorted(rows["user_id"].unique().to_list(), key=lambda user: stable_hash("choose", seed, user))
     if len(users) < 2:

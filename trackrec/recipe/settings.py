@@ -143,9 +143,17 @@ class LoopSettings:
             )
 
     @property
+    def halves_validation(self) -> bool:
+        """Whether half of the validation users choose among G's candidates, so that results are shown on the others.
+
+        Without an alignment too: such a run is compared with the whole loop, on the same rows.
+        """
+        return self.candidates > 1 or self.accept == "better"
+
+    @property
     def selects(self) -> bool:
-        """Whether a stage ``select`` follows each alignment, and half of the validation users choose for it."""
-        return self.align and (self.candidates > 1 or self.accept == "better")
+        """Whether a stage ``select`` follows each alignment."""
+        return self.align and self.halves_validation
 
 
 def compared_readers(loop: LoopSettings, prompts: PromptSettings) -> tuple[str, ...]:
