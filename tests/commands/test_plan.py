@@ -118,13 +118,16 @@ def test_the_command_says_what_fits_and_which_key_to_turn(monkeypatch, capfd):
 
 @pytest.mark.recipe
 def test_the_command_says_what_v_saves_where_it_reads_less_than_g(monkeypatch, capfd):
-    """90 tokens to ask, 18 for an item with attributes: 100 items or 10, and the teacher's 120 words at 1.6."""
+    """90 tokens to ask, 18 for an item with attributes: 100 items, 10 for counts and 5 for each of six kinds.
+
+    V reads ten items, and the teacher's 120 words at 1.6 tokens.
+    """
     monkeypatch.setattr(sys, "argv", ["trackrec"])
-    apart = ["--prompts.generator.max_history", "100", "--prompts.validator.max_history", "10"]
-    run_cli(["plan", "--config", "configs/movielens.yaml", *apart])
+    run_cli(["plan", "--config", "configs/movielens.yaml"])
     (line,) = [line for line in capfd.readouterr().out.splitlines() if line.startswith("V reads")]
-    assert line == "V reads about 462 tokens a history with the text, 1890 with the history that G reads (24%)."
-    run_cli(["plan", "--config", "configs/movielens.yaml", "--prompts.max_history", "10"])
+    assert line == "V reads about 462 tokens a history with the text, 1930 with the history that G reads (24%)."
+    alike = ["--prompts.generator", '{"max_history": 10, "history_counts": false, "history_kinds": 0}']
+    run_cli(["plan", "--config", "configs/movielens.yaml", *alike])
     assert "V reads" not in capfd.readouterr().out
 
 
