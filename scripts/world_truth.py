@@ -1,6 +1,7 @@
 """Compare finished runs on the simulated world with its truth: ``python scripts/world_truth.py runs/simulated ...``.
 
-Four tables on the validation rows: the ranking by the validator (V) and the best possible ones; what each alignment of
+Four tables on the validation rows: the ranking by the validator (V), by those that it is compared with, and the best
+possible ones; what each alignment of
 the generator (G) changed under the same V; what each Rec-Tuning of V changed on the same texts; and how many claims of
 G's texts are true. Numbers are means over the runs, with 95 % intervals that resample users, followed by the value of
 each run. "Expected" ones use the true probabilities instead of the labels, so they have no label noise.
@@ -21,7 +22,7 @@ from trackrec.interactions.simulated.source import Simulated, Truth, expected_au
 from trackrec.interactions.simulated.world import WorldRules
 from trackrec.metrics.intervals import user_bootstrap
 from trackrec.metrics.scores import auc, balanced_mean
-from trackrec.recipe.names import in_round, without_text
+from trackrec.recipe.names import COMPARISONS, SHUFFLED, in_comparison, in_round, without_text
 from trackrec.runs.files import RunFiles
 
 RESAMPLES = 500
@@ -55,11 +56,11 @@ def load(directory: Path) -> Run:
     return Run(files, world.truth(), samples, histories, float(files.notes("data")["threshold"]))
 
 
-def answers(runs: list[Run], stage: str, validator: str) -> pl.DataFrame | None:
+def answers(runs: list[Run], stage: str, validator: str, source: str | None = None) -> pl.DataFrame | None:
     """One validator's scores in a stage of every run, with the true probabilities; None if a run has none."""
     frames = []
     for number, run in enumerate(runs):
-        rows = run.files.answers(stage, validator)
+        rows = run.files.answers(stage, validator, source)
         if rows is None:
             return None
         rows = rows.join(run.samples.select("sample_id", "item_id"), on="sample_id").sort("sample_id")
@@ -123,8 +124,17 @@ def print_validators(runs: list[Run]) -> None:
     for number in range(rounds_of(runs) + 1):
         name = f"V after round {number}" if number else "V warmed up, distilled G"
         by_name[name] = answers(runs, in_round(number, "evaluate"), in_round(number, "rec_tune"))
+    last = in_round(rounds_of(runs), "evaluate"), in_round(rounds_of(runs), "rec_tune")
+    by_name["the last V, another user's text"] = answers(runs, *last, SHUFFLED)
+    for reads in COMPARISONS:
+        by_name[f"V tuned on: {reads}"] = answers(
+            runs, in_comparison(reads, "evaluate"), in_comparison(reads, "rec_tune")
+        )
+    ours = answers(runs, *last)
     print(f"\n{len(runs)} run(s), {plain.height} validation rows\n")
-    print("| ranking | AUC | expected AUC | expected AUC minus V plain |\n|---|---|---|---|")
+    print(
+        "| ranking | AUC | expected AUC | minus V plain | the last V with its text minus this |\n|---|---|---|---|---|"
+    )
     from_histories = np.concatenate(
         [
             run.truth.told_by(run.histories, rows.select("sample_id", "item_id", "history_id"), run.threshold)
@@ -133,9 +143,8 @@ def print_validators(runs: list[Run]) -> None:
     )
     for name, scores in (("the truth", plain["truth"].to_numpy()), ("the best reader of histories", from_histories)):
         rows = plain.with_columns(pl.Series("p_yes", scores))
-        print(
-            f"| {name} | {measured(auc, rows, 'p_yes', 'label')} | {measured(expected_auc, rows, 'p_yes', 'truth')} | |"
-        )
+        level = measured(expected_auc, rows, "p_yes", "truth")
+        print(f"| {name} | {measured(auc, rows, 'p_yes', 'label')} | {level} | | |")
     for name, rows in by_name.items():
         if rows is None:
             continue
@@ -143,9 +152,12 @@ def print_validators(runs: list[Run]) -> None:
             plain.select("run", "sample_id", plain="p_yes"), on=["run", "sample_id"], maintain_order="left"
         )
         gain = "" if rows is plain else measured(expected_gain, both, "p_yes", "plain", "truth")
+        lead = ""
+        if ours is not None and not ours["p_yes"].equals(rows["p_yes"]):
+            lead = measured(expected_gain, _joined(ours, rows), "p_yes", "p_yes_old", "truth")
         print(
             f"| {name} | {measured(auc, rows, 'p_yes', 'label')} | "
-            f"{measured(expected_auc, rows, 'p_yes', 'truth')} | {gain} |"
+            f"{measured(expected_auc, rows, 'p_yes', 'truth')} | {gain} | {lead} |"
         )
 
 
