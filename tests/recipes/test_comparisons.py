@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.recipe, pytest.mark.slow]
 ROWS = {
     "untuned V, no text": ("plain", "base", "none"),
     "tuned V, no text": ("plain", "plain/rec_tune", "none"),
+    "another user's RecCoT": ("round-1", "round-1/rec_tune", "shuffled"),
     "same tokens: facts": ("v-facts", "v-facts/rec_tune", "facts"),
     "same tokens: titles": ("v-titles", "v-titles/rec_tune", "titles"),
     "the teacher's text": ("v-teacher", "v-teacher/rec_tune", "teacher"),
@@ -76,10 +77,13 @@ def test_the_table_is_that_of_the_scores(compared: tuple[Path, dict[str, str]], 
         scores = run.table("test" if split == "test" else f"{folder}/evaluate", "scores")
         assert scores is not None
         sources = (source or "texts") if split == "test" else source
-        mine = (pl.col("validator") == validator) & ((pl.col("source") == sources) if sources else pl.lit(True))
+        mine = pl.col("validator") == validator
+        mine &= pl.col("source") == sources if sources else pl.col("source") != "shuffled"
         answers[name] = scores.filter(mine).join(run.samples, on="sample_id").sort("sample_id")
     assert len({tuple(rows["sample_id"]) for rows in answers.values()}) == 1
-    assert len({tuple(rows["p_yes"]) for rows in answers.values()}) == len(ROWS)
+    # So small a G writes one text about everyone: another user's reads alike.
+    differ = {name: tuple(rows["p_yes"]) for name, rows in answers.items() if name != "another user's RecCoT"}
+    assert len(set(differ.values())) == len(ROWS) - 1
     ours, plain = answers["RecCoT after the loop"], answers["tuned V, no text"]
     for name, _, value, gain, lead in table.rows:
         rows = answers[str(name)]
