@@ -2,9 +2,10 @@
 
 A run may have few validation rows (the quickstart's are of 13 users), and its test rows should be read only once. Many
 train users are neither in the rounds nor in the warm-up, and no model was trained on them: settings of V can be chosen
-on their rows. The warmed-up V and the last V read the teacher's texts about them and those of the last generator (G);
-intervals resample users. Nothing is written into the run. Its configuration is read from the run, since with another
-seed the users would be ones that its models were trained on.
+on their rows. The warmed-up V and the last V read the teacher's texts about them, those of the last generator (G), and
+those about other users: a V that reads is better with the own ones. Intervals resample users. Nothing is written into
+the run. Its configuration is read from the run, since with another seed the users would be ones that its models were
+trained on.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import polars as pl
 
 from trackrec.cli.app import parse_objects, parse_values
+from trackrec.ctr.arms.shuffle import other_texts
 from trackrec.distill.texts import write_teacher_texts
 from trackrec.recipe.book import prompt_book
 from trackrec.recipe.build import build_experiment
@@ -75,12 +77,18 @@ def score(exp: Experiment, users: int, rows: int) -> list[dict[str, Any]]:
         write_texts(exp, by_generator, histories, graph.generator, exp.loop.rounds, greedy=True)
         texts: dict[str, Texts] = {"teacher": texts_in(by_teacher), "own": texts_in(by_generator)}
         texts["none"] = dict.fromkeys(histories)
+        owners = dict(samples.select("history_id", "user_id").iter_rows())
+        for kind, written in (("other's teacher", "teacher"), ("other's own", "own")):
+            given = {key: text for key, text in texts[written].items() if key in owners}
+            texts[kind] = other_texts(given, owners, exp.seed)
         first = in_round(0, "rec_tune") if exp.loop.warmup else None
         last = graph.validator
         pairs = [
             (first, "teacher"),
+            (first, "other's teacher"),
             (first, "own"),
             (last, "own"),
+            (last, "other's own"),
             (last, "none"),
             (graph.plain, "none"),
             (None, "none"),
@@ -93,7 +101,7 @@ def score(exp: Experiment, users: int, rows: int) -> list[dict[str, Any]]:
             auc = values["auc"]
             result = {"V": validator or "base", "texts": kind, "auc": auc.value, "low": auc.low, "high": auc.high}
             results.append(result)
-            print(f"{validator or 'base':20} {kind:8} AUC {auc.value:.4f} [{auc.low:.4f}, {auc.high:.4f}]", flush=True)
+            print(f"{validator or 'base':20} {kind:15} AUC {auc.value:.4f} [{auc.low:.4f}, {auc.high:.4f}]", flush=True)
     print(f"{len(samples):,} rows of {len(histories)} histories")
     return results
 

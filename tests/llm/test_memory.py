@@ -187,7 +187,7 @@ def test_scoring_in_pieces_gives_the_same_scores(tiny_lm, tiny_book, tmp_path, c
 def test_a_history_that_does_not_fit_is_an_error(tiny_lm, tiny_book, tmp_path):
     lm = tiny_lm()
     narrow(lm, 100)
-    with pytest.raises(MemoryLimitError, match=r"scoring: .*can't be divided.*Lower prompts\.max_history"):
+    with pytest.raises(MemoryLimitError, match=r"scoring: .*can't be divided.*Lower prompts\.validator\.max_history"):
         scores(lm, tiny_book, tmp_path)
 
 
@@ -249,7 +249,7 @@ def test_a_training_in_pieces_ends_where_the_whole_ends(tiny_lm, tiny_book, tmp_
 @pytest.mark.parametrize(
     ("stage", "words"),
     [
-        (distill_stage, r"distill: .*Lower prompts\.max_history, or set backbone\.gradient_checkpointing"),
+        (distill_stage, r"distill: .*Lower prompts\.generator\.max_history, or set backbone\.gradient_checkpointing"),
         (align_stage, r"align: .*Lower align\.sets\.negatives"),
         (rec_tune_stage, r"rec_tune: .*Lower rec_tune\.data\.samples_per_history"),
     ],

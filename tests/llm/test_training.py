@@ -288,7 +288,9 @@ def test_a_text_weighs_the_same_beside_a_longer_one(tiny_lm, tiny_book, texts_di
 
 def test_a_text_that_the_model_cannot_reach_is_an_error(tiny_lm, tiny_book, texts_dir):
     lm = tiny_lm(config={"max_position_embeddings": 64})
-    with pytest.raises(ValueError, match=r"has \d+ tokens, the model reaches 64: lower prompts\.max_history"):
+    with pytest.raises(
+        ValueError, match=r"has \d+ tokens, the model reaches 64: lower prompts\.generator\.max_history"
+    ):
         DistillData(lm, tiny_book, texts_dir).setup("fit")
 
 

@@ -64,6 +64,10 @@ RUNS = [
     ("position_bias.py --logs 2 --lists 50", r"\| logs that prefer the reader \| \d of 2"),
     ("train_world_model.py --steps 2 --out {out}", r"step 1: told"),
     ("world_rewards.py {run}", r"\| 1 \| log-probability \| \d+ \| (–|-?\d\.\d{3} \[)"),
+    (
+        f"when_text_pays.py --config {SIMULATED} --output {{out}} --seen 0,2 {SMALL_RUN}",
+        r"\| V \| 0 \| \.\d{4}(?s:.*)\| V \| 2 \|(?s:.*)\| net, statistics all \| 2 \| \.\d{4}",
+    ),
     ("world_truth.py {run}", r"\| the truth \|(?s:.*)\| sampled in round 1, train users \|"),
 ]
 # More than ten seconds each: `make test-long`.
@@ -76,6 +80,7 @@ LONG = {
     "rating_units.py",
     "score_unseen.py",
     "train_world_model.py",
+    "when_text_pays.py",
     "world_rewards.py",
     "world_truth.py",
 }

@@ -12,7 +12,7 @@ _USERS = 3
 
 
 def prompts_section(writing: Writing) -> Section:
-    """Both prompts of three users, the first ones by hash that have a greedy text and a row to ask about."""
+    """Both prompts of three users, the first ones by hash that have a history, a greedy text and a row to ask about."""
     run, title = writing.run, "Both prompts, word by word"
     numbers = reversed(range(run.rounds + 1))
     stage = next((name for number in numbers if run.has(name := in_round(number, "greedy"))), None)
@@ -28,7 +28,7 @@ def prompts_section(writing: Writing) -> Section:
         pl.col("split") != "valid", "sample_id"
     )
     items = dict(asked.unique("history_id", keep="first", maintain_order=True).select(*columns[:2]).iter_rows())
-    keys = by_hash(set(items))[:_USERS]
+    keys = by_hash(set(items) - run.empty_histories)[:_USERS]
     book = run.book(keys, [items[key] for key in keys])
     settings = book.settings
     blocks: list[Block] = [
