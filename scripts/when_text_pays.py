@@ -64,6 +64,7 @@ def main() -> None:
         raise SystemExit(f"--readers must be validator, net or both with a comma, got {args.readers!r}")
     given = [word for path in args.config for word in ("--config", str(path))] + own
     given += [] if args.seed is None else ["--seed_everything", str(args.seed)]
+    args.output.mkdir(parents=True, exist_ok=True)
     points: list[Point] = []
     if "validator" in readers:
         points += [validator_point(given, args.output, seen) for seen in args.seen]
@@ -71,7 +72,6 @@ def main() -> None:
         for statistics in ("none", "all"):
             points += [net_point(given, args.output, seen, statistics) for seen in args.seen if seen]
     print(table(points))
-    args.output.mkdir(parents=True, exist_ok=True)
     rows = [[point.reader, point.seen, *(list(num[:4]) for num in point[2:])] for point in points]
     (args.output / "when.json").write_text(json.dumps(rows, indent=1) + "\n")
     (args.output / "when.svg").write_text(figure(points))
@@ -119,7 +119,8 @@ def fit(given: Sequence[str], output: Path, name: str, keys: dict[str, Any], sta
     command = [sys.executable, "-m", "trackrec", "fit", *given, "--run_dir", str(output / name)]
     command += [word for key, value in fixed.items() for word in (f"--{key}", str(value))]
     command += ["--reuse", str(output), "--stages", ",".join(stages)]
-    subprocess.run(command, check=True, stdout=sys.stderr)
+    if code := subprocess.run(command, stdout=sys.stderr).returncode:
+        raise SystemExit(f"the run {output / name} ended with {code}; its own words stand above")
     return RunNumbers(output / name, RunNumbers(output / name, {"loop": {"rounds": 1}}).saved_config)
 
 
