@@ -72,7 +72,9 @@ def main() -> None:
         for statistics in ("none", "all"):
             points += [net_point(given, args.output, seen, statistics) for seen in args.seen if seen]
     print(table(points))
-    rows = [[point.reader, point.seen, *(list(num[:4]) for num in point[2:])] for point in points]
+    rows = [
+        [point.reader, point.seen, *([num.value, num.low, num.high, num.n] for num in point[2:])] for point in points
+    ]
     (args.output / "when.json").write_text(json.dumps(rows, indent=1) + "\n")
     (args.output / "when.svg").write_text(figure(points))
 
