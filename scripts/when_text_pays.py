@@ -150,7 +150,7 @@ def figure(points: Sequence[Point]) -> str:
         shown = [point for point in points if point.reader == reader]
         x0, end = number * width + left, (number + 1) * width - 8
         step = (end - x0 - 10) / max(1, len(shown) - 1)
-        parts.append(words(x0, 18, reader, "title"))
+        parts.append(words(x0, 18, f"AUC of {reader}", "title"))
         for mark in ticks(low, high, 4):
             parts += [line(x0, y(mark), end, y(mark), "grid"), words(x0 - 6, y(mark) + 4, f"{mark:.2f}", anchor="end")]
         for series, (name, color) in enumerate(_COLORS.items()):
@@ -158,7 +158,7 @@ def figure(points: Sequence[Point]) -> str:
             places = [(x0 + 4 + step * index + 3 * series, num) for index, num in enumerate(nums)]
             path = " ".join(f"{x:.1f},{y(num.value):.1f}" for x, num in places)
             parts.append(element("polyline", points=path, fill="none", stroke=color))
-            parts.append(element("text", escape(name), x=x0 + 110 * series, y=34, fill=color))
+            parts.append(element("text", escape(name), x=x0 + 110 * series, y=34, style=f"fill:{color}"))
             for x, num in places:
                 parts.append(element("line", x1=x, x2=x, y1=y(num.low), y2=y(num.high), stroke=color))
                 parts.append(element("circle", cx=x, cy=y(num.value), r=3.2, fill=color))
