@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
 
 DATA, TEACHER, DISTILL, TEXTS, UNTUNED, EMBED, LOG_ODDS, CTR, TEST = (
     "data",
@@ -17,8 +16,7 @@ DATA, TEACHER, DISTILL, TEXTS, UNTUNED, EMBED, LOG_ODDS, CTR, TEST = (
     "test",
 )
 WARMUP, PLAIN = "warmup", "plain"  # folders of stages, as ``round-2`` is
-ComparisonName = Literal["facts", "titles", "whole", "teacher", "untuned"]
-COMPARISONS: tuple[ComparisonName, ...] = ("facts", "titles", "whole", "teacher", "untuned")
+COMPARISONS = ("facts", "titles", "whole", "teacher", "untuned")
 """What else a validator reads in place of the RecCoT, by the names of ``loop.comparisons``, in the order of stages."""
 SHUFFLED = "shuffled"  # the source of scores with another user's text
 WITHOUT_TEXT = "without_text"  # a folder in a stage ``score``, with V's scores of the same rows without a text

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from trackrec.prompts.settings import PromptSettings
-from trackrec.recipe.names import COMPARISONS, ComparisonName
+from trackrec.recipe.names import COMPARISONS
 from trackrec.runtime.errors import SettingError
 
 
@@ -89,7 +89,7 @@ class LoopSettings:
     rec_tune: bool = True
     alternate: bool = True
     min_reliability: float | None = None
-    comparisons: list[ComparisonName] | None = None
+    comparisons: list[str] | None = None  # names are checked here, in words of our own
     min_reading: float | None = None
     candidates: int = 1
     accept: Literal["always", "better"] = "always"
