@@ -181,9 +181,9 @@ def plan_lines(objects: Namespace, memory: int | None, prompt: int | None) -> li
         memory: bytes of the device; None says nothing about what fits.
         prompt: see `plan_stages`.
     """
-    plans = plan_stages(objects, prompt)
-    backbone = objects.backbone
     reads = prompt or prompt_tokens(objects.prompts.for_generator())
+    plans = plan_stages(objects, reads)
+    backbone = objects.backbone
     lines = [
         f"{backbone.model}, {backbone.quantize}, {backbone.dtype}, LoRA r={backbone.lora.r}; prompt of "
         f"{reads} tokens{'' if prompt else ' (estimated; --prompt_tokens sets it)'}, "

@@ -72,8 +72,9 @@ class ReadTest(RecipeStage):
         """V on test rows: counts for the manifest, and rows of the metrics table."""
         rows, book = cohort_of(exp).test, prompt_book(exp)
         histories = rows["history_id"].to_list()
+        texts = texts_of(exp, TEXTS)
         jobs = [
-            ("reccot", self.validator, "texts", Reading(book, dict(texts_of(exp, TEXTS)), {})),
+            ("reccot", self.validator, "texts", Reading(book, texts, {})),
             ("untuned", None, "none", Reading(book, dict.fromkeys(histories), {})),
         ]
         for comparison, tuned in self.compared:
@@ -87,8 +88,8 @@ class ReadTest(RecipeStage):
             one, values = measure_texts(exp, out, rows, read.texts, validator, source, -1, first, read.book)
             notes = add_counts(notes, one)
             found.extend(metric_rows(values, stage=TEST, split="test", arm=f"validator/{arm}"))
-        own, first = dict(texts_of(exp, TEXTS)), PARTS_PER_VALIDATOR * len(jobs)
-        if read_others := measure_reading(exp, out, rows, own, self.validator, "texts", -1, first):
+        first = PARTS_PER_VALIDATOR * len(jobs)
+        if read_others := measure_reading(exp, out, rows, texts, self.validator, "texts", -1, first):
             found.extend(metric_rows(read_others.others, stage=TEST, split="test", arm="validator/other"))
             found.extend(metric_rows({TEXT_USE: read_others.use}, stage=TEST, split="test", arm="validator/reccot"))
         return notes, found
