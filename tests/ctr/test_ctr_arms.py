@@ -390,6 +390,7 @@ def test_coverage_of_log_odds_keeps_whole_users_and_is_nested(data):
         ("shuffled", "net", ("shuffled",), 1.0, "reccot", True),
         ("random", "net", ("random",), 1.0, "reccot", True),
         ("prompt", "net", ("prompt",), 1.0, "prompt", True),
+        ("facts", "net", ("facts",), 1.0, "facts", True),
         ("reccot+prompt", "net", ("reccot", "prompt"), 1.0, "reccot+prompt", False),
         ("reccot@0.25", "net", ("reccot",), 0.25, "reccot", False),
         ("logistic", "logistic", (), 1.0, "none", False),

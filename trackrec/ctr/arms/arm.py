@@ -6,6 +6,7 @@ reads such a name:
 ==========================  =============================================================================
 ``none``                    the CTR net without any text
 ``reccot``                  the net with the RecCoT
+``facts``                   the net with what counting says of the history, in as many words as a RecCoT has
 ``reccot+prompt``           the net with several texts, their vectors end to end
 ``reccot@0.5``              the net with the RecCoT, for half of the users
 ``logistic``                a classic model on the net's dense features, without text
@@ -36,12 +37,13 @@ VALIDATORS = (
     "validator/reccot",
 )
 # plain: V's log-odds without any text, where texts are used through V's log-odds.
-PLACEBOS = ("shuffled", "random", "prompt", "plain")
+# prompt and facts describe the user without a language model.
+PLACEBOS = ("shuffled", "random", "prompt", "facts", "plain")
 COMPARATORS = ("untuned", "teacher")
 ARMS = ("none", "reccot", *PLACEBOS, *COMPARATORS)
 NO_STATS = "/no_stats"
 _DERIVED = ("shuffled", "random")  # made from the vectors or log-odds of the RecCoT
-_FIELDS = ("reccot", "prompt", *COMPARATORS)
+_FIELDS = ("reccot", "prompt", "facts", *COMPARATORS)
 _SCORED = ("reccot", "plain", "shuffled")  # V scores rows for them with ctr.text.use: log_odds
 
 
@@ -109,7 +111,7 @@ class Arm:
 
     @property
     def is_placebo(self) -> bool:
-        """Whether what it reads does not describe its user."""
+        """Whether no language model described its user in what it reads."""
         return self.text in PLACEBOS
 
     @property

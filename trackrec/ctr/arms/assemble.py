@@ -44,8 +44,8 @@ class CTRInputs(NamedTuple):
     Attributes:
         samples, histories, items, interactions: the tables of :mod:`trackrec.storage.schemas`.
         threshold: a rating above it is a like.
-        vectors: field of texts (``reccot``, ``prompt``, ``untuned``, ``teacher``) -> history -> text vector; empty
-            where no arm reads one.
+        vectors: field of texts (``reccot``, ``prompt``, ``facts``, ``untuned``, ``teacher``) -> history -> text vector;
+            empty where no arm reads one.
         log_odds: log-odds of the validator (V) by arm (``reccot``; ``plain``, without any text; ``shuffled``, with
             another user's text) and sample, for ``ctr.text.use: log_odds``. See
             :func:`trackrec.ctr.arms.log_odds.log_odds_of`.
@@ -232,7 +232,7 @@ def _source(data: CTRData, inputs: CTRInputs, source: str, text: TextSettings) -
     texts = text_arm(data, source, ids, np.stack([vectors[key] for key in ids]), gaps)
     if text.pca_dim is not None:
         texts = principal_components(data, texts, text.pca_dim, source)
-    return only_where(data, texts, list(inputs.vectors.get("reccot", {}))) if source == "prompt" else texts
+    return only_where(data, texts, list(inputs.vectors.get("reccot", {}))) if source in ("prompt", "facts") else texts
 
 
 def _vectors(inputs: CTRInputs, source: str) -> Vectors:

@@ -22,7 +22,7 @@ class Embed(RecipeStage):
 
     reads_untuned: bool
     name = EMBED
-    # The arm "prompt" reads the history as the generator's prompt shows it.
+    # The arms "prompt" and "facts" read the history in the words of the generator's prompt.
     keys = ("embed", "ctr.arms", *SEEN_BY_GENERATOR)
 
     @property
