@@ -55,7 +55,7 @@ def main() -> None:
         run_dir = folder / "run"
         write_log(log, args.rows, args.users, args.items)
         columns = {"user": "user", "item": "item", "rating": "rating", "timestamp": "time"}
-        dataset = {"class_path": "Table", "init_args": {"ratings": str(log), **columns}}
+        dataset = {"class_path": "Table", "init_args": {"ratings": str(log), "columns": columns}}
         settings = {"dataset": dataset, "samples": {"protocol": "temporal", "per": args.per}, "run_dir": str(run_dir)}
         # The data stage reads no model, but the models of a config must exist: these come with the repository.
         settings |= {key: {"model": str(ROOT / "models" / "world-1m")} for key in ("backbone", "embed")}

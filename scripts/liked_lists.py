@@ -7,8 +7,9 @@
 had liked nothing yet have an empty list. ``items.parquet`` has titles, genres and years. Read them with::
 
     dataset: {class_path: Table, init_args: {ratings: data/liked_lists/ratings.parquet,
-              items: data/liked_lists/items.parquet, label: label, timestamp: timestamp, split: split,
-              history: history, title: title, attributes: attributes, year: year}}
+              items: data/liked_lists/items.parquet,
+              columns: {label: label, timestamp: timestamp, split: split, history: history},
+              item_columns: {title: title, attributes: attributes, year: year}}}
     samples: {protocol: given, per: sample}
 """
 

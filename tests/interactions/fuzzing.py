@@ -8,6 +8,7 @@ import json
 import random
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,11 +18,14 @@ from hypothesis import strategies as st
 from trackrec.interactions import (
     AmazonBook,
     DataError,
+    ItemColumns,
     MovieLens,
+    RatingColumns,
     Ratings,
     RatingSource,
     SampleRules,
     Table,
+    TextFormat,
     build_samples,
 )
 from trackrec.storage.schemas import to_arrow
@@ -117,11 +121,13 @@ _RATINGS_2023 = (
     + "".join(f"{u},{i},{float(s)},{t * 1000}\n" for u, i, s, t in _REVIEWS).encode()
 )
 
-_LOG = {"user": "user", "item": "item", "rating": "stars", "timestamp": "when"}
+_LOG = RatingColumns(user="user", item="item", rating="stars", timestamp="when")
 _MIND = {
-    "separator": "\t", "header": False, "quote": None, "user": "2", "history": "4", "impressions": "5",
-    "timestamp": "3", "time_unit": "%m/%d/%Y %I:%M:%S %p", "item_id": "1", "attributes": "2", "title": "3",
-}  # fmt: skip
+    "columns": RatingColumns(user="2", history="4", impressions="5", timestamp="3"),
+    "item_columns": ItemColumns(id="1", attributes="2", title="3"),
+    "text": TextFormat(separator="\t", header=False, quote=None),
+    "time_unit": "%m/%d/%Y %I:%M:%S %p",
+}
 
 
 def _table(**arguments: object) -> Callable[[Path], RatingSource]:
@@ -138,12 +144,9 @@ def _books(**arguments: object) -> Callable[[Path], RatingSource]:
 
 
 _TOLD = {
-    "title": "title",
-    "attributes": "genres",
-    "year": "year",
+    "columns": replace(_LOG, position="place", split="fold"),
+    "item_columns": ItemColumns(title="title", attributes="genres", year="year"),
     "time_unit": "iso",
-    "position": "place",
-    "split": "fold",
 }
 READERS: dict[str, Reader] = {
     "recbole": Reader(
@@ -161,12 +164,13 @@ READERS: dict[str, Reader] = {
         },
         lambda root: MovieLens(root, download=False),
     ),
-    "csv": Reader({"log.csv": _CSV}, _table(**_LOG, **_TOLD)),
-    "csv, drop": Reader({"log.csv": _CSV}, _table(**_LOG, **_TOLD, bad_rows="drop")),
+    "csv": Reader({"log.csv": _CSV}, _table(**_TOLD)),
+    "csv, drop": Reader({"log.csv": _CSV}, _table(**_TOLD, bad_rows="drop")),
     "tsv": Reader({"log.csv": _SHOWN, "items.csv": _NEWS}, _table(**_MIND)),
     "tsv, drop": Reader({"log.csv": _SHOWN, "items.csv": _NEWS}, _table(**_MIND, bad_rows="drop")),
     "parquet": Reader(
-        {"log.parquet": _parquet()}, lambda root: Table(str(root / "log.parquet"), **_LOG, attributes="genres")
+        {"log.parquet": _parquet()},
+        lambda root: Table(str(root / "log.parquet"), columns=_LOG, item_columns=ItemColumns(attributes="genres")),
     ),
     "books 2018": Reader({"Books.json": _BOOKS_2018, "meta_Books.json": _META_2018}, _books()),
     "books 2018, drop": Reader({"Books.json": _BOOKS_2018, "meta_Books.json": _META_2018}, _books(bad_rows="drop")),

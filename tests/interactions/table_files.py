@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from trackrec.interactions import Ratings, SampleRules, SampleTables, Table, build_samples
+from trackrec.interactions import (
+    ItemColumns,
+    RatingColumns,
+    Ratings,
+    SampleRules,
+    SampleTables,
+    Table,
+    build_samples,
+)
 
 LOG = "reader,isbn,stars,when\nann,b1,5,30\nbob,b2,2,20\nann,b2,3.5,10\n"
 BOOKS = 'isbn,name,genres,published\nb1,"Bread, &amp;  Butter",Food|Home,1999\nb2,Salt,,\nb3,Unread,Sea,2001-05-06\n'
-BOOK_COLUMNS = {"user": "reader", "item": "isbn", "rating": "stars", "timestamp": "when"}
-ABOUT = {"title": "name", "attributes": "genres", "year": "published"}
+BOOK_COLUMNS = RatingColumns(user="reader", item="isbn", rating="stars", timestamp="when")
+ABOUT = ItemColumns(title="name", attributes="genres", year="published")
 HEAD = "reader,isbn,stars,when\n"
 
 quick = settings(
@@ -29,9 +39,10 @@ def put(path: Path, text: str | bytes) -> str:
     return str(path)
 
 
-def books(tmp_path: Path, log: str | bytes = LOG, **arguments: Any) -> Table:
+def books(tmp_path: Path, log: str | bytes = LOG, columns: Mapping[str, str] | None = None, **arguments: Any) -> Table:
+    """The log with `BOOK_COLUMNS`, and with further ``columns``."""
     where = put(tmp_path / "log.csv", log)
-    return Table(where, **(BOOK_COLUMNS | arguments))
+    return Table(where, columns=replace(BOOK_COLUMNS, **(columns or {})), **arguments)
 
 
 def triples(ratings: Ratings) -> list[tuple]:

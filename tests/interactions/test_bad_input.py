@@ -10,7 +10,7 @@ from amazon_files import amazon, lines, meta, review, write
 from table_files import build
 from tiny import END, START, build_tokenizer
 
-from trackrec.interactions import DataError, MovieLens, RatingSource, Table, check_labels
+from trackrec.interactions import DataError, ItemColumns, MovieLens, RatingColumns, RatingSource, Table, check_labels
 from trackrec.llm.chat import ChatEncoder
 from trackrec.prompts.book import PromptBook
 from trackrec.prompts.settings import PromptSettings
@@ -41,8 +41,8 @@ def table(root: Path, ratings: list[Rating], titles: list[tuple[str, str]]) -> R
     for name, header, rows in (("log", "user,item,stars,at", ratings), ("items", "item,title", titles)):
         text = [header, *[",".join(map(str, row)) for row in rows]]
         (root / f"{name}.csv").write_text("\n".join(text) + "\n", encoding="utf-8")
-    columns = {"user": "user", "item": "item", "rating": "stars", "timestamp": "at", "title": "title"}
-    return Table(str(root / "log.csv"), items=str(root / "items.csv"), **columns)  # type: ignore[arg-type]
+    columns, told = RatingColumns("user", "item", "stars", timestamp="at"), ItemColumns(title="title")
+    return Table(str(root / "log.csv"), items=str(root / "items.csv"), columns=columns, item_columns=told)
 
 
 def books(root: Path, ratings: list[Rating], titles: list[tuple[str, str]]) -> RatingSource:

@@ -7,7 +7,17 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from trackrec.interactions import MovieLens, Ratings, SampleRules, Table, build_samples
+from trackrec.interactions import (
+    ItemColumns,
+    MovieLens,
+    RatingColumns,
+    Ratings,
+    SampleRules,
+    Table,
+    TextFormat,
+    UserColumns,
+    build_samples,
+)
 
 pytestmark = [pytest.mark.models, pytest.mark.slow]
 ROOT = Path("data/ml-100k").resolve()
@@ -18,12 +28,17 @@ def both() -> tuple[Ratings, Ratings]:
     if not (ROOT / "ml-100k.inter").exists():
         pytest.skip("no data/ml-100k: make models")
     table = Table(
-        str(ROOT / "ml-100k.inter"), items=str(ROOT / "ml-100k.item"), users=str(ROOT / "ml-100k.user"),
-        separator="\t", quote=None, user="user_id:token", item="item_id:token", rating="rating:float",
-        timestamp="timestamp:float", title="movie_title:token_seq", attributes="class:token_seq",
-        attribute_separator=" ", threshold=3.0,
-        user_attributes=["age:token", "gender:token", "occupation:token"],
-    )  # fmt: skip
+        str(ROOT / "ml-100k.inter"),
+        items=str(ROOT / "ml-100k.item"),
+        users=str(ROOT / "ml-100k.user"),
+        threshold=3.0,
+        columns=RatingColumns(
+            user="user_id:token", item="item_id:token", rating="rating:float", timestamp="timestamp:float"
+        ),
+        item_columns=ItemColumns(title="movie_title:token_seq", attributes="class:token_seq"),
+        user_columns=UserColumns(attributes=["age:token", "gender:token", "occupation:token"]),
+        text=TextFormat(separator="\t", quote=None, attribute_separator=" "),
+    )
     return MovieLens(ROOT, download=False).read(), table.read()
 
 

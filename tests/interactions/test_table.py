@@ -16,6 +16,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonargparse import ArgumentParser
 from table_files import (
     ABOUT,
     BOOK_COLUMNS,
@@ -32,8 +33,16 @@ from table_files import (
     written,
 )
 
-from trackrec.interactions import DataError, RatingSource, SampleRules
-from trackrec.interactions.sources.table import Table
+from trackrec.interactions import (
+    DataError,
+    ItemColumns,
+    RatingColumns,
+    RatingSource,
+    SampleRules,
+    Table,
+    TextFormat,
+    UserColumns,
+)
 from trackrec.prompts.settings import PromptSettings
 from trackrec.storage.schemas import SCHEMAS, to_arrow
 
@@ -41,7 +50,7 @@ from trackrec.storage.schemas import SCHEMAS, to_arrow
 
 
 def test_a_csv_is_read_by_the_names_of_its_columns(tmp_path: Path) -> None:
-    ratings = books(tmp_path, items=put(tmp_path / "books.csv", BOOKS), **ABOUT).read()
+    ratings = books(tmp_path, items=put(tmp_path / "books.csv", BOOKS), item_columns=ABOUT).read()
     assert ratings.items.rows() == [
         ("b1", "Bread, & Butter", ["Food", "Home"], 1999),
         ("b2", "Salt", [], None),
@@ -71,7 +80,7 @@ def test_a_csv_is_read_by_the_names_of_its_columns(tmp_path: Path) -> None:
 
 
 def test_frames_fit_the_tables(tmp_path: Path) -> None:
-    for number, arguments in enumerate([{}, {"items": put(tmp_path / "books.csv", BOOKS), **ABOUT}]):
+    for number, arguments in enumerate([{}, {"items": put(tmp_path / "books.csv", BOOKS), "item_columns": ABOUT}]):
         ratings = books(tmp_path / str(number), **arguments).read()
         for table in ("items", "users", "interactions"):
             frame = getattr(ratings, table)
@@ -84,8 +93,10 @@ def test_titles_may_stand_in_the_log(tmp_path: Path) -> None:
     log = "u,i,l,t,g,y,age,from\nann,a,1,,X,,31,Rome\nbob,a,0,Alpha,X|Y,1980,,Oslo\nann,b,1,,,,99,Bonn\n"
     source = Table(
         put(tmp_path / "log.csv", log),
-        user="u", item="i", label="l", title="t", attributes="g", year="y", user_attributes=["age", "from"],
-    )  # fmt: skip
+        columns=RatingColumns(user="u", item="i", label="l"),
+        item_columns=ItemColumns(title="t", attributes="g", year="y"),
+        user_columns=UserColumns(attributes=["age", "from"]),
+    )
     ratings = source.read()
     assert ratings.items.rows() == [("a", "Alpha", ["X", "Y"], 1980), ("b", "b", [], None)]
     assert ratings.users.rows() == [("ann", ["age 31", "Rome"]), ("bob", ["Oslo"])]
@@ -95,17 +106,27 @@ def test_titles_may_stand_in_the_log(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("yes", "no"), [("1", "0"), ("1.0", "0.0"), ("True", "false")])
 def test_labels_are_ratings_of_one_and_zero(tmp_path: Path, yes: str, no: str) -> None:
     source = Table(
-        put(tmp_path / "log.tsv", f"user_id\titem_id\tclick\na\tx\t{yes}\na\ty\t{no}\n"), separator="\\t", label="click"
+        put(tmp_path / "log.tsv", f"user_id\titem_id\tclick\na\tx\t{yes}\na\ty\t{no}\n"),
+        columns=RatingColumns(label="click"),
+        text=TextFormat(separator="\\t"),
     )
     assert triples(source.read()) == [("a", "x", 1.0), ("a", "y", 0.0)]
     assert source.threshold == 0.5
     with pytest.raises(DataError, match=r"want 4 fields|0 or 1 in 'click': line 2: 'a\\tx\\t2'"):
-        Table(put(tmp_path / "bad.tsv", "user_id\titem_id\tclick\na\tx\t2\n"), separator="\t", label="click").read()
+        Table(
+            put(tmp_path / "bad.tsv", "user_id\titem_id\tclick\na\tx\t2\n"),
+            columns=RatingColumns(label="click"),
+            text=TextFormat(separator="\t"),
+        ).read()
 
 
 def test_without_a_timestamp_the_order_of_the_file_is_time(tmp_path: Path) -> None:
     log = "".join(f"u{n % 2},i{n},{n % 5}\n" for n in range(8))
-    ratings = Table(put(tmp_path / "log.csv", log), header=False, user="1", item="2", rating="3").read()
+    ratings = Table(
+        put(tmp_path / "log.csv", log),
+        columns=RatingColumns(user="1", item="2", rating="3"),
+        text=TextFormat(header=False),
+    ).read()
     assert ratings.interactions["timestamp"].to_list() == list(range(8))
     assert {row[4] for row in seen(build(ratings, valid=0.0, test=0.0))} == {"i0 i2", "i1 i3"}
 
@@ -155,8 +176,11 @@ def test_parquet_parts_keep_their_types(tmp_path: Path) -> None:
     put(tmp_path / "log" / "_SUCCESS", "")
     items = pl.DataFrame({"isbn": [10, 11, 12], "name": ["A", None, "C"], "genres": [["x", "y"], [], None]})
     items.write_parquet(tmp_path / "items.parquet")
-    arguments = {"items": str(tmp_path / "items.parquet"), "title": "name", "attributes": "genres"}
-    ratings = Table(str(tmp_path / "log"), **BOOK_COLUMNS, **arguments).read()
+    arguments = {
+        "items": str(tmp_path / "items.parquet"),
+        "item_columns": ItemColumns(title="name", attributes="genres"),
+    }
+    ratings = Table(str(tmp_path / "log"), columns=BOOK_COLUMNS, **arguments).read()
     assert ratings.interactions.rows() == [
         ("2", "11", 3.0, SECOND + 1, 1),
         ("1", "10", 4.0, SECOND, 2),
@@ -174,7 +198,7 @@ def test_positions_are_kept_and_read_by_nothing(tmp_path: Path) -> None:
             ("ann", "a", 5, 1, "1"), ("ann", "b", 1, 2, ""), ("ann", "c", 5, 3, "12.0"), ("ann", "a", 4, 4, " 7 "),
         ]
     )  # fmt: skip
-    with_it, without = books(tmp_path, log, position="slot").read(), books(tmp_path, log).read()
+    with_it, without = books(tmp_path, log, columns={"position": "slot"}).read(), books(tmp_path, log).read()
     assert with_it.interactions["position"].to_list() == [None, 12, 7]
     assert with_it.interactions.columns == [*SCHEMAS["interactions"].names, "position"]
     assert with_it.interactions.drop("position").equals(without.interactions)
@@ -188,7 +212,7 @@ def test_positions_are_kept_and_read_by_nothing(tmp_path: Path) -> None:
 def test_a_glob_reads_files_by_name(tmp_path: Path) -> None:
     for name, user in (("b", "late"), ("a", "early")):
         put(tmp_path / "logs" / f"{name}.csv", f"reader,isbn,stars,when\n{user},x,1,5\n")
-    ratings = Table(str(tmp_path / "logs" / "*.csv"), **BOOK_COLUMNS).read()
+    ratings = Table(str(tmp_path / "logs" / "*.csv"), columns=BOOK_COLUMNS).read()
     assert ratings.interactions.select("user_id", "row").rows() == [("early", 0), ("late", 1)]
 
 
@@ -197,7 +221,7 @@ def test_a_glob_reads_files_by_name(tmp_path: Path) -> None:
 
 def test_items_without_a_title_are_called_by_their_id(tmp_path: Path) -> None:
     items = put(tmp_path / "items.csv", "isbn,name\nb1,  \nb2,Tom &amp;amp; &lt;Jerry&gt;\u00a0 \tX\nb2,Again\n")
-    ratings = books(tmp_path, items=items, title="name").read()
+    ratings = books(tmp_path, items=items, item_columns=ItemColumns(title="name")).read()
     assert ratings.items["title"].to_list() == ["b1", "Tom &amp; <Jerry> X"]
     assert (ratings.counts["items_without_title"], ratings.counts["duplicate_items"]) == (1, 1)
 
@@ -239,8 +263,6 @@ def test_the_content_key_follows_the_bytes_of_every_file(tmp_path: Path) -> None
 
 
 def test_every_argument_is_a_config_key(tmp_path: Path) -> None:
-    from jsonargparse import ArgumentParser
-
     train, test = put(tmp_path / "a.tsv", "1\tx\t5\tNo 1\n"), put(tmp_path / "b.tsv", "1\ty\t1\tNo 2\n")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--dataset", type=RatingSource)
@@ -249,12 +271,9 @@ def test_every_argument_is_a_config_key(tmp_path: Path) -> None:
         class_path: trackrec.interactions.sources.table.Table
         init_args:
           ratings: {{train: {train}, test: {test}}}
-          separator: "\\t"
-          header: false
-          user: "1"
-          item: "2"
-          rating: "3"
-          attributes: ["4"]
+          columns: {{user: "1", item: "2", rating: "3"}}
+          item_columns: {{attributes: ["4"]}}
+          text: {{separator: "\\t", header: false}}
           threshold: 2
     """
     source = parser.instantiate(parser.parse_string(config)).dataset
@@ -268,12 +287,14 @@ def test_every_argument_is_a_config_key(tmp_path: Path) -> None:
 def test_the_documented_configs_are_valid() -> None:
     """All that a config names is checked without reading; unknown keys are errors."""
     text = inspect.cleandoc(Table.__doc__ or "")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--dataset", type=RatingSource)
     configs = [yaml.safe_load(textwrap.dedent(block)) for block in re.findall(r"::\n\n((?: {4}.*\n)+)", text)]
     assert len(configs) == 3
     for config in configs:
         dataset = config["dataset"]
         assert dataset["class_path"] == Table.__name__
-        Table(**dataset["init_args"])
+        parser.instantiate(parser.parse_object({"dataset": dataset}))
         SampleRules(**config.get("samples", {}))
         PromptSettings(**config.get("prompts", {}))
 
@@ -288,7 +309,12 @@ def test_the_documented_configs_are_valid() -> None:
 def test_valid_rows_round_trip(tmp_path: Path, rows: list, separator: str, end: str, everything: bool) -> None:
     text, _ = written(rows, separator, csv.QUOTE_ALL if everything else csv.QUOTE_MINIMAL, end)
     where = put(tmp_path / "log.csv", text)
-    ratings = Table(where, separator=separator, rating="stars", timestamp="at", title="note").read()
+    ratings = Table(
+        where,
+        columns=RatingColumns(rating="stars", timestamp="at"),
+        item_columns=ItemColumns(title="note"),
+        text=TextFormat(separator=separator),
+    ).read()
     assert ratings.interactions.drop("row").rows() == [row[:4] for row in rows]
     titles = dict(ratings.items.select("item_id", "title").rows())
     for _, item, _, _, note in rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from table_files import build, put, quick, seen, triples
 
-from trackrec.interactions import DataError, Ratings, check_splits
-from trackrec.interactions.sources.table import Table
+from trackrec.interactions import (
+    DataError,
+    ItemColumns,
+    RatingColumns,
+    Ratings,
+    Table,
+    TextFormat,
+    UserColumns,
+    check_splits,
+)
 from trackrec.prompts.book import PromptBook
 from trackrec.prompts.settings import PromptSettings
 
@@ -20,7 +29,7 @@ from trackrec.prompts.settings import PromptSettings
 def test_given_splits_are_replayed(tmp_path: Path) -> None:
     log = "user_id,item_id,label,at,fold\nu,a,1,1,train\nu,b,0,2,Training\nu,c,1,3,DEV\nu,d,1,4,test\n"
     log += "u,b,1,5,val\nv,a,1,9,test\n"
-    source = Table(put(tmp_path / "log.csv", log), label="label", timestamp="at", split="fold")
+    source = Table(put(tmp_path / "log.csv", log), columns=RatingColumns(label="label", timestamp="at", split="fold"))
     tables = build(source.read(), 0.5, protocol="given", per="sample")
     assert seen(tables) == [
         ("u", "b", 0, "train", "a", "a"),
@@ -37,20 +46,25 @@ def test_given_splits_are_replayed(tmp_path: Path) -> None:
         ("u", "b", 1, "valid"),
     ]
     with pytest.raises(DataError, match=r"train, valid or test in 'fold': line 2: 'u,a,1,1,other'"):
-        Table(put(tmp_path / "bad.csv", log.replace("train", "other")), label="label", split="fold").read()
+        Table(
+            put(tmp_path / "bad.csv", log.replace("train", "other")), columns=RatingColumns(label="label", split="fold")
+        ).read()
 
 
 def test_the_last_train_rows_validate_where_nothing_else_is_published(tmp_path: Path) -> None:
     """MIND publishes a train and a development part alone."""
     log = "user_id,item_id,label,at,fold\n" + "".join(f"u,i{n},{n % 2},{n},train\n" for n in range(1, 12))
-    source = Table(put(tmp_path / "log.csv", log + "u,z,1,50,test\n"), label="label", timestamp="at", split="fold")
+    source = Table(
+        put(tmp_path / "log.csv", log + "u,z,1,50,test\n"),
+        columns=RatingColumns(label="label", timestamp="at", split="fold"),
+    )
     tables = build(source.read(), 0.5, protocol="given", per="sample", valid=0.3)
     assert tables.samples.sort("timestamp")["split"].to_list() == ["train"] * 7 + ["valid"] * 3 + ["test"]
 
 
 def test_a_split_of_one_label_is_an_error(tmp_path: Path) -> None:
     log = "user_id,item_id,label,at\n" + "".join(f"u,i{n},{n % 2},{n}\n" for n in range(1, 12))
-    source = Table(put(tmp_path / "log.csv", log), label="label", timestamp="at")
+    source = Table(put(tmp_path / "log.csv", log), columns=RatingColumns(label="label", timestamp="at"))
     check_splits(build(source.read(), 0.5, per="sample", valid=0.3).samples)
     for share, got in ((0.0, "none"), (0.1, "1 with one label")):
         with pytest.raises(DataError, match=rf"the split 'valid' needs samples of both labels, got {got}\. Change"):
@@ -58,14 +72,17 @@ def test_a_split_of_one_label_is_an_error(tmp_path: Path) -> None:
 
 
 def test_given_without_splits_names_both_keys(tmp_path: Path) -> None:
-    ratings = Table(put(tmp_path / "log.csv", "user_id,item_id,label\nu,a,1\nu,b,0\n"), label="label").read()
-    with pytest.raises(DataError, match=r"^samples.protocol is 'given', but .*Set dataset.init_args.split to"):
+    ratings = Table(
+        put(tmp_path / "log.csv", "user_id,item_id,label\nu,a,1\nu,b,0\n"), columns=RatingColumns(label="label")
+    ).read()
+    with pytest.raises(DataError, match=r"^samples.protocol is 'given', but .*Set dataset.init_args.columns.split to"):
         build(ratings, protocol="given")
 
 
 def own(tmp_path: Path, log: str, **arguments: Any) -> Ratings:
-    columns = {"label": "label", "timestamp": "at", "history": "past", "split": "fold"} | arguments
-    return Table(put(tmp_path / "log.csv", "user_id,item_id,label,at,past,fold\n" + log), **columns).read()
+    columns = RatingColumns(label="label", timestamp="at", history="past", split="fold")
+    where = put(tmp_path / "log.csv", "user_id,item_id,label,at,past,fold\n" + log)
+    return Table(where, **({"columns": columns} | arguments)).read()
 
 
 def test_own_lists_are_history_and_recent_items(tmp_path: Path) -> None:
@@ -81,7 +98,7 @@ def test_own_lists_are_history_and_recent_items(tmp_path: Path) -> None:
     assert tables.histories["ratings"].to_list() == [[None, None], [None, None]]
     assert tables.samples["recent_ratings"].to_list() == [[None], [None], [None]]
     assert (tables.counts["short_histories"], tables.counts["future_history_items"]) == (1, 0)
-    with pytest.raises(DataError, match=r"samples.per must be 'sample' where dataset.init_args.history .*got 'user'"):
+    with pytest.raises(DataError, match=r"samples.per must be 'sample' where .*columns.history .*got 'user'"):
         build(ratings, 0.5, protocol="given")
 
 
@@ -93,7 +110,7 @@ def test_rows_without_a_published_list_have_an_empty_history(tmp_path: Path) -> 
         schema_overrides={"past": pl.List(pl.String)},
     )
     log.write_parquet(tmp_path / "log.parquet")
-    source = Table(str(tmp_path / "log.parquet"), label="label", timestamp="at", history="past")
+    source = Table(str(tmp_path / "log.parquet"), columns=RatingColumns(label="label", timestamp="at", history="past"))
     ratings = source.read()
     rules = {"per": "sample", "min_history": 0, "valid": 0.0, "test": 0.0}
     tables = build(ratings, 0.5, **rules)
@@ -117,13 +134,16 @@ def test_rows_without_a_published_list_have_an_empty_history(tmp_path: Path) -> 
 
 def test_own_lists_may_carry_ratings(tmp_path: Path) -> None:
     log = "user_id,item_id,stars,past,rates\nu,a,4,p|q,5|1.5\nu,b,2,,\n"
-    columns = {"rating": "stars", "history": "past", "history_ratings": "rates", "history_separator": "|"}
-    ratings = Table(put(tmp_path / "log.csv", log), **columns).read()
+    columns, text = (
+        RatingColumns(rating="stars", history="past", history_ratings="rates"),
+        TextFormat(history_separator="|"),
+    )
+    ratings = Table(put(tmp_path / "log.csv", log), columns=columns, text=text).read()
     assert build(ratings, per="sample").histories["ratings"].to_list() == [[5.0, 1.5]]
-    likes = Table(str(tmp_path / "log.csv"), **(columns | {"history_ratings": None})).read()
+    likes = Table(str(tmp_path / "log.csv"), columns=replace(columns, history_ratings=None), text=text).read()
     assert build(likes, per="sample").histories["ratings"].to_list() == [[None, None]]
     with pytest.raises(DataError, match=r"a rating for each item of a history: line 2: 'u,a,4,p\|q,5'"):
-        Table(put(tmp_path / "bad.csv", log.replace("5|1.5", "5")), **columns).read()
+        Table(put(tmp_path / "bad.csv", log.replace("5|1.5", "5")), columns=columns, text=text).read()
 
 
 def test_own_lists_hold_known_items_only(tmp_path: Path) -> None:
@@ -163,7 +183,8 @@ def test_given_keeps_splits_and_shows_no_future(
 ) -> None:
     rows = [*rows, ("z", "a", "1", 1, ["f"], "train"), ("z", "b", "1", 2, ["f"], "test")]
     log = "".join(f"{u},{i},{y},{at},{' '.join(past)},{fold}\n" for u, i, y, at, past, fold in rows)
-    ratings = own(tmp_path, log, history="past" if lists else None)
+    columns = RatingColumns(label="label", timestamp="at", split="fold", history="past" if lists else None)
+    ratings = own(tmp_path, log, columns=columns)
     tables = build(ratings, 0.5, protocol="given", per="sample", strict_ties=strict, min_history=least)
     assert not least or (tables.histories["item_ids"].list.len() > 0).all()
     assert least or tables.samples.height == ratings.interactions.height
@@ -203,11 +224,12 @@ MIND_TRAIN = (
     "3\tU1\t11/13/2019 12:00:01 AM\tN1 N2\tN2-1 N4-0\n"
 )
 MIND_DEV = "1\tU1\t11/15/2019 8:55:22 AM\tN1 N2 N3\tN1-0 N2-1\n"
-MIND = {
-    "separator": "\t", "header": False, "quote": None, "user": "2", "timestamp": "3",
-    "time_unit": "%m/%d/%Y %I:%M:%S %p", "history": "4", "impressions": "5", "item_id": "1", "attributes": ["2", "3"],
-    "title": "4",
-}  # fmt: skip
+MIND: dict[str, Any] = {
+    "columns": RatingColumns(user="2", timestamp="3", history="4", impressions="5"),
+    "text": TextFormat(separator="\t", header=False, quote=None),
+    "time_unit": "%m/%d/%Y %I:%M:%S %p",
+}
+MIND_ITEMS = ItemColumns(id="1", attributes=["2", "3"], title="4")
 
 
 def mind(tmp_path: Path) -> Table:
@@ -219,7 +241,7 @@ def mind(tmp_path: Path) -> Table:
         )
     ratings = {"test": "MINDsmall_dev", "train": "MINDsmall_train"}
     where = {split: str(tmp_path / folder / "behaviors.tsv") for split, folder in ratings.items()}
-    return Table(where, items=str(tmp_path / "MINDsmall_*" / "news.tsv"), **MIND)
+    return Table(where, items=str(tmp_path / "MINDsmall_*" / "news.tsv"), item_columns=MIND_ITEMS, **MIND)
 
 
 def test_mind_is_read_from_its_own_files(tmp_path: Path) -> None:
@@ -268,17 +290,20 @@ def test_no_prompt_on_news_speaks_of_films(tmp_path: Path) -> None:
 def test_mind_impressions_must_be_labelled(tmp_path: Path) -> None:
     where = put(tmp_path / "behaviors.tsv", "1\tU1\t11/11/2019 9:05:58 AM\tN1\tN3 N2\n")
     with pytest.raises(DataError, match=r"has 1 bad line.*items as N1-1 N2-0.*: line 1: "):
-        Table(where, **{key: value for key, value in MIND.items() if key not in ("title", "attributes")}).read()
+        Table(where, **MIND).read()
 
 
 def test_last_fm_plays_are_ratings(tmp_path: Path) -> None:
     plays = "u1\tm1\tBeyoncé\t120\nu1\t\tT. Rex\t3\nu2\tm1\tBeyoncé\t51\nu1\tm1\tBeyoncé\t7\nu2\tm3\tMúm\t50\n"
     users = "u1\tf\t22\tGermany\tFeb 1, 2007\nu2\t\t\tMexico\tMay 6, 2008\nu3\tm\t-1\tPeru\t\n"
     source = Table(
-        put(tmp_path / "plays.tsv", plays), users=put(tmp_path / "profile.tsv", users),
-        separator="\t", header=False, quote=None, user="1", item="3", rating="4", threshold=50,
-        user_attributes=["2", "3", "4"],
-    )  # fmt: skip
+        put(tmp_path / "plays.tsv", plays),
+        users=put(tmp_path / "profile.tsv", users),
+        threshold=50,
+        columns=RatingColumns(user="1", item="3", rating="4"),
+        user_columns=UserColumns(attributes=["2", "3", "4"]),
+        text=TextFormat(separator="\t", header=False, quote=None),
+    )
     ratings = source.read()
     assert triples(ratings) == [
         ("u1", "T. Rex", 3.0),
@@ -295,9 +320,11 @@ def test_last_fm_logs_are_read_by_label(tmp_path: Path) -> None:
     """userid, timestamp, artist id, artist, track id, track: a log of plays has no dislikes, so the label is added."""
     log = "u1\t2009-05-04T23:08:57Z\ta1\tDeep Dish\t\tFlashdance\t1\nu1\t2009-05-04T13:54:10Z\t\tÓlafur\t\tMix\t0\n"
     source = Table(
-        put(tmp_path / "log.tsv", log), separator="\t", header=False, quote=None,
-        user="1", item="4", label="7", timestamp="2", time_unit="iso",
-    )  # fmt: skip
+        put(tmp_path / "log.tsv", log),
+        time_unit="iso",
+        columns=RatingColumns(user="1", item="4", label="7", timestamp="2"),
+        text=TextFormat(separator="\t", header=False, quote=None),
+    )
     assert source.read().interactions.rows() == [
         ("u1", "Deep Dish", 1.0, 1241478537, 0),
         ("u1", "Ólafur", 0.0, 1241445250, 1),

@@ -47,7 +47,11 @@ def test_the_loop_with_cold_users(config: Path, trackrec: Callable[..., str], tm
     columns = {"rating": "rating", "timestamp": "at", "history": "past", "history_ratings": "rates"}
     values["dataset"] = {
         "class_path": "Table",
-        "init_args": {"ratings": str(tmp_path / "log.csv"), "title": "title", "attributes": "kind", **columns},
+        "init_args": {
+            "ratings": str(tmp_path / "log.csv"),
+            "columns": columns,
+            "item_columns": {"title": "title", "attributes": "kind"},
+        },
     }
     values["samples"] = {"protocol": "user", "per": "sample", "min_history": 0, "valid": 0.3, "test": 0.3}
     texts = "".join(f"{user},Likes Kind {user % 4}.\n" for user in range(USERS + NEW))

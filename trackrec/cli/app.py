@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from trackrec.cli.arguments import add_experiment
 from trackrec.cli.errors import FAULT, broken_file, explain, mendable
-from trackrec.cli.old_paths import renamed, resolve_old_paths
+from trackrec.cli.old_paths import grouped, old_table_keys, renamed, resolve_old_paths
 from trackrec.cli.quiet import quiet_libraries
 from trackrec.commands import export, fit, plan, predict, report, sweep, test, tune
 from trackrec.commands.call import Call
@@ -43,6 +43,10 @@ class TrackRecParser(LightningArgumentParser):
         # A flag cut short would be taken for another: a misspelt one must be an error.
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
+    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Any:
+        """Parse a configuration; one that a stage saved may hold the arguments of `Table` as they once were."""
+        return super().parse_string(grouped(content), *args, **kwargs)
+
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Print the short form and exit with status 2."""
         sys.stderr.write("\n".join(explain(self, message, ex)) + "\n")
@@ -59,7 +63,7 @@ class TrackRecCLI(LightningCLI):
     def __init__(self, args: list[str] | None = None) -> None:
         resolve_old_paths()
         given = sys.argv[1:] if args is None else args
-        if lines := broken_file(given):
+        if lines := broken_file(given) or old_table_keys(given):
             sys.stderr.write("\n".join(lines) + "\n")
             raise SystemExit(2)
         self._given_run_dir = any(arg.partition("=")[0] == "--run_dir" for arg in given)

@@ -70,10 +70,7 @@ def explain(parser: Any, message: str, ex: Exception | None) -> list[str]:
 
 def broken_file(args: Sequence[str]) -> list[str]:
     """At most five lines about the first ``--config`` file that is no YAML; empty where all are, or aren't there."""
-    flags = ("-c", "--config")
-    files = [value for flag, value in pairwise(args) if flag in flags]
-    files += [arg.partition("=")[2] for arg in args if arg.startswith(tuple(f"{flag}=" for flag in flags))]
-    for file in files:
+    for file in config_files(args):
         try:
             yaml.safe_load(Path(file).read_text(encoding="utf-8"))
         except OSError:
@@ -84,6 +81,12 @@ def broken_file(args: Sequence[str]) -> list[str]:
             problem = getattr(error, "problem", None) or reason(error)
             return ["trackrec: error:", _cut(f"{file}{where} is no YAML: {problem}.")]
     return []
+
+
+def config_files(args: Sequence[str]) -> list[str]:
+    """What follows ``--config`` on a command line, in its order."""
+    words = [word for arg in args for word in (arg.split("=", 1) if arg.startswith(("--config=", "-c=")) else [arg])]
+    return [value for flag, value in pairwise(words) if flag in ("-c", "--config")]
 
 
 def _unknown(text: str) -> str:

@@ -273,8 +273,8 @@ def _windows_of_own(log: _Log, lists: pl.DataFrame, rules: SampleRules) -> _Wind
     """The last entries of the list published with a rating are its history and its recent list."""
     if rules.per != "sample":
         raise DataError(
-            f"samples.per must be 'sample' where dataset.init_args.history gives each rating its own history, got "
-            f"{rules.per!r}. Set it, or leave dataset.init_args.history out to have histories computed."
+            f"samples.per must be 'sample' where dataset.init_args.columns.history gives each rating its own history, "
+            f"got {rules.per!r}. Set it, or leave dataset.init_args.columns.history out to have histories computed."
         )
     pool, uses, dropped = pool_lists(lists, log.rows, rules.strict_ties)
     everything = pl.DataFrame({"position": np.arange(log.rows.height)})

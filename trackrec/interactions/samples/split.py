@@ -36,8 +36,9 @@ def split_samples(
     if protocol == "given":
         if given is None:
             raise DataError(
-                "samples.protocol is 'given', but the dataset publishes no splits. Set dataset.init_args.split to the "
-                "column with train, valid and test, or samples.protocol to 'temporal' or 'user'."
+                "samples.protocol is 'given', but the dataset publishes no splits. Set "
+                "dataset.init_args.columns.split to the column with train, valid and test, or samples.protocol to "
+                "'temporal' or 'user'."
             )
         splits = samples.select("row").join(given, on="row", how="left", maintain_order="left")["split"]
         if splits.null_count():

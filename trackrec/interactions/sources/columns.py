@@ -150,9 +150,9 @@ def missing_column(key: str, name: str, path: Path, have: list[str]) -> DataErro
     near = difflib.get_close_matches(name, have, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     if len(have) == 1 and have[0] != name:
-        hint = f" Is {ARGS}.separator right?"
+        hint = f" Is {ARGS}.text.separator right?"
     if have == [str(number) for number in range(1, len(have) + 1)]:
-        hint += f" With {ARGS}.header: false columns are called by their number."
+        hint += f" With {ARGS}.text.header: false columns are called by their number."
     return DataError(f"{ARGS}.{key} names no column of {path}: got {name!r}, it has {shown(have)}.{hint}")
 
 

@@ -10,8 +10,9 @@ import codecs
 import csv
 import difflib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import polars as pl
 
@@ -28,12 +29,33 @@ _KEPT_BAD_ROWS = 3
 Plan = Callable[[Path, Mapping[str, pl.DataType]], Columns]
 
 
-class TextFormat(NamedTuple):
-    """How text files are split. ``header``: whether the first line names the columns; ``quote`` may be None."""
+@dataclass(frozen=True)
+class TextFormat:
+    """How text files are written.
 
-    separator: str
-    header: bool
-    quote: str | None
+    Attributes:
+        separator: Between the fields, one character; "\\t" is a tab.
+        header: Whether a file begins with column names; without, columns are called by their number, from "1".
+        quote: The quotation mark; null where quotation marks are part of the text.
+        history_separator: Between the entries of ``columns.history`` and of ``columns.history_ratings``.
+        attribute_separator: Between the attributes of an item's cell.
+    """
+
+    separator: str = ","
+    header: bool = True
+    quote: str | None = '"'
+    history_separator: str = " "
+    attribute_separator: str = "|"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "separator", self.separator.replace("\\t", "\t"))
+        for key, text in {"separator": self.separator, "quote": self.quote}.items():
+            if text is not None and (len(text) != 1 or not text.isascii()):
+                raise DataError(f"{ARGS}.text.{key} must be one character, got {text!r}.")
+        lists = {"history_separator": self.history_separator, "attribute_separator": self.attribute_separator}
+        for key, text in lists.items():
+            if not text:
+                raise DataError(f"{ARGS}.text.{key} must not be empty.")
 
 
 def find_files(key: str, where: str) -> list[Path]:
@@ -187,7 +209,7 @@ def _records(path: Path, key: str, form: TextFormat, encoding: str) -> Iterator[
                 if "end of data" in str(error) or "limit" in str(error):
                     raise DataError(
                         f"{ARGS}.{key}: {path} line {line}: a quotation mark opens there and never closes. Correct the "
-                        f"line, or set {ARGS}.quote to null if quotation marks are part of the text."
+                        f"line, or set {ARGS}.text.quote to null if quotation marks are part of the text."
                     ) from error
             if cells is None or len(cells) > 1 or (cells and cells[0].strip()):
                 yield line, reader.line_num - line + 1, cells

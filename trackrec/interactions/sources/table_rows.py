@@ -87,7 +87,7 @@ def filter_ratings(
         have, rated = (shown(frame["item_id"].head(3).to_list()) for frame in (items, rows))
         raise DataError(
             f"{ARGS}.items: {where} holds none of the rated items: it has {have}, {ARGS}.ratings has {rated}. "
-            f"Set {ARGS}.item_id to the column with the ids of {ARGS}.item."
+            f"Set {ARGS}.item_columns.id to the column with the ids of {ARGS}.columns.item."
         )
     pair = ("user_id", "item_id")
     by = (*pair, "timestamp", "split") if "split" in rows.columns else pair
