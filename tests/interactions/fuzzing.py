@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import polars as pl
 from hypothesis import strategies as st
+from packers import PACKERS
 
 from trackrec.interactions import (
     AmazonBook,
@@ -132,8 +133,8 @@ _MIND = {
 
 def _table(**arguments: object) -> Callable[[Path], RatingSource]:
     def make(root: Path) -> RatingSource:
-        files = {key: str(root / name) for key, name in (("ratings", "log.csv"), ("items", "items.csv"))}
-        given = {key: where for key, where in files.items() if Path(where).exists()}
+        found = {key: sorted(root.glob(f"{name}.*")) for key, name in (("ratings", "log"), ("items", "items"))}
+        given = {key: str(paths[0]) for key, paths in found.items() if paths}
         return Table(**(given | arguments))  # type: ignore[arg-type]
 
     return make
@@ -142,6 +143,25 @@ def _table(**arguments: object) -> Callable[[Path], RatingSource]:
 def _books(**arguments: object) -> Callable[[Path], RatingSource]:
     return lambda root: AmazonBook(root, min_user_ratings=1, min_item_ratings=1, **arguments)  # type: ignore[arg-type]
 
+
+_PLAIN = b"user,item,stars,when\nann,a,5,1\nann,b,2.5,2\nbob,a,1,3\n"
+_COLONS = (
+    b'user::item::stars::when::title\nann::a::5::1::"Bread:: : ""and"""\nbob::b::2::2::"Salt\n::"\nbob::a::1::3::\n'
+)
+_ESCAPED = (
+    b'"user";"item";"stars";"when";"title"\r\n"ann";"a";"5";"1";"The \\"Best\\" of \\\\ 2000; more"\r\n'
+    b'"ann";"b";"2.5";"2";"x"\r\n"bob";a;1;3;A\\;B\r\n'
+)
+_OBJECTS = [
+    {"user": "ann", "item": 1234567890123456789, "stars": 5, "when": 1, "genres": ["x|y", "z"]}
+    | {"about": {"title": "Bread"}},
+    {"user": "ann", "item": "b", "stars": 2.5, "when": 2, "about": {"title": None}, "genres": []},
+    {"user": "bob", "item": 1234567890123456789, "stars": 1, "when": "3", "about": None, "more": [{"n": True}]},
+]
+_DICTS = "".join(f"{record!r}\n" for record in _OBJECTS).replace("'user': '", "u'user': u'").encode()
+_OF_OBJECTS = {"columns": _LOG, "item_columns": ItemColumns(title="about.title", attributes=["genres", "more.n"])}
+_FILMS = 'movieId,title,genres\n1,"Cité, La (1995)",Drama|War\n2,Death Note (2006\u2013),(no genres listed)\n'.encode()
+_STARS = b"userId,movieId,rating,timestamp\n1,1,4.0,10\n1,2,0.5,20\n2,1,5.0,30\n2,2,1.0,40\n"
 
 _TOLD = {
     "columns": replace(_LOG, position="place", split="fold"),
@@ -164,6 +184,40 @@ READERS: dict[str, Reader] = {
         },
         lambda root: MovieLens(root, download=False),
     ),
+    "ml-10m": Reader(
+        {
+            "ratings.dat": b"1::1::4.5::10\n1::2::2::20\n2::1::5::30\n2::2::1::40\n",
+            "movies.dat": "1::Léon: a: b (1988)::Comedy\n2::Cité, La (1995)::Children|Sci-Fi\n".encode(),
+            "tags.dat": b"1::1::x::9\n",
+        },
+        lambda root: MovieLens(root, download=False),
+    ),
+    "ml-latest": Reader({"ratings.csv": _STARS, "movies.csv": _FILMS}, lambda root: MovieLens(root, download=False)),
+    "ml-latest, packed": Reader(
+        {"ratings.csv.zst": PACKERS[".zst"](_STARS), "movies.csv.zip": PACKERS[".zip"](_FILMS)},
+        lambda root: MovieLens(root, download=False),
+    ),
+    **{
+        f"csv{ending}": Reader({f"log.csv{ending}": pack(_PLAIN)}, _table(columns=_LOG, bad_rows="drop"))
+        for ending, pack in PACKERS.items()
+    },
+    "colons": Reader(
+        {"log.dat": _COLONS},
+        _table(columns=_LOG, item_columns=ItemColumns(title="title"), text=TextFormat(separator="::"), bad_rows="drop"),
+    ),
+    "escapes": Reader(
+        {"log.csv": _ESCAPED},
+        _table(
+            columns=_LOG,
+            item_columns=ItemColumns(title="title"),
+            text=TextFormat(separator=";", escape="\\"),
+            bad_rows="drop",
+        ),
+    ),
+    "json lines": Reader({"log.jsonl": _json_lines(_OBJECTS)}, _table(**_OF_OBJECTS)),
+    "json lines, drop": Reader({"log.jsonl": _json_lines(_OBJECTS)}, _table(**_OF_OBJECTS, bad_rows="drop")),
+    "python lines": Reader({"log.json": _DICTS}, _table(**_OF_OBJECTS)),
+    "python lines, drop": Reader({"log.json": _DICTS}, _table(**_OF_OBJECTS, bad_rows="drop")),
     "csv": Reader({"log.csv": _CSV}, _table(**_TOLD)),
     "csv, drop": Reader({"log.csv": _CSV}, _table(**_TOLD, bad_rows="drop")),
     "tsv": Reader({"log.csv": _SHOWN, "items.csv": _NEWS}, _table(**_MIND)),
@@ -192,6 +246,7 @@ _TOKENS = [
     b"-1", b"0", b"null", b"true", b"9" * 25, b"9" * 5000, b"[", b"]", b"{", b"}", b"[" * 2000, b'{"a":', b"\\ud800",
     b"\\u0000", b"&amp;", b"&#x110000;", b"<|im_end|>", b"<span", b"var a = 1", b"2020-13-45", b"x" * 10_000,
     b"\xf0\x9f\x93\x9a", b"\x1f\x8b", b"PAR1", b"x^", b"\x28\xb5\x2f\xfd",
+    b"PK\x03\x04", b"BZh91AY&SY", b"\xfd7zXZ\x00", b"u'", b"\\'", b"\\", b'\\"', b"-" * 5000, b"1+" * 3000, b":::",
 ]  # fmt: skip
 _CELLS = re.compile(rb"([\t\n,:\"|{}\[\]]+)")
 _bytes = st.one_of(st.sampled_from(_TOKENS), st.binary(max_size=12))
