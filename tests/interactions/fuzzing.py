@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import polars as pl
 from hypothesis import strategies as st
@@ -29,6 +30,7 @@ from trackrec.interactions import (
     TextFormat,
     build_samples,
 )
+from trackrec.interactions.sources import delimited
 from trackrec.storage.schemas import to_arrow
 
 LOSSES = (
@@ -37,10 +39,11 @@ LOSSES = (
 
 
 class Reader(NamedTuple):
-    """A reader, and files that it reads."""
+    """A reader, and files that it reads; whether these must give the same by polars and by the csv module."""
 
     files: dict[str, bytes]
     open: Callable[[Path], RatingSource]
+    both_ways: bool = False
 
 
 _FLAGS = "|".join("01000100000000000" + "00")
@@ -192,7 +195,9 @@ READERS: dict[str, Reader] = {
         },
         lambda root: MovieLens(root, download=False),
     ),
-    "ml-latest": Reader({"ratings.csv": _STARS, "movies.csv": _FILMS}, lambda root: MovieLens(root, download=False)),
+    "ml-latest": Reader(
+        {"ratings.csv": _STARS, "movies.csv": _FILMS}, lambda root: MovieLens(root, download=False), both_ways=True
+    ),
     "ml-latest, packed": Reader(
         {"ratings.csv.zst": PACKERS[".zst"](_STARS), "movies.csv.zip": PACKERS[".zip"](_FILMS)},
         lambda root: MovieLens(root, download=False),
@@ -204,6 +209,7 @@ READERS: dict[str, Reader] = {
     "colons": Reader(
         {"log.dat": _COLONS},
         _table(columns=_LOG, item_columns=ItemColumns(title="title"), text=TextFormat(separator="::"), bad_rows="drop"),
+        both_ways=True,
     ),
     "escapes": Reader(
         {"log.csv": _ESCAPED},
@@ -213,15 +219,16 @@ READERS: dict[str, Reader] = {
             text=TextFormat(separator=";", escape="\\"),
             bad_rows="drop",
         ),
+        both_ways=True,
     ),
     "json lines": Reader({"log.jsonl": _json_lines(_OBJECTS)}, _table(**_OF_OBJECTS)),
     "json lines, drop": Reader({"log.jsonl": _json_lines(_OBJECTS)}, _table(**_OF_OBJECTS, bad_rows="drop")),
     "python lines": Reader({"log.json": _DICTS}, _table(**_OF_OBJECTS)),
     "python lines, drop": Reader({"log.json": _DICTS}, _table(**_OF_OBJECTS, bad_rows="drop")),
-    "csv": Reader({"log.csv": _CSV}, _table(**_TOLD)),
-    "csv, drop": Reader({"log.csv": _CSV}, _table(**_TOLD, bad_rows="drop")),
+    "csv": Reader({"log.csv": _CSV}, _table(**_TOLD), both_ways=True),
+    "csv, drop": Reader({"log.csv": _CSV}, _table(**_TOLD, bad_rows="drop"), both_ways=True),
     "tsv": Reader({"log.csv": _SHOWN, "items.csv": _NEWS}, _table(**_MIND)),
-    "tsv, drop": Reader({"log.csv": _SHOWN, "items.csv": _NEWS}, _table(**_MIND, bad_rows="drop")),
+    "tsv, drop": Reader({"log.csv": _SHOWN, "items.csv": _NEWS}, _table(**_MIND, bad_rows="drop"), both_ways=True),
     "parquet": Reader(
         {"log.parquet": _parquet()},
         lambda root: Table(str(root / "log.parquet"), columns=_LOG, item_columns=ItemColumns(attributes="genres")),
@@ -308,18 +315,34 @@ def check(reader: Reader, root: Path, files: dict[str, bytes]) -> str:
     for name, data in files.items():
         (root / name).write_bytes(data)
     source = reader.open(root)
-    try:
-        ratings = source.read()
-    except DataError as error:
-        refusal = str(error)
-    else:
-        assert_invariants(ratings)
-        _sample(ratings, source.threshold)
+    result = _read(source)
+    if reader.both_ways:
+        with mock.patch.object(delimited, "_read_fast", return_value=None):
+            slow = _read(source)
+        assert _plain(slow) == _plain(result)
+    if isinstance(result, Ratings):
+        assert_invariants(result)
+        _sample(result, source.threshold)
         return "read"
+    refusal = result
     assert any(name in refusal for name in files), refusal
     assert "dataset.init_args." in refusal, refusal
     assert len(refusal) < 2000, refusal
     return "refused"
+
+
+def _read(source: RatingSource) -> Ratings | str:
+    """The tables, or the documented error."""
+    try:
+        return source.read()
+    except DataError as error:
+        return str(error)
+
+
+def _plain(result: Ratings | str) -> object:
+    if isinstance(result, str):
+        return result
+    return [each.to_dicts() if isinstance(each, pl.DataFrame) else each for each in result]
 
 
 def _sample(ratings: Ratings, threshold: float) -> None:
