@@ -151,6 +151,7 @@ def test_where_nothing_is_escaped_polars_reads(tmp_path: Path) -> None:
         ('"ann "x" y",a,1,1\n', "line 2: 'a stray quotation mark'"),
         ('""ann,a,1,1\n', "line 2: 'a stray quotation mark'"),
         ("ann,a,1,1,", "line 2: 'ann,a,1,1,'"),
+        ('ann,a,1,"1', "a quotation mark opens there and never closes"),
         ("ann\rbob,a,1,1\n", "line 2: 'ann'"),
     ],
 )
@@ -161,7 +162,7 @@ def test_what_polars_would_change_is_read_by_the_csv_module(
     """polars drops quotation marks and an empty field at the end, and takes a carriage return for text."""
     monkeypatch.setattr(room, "_BLOCK_BYTES", size)
     source = books(tmp_path, LOG.splitlines()[0] + "\n" + log)
-    with pytest.raises(DataError, match=rf"log.csv has 1 bad .*: {message}"):
+    with pytest.raises(DataError, match=rf"log.csv .*{message}"):
         source.read()
 
 

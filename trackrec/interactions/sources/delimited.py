@@ -250,8 +250,8 @@ def _blocks(path: Path) -> Iterator[bytes]:
 def _is_delicate(text: _Text) -> bool:
     """Whether polars would read the text other than the csv module does.
 
-    It knows no escapes, takes a carriage return alone for text, closes no field at a stray quotation mark, and leaves
-    out an empty last field at the very end.
+    It knows no escapes, takes a carriage return alone for text, closes no field at a stray quotation mark, closes one
+    that the file doesn't, and leaves out an empty last field at the very end.
     """
     signs = [rb"\r(?!\n)"]
     if text.form.escape:
@@ -263,14 +263,15 @@ def _is_delicate(text: _Text) -> bool:
         signs.append(quote + b"(?<=" + inside + quote + b")(?=" + inside + b")")
         signs.append(quote + quote + b"(?<=[\r\n" + separator + b"]" + quote + quote + b")(?=" + inside + b")")
     pattern = re.compile(b"|".join(signs))
-    rest = b"\n"
+    rest, n_quotes = b"\n", 0
     for block in _blocks(text.plain):
+        n_quotes += block.count(text.form.quote.encode()) if text.form.quote else 0
         data = rest + block
         # What follows a carriage return at the end is in the next block, which also sees the last bytes of this one.
         if pattern.search(data.removesuffix(b"\r")):
             return True
         rest = data[-5:]
-    return rest[-1:] in (b"\r", text.separator.encode())
+    return n_quotes % 2 == 1 or rest[-1:] in (b"\r", text.separator.encode())
 
 
 def _is_utf8(path: Path) -> bool:
