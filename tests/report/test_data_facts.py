@@ -13,7 +13,8 @@ from tiny import frame
 from trackrec.interactions import Ratings, SampleRules, build_samples
 from trackrec.prompts.settings import PromptSettings, ReaderSettings
 from trackrec.report.data.counts import left_out, told_counts
-from trackrec.report.data.facts import Bar, DataFacts, DataTables, Spread, data_facts, histogram
+from trackrec.report.data.facts import Bar, DataFacts, Spread, data_facts, histogram
+from trackrec.report.data.tables import DataTables
 from trackrec.report.data.terminal import look_lines
 
 DAY = 86_400
@@ -23,6 +24,7 @@ LOG = [
     *(("bob", f"i{n}", rating, n) for n, rating in enumerate([1, 5, 2, 3])),
     *(("cy", f"i{n}", 3, 100) for n in range(2)),
 ]
+RULES = SampleRules(valid=0.25, test=0.25)
 PROMPTS = PromptSettings(generator=ReaderSettings(max_history=2), validator=ReaderSettings(max_history=1))
 
 
@@ -32,6 +34,7 @@ def facts_of(
     prompts: PromptSettings = PROMPTS,
     source: str = "Table",
     stop: str = "",
+    rules: SampleRules = RULES,
     **changes: pl.Expr,
 ) -> DataFacts:
     """Facts about ratings (user, item, rating, seconds after ``start``) of eight titled items, six of them with genres.
@@ -52,13 +55,14 @@ def facts_of(
     histories = samples = None
     counts: dict[str, int] = {}
     if not stop:
-        histories, samples, counts = build_samples(ratings, SampleRules(valid=0.25, test=0.25), 3.0, 0)
+        histories, samples, counts = build_samples(ratings, rules, 3.0, 0)
     kept = DataTables(items, users, ratings.interactions, histories, samples)
     return data_facts(kept, {**ratings.counts, **counts}, 3.0, prompts, source, stop)
 
 
-def told(facts: DataFacts) -> str:
-    return " ".join(caution.told for caution in facts.cautions)
+def told(facts: DataFacts, few: bool = False) -> str:
+    """The cautions; LOG has too ``few`` ratings to score texts, which only some tests are about."""
+    return " ".join(caution.told for caution in facts.cautions if few or not caution.text.startswith("No train"))
 
 
 def test_the_facts_by_hand() -> None:
@@ -76,7 +80,8 @@ def test_the_facts_by_hand() -> None:
     # Histories of 3, 2 and 1; Cy's second rating has the same second as the first.
     assert [(split.name, split.samples) for split in facts.splits] == [("train", 3), ("valid", 1), ("test", 1)]
     assert facts.only_history == 6
-    assert facts.reward_samples + facts.tune_samples == 3
+    # One rating of each class never scores.
+    assert (facts.reward_samples, facts.tune_samples, facts.scored_histories) == (1, 2, 0)
     losses = {loss.what: (loss.count, loss.key) for loss in facts.left_out}
     assert losses == {
         "further ratings of an item by the same user": (3, ""),
@@ -122,8 +127,30 @@ def test_row_numbers_are_no_dates() -> None:
     assert "no times: the order of the file" in look_lines(facts)[0]
 
 
+# Eight users, one after the other, like every other item. The first four are train users, with four samples each.
+SOUND = [(f"u{n}", f"i{m}", 2 + 3 * (m % 2), 10 * n + m) for n in range(8) for m in range(8)]
+
+
 def test_sound_ratings_raise_no_caution() -> None:
-    assert told(facts_of(LOG)) == ""
+    facts = facts_of(SOUND)
+    assert told(facts, few=True) == ""
+    assert (facts.reward_samples, facts.tune_samples, facts.scored_histories) == (8, 8, 4)
+    assert "4 of the 4 train histories have both likes and dislikes that score their texts" in look_lines(facts)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        # Of a user's four samples, i4 ... i7, two stay: one to tune V, of each class.
+        (("i6", "i7"), r"^No train sample scores texts, .* Change samples\.per\.$"),
+        # Three: the second like scores, and there is no second dislike.
+        (("i5", "i6", "i7"), r"^No train history has both .* Change samples\.threshold\.$"),
+    ],
+)
+def test_too_few_samples_to_score_texts(wanted: tuple[str, ...], words: str) -> None:
+    log = [row for row in SOUND if row[1] < "i4" or row[1] in wanted]
+    rules = SampleRules(valid=0.25, test=0.25, history_len=4)
+    assert re.search(words, told(facts_of(log, rules=rules), few=True))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +207,7 @@ def test_what_looks_wrong_is_told_with_its_key(log: Any, changes: dict[str, Any]
 def test_the_screen_is_one_screen() -> None:
     facts = facts_of(LOG)
     lines = look_lines(facts)
-    assert len(lines) < 40
+    assert len(lines) <= 45
     assert max(map(len, lines)) <= 100
     place = lines.index("  ─  likes are above 3 (samples.threshold changes it)")
     assert lines[place - 1].split() == ["3", "█" * 40, "4", "33.3%"]

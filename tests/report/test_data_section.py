@@ -36,7 +36,7 @@ def test_the_section_by_hand(made_report: Report) -> None:
     assert [items[name].value for name in ("low", "median", "high")] == [20, 20, 20]
     train = row(splits, "train")
     assert (train["samples"].value, train["histories"].value, train["likes"].text) == (120, 30, "50.0 %")
-    assert "120 score texts and 0 tune V" in splits.caption
+    assert "120 score texts and 0 tune V; 30 train histories have both" in splits.caption
     assert row(counts, "users")["count"] == Num(30.0, unit="count")
     assert not [block for block in part.blocks if isinstance(block, Notice)]
 

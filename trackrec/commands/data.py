@@ -12,7 +12,8 @@ from trackrec.commands.call import Call
 from trackrec.interactions import DataError
 from trackrec.interactions.samples.samples import SampleTables, build_samples, check_labels, check_splits
 from trackrec.recipe.tables import like_threshold
-from trackrec.report.data.facts import DataFacts, DataTables, data_facts
+from trackrec.report.data.facts import DataFacts, data_facts
+from trackrec.report.data.tables import DataTables
 from trackrec.report.data.terminal import look_lines
 
 HELP = "Show what is understood of the ratings, in one screen; loads no model and writes nothing."

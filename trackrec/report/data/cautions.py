@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trackrec.prompts.settings import PromptSettings
+    from trackrec.report.data.tables import DataTables
 
 _ONE_SIDED = 0.02  # fewer likes than this share, or fewer others
 _ONE_CLASS_USERS = 0.5
@@ -29,6 +30,7 @@ ATTRIBUTES = f"{ARGS}.attributes"
 TIMESTAMP = f"{ARGS}.timestamp"
 TIME_UNIT = f"{ARGS}.time_unit"
 THRESHOLD = "samples.threshold"
+PER = "samples.per"
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,7 @@ class Caution:
 
 
 def cautions(
-    items: pl.DataFrame,
-    log: pl.DataFrame,
+    tables: DataTables,
     like_shares: NDArray[np.floating],
     counts: Mapping[str, object],
     threshold: float,
@@ -58,7 +59,7 @@ def cautions(
     """What looks wrong, the errors first.
 
     Args:
-        items, log: the tables ``items`` and ``interactions``.
+        tables: of the stage ``data``.
         like_shares: share of likes of each user.
         counts: of the stage ``data``.
         threshold: a rating above it is a like.
@@ -67,9 +68,10 @@ def cautions(
         stop: the error at which `trackrec fit` would stop, or empty.
     """
     found = [Caution(stop, "", stops=True)] if stop else []
-    found += _labels(log, like_shares, threshold, THRESHOLD in stop)
-    found += _times(log, counts)
-    found += _texts(items, prompts)
+    found += _labels(tables.interactions, like_shares, threshold, THRESHOLD in stop)
+    found += _times(tables.interactions, counts)
+    found += [] if stop else _rewards(tables)
+    found += _texts(tables.items, prompts)
     foreign = () if source == TABLE else (TITLE, ATTRIBUTES, TIMESTAMP, TIME_UNIT)
     return tuple(replace(caution, key="") if caution.key in foreign else caution for caution in found)
 
@@ -107,6 +109,23 @@ def _times(log: pl.DataFrame, counts: Mapping[str, object]) -> Iterator[Caution]
         yield Caution(
             f"{tied / log.height:.0%} of the ratings are no samples, since they have the same second as their history.",
             "samples.strict_ties",
+        )
+
+
+def _rewards(tables: DataTables) -> Iterator[Caution]:
+    if tables.samples is None or tables.scored_histories():
+        return
+    if (tables.samples["use"] == "reward").any():
+        yield Caution(
+            "No train history has both a like and a dislike that score its texts, so G can't be aligned: each class is "
+            "dealt to scoring and to tuning V by turns.",
+            THRESHOLD,
+        )
+    else:
+        yield Caution(
+            "No train sample scores texts, so the loop can't begin: no history has two likes or two dislikes among its "
+            "train samples.",
+            PER,
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -14,6 +13,7 @@ from trackrec.prompts.book import PromptBook
 from trackrec.prompts.settings import PromptSettings
 from trackrec.report.data.cautions import Caution, cautions
 from trackrec.report.data.counts import HIDDEN, LeftOut, left_out
+from trackrec.report.data.tables import DataTables
 from trackrec.report.prompt_text import validator_text
 
 TEXT = "(the text that G writes)"
@@ -21,16 +21,6 @@ _SHOWN_HISTORIES = 3
 _MOST_VALUES = 12  # bars for that many distinct ratings, else for ranges
 _RANGES = 10
 _SKEWED = 20  # the largest rating is so many medians: ranges grow by a factor
-
-
-class DataTables(NamedTuple):
-    """The tables that the stage ``data`` keeps; the last two are None where the rules leave no sample."""
-
-    items: pl.DataFrame
-    users: pl.DataFrame
-    interactions: pl.DataFrame
-    histories: pl.DataFrame | None
-    samples: pl.DataFrame | None
 
 
 @dataclass(frozen=True)
@@ -94,6 +84,7 @@ class DataFacts:
         per_user, per_item: ratings, 10 %, half and 90 % of the users have at most so many; items: of the rated ones.
         splits: the samples, by split.
         reward_samples, tune_samples: train samples that score texts, and that tune V.
+        scored_histories: train histories that have both a like and a dislike among those that score texts.
         counts: everything that was counted, by its key in the manifest of the stage.
         left_out: what was left out and why.
         only_history: ratings that are no samples and weren't left out: they make up histories.
@@ -118,6 +109,7 @@ class DataFacts:
     splits: tuple[SplitFacts, ...]
     reward_samples: int
     tune_samples: int
+    scored_histories: int
     counts: Mapping[str, float]
     left_out: tuple[LeftOut, ...]
     only_history: int
@@ -171,13 +163,14 @@ def data_facts(
         splits=() if samples is None else _splits(samples),
         reward_samples=uses.get("reward", 0),
         tune_samples=uses.get("tune", 0),
+        scored_histories=tables.scored_histories(),
         counts={key: value for key, value in counts.items() if key not in HIDDEN},
         left_out=left_out(counts),
         only_history=0 if samples is None else log.height - samples.height - _unused(counts),
         histories=shown,
         generator_prompt=asked[0],
         validator_prompt=asked[1],
-        cautions=cautions(tables.items, log, shares, counts, threshold, prompts, source, stop),
+        cautions=cautions(tables, shares, counts, threshold, prompts, source, stop),
     )
 
 

@@ -73,7 +73,8 @@ def _samples(facts: DataFacts) -> list[str]:
     lines[1] += f"   {facts.reward_samples:,} score texts, {facts.tune_samples:,} tune V"
     if facts.only_history:
         lines.append(f"{'none':10}{facts.only_history:>12,}   ratings are no samples: they make up histories")
-    return lines
+    able, all_ = facts.scored_histories, facts.splits[0].histories
+    return [*lines, f"{able:,} of the {all_:,} train histories have both likes and dislikes that score their texts"]
 
 
 def _losses(facts: DataFacts) -> list[str]:

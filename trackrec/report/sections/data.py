@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from trackrec.recipe.names import DATA
 from trackrec.report.data.counts import told_counts
-from trackrec.report.data.facts import DataFacts, DataTables, data_facts
+from trackrec.report.data.facts import DataFacts, data_facts
+from trackrec.report.data.tables import DataTables
 from trackrec.report.numbers import RunNumbers
 from trackrec.report.render.document import (
     Badge,
@@ -99,7 +100,8 @@ def _splits_table(facts: DataFacts) -> TableBlock:
     ]
     caption = (
         f"The labelled samples by split. Of the train samples {facts.reward_samples:,} score texts and "
-        f"{facts.tune_samples:,} tune V."
+        f"{facts.tune_samples:,} tune V; {facts.scored_histories:,} train histories have both likes and dislikes that "
+        "score their texts."
     )
     return TableBlock(caption, ("split", "samples", "histories", "users", "likes"), rows)
 
