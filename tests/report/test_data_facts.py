@@ -157,19 +157,23 @@ def test_too_few_samples_to_score_texts(wanted: tuple[str, ...], words: str) -> 
     ("log", "changes", "words"),
     [
         (LOG, {"start": 0}, r"year 1970: 0 to 100 seconds\. Change dataset\.init_args\.time_unit\.$"),
-        (LOG, {"title": pl.col("item_id")}, r"^100% of the items have their id .* Change dataset\.init_args\.title\.$"),
+        (
+            LOG,
+            {"title": pl.col("item_id")},
+            r"^100% of the items have their id .* Change dataset\.init_args\.item_columns\.title\.$",
+        ),
         (
             LOG,
             {"attributes": pl.lit([], pl.List(pl.String))},
             r"^No item has attributes, so prompts\.history_attributes, prompts\.target_attributes show nothing\. "
-            r"Change dataset\.init_args\.attributes\.$",
+            r"Change dataset\.init_args\.item_columns\.attributes\.$",
         ),
         (LOG, {"title": pl.col("item_id"), "source": "MovieLens"}, r"learns little\.$"),
         (
             [(user, item, 5, 0) for user, item, _, _ in LOG],
             {"stop": "nothing"},
             r"^nothing Every rating is a like: the ratings go from 5 to 5, the threshold is 3\. Change samples"
-            r"\.threshold\. All ratings have the same time, .* Change dataset\.init_args\.timestamp\.$",
+            r"\.threshold\. All ratings have the same time, .* Change dataset\.init_args\.columns\.timestamp\.$",
         ),
         ([(user, item, 1, at) for user, item, _, at in LOG], {"stop": "no"}, "No rating is a like: the ratings go"),
         (

@@ -67,7 +67,7 @@ def test_two_readers_stand_apart_and_cautions_above_all(made_dir: Any, tmp_path:
     first = part.blocks[0]
     assert isinstance(first, Notice)
     assert first.text.startswith("All ratings have the same time")
-    assert first.text.endswith("Change dataset.init_args.timestamp.")
+    assert first.text.endswith("Change dataset.init_args.columns.timestamp.")
 
 
 def test_without_kept_ratings_only_the_counts_are_shown(made_dir: Any, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def _read(path: Path) -> pl.DataFrame:
     The sign keeps a file's own columns apart from names that `read_rows` uses, such as ``good``.
     """
     separator = "\t" if ".tsv" in path.suffixes else ","
-    return read_rows(path, _KEY, TextFormat(separator, header=True, quote='"'), _columns, drop=False)[0]
+    return read_rows(path, _KEY, TextFormat(separator), _columns, drop=False)[0]
 
 
 def _columns(path: Path, schema: Mapping[str, pl.DataType]) -> Columns:
@@ -98,7 +98,7 @@ def _columns(path: Path, schema: Mapping[str, pl.DataType]) -> Columns:
 
 def _in_words_of_the_option(message: str) -> str:
     """An error of the readers of ratings, without keys of the ratings."""
-    message = re.sub(rf", or set {re.escape(ARGS)}\.\w+ to [^.]*", "", message)
+    message = re.sub(rf", or set {re.escape(ARGS)}[.\w]+ to [^.]*", "", message)
     return message.replace(f"{ARGS}.{_KEY}", "--requests")
 
 

@@ -25,9 +25,9 @@ _FIRST_YEAR_S = 31_536_000
 
 # Only `Table` has keys for columns; other sources know theirs.
 TABLE = "Table"
-TITLE = f"{ARGS}.title"
-ATTRIBUTES = f"{ARGS}.attributes"
-TIMESTAMP = f"{ARGS}.timestamp"
+TITLE = f"{ARGS}.item_columns.title"
+ATTRIBUTES = f"{ARGS}.item_columns.attributes"
+TIMESTAMP = f"{ARGS}.columns.timestamp"
 TIME_UNIT = f"{ARGS}.time_unit"
 THRESHOLD = "samples.threshold"
 PER = "samples.per"
