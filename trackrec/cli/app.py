@@ -16,7 +16,7 @@ from trackrec.cli.arguments import add_experiment
 from trackrec.cli.errors import FAULT, broken_file, explain, mendable
 from trackrec.cli.old_paths import grouped, old_table_keys, renamed, resolve_old_paths
 from trackrec.cli.quiet import quiet_libraries
-from trackrec.commands import export, fit, plan, predict, report, sweep, test, tune
+from trackrec.commands import data, export, fit, plan, predict, report, sweep, test, tune
 from trackrec.commands.call import Call
 from trackrec.commands.search_space import at, changed
 from trackrec.pipeline.stage import StageResult
@@ -30,6 +30,7 @@ _COMMANDS: dict[str, Any] = {
     "export": export,
     "tune": tune,
     "plan": plan,
+    "data": data,
     "sweep": sweep,
     "report": report,
 }
