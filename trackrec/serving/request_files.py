@@ -13,7 +13,8 @@ import polars as pl
 from trackrec.interactions import DataError
 from trackrec.interactions.source import shown
 from trackrec.interactions.sources.columns import ARGS, Columns
-from trackrec.interactions.sources.files import TextFormat, find_files, read_rows
+from trackrec.interactions.sources.files import find_files, read_rows
+from trackrec.interactions.sources.text_format import TextFormat
 from trackrec.runtime.errors import reason
 from trackrec.storage.atomic import write_atomic
 
