@@ -67,7 +67,8 @@ def test_every_path_of_a_configuration_is_expanded(monkeypatch: pytest.MonkeyPat
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text(
         "run_dir: ${DISK}/run\n"
-        "dataset: {init_args: {ratings: {train: ~/train.csv, test: $DISK/test.csv}, items: '$DISK/*.csv', columns: {user: $u}}}\n"
+        "dataset:\n  init_args:\n    ratings: {train: ~/train.csv, test: $DISK/test.csv}\n"
+        "    items: '$DISK/*.csv'\n    columns: {user: $u}\n"
         "prompts: {items: ~films$}\n"
         "backbone: {model: ~/lm}\n"
         "validator_backbone: {model: $DISK/v}\n"

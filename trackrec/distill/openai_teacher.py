@@ -18,7 +18,7 @@ from trackrec.distill.teacher import Teacher, TeacherError, TeacherRequest, Teac
 from trackrec.prompts.settings import PromptSettings
 from trackrec.prompts.templates import RECCOT_TEMPLATE, prompt_hash
 from trackrec.runtime.errors import SettingError
-from trackrec.runtime.packages import MissingPackageError
+from trackrec.runtime.packages import MissingPackageError, need
 from trackrec.runtime.quantities import Seconds
 from trackrec.storage.atomic import stable_hash
 
@@ -105,6 +105,11 @@ class OpenAITeacher(Teacher):
         self.concurrency, self.timeout_s, self.max_retries = concurrency, float(timeout_s), max_retries
         self.temperature, self.max_new_tokens = temperature, max_new_tokens
         self.max_cost, self.price_in, self.price_out = max_cost, price_in, price_out
+
+    def check(self) -> None:
+        """See `Teacher.check`: whether openai is installed, and a key is given where one is needed."""
+        need("teacher OpenAITeacher", "teacher", "openai")
+        self._key()
 
     def write(self, requests: Sequence[TeacherRequest], words: PromptSettings, out_dir: Path) -> TeacherTexts:
         """See `Teacher.write`; an empty history is not requested and gets no text.
