@@ -103,6 +103,12 @@ def test_the_histories_are_those_of_both_prompts() -> None:
     assert facts.generator_prompt.startswith(ann.generator + "\n\nDescribe the taste")
     assert facts.validator_prompt.startswith(ann.validator + "\n\nNotes on this viewer: <summary>(the text that")
     assert facts.validator_prompt.endswith("Next film: Film 3 (1990) [War].")
+    assert [(cut.reader, cut.most, cut.cut, cut.histories) for cut in facts.cuts] == [
+        ("generator", 2, 1, 2),
+        ("validator", 1, 2, 2),
+    ]
+    line = "  V lists the newest item (prompts.validator.max_history): 2 of 2 histories have more"
+    assert line in look_lines(facts)
     same = facts_of(LOG, prompts=PromptSettings(order="prefill"))
     assert same.histories[0].generator == same.histories[0].validator
     assert same.validator_prompt.endswith("(V's own turn begins with:)\nFilm 3 (1990) [War]:")

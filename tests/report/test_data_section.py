@@ -18,11 +18,15 @@ from trackrec.report.report import build_report
 def test_the_section_by_hand(made_report: Report) -> None:
     """Thirty users with the ratings 5, 2, 4 and 1, a day apart, of six films."""
     part = section(made_report, "data")
-    (text,) = (block.text for block in part.blocks if isinstance(block, Paragraph))
+    text, *cut = (block.text for block in part.blocks if isinstance(block, Paragraph))
     assert text == (
         "120 ratings by 30 users of 6 items, from 2000-01-01 to 2000-01-04. 50.0% of them are likes, ratings above 3. "
         "0 items have no rating; 0 users like all that they rated, or nothing."
     )
+    assert cut == [
+        f"{name[0].upper()} lists the newest 30 items (prompts.{name}.max_history): 0 of 30 histories have more."
+        for name in ("generator", "validator")
+    ]
     ratings, spread, splits, counts = tables(made_report, "data")
     assert [(line[0], line[1].text, line[2].text) for line in ratings.rows] == [  # type: ignore[union-attr]
         ("1", "30", "25.0 %"),

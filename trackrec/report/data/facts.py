@@ -69,6 +69,25 @@ class ShownHistory:
 
 
 @dataclass(frozen=True)
+class CutHistories:
+    """Of how many histories a prompt lists the newest items only; counts and kinds above the list are of all of it."""
+
+    reader: str
+    most: int
+    cut: int
+    histories: int
+
+    @property
+    def told(self) -> str:
+        """In words, with the key that decides it."""
+        newest = {0: "no item", 1: "the newest item"}.get(self.most, f"the newest {self.most:,} items")
+        return (
+            f"{self.reader[0].upper()} lists {newest} (prompts.{self.reader}.max_history): "
+            f"{self.cut:,} of {self.histories:,} histories have more"
+        )
+
+
+@dataclass(frozen=True)
 class DataFacts:
     """What was understood of the ratings.
 
@@ -89,6 +108,7 @@ class DataFacts:
         left_out: what was left out and why.
         only_history: ratings that are no samples and weren't left out: they make up histories.
         histories: the newest one of each of the first users, as the prompts show them.
+        cuts: how many histories G and V see the newest items of only; empty without histories.
         generator_prompt, validator_prompt: both of them in full, about the first one.
         cautions: what looks wrong, and the key to change.
     """
@@ -114,6 +134,7 @@ class DataFacts:
     left_out: tuple[LeftOut, ...]
     only_history: int
     histories: tuple[ShownHistory, ...]
+    cuts: tuple[CutHistories, ...]
     generator_prompt: str
     validator_prompt: str
     cautions: tuple[Caution, ...]
@@ -168,6 +189,7 @@ def data_facts(
         left_out=left_out(counts),
         only_history=0 if samples is None else log.height - samples.height - _unused(counts),
         histories=shown,
+        cuts=_cuts(tables, prompts),
         generator_prompt=asked[0],
         validator_prompt=asked[1],
         cautions=cautions(tables, shares, counts, threshold, prompts, source, stop),
@@ -225,6 +247,15 @@ def _splits(samples: pl.DataFrame) -> tuple[SplitFacts, ...]:
     )
     rows = {row[0]: SplitFacts(*row) for row in found.iter_rows()}
     return tuple(rows.get(name, SplitFacts(name, 0, 0, 0, float("nan"))) for name in ("train", "valid", "test"))
+
+
+def _cuts(tables: DataTables, prompts: PromptSettings) -> tuple[CutHistories, ...]:
+    """Of the histories that have samples."""
+    if tables.histories is None or tables.samples is None:
+        return ()
+    sizes = tables.histories.join(tables.samples, on="history_id", how="semi")["item_ids"].list.len()
+    lists = {"generator": prompts.for_generator().max_history, "validator": prompts.for_validator().max_history}
+    return tuple(CutHistories(name, most, int((sizes > most).sum()), len(sizes)) for name, most in lists.items())
 
 
 def _histories(

@@ -94,6 +94,7 @@ def _prompts(facts: DataFacts, width: int) -> list[str]:
     if not facts.histories:
         return []
     lines = [f"What the generator G and the validator V read of a history ({_BREAK} is a line break):"]
+    lines += [f"  {cut.told}" for cut in facts.cuts]
     for shown in facts.histories:
         lines.append(f"user {shown.user}, {shown.items} items")
         lines += _reader("G", shown.generator, width)

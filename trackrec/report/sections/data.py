@@ -115,8 +115,8 @@ def _counts_table(run: RunNumbers) -> TableBlock:
 
 
 def _histories(facts: DataFacts) -> list[Block]:
-    """The first histories as each reader sees them; once where both see the same."""
-    blocks: list[Block] = []
+    """How many are cut, and the first ones as each reader sees them; once where both see the same."""
+    blocks: list[Block] = [Paragraph(f"{cut.told}.") for cut in facts.cuts]
     for shown in facts.histories:
         same = shown.generator == shown.validator
         readers = "G's and V's prompt" if same else "G's prompt"
