@@ -24,7 +24,7 @@ def test_the_section_by_hand(made_report: Report) -> None:
         "0 items have no rating; 0 users like all that they rated, or nothing."
     )
     assert cut == [
-        f"{name[0].upper()} lists the newest 30 items (prompts.{name}.max_history): 0 of 30 histories have more."
+        f"{name[0].upper()} lists the newest 3 items (prompts.{name}.max_history): 30 of 30 histories have more."
         for name in ("generator", "validator")
     ]
     ratings, spread, splits, counts = tables(made_report, "data")
