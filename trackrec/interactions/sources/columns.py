@@ -147,6 +147,8 @@ class Columns:
             column = pl.col(name).arr.to_list() if isinstance(dtype, pl.Array) else pl.col(name)
             cells = column.list.eval(element.cast(pl.String))
             self.exprs[out] = cells.list.join(LIST_SEPARATOR, ignore_nulls=True).fill_null("")
+            # Blocks of one file of records may differ in this type; their columns may not.
+            self.count(f"{out.rstrip('_0123456789')}_lists_parsed", out, pl.lit(False))
             return
         if isinstance(dtype, pl.Struct):
             fields = [one.name for one in dtype.fields]
