@@ -34,7 +34,8 @@ from trackrec.interactions.sources import delimited
 from trackrec.storage.schemas import to_arrow
 
 LOSSES = (
-    "ratings_of_unknown_items", "ratings_of_untitled_items", "duplicate_ratings", "ratings_outside_core",
+    "ratings_missing", "ratings_of_unknown_items", "ratings_of_untitled_items", "duplicate_ratings",
+    "ratings_outside_core",
 )  # fmt: skip
 
 
@@ -138,7 +139,7 @@ def _table(**arguments: object) -> Callable[[Path], RatingSource]:
     def make(root: Path) -> RatingSource:
         found = {key: sorted(root.glob(f"{name}.*")) for key, name in (("ratings", "log"), ("items", "items"))}
         given = {key: str(paths[0]) for key, paths in found.items() if paths}
-        return Table(**(given | arguments))  # type: ignore[arg-type]
+        return Table(**({"max_bad": 1.0} | given | arguments))  # type: ignore[arg-type]
 
     return make
 
@@ -208,7 +209,12 @@ READERS: dict[str, Reader] = {
     },
     "colons": Reader(
         {"log.dat": _COLONS},
-        _table(columns=_LOG, item_columns=ItemColumns(title="title"), text=TextFormat(separator="::"), bad_rows="drop"),
+        _table(
+            columns=_LOG,
+            item_columns=ItemColumns(title="title"),
+            text=TextFormat(separator="::"),
+            bad_rows="drop",
+        ),
         both_ways=True,
     ),
     "escapes": Reader(

@@ -193,7 +193,7 @@ def test_the_bad_lines_of_book_crossing_are_named(tmp_path: Path) -> None:
     }
     with pytest.raises(DataError, match=r"items: .*BX-Books.csv has 1 bad .*want 4 fields .*: line 3: '078946697X;"):
         books(tmp_path, log, **given).read()
-    ratings = books(tmp_path, log, **given, bad_rows="drop").read()
+    ratings = books(tmp_path, log, **given, bad_rows="drop", max_bad=1.0).read()
     assert ratings.items.rows() == [("0156006529", 'The "Best" of \\ 2000', ["José Núñez"], 2000)]
     assert ratings.counts["bad_item_rows"] == 1
 
@@ -228,6 +228,6 @@ def test_no_copy_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (tmp_path / "tmp").mkdir()
     for log in (LOG, LOG.replace("3.5", "x")):
         packed = put(tmp_path / "log.csv.gz", PACKERS[".gz"](log.replace(",", "::").encode()))
-        source = Table(packed, columns=BOOK_COLUMNS, text=TextFormat(separator="::"), bad_rows="drop")
+        source = Table(packed, columns=BOOK_COLUMNS, text=TextFormat(separator="::"), bad_rows="drop", max_bad=1.0)
         assert source.read().counts["ratings_read"] in (2, 3)
         assert list((tmp_path / "tmp").iterdir()) == []

@@ -138,7 +138,7 @@ def test_bad_lines_are_named_or_dropped_and_counted(tmp_path: Path) -> None:
         r".*: line 3: '\{'; line 4: '\[1\]'; line 5: '\{\"user\": NaN\}'; and 5 more\. Correct or delete them, or set",
     ):
         source.read()
-    ratings = log(tmp_path / "log.jsonl", *lines, bad_rows="drop").read()
+    ratings = log(tmp_path / "log.jsonl", *lines, bad_rows="drop", max_bad=1.0).read()
     assert (ratings.counts["bad_rows"], triples(ratings)) == (8, [("ann", "a", 4.0), ("eve", "e", 4.0)])
 
 
@@ -158,7 +158,7 @@ def test_bad_python_lines_are_named_whatever_the_blocks(
         DataError, match=r"has 3 bad line\(s\), want a Python dict with .*: line 2: .*line 3: .*line 4: "
     ):
         source.read()
-    ratings = log(tmp_path / "log.json", *lines, lines[0].replace("ann", "bob"), bad_rows="drop").read()
+    ratings = log(tmp_path / "log.json", *lines, lines[0].replace("ann", "bob"), bad_rows="drop", max_bad=1.0).read()
     assert [each[0] for each in triples(ratings)] == ["ann", "bob"]
 
 
@@ -186,7 +186,7 @@ def test_files_that_are_no_lines_of_objects_say_so(tmp_path: Path) -> None:
         ('{\n "user":', r"has no line that .*: it begins '\{'"),
     ):
         with pytest.raises(DataError, match=rf"^dataset.init_args.ratings: .*log.json {told}"):
-            Table(put(tmp_path / "log.json", text), columns=COLUMNS, bad_rows="drop").read()
+            Table(put(tmp_path / "log.json", text), columns=COLUMNS, bad_rows="drop", max_bad=1.0).read()
     with pytest.raises(
         DataError, match=r"item_columns.title: column 'title' of .*log.json holds List.*want single val"
     ):

@@ -159,13 +159,6 @@ def test_times_become_seconds(tmp_path: Path, unit: str, text: str, second: int)
     assert books(tmp_path, log, time_unit=unit).read().interactions["timestamp"].to_list() == [second]
 
 
-def test_milliseconds_taken_for_seconds_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"a time \(dataset.init_args.time_unit: s\) in 'when': line 2: 'a,b,5,1573463158000'"
-    ):
-        books(tmp_path, "reader,isbn,stars,when\na,b,5,1573463158000\n").read()
-
-
 def test_parquet_parts_keep_their_types(tmp_path: Path) -> None:
     """Whole floats as ids are integers, dates and times need no unit, lists are lists."""
     when = [datetime(2019, 11, 11, 9, 5, 58, tzinfo=UTC), datetime(2019, 11, 11, 9, 5, 59, tzinfo=UTC)]

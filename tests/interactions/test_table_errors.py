@@ -159,18 +159,19 @@ def test_a_bad_row_is_named_by_its_line_or_dropped_and_counted(tmp_path: Path, l
     where = rf"^dataset.init_args.ratings: .*log.csv has 1 bad line\(s\), want .*: line {line}: '{text}'\. Correct"
     with pytest.raises(DataError, match=where.replace("+", r"\+")):
         books(tmp_path, log).read()
-    ratings = books(tmp_path, log + "z,z,1,2\n", bad_rows="drop").read()
+    ratings = books(tmp_path, log + "z,z,1,2\n", bad_rows="drop", max_bad=1.0).read()
     assert ratings.counts["bad_rows"] == 1
     assert triples(ratings)[-1] == ("z", "z", 1.0)
 
 
-@pytest.mark.parametrize("slot", ["0", "-1", "1.5", "first", "nan", "1e99", str(2**31)])
+@pytest.mark.parametrize("slot", ["0", "-1", "1.5", "first", "1e99", str(2**31)])
 def test_a_position_is_a_whole_number_from_1(tmp_path: Path, slot: str) -> None:
     log = f"reader,isbn,stars,when,slot\na,b,5,1,{slot}\nz,z,1,2,1\n"
     with pytest.raises(DataError, match=r"a position from 1 on or nothing in 'slot': line 2: 'a,b,5,1,"):
         books(tmp_path, log, columns={"position": "slot"}).read()
-    ratings = books(tmp_path, log, bad_rows="drop", columns={"position": "slot"}).read()
-    assert (ratings.counts["bad_rows"], triples(ratings)) == (1, [("z", "z", 1.0)])
+    ratings = books(tmp_path, log, bad_rows="drop", max_bad=1.0, columns={"position": "slot"}).read()
+    assert (ratings.counts["bad_rows"], ratings.interactions["position"].to_list()) == (0, [None, 1])
+    assert ratings.counts["bad_positions"] == 1
 
 
 def test_only_the_first_bad_rows_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +181,7 @@ def test_only_the_first_bad_rows_are_shown(tmp_path: Path, monkeypatch: pytest.M
         DataError, match=r"has 9 bad .*: line 3: 'x,x,x,1'; line 4: 'short'; line 5: 'x,x,x,2'; and 6 more"
     ):
         books(tmp_path, log).read()
-    ratings = books(tmp_path, log, bad_rows="drop").read()
+    ratings = books(tmp_path, log, bad_rows="drop", max_bad=1.0).read()
     assert (ratings.counts["bad_rows"], triples(ratings)) == (9, [("a", "b", 5.0)])
 
 
@@ -191,7 +192,7 @@ def test_bad_rows_of_parquet_are_named_by_number(tmp_path: Path) -> None:
     frame.write_parquet(tmp_path / "log.parquet")
     with pytest.raises(DataError, match=r"has 2 bad row\(s\), .*: row 2: 'None, 2.0, 2.0, 2'; row 3: 'c, 2.5, 3.0, 3'"):
         Table(str(tmp_path / "log.parquet"), columns=BOOK_COLUMNS).read()
-    ratings = Table(str(tmp_path / "log.parquet"), columns=BOOK_COLUMNS, bad_rows="drop").read()
+    ratings = Table(str(tmp_path / "log.parquet"), columns=BOOK_COLUMNS, bad_rows="drop", max_bad=1.0).read()
     assert (ratings.counts["bad_rows"], triples(ratings)) == (2, [("a", "1", 1.0)])
 
 
@@ -200,8 +201,8 @@ def test_bad_rows_of_items_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^dataset.init_args.items: .*items.csv has 2 bad .*line 3: ',B,'; line 4"):
         books(tmp_path, items=items, item_columns=ItemColumns(title="name", year="published")).read()
     told = ItemColumns(title="name", year="published")
-    counts = books(tmp_path, items=items, bad_rows="drop", item_columns=told).read().counts
-    assert (counts["bad_item_rows"], counts["ratings_of_unknown_items"]) == (2, 2)
+    counts = books(tmp_path, items=items, bad_rows="drop", max_bad=1.0, item_columns=told).read().counts
+    assert (counts["bad_item_rows"], counts["bad_years"], counts["ratings_of_unknown_items"]) == (1, 1, 0)
 
 
 def test_a_quote_that_never_closes_is_an_error_even_where_bad_rows_are_dropped(tmp_path: Path) -> None:
@@ -211,13 +212,13 @@ def test_a_quote_that_never_closes_is_an_error_even_where_bad_rows_are_dropped(t
         with pytest.raises(
             DataError, match=r"log.csv line 3: a quotation mark opens there and never closes.*quote to null"
         ):
-            books(tmp_path, log, bad_rows=bad_rows).read()
+            books(tmp_path, log, bad_rows=bad_rows, max_bad=1.0).read()
     assert books(tmp_path, log, text=TextFormat(quote=None)).read().counts["ratings_read"] == 11
 
 
 def test_lines_swallowed_by_a_quote_are_counted_each(tmp_path: Path) -> None:
     log = HEAD + 'a,"b,5,1\na,c,5,1\na,"d,5,1\nz,z,1,1\n'
-    ratings = books(tmp_path, log, bad_rows="drop").read()
+    ratings = books(tmp_path, log, bad_rows="drop", max_bad=1.0).read()
     assert (ratings.counts["bad_rows"], triples(ratings)) == (3, [("z", "z", 1.0)])
 
 
@@ -269,7 +270,7 @@ def test_a_corrupted_cell_is_named_or_counted(tmp_path: Path, rows: list, data: 
     where = put(tmp_path / "log.csv", text)
     with pytest.raises(DataError, match=rf"has 1 bad line.*: line {lines[place]}: "):
         Table(where, columns=RatingColumns(rating="stars", timestamp="at")).read()
-    ratings = Table(where, bad_rows="drop", columns=RatingColumns(rating="stars", timestamp="at")).read()
+    ratings = Table(where, bad_rows="drop", max_bad=1.0, columns=RatingColumns(rating="stars", timestamp="at")).read()
     assert ratings.counts["bad_rows"] == 1
     kept = [*rows[:place], *rows[place + 1 :]]
     assert ratings.interactions.drop("row").rows() == [*[row[:4] for row in kept], ("z z", "z", 1.0, 1)]

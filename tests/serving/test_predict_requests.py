@@ -34,7 +34,10 @@ def test_ids_are_text(tmp_path):
 def test_whole_floats_are_the_ids_that_they_were_and_lists_are_none(tmp_path):
     path = tmp_path / "asked.parquet"
     pl.DataFrame({"user_id": [1.0, 22.0], "item_id": ["a", "2.0"]}).write_parquet(path)
-    assert read_requests(path).ids["user_id"].to_list() == ["1", "22"]
+    assert read_requests(path).ids.rows() == [("1", "a"), ("22", "2")]
+    pl.DataFrame({"user_id": [1.0, 2.0**60], "item_id": ["a", "b"]}).write_parquet(path)
+    with pytest.raises(DataError, match=r"^--requests: 1 ids of .*, such as '1.*e\+?18', have lost digits.*as text"):
+        read_requests(path)
     pl.DataFrame({"user_id": [[1], [2]], "item_id": ["a", "b"]}).write_parquet(path)
     with pytest.raises(DataError, match=r"^--requests: column 'user_id' of .*asked\.parquet holds List"):
         read_requests(path)

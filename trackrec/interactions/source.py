@@ -40,6 +40,8 @@ class Ratings(NamedTuple):
     With published splits ``interactions`` holds a (user, item) once per timestamp and split. ``splits``: row, split
     (train | valid | test). ``own_histories``: rows (one user's interactions that share the list), item_ids (oldest
     first, each in ``items``), ratings (null: chosen without a rating); the history of a row in no list is empty.
+
+    ``notices`` are sentences for the person who wrote the settings: what was read is odd, but may be meant.
     """
 
     items: pl.DataFrame
@@ -48,6 +50,7 @@ class Ratings(NamedTuple):
     counts: dict[str, int]
     splits: pl.DataFrame | None = None
     own_histories: pl.DataFrame | None = None
+    notices: tuple[str, ...] = ()
 
 
 class RatingSource(abc.ABC):

@@ -14,6 +14,7 @@ from trackrec.interactions import DataError
 from trackrec.interactions.source import shown
 from trackrec.interactions.sources.columns import ARGS, Columns
 from trackrec.interactions.sources.files import find_files, read_rows
+from trackrec.interactions.sources.table_read import without_findings
 from trackrec.interactions.sources.text_format import TextFormat
 from trackrec.runtime.errors import reason
 from trackrec.storage.atomic import write_atomic
@@ -82,7 +83,7 @@ def _read(path: Path) -> pl.DataFrame:
     The sign keeps a file's own columns apart from names that `read_rows` uses, such as ``good``.
     """
     separator = "\t" if ".tsv" in path.suffixes else ","
-    return read_rows(path, _KEY, TextFormat(separator), _columns, drop=False)[0]
+    return without_findings(read_rows(path, _KEY, TextFormat(separator), _columns, drop=False)[0], path)
 
 
 def _columns(path: Path, schema: Mapping[str, pl.DataType]) -> Columns:

@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple
 import polars as pl
 
 from trackrec.interactions.source import LAST_SECOND, ROOT_KEY, DataError, bad_lines_error, refuse_utf16, shown
-from trackrec.interactions.sources.columns import LIST_SEPARATOR, Columns
+from trackrec.interactions.sources.cells import LIST_SEPARATOR
+from trackrec.interactions.sources.columns import Columns
 from trackrec.interactions.sources.delimited import Advice, read_delimited
 from trackrec.interactions.sources.text_format import TextFormat
 from trackrec.interactions.sources.unpack import FETCH_AGAIN, open_plain

@@ -10,11 +10,22 @@ from typing import Literal, get_args
 
 import polars as pl
 
+from trackrec.interactions.ids import id_column
 from trackrec.interactions.source import DataError, Ratings, RatingSource, choice_error, file_hashes
-from trackrec.interactions.sources.columns import ARGS, LIST_SEPARATOR, Columns, check_time_unit
+from trackrec.interactions.sources.cells import LIST_SEPARATOR, UNREAD
+from trackrec.interactions.sources.columns import ARGS, EARLY, Columns, check_time_unit
 from trackrec.interactions.sources.files import find_files, read_rows
 from trackrec.interactions.sources.filters import add_strangers, check_core
+from trackrec.interactions.sources.table_checks import (
+    check_early,
+    check_separator,
+    described_users,
+    few_known,
+    odd_ratings,
+    wrong_unit,
+)
 from trackrec.interactions.sources.table_keys import ItemColumns, RatingColumns, UserColumns
+from trackrec.interactions.sources.table_read import Findings, Reading
 from trackrec.interactions.sources.table_rows import (
     explode_impressions,
     filter_ratings,
@@ -87,9 +98,13 @@ class Table(RatingSource):
         user_columns: Which columns tell of users.
         text: How text files are written; Parquet files don't need it.
         threshold: A rating above this is a like. Null is 3.0, or 0.5 for labels and impressions.
-        time_unit: Of ``columns.timestamp``: "s", "ms", "us" since 1970, "iso" for ISO-8601 text, or a pattern with %
-            for other text. Times without a zone are UTC. Parquet dates and times need none.
-        bad_rows: "error" names the first rows that can't be read; "drop" leaves bad rows out and counts them.
+        time_unit: Of ``columns.timestamp``: "s", "ms", "us", "ns" since 1970, "iso" for ISO-8601 text, or a pattern
+            with % for other text. Times without a zone are UTC. Parquet dates and times need none.
+        missing_ratings: Ratings that stand for none, such as [0] where 0 means "read, not rated". They are left out
+            and counted, in the log and in ``columns.history_ratings``.
+        bad_rows: "error" names the first rows that can't be read; "drop" leaves bad rows out and counts them. Of a bad
+            year, position or list of attributes only the field is left out.
+        max_bad: The largest share of a file's rows or fields that "drop" leaves out; above it is an error.
         min_user_ratings: Users with fewer ratings are left out, and then items, until nothing changes (k-core).
         min_item_ratings: Likewise for items.
 
@@ -108,7 +123,9 @@ class Table(RatingSource):
         text: TextFormat = TextFormat(),
         threshold: float | None = None,
         time_unit: str = "s",
+        missing_ratings: list[float] | None = None,
         bad_rows: BadRows = "error",
+        max_bad: float = 0.05,
         min_user_ratings: int = 1,
         min_item_ratings: int = 1,
     ) -> None:
@@ -116,11 +133,18 @@ class Table(RatingSource):
         check_time_unit(time_unit)
         if bad_rows not in get_args(BadRows):
             raise choice_error(f"{ARGS}.bad_rows", bad_rows, get_args(BadRows))
+        if not 0 <= max_bad <= 1:
+            raise DataError(f"{ARGS}.max_bad must be a share in [0, 1], got {max_bad}.")
+        if missing_ratings and columns.rating is None and columns.history_ratings is None:
+            raise DataError(
+                f"{ARGS}.missing_ratings needs {ARGS}.columns.rating, got {missing_ratings} and no ratings."
+            )
         check_core(min_user_ratings, min_item_ratings)
         self.ratings, self.items, self.users = _by_split(ratings, columns.split), items, users
         self.columns, self.item_columns, self.user_columns, self.text = columns, item_columns, user_columns, text
         self.threshold = _threshold(threshold, columns.rating is not None)
-        self.time_unit, self.drop = time_unit, bad_rows == "drop"
+        self.time_unit, self.missing = time_unit, [float(one) for one in missing_ratings or ()]
+        self.reading = Reading(text, bad_rows == "drop", max_bad)
         self.least = (min_user_ratings, min_item_ratings)
 
     def read(self) -> Ratings:
@@ -130,18 +154,24 @@ class Table(RatingSource):
             DataError: files or columns are missing, rows can't be read (unless ``bad_rows`` is drop), or no rating is
                 left.
         """
-        records, counts = self._records()
+        found = Findings()
+        records = self._records(found)
         rows = explode_impressions(records) if self.columns.impressions else records
         wanted = ["user_id", "item_id", "rating", "timestamp", "split", "record", "position"]
         rows = rows.select(pl.col(name) for name in wanted if name in rows.columns)
         rows = rows.with_row_index("row").cast({"row": pl.Int64})
-        lists = self._own_lists(records)
-        items, counts_items = self._items(records, rows, lists)
-        users, bad_users = self._users(records)
+        counts = {"bad_rows": found.counts["bad_rows"], "ratings_read": rows.height}
+        lists = self._own_lists(records, found)
+        items, counts_items = self._items(records, rows, lists, found)
+        users, counts_users = self._users(records, rows, found)
         del records
-        counts |= {"ratings_read": rows.height} | counts_items | bad_users
+        rows, missing = self._without_missing(rows, found)
+        asked = rows["item_id"]
         rows, lost = filter_ratings(rows, items, *self.least, str(self.items))
-        counts |= lost
+        if self.items is not None:
+            found.notices += few_known("ratings", asked, items["item_id"], f"{ARGS}.items", self.items)
+        del asked
+        counts |= counts_items | counts_users | missing | lost
         if self.users is None:
             users = users.join(rows, on="user_id", how="semi", maintain_order="left")
         if self.items is None and lists is None:
@@ -150,12 +180,14 @@ class Table(RatingSource):
         counts["users_without_row"] = everyone.height - users.height
         own = None
         if lists is not None:
-            own, counts["history_items_unknown"] = own_histories(lists, rows, items)
+            own, counts_lists = own_histories(lists, rows, items, self.missing, self._log)
+            counts |= counts_lists
         splits = rows.select("row", "split") if "split" in rows.columns else None
+        counts |= {name: count for name, count in sorted(found.counts.items()) if count}
         counts |= {"items": items.height, "users": everyone.height, "ratings": rows.height}
         columns = ["user_id", "item_id", "rating", "timestamp", "row"]
         rows = rows.select(*columns, *(["position"] if self.columns.position else []))
-        return Ratings(items, everyone, rows, counts, splits, own)
+        return Ratings(items, everyone, rows, counts, splits, own, tuple(found.notices))
 
     def content_key(self) -> dict[str, str]:
         """See `RatingSource.content_key`. Names are relative to the folder that the files share."""
@@ -164,28 +196,70 @@ class Table(RatingSource):
             paths |= {path.absolute() for path in find_files(key, where)} if where else set()
         return file_hashes(Path(os.path.commonpath([path.parent for path in paths])), paths)
 
+    @property
+    def _log(self) -> str:
+        """Where the ratings are, for errors."""
+        return ", ".join(self.ratings.values())
+
     def _rating_files(self) -> list[tuple[str | None, Path]]:
         key = "ratings" if None in self.ratings else "ratings.{}"
         return [(split, path) for split, at in self.ratings.items() for path in find_files(key.format(split), at)]
 
-    def _records(self) -> tuple[pl.DataFrame, dict[str, int]]:
+    def _records(self, found: Findings) -> pl.DataFrame:
         """The log as it stands in the files, numbered by ``record``."""
-        frames, bad = [], 0
+        frames = []
+        attributes = self.item_columns.attribute_names
         for split, path in self._rating_files():
-            frame, dropped = read_rows(path, "ratings", self.text, self._rating_columns, self.drop)
+            try:
+                frame = self.reading.read([path], "ratings", self._rating_columns, found, attributes)
+            except DataError as error:
+                if wrong := self._wrong_unit(path):
+                    raise wrong from error
+                raise
             frames.append(frame if split is None else frame.with_columns(pl.lit(split).alias("split")))
-            bad += dropped
         records = pl.concat(frames)
         if records.is_empty():
-            raise DataError(f"{ARGS}.ratings: {', '.join(self.ratings.values())} holds no ratings ({bad} bad rows).")
+            raise DataError(f"{ARGS}.ratings: {self._log} holds no ratings ({found.counts['bad_rows']} bad rows).")
+        check_early(found.counts[EARLY], records.height, str(self.columns.timestamp), self._log)
         if self.columns.timestamp is None or self.columns.history is not None:
             records = records.with_row_index("record").cast({"record": pl.Int64})
         if self.columns.timestamp is None:
             records = records.with_columns(pl.col("record").alias("timestamp"))
-        return records, {"bad_rows": bad}
+        return records
 
-    def _rating_columns(self, path: Path, schema: Mapping[str, pl.DataType]) -> Columns:
-        columns, names = Columns(path, schema), self.columns
+    def _wrong_unit(self, path: Path) -> DataError | None:
+        """The error for a log that can't be read because its times have another unit; None for any other reason."""
+        name = self.columns.timestamp
+        if name is None:
+            return None
+
+        def times(path: Path, schema: Mapping[str, pl.DataType]) -> Columns:
+            columns = Columns(path, schema)
+            columns.any_number("timestamp", "columns.timestamp", name)
+            return columns
+
+        try:
+            numbers, _ = read_rows(path, "ratings", self.text, times, True)
+        except DataError:
+            return None
+        return wrong_unit(numbers["timestamp"], self.time_unit, name, path)
+
+    def _without_missing(self, rows: pl.DataFrame, found: Findings) -> tuple[pl.DataFrame, dict[str, int]]:
+        """The rows with a rating, and how many have none by ``missing_ratings``."""
+        if self.columns.rating is None:
+            return rows, {}
+        found.notices += odd_ratings(rows["rating"], self.missing)
+        if not self.missing:
+            return rows, {}
+        rated = rows.filter(~pl.col("rating").is_in(pl.Series(self.missing, dtype=pl.Float32).implode()))
+        if rated.is_empty():
+            raise DataError(
+                f"{ARGS}.missing_ratings: {self.missing} are all of the {rows.height} ratings in {self._log}."
+            )
+        return rated, {"ratings_missing": rows.height - rated.height}
+
+    def _rating_columns(self, path: Path, schema: Mapping[str, pl.DataType], drop: bool) -> Columns:
+        columns, names = Columns(path, schema, drop), self.columns
         columns.id("user_id", "columns.user", names.user)
         if names.impressions is not None:
             columns.entries("impressions", "columns.impressions", names.impressions, " ")
@@ -206,6 +280,8 @@ class Table(RatingSource):
         between = self.text.history_separator
         if names.history is not None:
             columns.entries("history", "columns.history", names.history, between)
+            read = ~columns.exprs["history"].str.starts_with(UNREAD)
+            columns.require(read, f"item ids between {between!r}, or a list of them, in {names.history!r}")
         if names.history_ratings is not None:
             columns.entries("history_ratings", "columns.history_ratings", names.history_ratings, between)
             rates, ids = columns.exprs["history_ratings"], columns.exprs["history"]
@@ -218,14 +294,14 @@ class Table(RatingSource):
             self._describe_users(columns)
         return columns
 
-    def _item_file(self, path: Path, schema: Mapping[str, pl.DataType]) -> Columns:
-        columns, own = Columns(path, schema), self.item_columns.id
+    def _item_file(self, path: Path, schema: Mapping[str, pl.DataType], drop: bool) -> Columns:
+        columns, own = Columns(path, schema, drop), self.item_columns.id
         columns.id("item_id", *(("columns.item", self.columns.item) if own is None else ("item_columns.id", own)))
         self._describe_items(columns)
         return columns
 
-    def _user_file(self, path: Path, schema: Mapping[str, pl.DataType]) -> Columns:
-        columns, own = Columns(path, schema), self.user_columns.id
+    def _user_file(self, path: Path, schema: Mapping[str, pl.DataType], drop: bool) -> Columns:
+        columns, own = Columns(path, schema, drop), self.user_columns.id
         columns.id("user_id", *(("columns.user", self.columns.user) if own is None else ("user_columns.id", own)))
         self._describe_users(columns)
         return columns
@@ -243,34 +319,50 @@ class Table(RatingSource):
         for name in self.user_columns.attributes or ():
             columns.text(f"about {name}", "user_columns.attributes", name)
 
-    def _own_lists(self, records: pl.DataFrame) -> pl.DataFrame | None:
+    def _own_lists(self, records: pl.DataFrame, found: Findings) -> pl.DataFrame | None:
         """Each user's distinct history lists, with the records that have them."""
-        if self.columns.history is None:
+        name, between = self.columns.history, self.text.history_separator
+        if name is None:
             return None
         keys = [name for name in ("user_id", "history", "history_ratings") if name in records.columns]
-        return records.group_by(keys, maintain_order=True).agg("record")
+        lists = records.group_by(keys, maintain_order=True).agg("record")
+        if "history" in found.separated:
+            check_separator(lists["history"], between, "history_separator", name, self._log, ",;| ")
+        ids = pl.col("history").str.split(LIST_SEPARATOR)
+        ids = ids.list.eval(id_column(pl.element(), pl.String()).value)
+        return lists.with_columns(ids.list.join(LIST_SEPARATOR))
 
     def _items(
-        self, records: pl.DataFrame, rows: pl.DataFrame, lists: pl.DataFrame | None
+        self, records: pl.DataFrame, rows: pl.DataFrame, lists: pl.DataFrame | None, found: Findings
     ) -> tuple[pl.DataFrame, dict[str, int]]:
+        attributes = self.item_columns.attribute_names
         if self.items is not None:
-            read = [
-                read_rows(p, "items", self.text, self._item_file, self.drop) for p in find_files("items", self.items)
-            ]
-            raw = pl.concat([frame for frame, _ in read])
-            return item_table(raw, None, {"bad_item_rows": sum(bad for _, bad in read)})
+            paths = find_files("items", self.items)
+            raw = self.reading.read(paths, "items", self._item_file, found, attributes)
+        else:
+            raw = records
+        between = self.text.attribute_separator
+        for number, name in enumerate(attributes):
+            if between is not None and f"attributes_{number}" in found.separated:
+                check_separator(
+                    raw[f"attributes_{number}"], between, "attribute_separator", name, self.items or self._log
+                )
+        if self.items is not None:
+            return item_table(raw, None, {"bad_item_rows": found.counts["bad_item_rows"]})
         ids = [rows["item_id"]]
         if lists is not None:
             ids.append(lists["history"].unique().str.split(LIST_SEPARATOR).explode().rename("item_id"))
         return item_table(records if "item_id" in records.columns else None, pl.concat(ids), {})
 
-    def _users(self, records: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
+    def _users(self, records: pl.DataFrame, rows: pl.DataFrame, found: Findings) -> tuple[pl.DataFrame, dict[str, int]]:
+        names = self.user_columns.attributes or []
         if self.users is None:
-            return user_table(records, self.user_columns.attributes or []), {}
-        read = [read_rows(p, "users", self.text, self._user_file, self.drop) for p in find_files("users", self.users)]
-        raw = pl.concat([frame for frame, _ in read])
-        users = user_table(raw, self.user_columns.attributes or [])
-        return users, {"bad_user_rows": sum(bad for _, bad in read), "duplicate_users": raw.height - users.height}
+            return user_table(records, names)
+        raw = self.reading.read(find_files("users", self.users), "users", self._user_file, found, [])
+        users, counts = user_table(raw, names)
+        found.notices += described_users(rows["user_id"], users["user_id"], self.users)
+        bad = {"bad_user_rows": found.counts["bad_user_rows"], "duplicate_users": raw.height - users.height}
+        return users, bad | counts
 
 
 def _by_split(ratings: str | dict[str, str], split: str | None) -> dict[str | None, str]:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import polars as pl
 
+from trackrec.interactions.ids import id_column
 from trackrec.interactions.source import DataError, clean_text, shown
-from trackrec.interactions.sources.columns import ARGS, LIST_SEPARATOR
+from trackrec.interactions.sources.cells import LIST_SEPARATOR, NOTHING
+from trackrec.interactions.sources.columns import ARGS
 from trackrec.interactions.sources.filters import filter_known, keep_known
+
+_MOST = 0.5
+"""Above this share a join that finds no partner is taken for a mistake in the settings."""
 
 
 def explode_impressions(records: pl.DataFrame) -> pl.DataFrame:
@@ -16,7 +21,7 @@ def explode_impressions(records: pl.DataFrame) -> pl.DataFrame:
     )
     rows = lists.explode("impressions").filter(pl.col("impressions") != "")
     return rows.with_columns(
-        pl.col("impressions").str.head(-2).alias("item_id"),
+        id_column(pl.col("impressions").str.head(-2), pl.String()).value.alias("item_id"),
         pl.col("impressions").str.tail(1).cast(pl.Float32).alias("rating"),
     ).drop("impressions")
 
@@ -46,10 +51,13 @@ def item_table(
             items = items.join(firsts, on="item_id", how="left", maintain_order="left")
     item_ids = items["item_id"].to_list()
     texts = items["title"].fill_null("").to_list() if "title" in columns else [""] * len(item_ids)
-    titles = [clean_text(text) for text in texts]
+    titles, n_titles = _titles([clean_text(text) for text in texts])
     counts["items_without_title"] = titles.count("")
     lists = [items[name].fill_null("").to_list() for name in columns if name.startswith("attributes_")]
-    attributes = [_attributes(cells) for cells in zip(*lists, strict=True)] if lists else [[] for _ in item_ids]
+    read = [_attributes(cells) for cells in zip(*lists, strict=True)] if lists else [([], 0) for _ in item_ids]
+    attributes = [words for words, _ in read]
+    unknown = {"titles_unknown": n_titles, "attributes_unknown": sum(nothing for _, nothing in read)}
+    counts |= {name: count for name, count in unknown.items() if count}
     year = items["year"] if "year" in columns else pl.Series([None] * len(item_ids), dtype=pl.Int32)
     table = {
         "item_id": items["item_id"],
@@ -60,15 +68,20 @@ def item_table(
     return pl.DataFrame(table), counts
 
 
-def user_table(raw: pl.DataFrame, names: list[str]) -> pl.DataFrame:
-    """The users table; of a user's rows the first is used. A number is shown with its column's name: "age 24"."""
+def user_table(raw: pl.DataFrame, names: list[str]) -> tuple[pl.DataFrame, dict[str, int]]:
+    """The users table, and a count of words for nothing in it; of a user's rows the first is used.
+
+    A number is shown with its column's name: "age 24".
+    """
     columns = [f"about {name}" for name in names]
     users = raw.select("user_id", *columns).unique("user_id", keep="first", maintain_order=True)
     rows = [
         [_attribute(name, text) for name, text in zip(names, row, strict=True)] for row in users.select(columns).rows()
     ]
     attributes = [[cell for cell in row if cell] for row in rows] or [[] for _ in range(users.height)]
-    return users.select("user_id", pl.Series("attributes", attributes, dtype=pl.List(pl.String)))
+    unknown = sum(cell is None for row in rows for cell in row)
+    counts = {"user_attributes_unknown": unknown} if unknown else {}
+    return users.select("user_id", pl.Series("attributes", attributes, dtype=pl.List(pl.String))), counts
 
 
 def filter_ratings(
@@ -95,13 +108,20 @@ def filter_ratings(
     return core, {"ratings_of_unknown_items": rows.height - known.height} | lost
 
 
-def own_histories(lists: pl.DataFrame, rows: pl.DataFrame, items: pl.DataFrame) -> tuple[pl.DataFrame, int]:
-    """`Ratings.own_histories`, and how many list entries were left out because their item is unknown.
+def own_histories(
+    lists: pl.DataFrame, rows: pl.DataFrame, items: pl.DataFrame, missing: list[float], where: str
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """`Ratings.own_histories`, and how many list entries were left out: their item is unknown, their rating is missing.
 
     Args:
         lists: user_id, history, history_ratings where the file has them, and the records that share the list.
         rows: The interactions that remain, with ``row`` and ``record``.
         items: The items table.
+        missing: Ratings that mean that there is none.
+        where: The log, for errors.
+
+    Raises:
+        DataError: most entries are no known items. The message names the key.
     """
     used = (
         lists.with_row_index("list")
@@ -129,21 +149,45 @@ def own_histories(lists: pl.DataFrame, rows: pl.DataFrame, items: pl.DataFrame) 
     known = entries.join(
         items.select("item_id"), left_on="item_ids", right_on="item_id", how="semi", maintain_order="left"
     )
-    filled = known.group_by("list", maintain_order=True).agg("item_ids", "ratings")
+    if (unknown := entries.height - known.height) > entries.height * _MOST:
+        strange = entries.join(items, left_on="item_ids", right_on="item_id", how="anti")["item_ids"]
+        raise DataError(
+            f"{ARGS}.columns.history: {unknown} of {entries.height} entries in {where} are no item that is "
+            f"known, such as {shown(strange.unique(maintain_order=True).head(3).to_list())}; items are "
+            f"{shown(items['item_id'].head(3).to_list())}. Are they ids of the same kind, and is "
+            f"{ARGS}.text.history_separator right?"
+        )
+    is_missing = pl.col("ratings").is_in(pl.Series(missing, dtype=pl.Float32).implode()).fill_null(False)
+    rated = known.filter(~is_missing)
+    filled = rated.group_by("list", maintain_order=True).agg("item_ids", "ratings")
     histories = used.join(filled, on="list", how="left", maintain_order="left").with_columns(
         pl.col("item_ids").fill_null([]), pl.col("ratings").fill_null([])
     )
-    return histories.select("rows", "item_ids", "ratings"), entries.height - known.height
+    counts = {"history_items_unknown": unknown}
+    if missing:
+        counts["history_ratings_missing"] = known.height - rated.height
+    return histories.select("rows", "item_ids", "ratings"), counts
 
 
-def _attributes(cells: tuple[str, ...]) -> list[str]:
-    """The attributes of an item, without repetitions."""
-    words = [clean_text(word) for cell in cells for word in cell.split(LIST_SEPARATOR)]
-    return list(dict.fromkeys(word for word in words if word))
+def _titles(titles: list[str]) -> tuple[list[str], int]:
+    """Titles, empty where they are words for nothing, and how many were. A single "Unknown" may be a film's name."""
+    words = [title.lower() if title.lower() in NOTHING else "" for title in titles]
+    several = words.count("unknown") > 1
+    nothing = [word != "" and (several or word != "unknown") for word in words]
+    return ["" if unknown else title for title, unknown in zip(titles, nothing, strict=True)], sum(nothing)
 
 
-def _attribute(name: str, text: str) -> str:
-    """One attribute of a user. A column that is only known by its number adds no name."""
+def _attributes(cells: tuple[str, ...]) -> tuple[list[str], int]:
+    """The attributes of an item, without repetitions, and how many words for nothing were left out."""
+    words = [word for cell in cells for word in map(clean_text, cell.split(LIST_SEPARATOR)) if word]
+    known = list(dict.fromkeys(word for word in words if word.lower() not in NOTHING))
+    return known, sum(word.lower() in NOTHING for word in words)
+
+
+def _attribute(name: str, text: str) -> str | None:
+    """One attribute of a user, None for a word for nothing. A column known only by its number adds no name."""
     text = clean_text(text or "")
+    if text.lower() in NOTHING:
+        return None
     number = text.replace(".", "", 1).removeprefix("-").isdecimal()
     return f"{name} {text}" if number and not name.isdecimal() else text

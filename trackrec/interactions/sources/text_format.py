@@ -26,7 +26,7 @@ class TextFormat:
         escape: What takes a quotation mark or separator after it as text: "\\" where a file has \\" inside a quoted
             field. Null: a quotation mark inside a quoted field is doubled.
         history_separator: Between the entries of ``columns.history`` and of ``columns.history_ratings``.
-        attribute_separator: Between the attributes of an item's cell.
+        attribute_separator: Between the attributes of an item's cell; null where a cell is a single attribute.
     """
 
     separator: str = ","
@@ -35,7 +35,7 @@ class TextFormat:
     escape: str | None = None
     format: TextKind = "auto"
     history_separator: str = " "
-    attribute_separator: str = "|"
+    attribute_separator: str | None = "|"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "separator", self.separator.replace("\\t", "\t"))
@@ -57,5 +57,5 @@ class TextFormat:
             )
         lists = {"history_separator": self.history_separator, "attribute_separator": self.attribute_separator}
         for key, text in lists.items():
-            if not text:
+            if text == "":
                 raise DataError(f"{ARGS}.text.{key} must not be empty.")

@@ -38,6 +38,8 @@ class Data(RecipeStage):
     def run(self, exp: Experiment, out: Path) -> dict[str, Any]:
         """See `RecipeStage.run`."""
         ratings = exp.dataset.read()
+        for notice in ratings.notices:
+            exp.say(f"    {notice}")
         threshold = like_threshold(exp)
         tables = build_samples(ratings, replace(exp.samples, threshold=threshold), threshold, exp.seed)
         check_labels(tables.samples, ratings.interactions, threshold)
@@ -49,7 +51,8 @@ class Data(RecipeStage):
             write_part(out, "samples", some, part)
         if ceilings := _ceilings(exp, tables, threshold):
             write_part(out, "metrics", ceilings)
-        return {**ratings.counts, **tables.counts, "threshold": threshold}
+        notices = {"notices": list(ratings.notices)} if ratings.notices else {}
+        return {**ratings.counts, **tables.counts, "threshold": threshold, **notices}
 
 
 def _ceilings(exp: Experiment, tables: SampleTables, threshold: float) -> list[dict[str, Any]]:
