@@ -39,7 +39,7 @@ def quickly(source: Table) -> Ratings:
 
 def assert_same(one: Ratings, other: Ratings) -> None:
     for left, right in zip(one, other, strict=True):
-        assert left == right if isinstance(left, dict) or left is None else left.equals(right)
+        assert left == right if isinstance(left, dict | tuple) or left is None else left.equals(right)
 
 
 _notes = st.text("ab \"',;:|\\\n\té\u2603", max_size=8)
