@@ -222,11 +222,11 @@ def write_lastfm(folder: Path) -> Path:
     """Last.fm-360K: https://www.upf.edu/web/mtg/lastfm360k. Plays, no times, no header."""
     people = [f"{key('user', u, 40)}\t{'fm'[u % 2]}\t{20 + u}\tGermany\tFeb 1, 2007" for u in range(USERS)]
     write(folder / "usersha1-profile.tsv", "\n".join([*people, ""]))
-    plays = [
-        f'{row.user:040x}\t{"" if row.item % 7 == 0 else f"{row.item:08x}-0000"}\t{title(row.item)} "Live" \N{SNOWMAN}'
-        f"\t{4**row.stars}"
-        for row in ratings()
-    ]
+    plays = []
+    for row in ratings():
+        artist_id = key("item", row.item, 36) if row.item % 7 else ""
+        name = f'{title(row.item)} "Live" \N{SNOWMAN}'
+        plays.append(f"{key('user', row.user, 40)}\t{artist_id}\t{name}\t{4**row.stars}")
     return write(folder / "usersha1-artmbid-artname-plays.tsv", "\n".join([*plays, ""]))
 
 
