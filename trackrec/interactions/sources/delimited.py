@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import csv
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -81,7 +82,7 @@ def _plain_text(path: Path, advice: Advice, form: TextFormat) -> Iterator[_Text]
         separator = form.separator
         if len(separator) > 1:
             separator = _stand_in(path, plain, advice)
-            blocks = _replaced(plain, form.separator.encode(), separator.encode())
+            blocks = _replaced(plain, form, separator.encode())
             plain = stack.enter_context(temporary_file(path, advice.key, blocks))
         yield _Text(path, plain, advice, form, separator, "utf-8-sig" if _is_utf8(plain) else "latin-1")
 
@@ -96,15 +97,21 @@ def _stand_in(path: Path, plain: Path, advice: Advice) -> str:
     return chr(free[-1])
 
 
-def _replaced(plain: Path, old: bytes, new: bytes) -> Iterator[bytes]:
-    """The blocks of a file with ``old`` replaced, from the left, wherever blocks end."""
+def _replaced(plain: Path, form: TextFormat, new: bytes) -> Iterator[bytes]:
+    """The blocks of a file with ``new`` for its separators, from the left, but for what is escaped."""
+    old = form.separator.encode()
+    escaped = re.escape(form.escape.encode()) + rb"[\s\S]|" if form.escape else b""
+    pattern = re.compile(escaped + b"(" + re.escape(old) + b")")
     rest = b""
     for block in _blocks(plain):
-        *whole, last = (rest + block).split(old)
-        # What may be the beginning of a separator waits for the next block.
-        keep = min(len(last), len(old) - 1)
-        yield new.join([*whole, last[: len(last) - keep]])
-        rest = last[len(last) - keep :]
+        data, parts, end = rest + block, [], 0
+        for match in pattern.finditer(data):
+            parts += [data[end : match.start()], new if match[1] else match[0]]
+            end = match.end()
+        # What may be the beginning of a separator, or an escape, waits for the next block.
+        cut = max(end, len(data) - len(old) + 1)
+        yield b"".join([*parts, data[end:cut]])
+        rest = data[cut:]
     yield rest
 
 

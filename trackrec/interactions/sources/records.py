@@ -28,7 +28,7 @@ _BLOCK_BYTES = 1 << 23
 _SCHEMA_BLOCKS = 8
 _DEPTH = 8
 _SNIFFED_LINES = 20
-_SHOWN_BYTES = 200
+_SHOWN_CHARS = 80
 _OBJECTS = {"json": "a JSON object", "python": "a Python dict"}
 _TEXT, _TEXTS, _OBJECT = pl.String(), pl.List(pl.String), pl.Struct([])
 
@@ -57,7 +57,7 @@ def record_kind(path: Path, key: str) -> Kind:
 def read_records(path: Path, advice: Advice, kind: Kind, plan: Plan, drop: bool) -> tuple[pl.DataFrame, int]:
     """See `files.read_rows`."""
     parse = _PARSERS[kind]
-    columns = _columns(path, advice.key, parse, plan)
+    columns = _columns(path, advice.key, kind, plan)
     frames = [_frame([], [columns.schema[name] for name in columns.needs], columns).drop("good")]
     shown: list[tuple[int, str]] = []
     n_bad = 0
@@ -66,7 +66,7 @@ def read_records(path: Path, advice: Advice, kind: Kind, plan: Plan, drop: bool)
         good, bad = _read_block(path, lines, parse, plan, columns)
         frames.extend(good)
         n_bad += len(bad)
-        texts = ((first + at, lines[at][:_SHOWN_BYTES].decode("utf-8", "replace").strip()) for at in bad)
+        texts = ((first + at, lines[at][: 2 * _SHOWN_CHARS].decode("utf-8", "replace").strip()) for at in bad)
         shown += [text for text, _ in zip(texts, range(KEPT_BAD_ROWS - len(shown)), strict=False)]
     if n_bad and not drop:
         wants = columns.wants.replace("want ", f"want {_OBJECTS[kind]} with ", 1)
@@ -74,24 +74,31 @@ def read_records(path: Path, advice: Advice, kind: Kind, plan: Plan, drop: bool)
     return pl.concat(frames), n_bad
 
 
-def _columns(path: Path, key: str, parse: _Parser, plan: Plan) -> Columns:
+def _columns(path: Path, key: str, kind: Kind, plan: Plan) -> Columns:
     """The columns by the fields of the first lines, of the first 64 MiB if the first eight lack one.
 
     Raises:
-        DataError: a field is missing, or holds no single values where these are wanted.
+        DataError: a field is missing, or holds no single values where these are wanted; or no line is an object.
     """
     schema: dict[str, pl.DataType] = {}
-    failed = DataError(f"{key}: {path} is empty. {FETCH_AGAIN}")
+    failed: DataError | None = None
     for (_, block), _ in zip(line_blocks(path, key, _BLOCK_BYTES), range(_SCHEMA_BLOCKS), strict=False):
         for line in block.split(b"\n"):
-            for name, value in _fields(parse(line) or {}, _DEPTH):
+            for name, value in _fields(_PARSERS[kind](line) or {}, _DEPTH):
                 if name not in schema or (value is not None and schema[name] != _TEXT):
                     schema[name] = _TEXT if value is None else _type(_plain(value))
-        try:
-            return plan(path, schema)
-        except DataError as error:
-            failed = error
-    raise failed
+        if schema:
+            try:
+                return plan(path, schema)
+            except DataError as error:
+                failed = error
+    if failed is not None:
+        raise failed
+    first = next(_first_lines(path, key), None)
+    if first is None:
+        raise DataError(f"{key}: {path} is empty. {FETCH_AGAIN}")
+    text = first[:_SHOWN_CHARS].decode("utf-8", "replace")
+    raise DataError(f"{key}: {path} has no line that holds {_OBJECTS[kind]}: it begins {text!r}. Is it another format?")
 
 
 def _read_block(
