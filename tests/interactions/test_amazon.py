@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from amazon_files import DUMP, REVIEWS, amazon, catalogue, lines, meta, review, shelf, write
+from packers import PACKERS
 
 from trackrec.interactions import AmazonBook, DataError, RatingSource, SampleRules, build_samples
 from trackrec.interactions.sources import lines as room
@@ -320,6 +321,22 @@ def test_a_packed_file_is_known_by_its_bytes(tmp_path: Path) -> None:
     (tmp_path / "meta_Books.json").write_bytes((tmp_path / "meta_Books.json.gz").read_bytes())
     (tmp_path / "meta_Books.json.gz").unlink()
     assert amazon(tmp_path).read().interactions.rows() == ROWS
+
+
+@pytest.mark.parametrize("ending", PACKERS)
+def test_every_compression_is_read(tmp_path: Path, ending: str) -> None:
+    shelf(tmp_path, "2023")
+    for name in ("Books.jsonl", "meta_Books.jsonl"):
+        packed = tmp_path / f"{name}.gz"
+        text = gzip.decompress(packed.read_bytes())
+        packed.unlink()
+        (tmp_path / (name + ending)).write_bytes(PACKERS[ending](text))
+    source = amazon(tmp_path)
+    ratings = source.read()
+    assert [row[:3] for row in ratings.interactions.rows()] == [row[:3] for row in ROWS]
+    assert ratings.items.rows() == ITEMS
+    packed = tmp_path / f"Books.jsonl{ending}"
+    assert source.content_key()[packed.name] == hashlib.sha256(packed.read_bytes()).hexdigest()
 
 
 def test_missing_files_are_named_with_where_to_get_them(tmp_path: Path) -> None:

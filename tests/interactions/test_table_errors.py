@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from table_files import BOOK_COLUMNS, HEAD, LOG, books, put, quick, triples, valid_rows, written
 
 from trackrec.interactions import DataError, ItemColumns, RatingColumns, Table, TextFormat, UserColumns
-from trackrec.interactions.sources import files as room
+from trackrec.interactions.sources import delimited as room
 
 GROUPS: dict[str, type] = {
     "columns": RatingColumns,
@@ -95,7 +95,12 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     [
         ({"columns": {}}, r"exactly one of rating, label and impressions must name a column, got none"),
         ({"columns": {"rating": "a", "label": "b"}}, r"got \['rating', 'label'\]"),
-        ({"text": {"separator": "::"}}, r"dataset.init_args.text.separator must be one character, got '::'"),
+        ({"text": {"separator": ""}}, r"dataset.init_args.text.separator must be ASCII characters other than .*got ''"),
+        ({"text": {"separator": "§"}}, r"dataset.init_args.text.separator must be ASCII characters other than .*'§'"),
+        ({"text": {"separator": '","'}}, r"text.quote must not be part of dataset.init_args.text.separator, got '\"'"),
+        ({"text": {"escape": "\\\\"}}, r"dataset.init_args.text.escape must be one character, got "),
+        ({"text": {"escape": '"'}}, r"text.escape must differ from dataset.init_args.text.quote, got '\"' for both"),
+        ({"text": {"format": "jsonl"}}, r"dataset.init_args.text.format must be one of .*Did you mean 'json'\?"),
         ({"text": {"quote": ""}}, r"dataset.init_args.text.quote must be one character, got ''"),
         ({"text": {"history_separator": ""}}, r"dataset.init_args.text.history_separator must not be empty"),
         ({"time_unit": "sec"}, r"dataset.init_args.time_unit must be 's', .*got 'sec'"),
@@ -222,7 +227,7 @@ def test_text_that_is_not_utf_8_is_latin_1(tmp_path: Path) -> None:
     assert triples(books(tmp_path / "b", b"\xef\xbb\xbf" + log.encode()).read()) == [("José", "b1", 5.0)]
     with pytest.raises(DataError, match=r"is UTF-16 text. Save it as UTF-8"):
         books(tmp_path / "c", log.encode("utf-16")).read()
-    with pytest.raises(DataError, match=r"log.csv.gz is compressed. Unpack it first"):
+    with pytest.raises(DataError, match=r"^dataset.init_args.ratings: .*log.csv.gz can't be read as gzip .*cut off\?"):
         Table(put(tmp_path / "log.csv.gz", b"\x1f\x8b"), columns=BOOK_COLUMNS).read()
 
 

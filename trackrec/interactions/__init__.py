@@ -4,10 +4,10 @@ from trackrec.interactions.samples.samples import SampleRules, SampleTables, bui
 from trackrec.interactions.simulated.source import Simulated
 from trackrec.interactions.source import DataError, Ratings, RatingSource
 from trackrec.interactions.sources.amazon import AmazonBook
-from trackrec.interactions.sources.files import TextFormat
 from trackrec.interactions.sources.movielens import MovieLens
 from trackrec.interactions.sources.table import Table
 from trackrec.interactions.sources.table_keys import ItemColumns, RatingColumns, UserColumns
+from trackrec.interactions.sources.text_format import TextFormat
 
 __all__ = [
     "AmazonBook",

@@ -26,7 +26,6 @@ from trackrec.interactions.sources.amazon_items import ID, Release, read_items
 from trackrec.interactions.sources.columns import ARGS
 from trackrec.interactions.sources.filters import add_strangers, check_core, filter_known, keep_known
 from trackrec.interactions.sources.lines import (
-    FETCH_AGAIN,
     CsvFormat,
     JsonFormat,
     LineFormat,
@@ -34,6 +33,7 @@ from trackrec.interactions.sources.lines import (
     first_line,
     read_lines,
 )
+from trackrec.interactions.sources.unpack import FETCH_AGAIN, PACKED
 
 Untitled = Literal["id", "drop"]
 BadRows = Literal["error", "drop"]
@@ -42,7 +42,7 @@ SITES = {
     "2018": "https://cseweb.ucsd.edu/~jmcauley/datasets/amazon_v2/",
     "2023": "https://amazon-reviews-2023.github.io",
 }
-_PACKED = ("", ".gz")
+_ENDINGS = ("", *PACKED)
 _REVIEWS: dict[str, Release | None] = {
     "Books.jsonl": "2023",
     "Books.json": "2018",
@@ -87,10 +87,10 @@ class _Layout(NamedTuple):
 class AmazonBook(RatingSource):
     """Amazon's books: the reviews' stars, with titles, authors and categories.
 
-    Reads either release from the files of its site, compressed or not. Of several reviews of a book by one reader the
-    earliest is kept, as in the benchmark files of the 2023 release. An item of 2023 is a ``parent_asin``, which the
-    editions of a book share. The times of 2018 are whole days: with ``samples.strict_ties`` a history leaves out the
-    reviews of the target's day.
+    Reads either release from the files of its site, compressed (.gz, .bz2, .xz, .zst, .zip) or not. Of several reviews
+    of a book by one reader the earliest is kept, as in the benchmark files of the 2023 release. An item of 2023 is a
+    ``parent_asin``, which the editions of a book share. The times of 2018 are whole days: with ``samples.strict_ties``
+    a history leaves out the reviews of the target's day.
 
     Args:
         root: The folder with the review file and the metadata file. They are gigabytes, so nothing is fetched.
@@ -168,7 +168,7 @@ class AmazonBook(RatingSource):
             raise DataError(f"{ROOT_KEY}: the folder {str(self.root)!r} {what}. It should hold {_WANTED}.")
         reviews = self._find_reviews()
         release = _layout(reviews).release
-        for suffix in _PACKED:
+        for suffix in _ENDINGS:
             meta = self.root / (_META[release] + suffix)
             if meta.is_file():
                 return _Files(release, reviews, meta)
@@ -178,7 +178,7 @@ class AmazonBook(RatingSource):
         )
 
     def _find_reviews(self) -> Path:
-        allowed = [name + suffix for name in _REVIEWS for suffix in _PACKED]
+        allowed = [name + suffix for name in _REVIEWS for suffix in _ENDINGS]
         if self.reviews is not None:
             if self.reviews not in allowed:
                 raise choice_error(f"{ARGS}.reviews", self.reviews, allowed)
@@ -221,7 +221,7 @@ class AmazonBook(RatingSource):
 
 
 def _layout(path: Path) -> _Layout:
-    release = _REVIEWS[path.name.removesuffix(".gz")]
+    release = _REVIEWS[path.name if path.name in _REVIEWS else path.stem]
     if release is not None:
         user, item, rating, time = names = _NAMES[release]
         fields = {user: pl.String(), item: pl.String(), rating: pl.Float64(), time: pl.Float64()}

@@ -1,4 +1,4 @@
-"""Reads files of one record per line, gzipped or not, in blocks of whole lines: they may be larger than memory.
+"""Reads files of one record per line, compressed or not, in blocks of whole lines: they may be larger than memory.
 
 polars parses a block at once. If that fails or finds a bad record, the block is parsed again line by line, so that each
 bad line gets its number and no good line is lost.
@@ -7,11 +7,9 @@ bad line gets its number and no good line is lost.
 from __future__ import annotations
 
 import codecs
-import gzip
 import io
 import json
 import math
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +20,11 @@ from polars.datatypes import DataTypeClass
 
 from trackrec.interactions.source import ROOT_KEY, DataError, bad_lines_error, refuse_utf16
 from trackrec.interactions.sources.columns import ARGS
+from trackrec.interactions.sources.unpack import FETCH_AGAIN, open_plain
 
 _BLOCK_BYTES = 1 << 25
 _LONGEST_LINE_BYTES = 1 << 28
-_GZIP = b"\x1f\x8b"
 _KEPT_BAD_LINES = 3
-FETCH_AGAIN = "Fetch the file again."
 
 
 class LineFormat(Protocol):
@@ -104,7 +101,7 @@ def read_lines(path: Path, form: LineFormat, plan: LinePlan, drop: bool, skip: i
     """The rows of the good lines, and how many bad lines were dropped. Blank lines count as neither.
 
     Args:
-        path: A text file, gzipped or not, whatever its name.
+        path: A text file, compressed or not, whatever its name.
         form: The format of a line.
         plan: Which lines are good, and what is kept of them.
         drop: Leave bad lines out.
@@ -117,7 +114,7 @@ def read_lines(path: Path, form: LineFormat, plan: LinePlan, drop: bool, skip: i
     bad_lines: list[tuple[int, str]] = []
     n_bad = 0
     empty = True
-    for first, block in _blocks(path, _BLOCK_BYTES):
+    for first, block in line_blocks(path, ROOT_KEY, _BLOCK_BYTES):
         empty = False
         if first == 1:
             first = 1 + skip
@@ -148,7 +145,7 @@ def first_line(path: Path) -> FirstLine:
     Raises:
         DataError: there is none, or the file can't be unpacked.
     """
-    for first, block in _blocks(path, 1 << 16):
+    for first, block in line_blocks(path, ROOT_KEY, 1 << 16):
         for number, line in enumerate(block.split(b"\n"), first):
             if line.strip():
                 return FirstLine(number, line.decode("utf-8", "replace").strip())
@@ -178,36 +175,31 @@ def _parse_block(
     return frame.filter(mask), [(number, line[:200].decode("utf-8", "replace")) for number, line in sorted(bad)]
 
 
-def _blocks(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
+def line_blocks(path: Path, key: str, size: int) -> Iterator[tuple[int, bytes]]:
     """Blocks of whole lines, of about ``size`` bytes, each with the number of its first line.
 
     Raises:
-        DataError: the file is UTF-16 text, can't be unpacked, or has a line longer than 256 MiB.
+        DataError: the file is UTF-16 text, can't be unpacked, or has a line longer than 256 MiB. The message names the
+            setting ``key``.
     """
     number = 1
-    rest = b""
-    try:
-        with path.open("rb") as packed:
-            gzipped = packed.read(2) == _GZIP
-        with gzip.open(path) if gzipped else path.open("rb") as file:
-            start = file.read(3)
-            refuse_utf16(path, start)
-            rest = b"" if start == codecs.BOM_UTF8 else start
-            while chunk := file.read(size):
-                cut = chunk.rfind(b"\n") + 1
-                if not cut:
-                    rest += chunk
-                    if len(rest) > _LONGEST_LINE_BYTES:
-                        raise DataError(
-                            f"{ROOT_KEY}: {path} line {number} is longer than {_LONGEST_LINE_BYTES >> 20} MiB. Is that "
-                            "a file of one record a line?"
-                        )
-                    continue
-                block, rest = rest + chunk[:cut], chunk[cut:]
-                yield number, block
-                number += block.count(b"\n")
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{ROOT_KEY}: {path} can't be read ({error}). Is it cut off? {FETCH_AGAIN}") from error
+    with open_plain(path, key) as file:
+        start = file.read(len(codecs.BOM_UTF8))
+        refuse_utf16(path, start, key)
+        rest = start.removeprefix(codecs.BOM_UTF8)
+        while chunk := file.read(size):
+            cut = chunk.rfind(b"\n") + 1
+            if not cut:
+                rest += chunk
+                if len(rest) > _LONGEST_LINE_BYTES:
+                    raise DataError(
+                        f"{key}: {path} line {number} is longer than {_LONGEST_LINE_BYTES >> 20} MiB. Is that a file "
+                        "of one record a line?"
+                    )
+                continue
+            block, rest = rest + chunk[:cut], chunk[cut:]
+            yield number, block
+            number += block.count(b"\n")
     if rest:
         yield number, rest
 

@@ -1,4 +1,4 @@
-"""Anyone's own log: CSV, TSV or Parquet files, with the names of their columns given in the config."""
+"""Anyone's own log: CSV, TSV, JSON lines or Parquet files, with the names of their columns given in the config."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import polars as pl
 
 from trackrec.interactions.source import DataError, Ratings, RatingSource, choice_error, file_hashes
 from trackrec.interactions.sources.columns import ARGS, LIST_SEPARATOR, Columns, check_time_unit
-from trackrec.interactions.sources.files import TextFormat, find_files, read_rows
+from trackrec.interactions.sources.files import find_files, read_rows
 from trackrec.interactions.sources.filters import add_strangers, check_core
 from trackrec.interactions.sources.table_keys import ItemColumns, RatingColumns, UserColumns
 from trackrec.interactions.sources.table_rows import (
@@ -22,6 +22,7 @@ from trackrec.interactions.sources.table_rows import (
     own_histories,
     user_table,
 )
+from trackrec.interactions.sources.text_format import TextFormat
 
 BadRows = Literal["error", "drop"]
 _IMPRESSION = rf"[^{LIST_SEPARATOR}]+-[01]"
@@ -32,7 +33,9 @@ class Table(RatingSource):
     """Ratings, clicks or plays from files with any column names.
 
     Each of ``ratings``, ``items`` and ``users`` is a file, a folder of Parquet parts or a glob; what doesn't end in
-    .parquet or .pq is text. Exactly one of ``rating``, ``label`` and ``impressions`` says what users thought.
+    .parquet or .pq is text, compressed (.gz, .bz2, .xz, .zst, or .zip with one file) or not: fields between separators,
+    or one object per line where the name ends in .json, .jsonl or .ndjson. Exactly one of ``rating``, ``label`` and
+    ``impressions`` says what users thought.
 
     A CSV with a header::
 
