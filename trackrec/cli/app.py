@@ -16,7 +16,7 @@ from trackrec.cli.arguments import add_experiment
 from trackrec.cli.errors import FAULT, broken_file, explain, mendable
 from trackrec.cli.old_paths import grouped, old_table_keys, renamed, resolve_old_paths
 from trackrec.cli.quiet import quiet_libraries
-from trackrec.commands import export, fit, plan, predict, report, sweep, test, tune
+from trackrec.commands import export, fit, init, plan, predict, report, sweep, test, tune
 from trackrec.commands.call import Call
 from trackrec.commands.search_space import at, changed
 from trackrec.pipeline.stage import StageResult
@@ -24,6 +24,7 @@ from trackrec.runtime.errors import SettingError
 from trackrec.runtime.terminal_text import printable
 
 _COMMANDS: dict[str, Any] = {
+    "init": init,
     "fit": fit,
     "test": test,
     "predict": predict,
@@ -33,6 +34,7 @@ _COMMANDS: dict[str, Any] = {
     "sweep": sweep,
     "report": report,
 }
+_WITHOUT_CONFIG = ("init",)
 _SWAPPABLE = ("dataset", "sampler", "teacher", "ctr.net", "ctr.connector")
 
 
@@ -91,6 +93,11 @@ class TrackRecCLI(LightningCLI):
             commands.add_subcommand(name, self._subcommand_parsers[name], help=command.HELP)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        if subcommand in _WITHOUT_CONFIG:
+            plain = TrackRecParser(**kwargs)
+            if subcommand == self._wanted:
+                _COMMANDS[subcommand].add_arguments(plain)
+            return plain
         parser = self.init_parser(**kwargs)
         # Arguments of a command that isn't called would only cost time.
         if subcommand == self._wanted:
@@ -108,6 +115,9 @@ class TrackRecCLI(LightningCLI):
         """Nothing yet: objects are built when the command runs, trainers and nets when their stage starts."""
 
     def _run_subcommand(self, subcommand: str) -> None:
+        if subcommand in _WITHOUT_CONFIG:
+            _COMMANDS[subcommand].run(Call({}, self.config[subcommand].as_dict(), self._objects, parse_values))
+            return
         config, dump = self.config[subcommand], self._resolved(subcommand)
         if subcommand == "sweep" and self._given_run_dir:
             raise SettingError("--run_dir: a sweep writes each run under --output. Leave --run_dir out.")
