@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def config_text(draft: Draft, run_dir: Path, files: list[str], users: int | None
         files: what was looked at, for the first line.
         users: how many there are; None where that isn't known.
     """
-    head = f"Written by `trackrec init` from {', '.join(files)}. Comments say why: correct what is wrong."
+    head = f"Written by `trackrec init` from {', '.join(files)}."
     dataset = {"class_path": draft.source, "init_args": draft.args}
     why = {f"dataset.init_args.{key.removeprefix('args.')}": text for key, text in draft.why.items()}
     why |= {key: text for key, text in draft.why.items() if not key.startswith("args.")}
@@ -86,7 +87,7 @@ def config_text(draft: Draft, run_dir: Path, files: list[str], users: int | None
     if draft.samples:
         sections["samples"] = draft.samples
     sections["prompts"] = draft.prompts
-    lines = [_comment(head, 200), *_lines(sections, why, "", "")]
+    lines = [_comment(head, 118), "# Comments say why; correct what is wrong.", *_lines(sections, why, "", "")]
     lines += ["  # How much a prompt shows; short, since the model is small."]
     lines += [f"  {key}: {_scalar(value)}" for key, value in _SHOWN.items()]
     share = 0.05 if users is None else min(1.0, float(f"{_LOOP_USERS / (0.8 * max(users, 1)):.2g}"))
@@ -125,6 +126,9 @@ def _lines(values: Mapping[str, Any], why: Mapping[str, str], indent: str, prefi
 
 
 def _scalar(value: Any) -> str:
+    if isinstance(value, dict):
+        # Separators are easier to see in quotation marks; JSON's are YAML's.
+        return "{" + ", ".join(f"{key}: {json.dumps(each)}" for key, each in value.items()) + "}"
     if isinstance(value, float) and value == round(value) and abs(value) < 1e6:
         return f"{value:.1f}"
     text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6, sort_keys=False).strip()

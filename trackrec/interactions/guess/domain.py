@@ -54,7 +54,9 @@ def guess_domain(item: str, files: Iterable[str], columns: Iterable[str]) -> Dom
     What the files are called says more than the item's column: a product_id in steam_games is a game.
     """
     votes: dict[str, float] = {}
-    for names, weight in (([item], 3.0), (files, 4.0), (columns, 0.5)):
+    for names, weight in (([item], 3.0), (files, 4.0), (columns, 1.0)):
+        if votes and weight == 1.0:
+            break  # the columns are asked last: those of a game may name its videos
         for word in dict.fromkeys(_singular(word) for name in names for word in tokens(name)):
             if word in _WORDS:
                 votes[word] = votes.get(word, 0.0) + weight

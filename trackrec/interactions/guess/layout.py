@@ -57,7 +57,7 @@ def guess_layout(text: str) -> Layout | None:
 def is_header(first: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
     """Whether a file's first record names its columns: a word above numbers, or words that occur nowhere below."""
     cells = [cell.strip() for cell in first]
-    if any(_NUMBER.match(cell) for cell in cells) or len(set(cells)) < len(cells) or not below:
+    if any(_NUMBER.match(cell) for cell in cells) or len(set(cells)) < len(cells):
         return False
     columns = list(zip(*below, strict=True))
     if any(all(_NUMBER.match(cell.strip()) for cell in column[:50]) for column in columns):
@@ -71,8 +71,7 @@ def _best_quoting(text: str, separator: str) -> Layout | None:
     if separator not in text:
         return None
     plain = _parse(text, separator, None, None)
-    cells = [cell for row in plain.rows for cell in row]
-    if any(cell.startswith('"') for cell in cells):
+    if re.search(f'(?:^|{re.escape(separator)})"', text, re.MULTILINE):
         # Doubled quotation marks are the rule; a backslash before them is tried only where there is one.
         escapes = [None, *(["\\"] if '\\"' in text else [])]
         styles = [_parse(text, separator, '"', escape) for escape in escapes] + [plain]
