@@ -96,10 +96,18 @@ class MadeRun:
         histories = [row | (nothing if row["history_id"] in self.empty else {}) for row in histories]
         write_part(path, "items", items)
         write_part(path, "users", [{"user_id": f"u{u}", "attributes": []} for u in range(USERS)])
+        write_part(path, "interactions", self.ratings())
         write_part(path, "histories", histories)
         write_part(path, "samples", self.samples)
         counts = {"ratings": 100, "users": USERS, "samples": len(self.samples), "threshold": 3.0, "odd_count": 5}
         self.finish("data", [], **counts, **({"without_history": len(self.empty)} if self.empty else {}))
+
+    def ratings(self) -> list[dict[str, Any]]:
+        """Those of every user's history, a day apart, from the first of January 2000 on."""
+        rows = [(f"u{u}", f"i{(u + n) % 6}", rating, n) for u in range(USERS) for n, rating in enumerate((5, 2, 4, 1))]
+        names = ("user_id", "item_id", "rating", "timestamp", "row")
+        times = [946_684_800 + 86_400 * n for *_, n in rows]
+        return [dict(zip(names, (*row[:3], times[at], at), strict=True)) for at, row in enumerate(rows)]
 
     def texts(self, stage: str, texts: dict[str, str], round_: int, *inputs: str, cut: Sequence[str] = ()) -> None:
         """The texts of a stage."""

@@ -28,7 +28,7 @@ def parse(path: Path, monkeypatch: pytest.MonkeyPatch) -> Namespace:
 def test_the_configs_are_found() -> None:
     names = {"quickstart", "ml100k", "movielens", "movielens_12gb", "amazon_books", "simulated", "own_ratings"}
     assert {path.stem for path in CONFIGS} == names
-    assert len(OVERLAYS) == 25
+    assert len(OVERLAYS) == 26
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import polars as pl
 from hypothesis import strategies as st
+from packers import PACKERS
 
 from trackrec.interactions import (
     AmazonBook,
@@ -28,6 +30,7 @@ from trackrec.interactions import (
     TextFormat,
     build_samples,
 )
+from trackrec.interactions.sources import delimited
 from trackrec.storage.schemas import to_arrow
 
 LOSSES = (
@@ -36,10 +39,11 @@ LOSSES = (
 
 
 class Reader(NamedTuple):
-    """A reader, and files that it reads."""
+    """A reader, and files that it reads; whether these must give the same by polars and by the csv module."""
 
     files: dict[str, bytes]
     open: Callable[[Path], RatingSource]
+    both_ways: bool = False
 
 
 _FLAGS = "|".join("01000100000000000" + "00")
@@ -132,8 +136,8 @@ _MIND = {
 
 def _table(**arguments: object) -> Callable[[Path], RatingSource]:
     def make(root: Path) -> RatingSource:
-        files = {key: str(root / name) for key, name in (("ratings", "log.csv"), ("items", "items.csv"))}
-        given = {key: where for key, where in files.items() if Path(where).exists()}
+        found = {key: sorted(root.glob(f"{name}.*")) for key, name in (("ratings", "log"), ("items", "items"))}
+        given = {key: str(paths[0]) for key, paths in found.items() if paths}
         return Table(**(given | arguments))  # type: ignore[arg-type]
 
     return make
@@ -142,6 +146,25 @@ def _table(**arguments: object) -> Callable[[Path], RatingSource]:
 def _books(**arguments: object) -> Callable[[Path], RatingSource]:
     return lambda root: AmazonBook(root, min_user_ratings=1, min_item_ratings=1, **arguments)  # type: ignore[arg-type]
 
+
+_PLAIN = b"user,item,stars,when\nann,a,5,1\nann,b,2.5,2\nbob,a,1,3\n"
+_COLONS = (
+    b'user::item::stars::when::title\nann::a::5::1::"Bread:: : ""and"""\nbob::b::2::2::"Salt\n::"\nbob::a::1::3::\n'
+)
+_ESCAPED = (
+    b'"user";"item";"stars";"when";"title"\r\n"ann";"a";"5";"1";"The \\"Best\\" of \\\\ 2000; more"\r\n'
+    b'"ann";"b";"2.5";"2";"x"\r\n"bob";a;1;3;A\\;B\r\n'
+)
+_OBJECTS = [
+    {"user": "ann", "item": 1234567890123456789, "stars": 5, "when": 1, "genres": ["x|y", "z"]}
+    | {"about": {"title": "Bread"}},
+    {"user": "ann", "item": "b", "stars": 2.5, "when": 2, "about": {"title": None}, "genres": []},
+    {"user": "bob", "item": 1234567890123456789, "stars": 1, "when": "3", "about": None, "more": [{"n": True}]},
+]
+_DICTS = "".join(f"{record!r}\n" for record in _OBJECTS).replace("'user': '", "u'user': u'").encode()
+_OF_OBJECTS = {"columns": _LOG, "item_columns": ItemColumns(title="about.title", attributes=["genres", "more.n"])}
+_FILMS = 'movieId,title,genres\n1,"Cité, La (1995)",Drama|War\n2,Death Note (2006\u2013),(no genres listed)\n'.encode()
+_STARS = b"userId,movieId,rating,timestamp\n1,1,4.0,10\n1,2,0.5,20\n2,1,5.0,30\n2,2,1.0,40\n"
 
 _TOLD = {
     "columns": replace(_LOG, position="place", split="fold"),
@@ -164,10 +187,48 @@ READERS: dict[str, Reader] = {
         },
         lambda root: MovieLens(root, download=False),
     ),
-    "csv": Reader({"log.csv": _CSV}, _table(**_TOLD)),
-    "csv, drop": Reader({"log.csv": _CSV}, _table(**_TOLD, bad_rows="drop")),
+    "ml-10m": Reader(
+        {
+            "ratings.dat": b"1::1::4.5::10\n1::2::2::20\n2::1::5::30\n2::2::1::40\n",
+            "movies.dat": "1::Léon: a: b (1988)::Comedy\n2::Cité, La (1995)::Children|Sci-Fi\n".encode(),
+            "tags.dat": b"1::1::x::9\n",
+        },
+        lambda root: MovieLens(root, download=False),
+    ),
+    "ml-latest": Reader(
+        {"ratings.csv": _STARS, "movies.csv": _FILMS}, lambda root: MovieLens(root, download=False), both_ways=True
+    ),
+    "ml-latest, packed": Reader(
+        {"ratings.csv.zst": PACKERS[".zst"](_STARS), "movies.csv.zip": PACKERS[".zip"](_FILMS)},
+        lambda root: MovieLens(root, download=False),
+    ),
+    **{
+        f"csv{ending}": Reader({f"log.csv{ending}": pack(_PLAIN)}, _table(columns=_LOG, bad_rows="drop"))
+        for ending, pack in PACKERS.items()
+    },
+    "colons": Reader(
+        {"log.dat": _COLONS},
+        _table(columns=_LOG, item_columns=ItemColumns(title="title"), text=TextFormat(separator="::"), bad_rows="drop"),
+        both_ways=True,
+    ),
+    "escapes": Reader(
+        {"log.csv": _ESCAPED},
+        _table(
+            columns=_LOG,
+            item_columns=ItemColumns(title="title"),
+            text=TextFormat(separator=";", escape="\\"),
+            bad_rows="drop",
+        ),
+        both_ways=True,
+    ),
+    "json lines": Reader({"log.jsonl": _json_lines(_OBJECTS)}, _table(**_OF_OBJECTS)),
+    "json lines, drop": Reader({"log.jsonl": _json_lines(_OBJECTS)}, _table(**_OF_OBJECTS, bad_rows="drop")),
+    "python lines": Reader({"log.json": _DICTS}, _table(**_OF_OBJECTS)),
+    "python lines, drop": Reader({"log.json": _DICTS}, _table(**_OF_OBJECTS, bad_rows="drop")),
+    "csv": Reader({"log.csv": _CSV}, _table(**_TOLD), both_ways=True),
+    "csv, drop": Reader({"log.csv": _CSV}, _table(**_TOLD, bad_rows="drop"), both_ways=True),
     "tsv": Reader({"log.csv": _SHOWN, "items.csv": _NEWS}, _table(**_MIND)),
-    "tsv, drop": Reader({"log.csv": _SHOWN, "items.csv": _NEWS}, _table(**_MIND, bad_rows="drop")),
+    "tsv, drop": Reader({"log.csv": _SHOWN, "items.csv": _NEWS}, _table(**_MIND, bad_rows="drop"), both_ways=True),
     "parquet": Reader(
         {"log.parquet": _parquet()},
         lambda root: Table(str(root / "log.parquet"), columns=_LOG, item_columns=ItemColumns(attributes="genres")),
@@ -192,6 +253,7 @@ _TOKENS = [
     b"-1", b"0", b"null", b"true", b"9" * 25, b"9" * 5000, b"[", b"]", b"{", b"}", b"[" * 2000, b'{"a":', b"\\ud800",
     b"\\u0000", b"&amp;", b"&#x110000;", b"<|im_end|>", b"<span", b"var a = 1", b"2020-13-45", b"x" * 10_000,
     b"\xf0\x9f\x93\x9a", b"\x1f\x8b", b"PAR1", b"x^", b"\x28\xb5\x2f\xfd",
+    b"PK\x03\x04", b"BZh91AY&SY", b"\xfd7zXZ\x00", b"u'", b"\\'", b"\\", b'\\"', b"-" * 5000, b"1+" * 3000, b":::",
 ]  # fmt: skip
 _CELLS = re.compile(rb"([\t\n,:\"|{}\[\]]+)")
 _bytes = st.one_of(st.sampled_from(_TOKENS), st.binary(max_size=12))
@@ -253,18 +315,34 @@ def check(reader: Reader, root: Path, files: dict[str, bytes]) -> str:
     for name, data in files.items():
         (root / name).write_bytes(data)
     source = reader.open(root)
-    try:
-        ratings = source.read()
-    except DataError as error:
-        refusal = str(error)
-    else:
-        assert_invariants(ratings)
-        _sample(ratings, source.threshold)
+    result = _read(source)
+    if reader.both_ways:
+        with mock.patch.object(delimited, "_read_fast", return_value=None):
+            slow = _read(source)
+        assert _plain(slow) == _plain(result)
+    if isinstance(result, Ratings):
+        assert_invariants(result)
+        _sample(result, source.threshold)
         return "read"
+    refusal = result
     assert any(name in refusal for name in files), refusal
     assert "dataset.init_args." in refusal, refusal
     assert len(refusal) < 2000, refusal
     return "refused"
+
+
+def _read(source: RatingSource) -> Ratings | str:
+    """The tables, or the documented error."""
+    try:
+        return source.read()
+    except DataError as error:
+        return str(error)
+
+
+def _plain(result: Ratings | str) -> object:
+    if isinstance(result, str):
+        return result
+    return [each.to_dicts() if isinstance(each, pl.DataFrame) else each for each in result]
 
 
 def _sample(ratings: Ratings, threshold: float) -> None:

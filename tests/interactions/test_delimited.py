@@ -145,6 +145,37 @@ def test_where_nothing_is_escaped_polars_reads(tmp_path: Path) -> None:
     assert_same(quickly(source), slowly(source))
 
 
+@pytest.mark.parametrize(
+    ("log", "message"),
+    [
+        ('"ann "x" y",a,1,1\n', "line 2: 'a stray quotation mark'"),
+        ('""ann,a,1,1\n', "line 2: 'a stray quotation mark'"),
+        ("ann,a,1,1,", "line 2: 'ann,a,1,1,'"),
+        ('ann,a,1,"1', "a quotation mark opens there and never closes"),
+        ("ann\rbob,a,1,1\n", "line 2: 'ann'"),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 2, 1 << 20])
+def test_what_polars_would_change_is_read_by_the_csv_module(
+    tmp_path: Path, log: str, message: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """polars drops quotation marks and an empty field at the end, and takes a carriage return for text."""
+    monkeypatch.setattr(room, "_BLOCK_BYTES", size)
+    source = books(tmp_path, LOG.splitlines()[0] + "\n" + log)
+    with pytest.raises(DataError, match=rf"log.csv .*{message}"):
+        source.read()
+
+
+@pytest.mark.parametrize("size", [1, 2, 1 << 20])
+def test_line_ends_and_whole_quotes_are_read_by_polars(
+    tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "_BLOCK_BYTES", size)
+    log = 'reader,isbn,stars,when\r\n"ann",b1,"5",30\r\n"b ""o"" b","",2,"20"\r\n""" x",b2,3.5,10\r\n'
+    ratings = quickly(books(tmp_path, log.replace('"",2', "c,2")))
+    assert triples(ratings) == [("ann", "b1", 5.0), ('b "o" b', "c", 2.0), ('" x', "b2", 3.5)]
+
+
 def test_the_bad_lines_of_book_crossing_are_named(tmp_path: Path) -> None:
     """A backslash before the quotation mark that should end the title: title and author become one field."""
     items = (

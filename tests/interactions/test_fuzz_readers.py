@@ -41,6 +41,11 @@ FOUND = {
         "Books.jsonl.gz",
         broken(READERS["books 2023, packed"].files["Books.jsonl.gz"], [("swap", 0, 1, b"")]),
     ),
+    "a quotation mark that polars closes": (
+        "colons",
+        "log.dat",
+        b'user::item::stars::when::title\nann::a::5::1::"Bread:: : ""',
+    ),
     "a page on which polars panics": (
         "parquet",
         "log.parquet",

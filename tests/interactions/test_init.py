@@ -177,6 +177,8 @@ def test_what_is_written_is_what_a_person_would_write(
     """The files are named from where the command runs, and columns, form, threshold and words are all there is."""
     monkeypatch.chdir(tmp_path)
     log = SHAPES[name](Path("data"))
+    if name == "movielens":  # under its own name it has a source of its own
+        log = log.rename(log.with_name("log.csv"))
     beside, args, samples, words = EXPECTED[name]
     files = {key: f"data/{file}" for key, file in beside.items()}
     printed = trackrec("init", "--ratings", str(log), *(w for k, v in files.items() for w in (f"--{k}", v)))
@@ -296,11 +298,12 @@ def test_movielens_as_grouplens_ships_it_has_a_source_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trackrec: Run
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("u.data", "u.item", "u.user"):
-        Path(name).write_text("1\t2\t3\t4\n")
-    trackrec("init", "--ratings", "u.data")
+    SHAPES["movielens"](tmp_path)
+    printed = trackrec("init", "--ratings", "ratings.csv", "--items", "movies.csv")
     written = yaml.safe_load(Path("my.yaml").read_text())
     assert written["dataset"] == {"class_path": "MovieLens", "init_args": {"root": ".", "threshold": 3.0}}
+    assert {key: written["prompts"][key] for key in FILM} == FILM
+    assert "That reads 750 ratings of 30 users and 40 items; 41% of the ratings are likes." in printed
 
 
 CLOSE = [Candidate("title", 9.0, "The River"), Candidate("name", 8.5, "River")]

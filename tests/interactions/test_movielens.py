@@ -1,14 +1,17 @@
-"""The MovieLens readers, on files of a few lines in each of the three formats."""
+"""The MovieLens readers, on files of a few lines in each of the five formats."""
 
 import hashlib
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from packers import PACKERS
+from shapes import write_movielens
 
 from trackrec.interactions import DataError, MovieLens
 from trackrec.interactions.sources import movielens as room
-from trackrec.interactions.sources.movielens import split_title
+from trackrec.interactions.sources.movielens_files import split_title
 from trackrec.storage.schemas import SCHEMAS, to_arrow
 
 
@@ -36,6 +39,12 @@ def write_100k(root: Path, ratings: str = "7\t2\t4\t887431900\n12\t1\t3\t8874319
 def write_1m(root: Path, ratings: str = "1::10::5::978300760\n2::11::3::978302109\n") -> Path:
     movies = "10::Léon, \"the\" Fish: Wanda, A (1988)::Comedy\n11::Cité, La (L'Été) (1995)::Children's|Sci-Fi\n"
     return put(root, ratings_dat=ratings, movies_dat=movies, users_dat="1::F::1::10::48067\n2::M::56::16::70072\n")
+
+
+def write_10m(root: Path) -> Path:
+    movies = "122::Boomerang (1992)::Comedy|Romance\n185::Net: a: b, The (1995)::Action\n"
+    ratings = "1::122::5::838985046\n2::185::3.5::838983525\n"
+    return put(root, ratings_dat=ratings, movies_dat=movies, tags_dat="15::4973::excellent!::1215184630\n")
 
 
 def write_recbole(root: Path) -> Path:
@@ -83,6 +92,98 @@ def test_recbole_reads_typed_headers_and_utf_8(tmp_path: Path) -> None:
     ]
     assert ratings.users.rows() == [("5", ["24 years", "male", "writer"])]
     assert ratings.interactions.rows() == [("5", "9", 4.0, 881250949, 0), ("5", "8", 2.5, 881250950, 1)]
+
+
+def test_ml_10m_has_no_users_and_half_stars(tmp_path: Path) -> None:
+    """https://files.grouplens.org/datasets/movielens/ml-10m-README.html"""
+    root = write_10m(tmp_path)
+    ratings = MovieLens(root, download=False).read()
+    assert ratings.items.rows() == [
+        ("122", "Boomerang", ["Comedy", "Romance"], 1992),
+        ("185", "The Net: a: b", ["Action"], 1995),
+    ]
+    assert ratings.users.rows() == [("1", []), ("2", [])]
+    assert ratings.interactions.rows() == [("1", "122", 5.0, 838985046, 0), ("2", "185", 3.5, 838983525, 1)]
+    assert list(MovieLens(root).content_key()) == ["movies.dat", "ratings.dat"]
+    (root / "tags.dat").unlink()
+    with pytest.raises(DataError, match=r"lacks users.dat"):
+        MovieLens(root).read()
+    assert MovieLens(root, variant="ml-10m").read().counts["ratings"] == 2
+
+
+def test_ml_latest_reads_quoted_titles_and_films_without_genres(tmp_path: Path) -> None:
+    """https://files.grouplens.org/datasets/movielens/ml-latest-README.html; of a series the first year is told."""
+    movies = (
+        "movieId,title,genres\n"
+        '11,"American President, The (1995)",Comedy|Drama|Romance\n'
+        '29,"City of Lost Children, The (Cité des enfants perdus, La) (1995)",Adventure\n'
+        "131,Death Note: Desu nôto (2006\u20132007),(no genres listed)\n"
+        '140,"Say ""Hi"" (1999) ",(no genres listed)\n'
+        "150,Babylon 5,Sci-Fi\n"
+    )
+    log = "userId,movieId,rating,timestamp\n1,11,4.0,964982703\n1,29,0.5,964981247\n2,131,5.0,1445714835\n"
+    for name, text in (("movies.csv", movies), ("ratings.csv", log), ("links.csv", "movieId\n"), ("tags.csv", "x\n")):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    ratings = MovieLens(tmp_path, download=False).read()
+    assert ratings.items.rows() == [
+        ("11", "The American President", ["Comedy", "Drama", "Romance"], 1995),
+        ("29", "The City of Lost Children (La Cité des enfants perdus)", ["Adventure"], 1995),
+        ("131", "Death Note: Desu nôto", [], 2006),
+        ("140", 'Say "Hi"', [], 1999),
+        ("150", "Babylon 5", ["Sci-Fi"], None),
+    ]
+    assert ratings.interactions.rows() == [
+        ("1", "11", 4.0, 964982703, 0),
+        ("1", "29", 0.5, 964981247, 1),
+        ("2", "131", 5.0, 1445714835, 2),
+    ]
+    assert ratings.users.rows() == [("1", []), ("2", [])]
+    for variant in ("ml-latest", "ml-latest-small", "ml-20m", "ml-25m", "ml-32m"):
+        assert MovieLens(tmp_path, variant=variant).content_key() == MovieLens(tmp_path).content_key()  # type: ignore[arg-type]
+
+
+LOG, MOVIES = "userId,movieId,rating,timestamp\n", "movieId,title,genres\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("ratings.csv", f"{LOG}1,1,4,5\n1,2,x,5\n", r"has 1 bad .*: line 3: '1,2,x,5'. Correct or delete"),
+        ("ratings.csv", f"{LOG}1,1,4,1e300\n", r"seconds in 'timestamp': line 2: '1,1,4,1e300'"),
+        ("ratings.csv", LOG, r"holds no ratings. Fetch the file again"),
+        ("ratings.csv", "userId,rating,timestamp\n1,4,1\n", r"lacks the column\(s\) \['movieId'\]; .* \['userId', 'r"),
+        ("movies.csv", f"{MOVIES}1,A (1999),X\n1,B,Y\n", r"tells twice of \['1'\]. Keep one line of each"),
+        ("movies.csv", f"{MOVIES}1,A,B,C\n", r"want 3 fields between ',';.*line 2: '1,A,B,C'. Correct or delete"),
+        ("movies.csv", f'{MOVIES}1,"A,B\n', r"line 2: a quotation mark opens there and never closes. Correct"),
+    ],
+)
+def test_bad_lines_of_the_csv_releases_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
+    write_movielens(tmp_path)
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=rf"^dataset.init_args.root: .*{name} .*{message}") as failed:
+        MovieLens(tmp_path, download=False).read()
+    assert str(failed.value).count("dataset.init_args.") == 1
+
+
+@pytest.mark.parametrize(
+    ("write", "ending"),
+    list(zip([write_100k, write_1m, write_10m, write_recbole, write_movielens], PACKERS, strict=True)),
+)
+def test_every_file_may_be_compressed(tmp_path: Path, write: Callable[[Path], Path], ending: str) -> None:
+    root = tmp_path / "data"
+    write(root)
+    plain = MovieLens(root, download=False).read()
+    for path in list(root.iterdir()):
+        (root / (path.name + ending)).write_bytes(PACKERS[ending](path.read_bytes()))
+        path.unlink()
+    packed = MovieLens(root, download=False)
+    ratings = packed.read()
+    assert ratings.counts == plain.counts
+    for table in ("items", "users", "interactions"):
+        assert getattr(ratings, table).equals(getattr(plain, table))
+    key = packed.content_key()
+    assert key == {name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in key}
+    assert all(name.endswith(ending) for name in key)
 
 
 @pytest.mark.parametrize("write", [write_100k, write_1m, write_recbole])
@@ -225,8 +326,8 @@ def test_incomplete_and_ambiguous_roots_are_named(tmp_path: Path) -> None:
 
 
 def test_arguments_are_checked_without_reading(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"dataset.init_args.variant must be one of .*'ml-10m'. Did you mean 'ml-1m'\?"):
-        MovieLens(tmp_path, variant="ml-10m")
+    with pytest.raises(DataError, match=r"dataset.init_args.variant must be one of .*'ml-15m'. Did you mean 'ml-1m'\?"):
+        MovieLens(tmp_path, variant="ml-15m")
     with pytest.raises(DataError, match=r"dataset.init_args.threshold must be in \[1, 5\), got nan"):
         MovieLens(tmp_path, threshold=float("nan"))
     assert MovieLens(tmp_path / "nowhere").threshold == 3.0
@@ -257,3 +358,28 @@ def test_a_missing_root_is_fetched_whole_or_not_at_all(tmp_path: Path, monkeypat
     assert MovieLens(root).read().counts["ratings"] == 2
     assert [path.name for path in root.parent.iterdir()] == ["ml-1m"]
     assert (root / "README").read_text() == "terms"
+
+
+@pytest.mark.parametrize(
+    ("folder", "archive", "inside"),
+    [("ml-latest-small", "ml-latest-small", "ml-latest-small"), ("ml-10m", "ml-10m", "ml-10M100K")],
+)
+def test_later_releases_are_fetched_by_the_name_of_their_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, archive: str, inside: str
+) -> None:
+    files = tmp_path / "site"
+    (write_10m if folder == "ml-10m" else write_movielens)(files)
+    monkeypatch.setattr(room, "GROUPLENS", files.as_uri())
+    with zipfile.ZipFile(files / f"{archive}.zip", "w") as packed:
+        packed.writestr(f"{inside}/README.txt", "terms")
+        for path in (*files.glob("*.dat"), *files.glob("*.csv")):
+            packed.write(path, f"{inside}/{path.name}")
+    root = tmp_path / folder
+    assert MovieLens(root).read().counts["ratings"] == (2 if folder == "ml-10m" else 750)
+    assert (root / "README.txt").read_text() == "terms"
+
+
+def test_an_archive_of_a_release_is_to_be_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "ml-latest.zip").write_bytes(PACKERS[".zip"](b""))
+    with pytest.raises(DataError, match=r"must be a folder, got the file .*ml-latest.zip'. Unpack it. It should hold"):
+        MovieLens(tmp_path / "ml-latest.zip").read()

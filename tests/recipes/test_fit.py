@@ -275,18 +275,29 @@ def test_the_report_loads_no_language_model(finished: str, config: Path) -> None
 
 
 def test_predict_answers_every_request(
-    finished: str, config: Path, trackrec: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: str,
+    config: Path,
+    trackrec: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    pl.DataFrame({"user_id": ["1", "2", "1"], "item_id": ["3", "4", "5"]}).write_parquet(tmp_path / "in.parquet")
+    requests = {"p": ["mine", "too", "also"], "item_id": ["3", "4", "5"], "user_id": [1, 2, 1]}
+    pl.DataFrame(requests).write_parquet(tmp_path / "in.parquet")
     output = tmp_path / "out.parquet"
     asked = ("predict", "--config", str(config), "--requests", str(tmp_path / "in.parquet"), "--output", str(output))
+    with pytest.raises(SystemExit):
+        trackrec(*asked)
+    assert "in.parquet has a column 'p' already" in capfd.readouterr().err
+    assert not output.exists()
+    asked = (*asked, "--column", "chance")
     trackrec(*asked)
     answers = pl.read_parquet(output)
-    assert answers["user_id"].to_list() == ["1", "2", "1"]
-    assert answers["p"].is_between(0, 1).sum() == answers["p"].n_unique() == 3
+    assert answers.drop("chance").to_dict(as_series=False) == requests
+    assert answers["chance"].is_between(0, 1).sum() == answers["chance"].n_unique() == 3
     monkeypatch.setattr("trackrec.serving.predict.ROWS_AT_ONCE", 2)
     trackrec(*asked)
-    assert pl.read_parquet(output)["p"].to_list() == pytest.approx(answers["p"].to_list(), abs=1e-6)
+    assert pl.read_parquet(output)["chance"].to_list() == pytest.approx(answers["chance"].to_list(), abs=1e-6)
 
 
 def test_predict_refuses_nets_that_were_trained_on_something_else(
@@ -314,7 +325,7 @@ def test_predict_leaves_unknown_ids_without_a_probability(
 ) -> None:
     trackrec("fit", "--config", str(config))
     known = pl.DataFrame({"user_id": ["1", "2"], "item_id": ["3", "4"]})
-    mixed = pl.DataFrame({"user_id": ["nobody", "1", "1", "2"], "item_id": ["3", "3", "no film", "4"], "p": "theirs"})
+    mixed = pl.DataFrame({"user_id": ["nobody", "1", "1", "2"], "item_id": ["3", "3", "no film", "4"]})
     answers = {}
     for name, frame in (("known", known), ("mixed", mixed)):
         frame.write_csv(tmp_path / f"{name}.csv")

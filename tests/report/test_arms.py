@@ -8,6 +8,7 @@ from pathlib import Path
 from made_run import MadeRun, made_config, metric_row
 from reading import section, tables
 
+from trackrec.ctr.arms.arm import ARMS, CLASSICS, MEANS, VALIDATORS
 from trackrec.report.render.arm_names import arm_name, arm_order, text_name
 from trackrec.report.render.document import Figure, Num
 from trackrec.report.render.figures import forest
@@ -69,6 +70,9 @@ def test_a_loss_that_rises_is_bad() -> None:
 
 
 def test_every_arm_has_a_name_and_a_place():
+    every = [*ARMS, *VALIDATORS, *MEANS, *(f"{model}+{text}" for model in CLASSICS for text in ARMS[1:])]
+    assert len({arm_name(arm, "DIN") for arm in every}) == len({arm_order(arm) for arm in every}) == len(every)
+    assert arm_name("facts", "DIN") == "DIN + counts and kinds"
     arms = ["validator/reccot", "lightgbm", "logistic+random", "logistic", "reccot+prompt", "random", "none"]
     assert [arm_name(arm, "DIN") for arm in sorted([*arms, "item_user"], key=arm_order)] == [
         "item mean + user mean",

@@ -159,7 +159,7 @@ def test_what_nobody_wrote_is_not_measured_as_writing(tmp_path: Path) -> None:
     assert sorted(writing.common) == sorted(f"h{u}" for u in range(10, USERS))
     assert not empty & set(writing.examples)
     made = build_report(tmp_path, config)
-    (counts,) = (table for table in tables(made, "run") if "The data after each filter" in table.caption)
+    (counts,) = (table for table in tables(made, "data") if "The data after each filter" in table.caption)
     assert ("samples of users without a history yet", "10") in [(row[0], row[1].text) for row in counts.rows]
 
 

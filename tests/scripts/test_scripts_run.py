@@ -60,6 +60,10 @@ RUNS = [
         r"user, ties strict, test: \d+ rows(?s:.*)DIN +AUC",
     ),
     ("fuzz_readers.py --minutes 0.01 --seed 1", r"files, 0 kinds of failure, seed 1"),
+    (
+        "pool_splits.py {run}",
+        r"V: RecCoT minus plain +[+−]\.\d{4} (?s:.*)net: RecCoT minus none +[+−]\.\d{4} ",
+    ),
     ("score_unseen.py {run} --users 6 --rows 3", r"base +none +AUC(?s:.*)18 rows of 6 histories"),
     ("position_bias.py --logs 2 --lists 50", r"\| logs that prefer the reader \| \d of 2"),
     ("train_world_model.py --steps 2 --out {out}", r"step 1: told"),

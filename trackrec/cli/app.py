@@ -13,10 +13,12 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from trackrec.cli.arguments import add_experiment
-from trackrec.cli.errors import FAULT, broken_file, explain, mendable
+from trackrec.cli.errors import FAULT, explain, mendable, wrong_yaml
+from trackrec.cli.given import expand_config_files, read_as_meant, with_brackets
 from trackrec.cli.old_paths import grouped, old_table_keys, renamed, resolve_old_paths
 from trackrec.cli.quiet import quiet_libraries
-from trackrec.commands import export, fit, init, plan, predict, report, sweep, test, tune
+from trackrec.cli.yaml_files import use_strict_yaml
+from trackrec.commands import data, export, fit, init, plan, predict, report, sweep, test, tune
 from trackrec.commands.call import Call
 from trackrec.commands.search_space import at, changed
 from trackrec.pipeline.stage import StageResult
@@ -31,6 +33,7 @@ _COMMANDS: dict[str, Any] = {
     "export": export,
     "tune": tune,
     "plan": plan,
+    "data": data,
     "sweep": sweep,
     "report": report,
 }
@@ -64,12 +67,15 @@ class TrackRecCLI(LightningCLI):
 
     def __init__(self, args: list[str] | None = None) -> None:
         resolve_old_paths()
-        given = sys.argv[1:] if args is None else args
-        if lines := broken_file(given) or old_table_keys(given):
+        use_strict_yaml()
+        given = expand_config_files(sys.argv[1:] if args is None else args)
+        if lines := wrong_yaml(given) or old_table_keys(given):
             sys.stderr.write("\n".join(lines) + "\n")
             raise SystemExit(2)
+        self._given = given
         self._given_run_dir = any(arg.partition("=")[0] == "--run_dir" for arg in given)
         self._wanted = next((arg for arg in given if arg in _COMMANDS), None)
+        self._experiment_keys: set[str] = set()
         super().__init__(
             save_config_callback=None,
             auto_configure_optimizers=False,
@@ -77,8 +83,15 @@ class TrackRecCLI(LightningCLI):
             seed_everything_default=42,
             parser_class=TrackRecParser,
             parser_kwargs={"prog": "trackrec"},
-            args=args,
         )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse what was given to the constructor, and read its lists, paths and durations as they are meant."""
+        wanted = self._subcommand_parsers.get(self._wanted or "")
+        self.config = parser.parse_args(self._given if wanted is None else with_brackets(wanted, self._given))
+        if self._wanted is not None:
+            config = self.config[self._wanted]
+            read_as_meant(config, {key for key in vars(config) if key not in self._experiment_keys})
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

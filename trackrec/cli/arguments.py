@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from jsonargparse.typing import register_type
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import nn
@@ -33,6 +34,7 @@ from trackrec.llm.vllm.sampler import VLLMSampler  # noqa: F401 - likewise
 from trackrec.prompts.settings import PromptSettings
 from trackrec.recipe.settings import LoopSettings
 from trackrec.runs.hooks import StageHook
+from trackrec.runtime.quantities import GiB, Seconds, parse_gib, parse_seconds
 from trackrec.validator.data import RecTuneData
 from trackrec.validator.module import RecTuningModule
 from trackrec.validator.settings import ScoreSettings
@@ -54,6 +56,8 @@ _MONITORS = (
     "AnswerMass",
     "AlwaysYes",
 )
+register_type(Seconds, float, parse_seconds, deserializer_exceptions=(ValueError,))
+register_type(GiB, float, parse_gib, deserializer_exceptions=(ValueError,))
 _TRAINERS = ("distill.trainer", "align.trainer", "rec_tune.trainer", "ctr.trainer")
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 import errno
 import re
+import sys
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from trackrec.cli.given import CONFIG_FLAGS, flag_values
+from trackrec.cli.yaml_files import YamlError, check_yaml
 from trackrec.llm.memory import ran_out
 from trackrec.runtime.errors import TrackRecError, reason
 from trackrec.runtime.terminal_text import printable
@@ -59,6 +61,8 @@ def explain(parser: Any, message: str, ex: Exception | None) -> list[str]:
         ex: the exception behind it, if any.
     """
     text = str(ex) if ex is not None and len(str(ex)) > len(message) else message
+    if said := _no_class(text) or _other_type(text):
+        return ["trackrec: error:", *map(_cut, said)]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     wrong = _unknown(text)
     short = [_cut(line) for line in lines[:2]]
@@ -68,25 +72,78 @@ def explain(parser: Any, message: str, ex: Exception | None) -> list[str]:
     return ["trackrec: error:", *short][:_LINES]
 
 
-def broken_file(args: Sequence[str]) -> list[str]:
-    """At most five lines about the first ``--config`` file that is no YAML; empty where all are, or aren't there."""
-    for file in config_files(args):
+def wrong_yaml(args: Sequence[str]) -> list[str]:
+    """At most five lines about the first ``--config`` file that is no YAML, or says something twice.
+
+    Empty where all are fine, or aren't there. A flag's value that is a mapping is looked at too.
+    """
+    for _, flag, value, _ in flag_values(args):
+        is_file = flag in CONFIG_FLAGS
+        if not is_file and not value.lstrip().startswith(("{", "[")):
+            continue
+        name = value if is_file else flag
         try:
-            yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+            check_yaml(Path(value).read_text(encoding="utf-8") if is_file else value, name)
         except OSError:
             continue  # the parser says so, with what it looked for
+        except YamlError as error:
+            return ["trackrec: error:", _cut(str(error))]
         except (yaml.YAMLError, UnicodeDecodeError) as error:
+            if not is_file:
+                continue  # a text that only looks like YAML
             mark = getattr(error, "problem_mark", None)
             where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
             problem = getattr(error, "problem", None) or reason(error)
-            return ["trackrec: error:", _cut(f"{file}{where} is no YAML: {problem}.")]
+            return ["trackrec: error:", _cut(f"{name}{where} is no YAML: {problem}.")]
     return []
 
 
 def config_files(args: Sequence[str]) -> list[str]:
     """What follows ``--config`` on a command line, in its order."""
-    words = [word for arg in args for word in (arg.split("=", 1) if arg.startswith(("--config=", "-c=")) else [arg])]
-    return [value for flag, value in pairwise(words) if flag in ("-c", "--config")]
+    return [value for _, flag, value, _ in flag_values(args) if flag in CONFIG_FLAGS]
+
+
+def _no_class(text: str) -> list[str]:
+    """What is wrong with a class path, in our words; empty where the error is another."""
+    found = re.search(r"Problem with given class_path '([\w.]+)':\s*(.+)", text)
+    if not found or not (re.search("No module named|has no attribute", found[2])):
+        return []
+    key = re.search(r'Parser key "([\w.]+)"', text)
+    where = f"{key[1]}: " if key else ""
+    module, _, name = found[1].rpartition(".")
+    names = vars(sys.modules[module]) if module in sys.modules else {}
+    near = difflib.get_close_matches(name, [one for one, value in names.items() if isinstance(value, type)], n=3)
+    said = f"{where}there is no class {found[1]} ({found[2].strip()})."
+    if near:
+        return [said, f"did you mean {', '.join(f'{module}.{one}' for one in near)}?"]
+    return [f"{said} Give the path of a class that Python can import: of a file here with PYTHONPATH=. set."]
+
+
+_TYPES = {
+    "str": "a text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "NoneType": "null",
+    "list": "a list in brackets",
+}
+
+
+def _other_type(text: str) -> list[str]:
+    """What is wrong with a value of another plain type, in our words; empty where the error is another."""
+    key, value = re.search(r'Parser key "([\w.]+)"', text), re.search(r"(?:Got|Given) value: (.*)", text)
+    expected = re.findall(r"Expected a <class '(\w+)'>", text)
+    if key and (unit := re.search(r"Not of type (?:Seconds|GiB): (.*)", text)):
+        return [f"{key[1]} must be {unit[1]}."]
+    if not key or not value or not expected or any(kind not in _TYPES for kind in expected):
+        return []
+    if text.count("    - ") != len(expected) and "Union" in text:  # something else is allowed, too
+        return []
+    wanted, got = " or ".join(_TYPES[kind] for kind in expected), value[1].strip()
+    if "str" in expected and re.fullmatch(r"True|False|-?[\d.]+(e-?\d+)?", got):
+        read = {"True": "true (or yes, on)", "False": "false (or no, off)"}.get(got, got)
+        return [f'{key[1]} must be {wanted}, got {read} without quotes. Put quotes round it, as in "{got}".']
+    return [f"{key[1]} must be {wanted}, got {got}."]
 
 
 def _unknown(text: str) -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 from lightning.pytorch.cli import LightningArgumentParser
 
 from trackrec.commands.call import Call, open_run
+from trackrec.commands.early import check_early
 from trackrec.commands.results import run_and_show
 from trackrec.ctr.check import check_settings
-from trackrec.llm.model_files import check_model_path
 from trackrec.recipe.arm_texts import stages_read
 from trackrec.recipe.experiment import Experiment
 from trackrec.recipe.names import EMBED
@@ -29,13 +29,12 @@ def run(call: Call) -> None:
     """Run the stages and print what they found on validation rows."""
     given = call.own["stages"]
     stages = [name.strip() for name in given.split(",")] if isinstance(given, str) else given
-    experiment, _ = open_run(call, stages)
+    experiment, graph = open_run(call, stages)
     experiment.pipeline.reuse = reused_folder(call.own["reuse"])
     check_settings(experiment.ctr)
-    if EMBED in experiment.pipeline.choose(stages) and EMBED in stages_read(experiment):
-        check_model_path(experiment.embed.model, "embed")
     if not stages:
         check_packages(experiment)
+    check_early(experiment, graph, experiment.pipeline.choose(stages))
     run_and_show(call, experiment, stages, "valid")
 
 

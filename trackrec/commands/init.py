@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,17 @@ from rich.console import Console
 
 from trackrec.commands.call import Call
 from trackrec.commands.init_text import config_text, shown_lines
-from trackrec.interactions import ItemColumns, RatingColumns, Ratings, Table, TextFormat, UserColumns
+from trackrec.interactions import (
+    AmazonBook,
+    ItemColumns,
+    MovieLens,
+    RatingColumns,
+    Ratings,
+    RatingSource,
+    Table,
+    TextFormat,
+    UserColumns,
+)
 from trackrec.interactions.guess.choices import Candidate
 from trackrec.interactions.guess.draft import Draft, make_draft
 from trackrec.interactions.source import DataError
@@ -27,6 +37,7 @@ _KEYS = ("ratings", "items", "users")
 # Larger files are only looked at: the run reads them.
 _MOST_READ_BYTES = 32 << 20
 _GROUPS = {"columns": RatingColumns, "item_columns": ItemColumns, "user_columns": UserColumns, "text": TextFormat}
+_PUBLISHED: dict[str, Callable[..., RatingSource]] = {"MovieLens": MovieLens, "AmazonBook": AmazonBook}
 _NEXT = """Next:
   trackrec data --config {0}   # what the run makes of these ratings
   trackrec fit --config {0} --stages data,ctr --ctr.arms [none]   # ratings alone; needs no language model
@@ -109,16 +120,21 @@ class Chooser:
 
 
 def read_whole(draft: Draft) -> tuple[Ratings | None, str]:
-    """What `Table` reads with a draft, and what is wrong with that, if anything is.
+    """What the source reads with a draft, and what is wrong with that, if anything is.
 
-    Bad rows are dropped where nothing else helps. None where the files are large or have a source of their own.
+    Bad rows are dropped where nothing else helps. None where the files are large.
     """
-    size = sum(path.stat().st_size for look in draft.looks.values() for path in look.paths)
-    if draft.source != "Table" or size > _MOST_READ_BYTES:
+    folder = Path(draft.args.get("root", ""))
+    paths = [path for look in draft.looks.values() for path in look.paths] or [*folder.glob("*.*")]
+    if sum(path.stat().st_size for path in paths) > _MOST_READ_BYTES:
         return None, ""
     try:
+        if draft.source != "Table":
+            return _PUBLISHED[draft.source](**{**draft.args, "root": folder}).read(), ""
         return table_of(draft.args).read(), ""
     except DataError as error:
+        if draft.source != "Table":
+            return None, str(error)
         first = error
     try:
         ratings = table_of({**draft.args, "bad_rows": "drop"}).read()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,9 +20,9 @@ from trackrec.prompts.settings import PromptSettings
 from trackrec.recipe.arm_scores import TARGETS_PER_TREE
 from trackrec.recipe.settings import compared_readers
 from trackrec.runtime.errors import SettingError
+from trackrec.runtime.quantities import parse_bytes
 from trackrec.validator.memory import log_odds_work, rec_tune_work, score_work
 
-_UNITS = {"GIB": 2**30, "GB": 10**9, "MIB": 2**20, "MB": 10**6}
 # Tokens of a prompt, from the shipped configs' own: a title with year takes about 12, with attributes 18.
 _ITEM, _ITEM_WITH_ATTRIBUTES, _ASK = 12, 18, 90
 # The sentence with counts, and a name with its count.
@@ -69,10 +68,13 @@ def parse_memory(text: str) -> int:
     Raises:
         SettingError: naming the flag and the units.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
-    if not found or found[2].upper() not in _UNITS or float(found[1]) <= 0:
+    try:
+        size = parse_bytes(text)
+    except ValueError:
+        size = 0
+    if size <= 0:
         raise SettingError(f"--gpu must be a size such as 24GiB or 16GB, got {text!r}.")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
+    return size
 
 
 def model_shape(settings: BackboneSettings, key: str = "backbone") -> ModelShape:

@@ -15,8 +15,9 @@ HELP = "Probabilities for a table of (user_id, item_id) requests."
 
 def add_arguments(parser: LightningArgumentParser) -> None:
     """The command's own arguments."""
-    parser.add_argument("--requests", type=Path, required=True, help="Parquet or CSV with user_id and item_id.")
-    parser.add_argument("--output", type=Path, required=True, help="Parquet file to write.")
+    parser.add_argument("--requests", type=Path, required=True, help="A file with user_id and item_id.")
+    parser.add_argument("--output", type=Path, required=True, help="File to write: .parquet, .csv, .tsv or .jsonl.")
+    parser.add_argument("--column", type=str, default="p", help="Name of the column for the probabilities.")
     parser.add_argument("--arm", type=str, default="reccot", help="The arm whose nets predict.")
     parser.add_argument(
         "--unknown",
@@ -30,4 +31,4 @@ def run(call: Call) -> None:
     """Write the predictions."""
     experiment, graph = open_run(call)
     own = call.own
-    predict(experiment, graph, Path(own["requests"]), Path(own["output"]), own["arm"], own["unknown"])
+    predict(experiment, graph, Path(own["requests"]), Path(own["output"]), own["arm"], own["unknown"], own["column"])

@@ -24,6 +24,7 @@ from trackrec.pipeline.lock import locked
 from trackrec.pipeline.stage import StageError
 from trackrec.runtime.errors import MissingFileError, SettingError
 from trackrec.runtime.parent import PARENT
+from trackrec.runtime.shell_paths import expand_path
 from trackrec.storage.atomic import write_atomic
 
 BASE = "base"
@@ -97,7 +98,7 @@ def variant_files(given: Sequence[str]) -> dict[str, Path]:
         MissingFileError: there is no such file.
         SettingError: two have one name.
     """
-    files = [Path(word).expanduser() for word in listed(given)]
+    files = [Path(expand_path(word, "--variants")) for word in listed(given)]
     if missing := [str(file) for file in files if not file.is_file()]:
         raise MissingFileError(f"--variants: no file {missing[0]!r}.")
     names = [BASE, *(file.stem for file in files)]

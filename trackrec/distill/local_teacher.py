@@ -45,6 +45,15 @@ class LocalTeacher(Teacher):
         self.backbone = backbone
         self.sampler = HFSampler(n=1) if sampler is None else sampler
 
+    def check(self) -> None:
+        """See `Teacher.check`: whether the model is there, and the sampler can use it.
+
+        Raises:
+            MissingFileError: ``backbone.model`` is a path that holds no model.
+        """
+        self.backbone.check_path("teacher.init_args.backbone")
+        self.sampler.check(self.backbone)
+
     def content_key(self) -> dict[str, str]:
         """A hash of the model's files, so that replaced weights are noticed."""
         return {"backbone": model_digest(self.backbone.model)}
@@ -56,8 +65,7 @@ class LocalTeacher(Teacher):
             FileNotFoundError: ``backbone.model`` is a path that holds no model.
             ValueError: a prompt is longer than the model's context.
         """
-        self.backbone.check_path("teacher.init_args.backbone")
-        self.sampler.check(self.backbone)
+        self.check()
         jobs = sorted(self._job(request, words) for request in requests if request.history)
         chunks = [jobs[start : start + _CHUNK] for start in range(0, len(jobs), _CHUNK)]
         with AnswerStore(out_dir, [job.key for job in jobs]) as store:

@@ -18,7 +18,8 @@ from trackrec.distill.teacher import Teacher, TeacherError, TeacherRequest, Teac
 from trackrec.prompts.settings import PromptSettings
 from trackrec.prompts.templates import RECCOT_TEMPLATE, prompt_hash
 from trackrec.runtime.errors import SettingError
-from trackrec.runtime.packages import MissingPackageError
+from trackrec.runtime.packages import MissingPackageError, need
+from trackrec.runtime.quantities import Seconds
 from trackrec.storage.atomic import stable_hash
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class OpenAITeacher(Teacher):
         api_key_env: the environment variable that holds the key. Its value is sent to ``base_url`` only, so
             name another variable for another server. With ``base_url`` it may be unset.
         concurrency: requests at the same time.
-        timeout_s: the longest time without a response from the server.
+        timeout_s: the longest time without a response from the server, in seconds or with a unit (``2min``).
         max_retries: retries of one request after a 429, a 5xx, a lost connection or a time-out.
         temperature: null leaves it to the server, as some reasoning models demand.
         max_new_tokens: length limit of an answer, including the reasoning of reasoning models.
@@ -68,7 +69,7 @@ class OpenAITeacher(Teacher):
         base_url: str | None = None,
         api_key_env: str = "OPENAI_API_KEY",
         concurrency: int = 8,
-        timeout_s: float = 60.0,
+        timeout_s: Seconds | float = 60.0,
         max_retries: int = 6,
         temperature: float | None = 0.7,
         max_new_tokens: int = 512,
@@ -101,9 +102,14 @@ class OpenAITeacher(Teacher):
                 "the value given can't be one. Put the key into the variable, never into a config."
             )
         self.model, self.base_url, self.api_key_env = model, base_url, api_key_env
-        self.concurrency, self.timeout_s, self.max_retries = concurrency, timeout_s, max_retries
+        self.concurrency, self.timeout_s, self.max_retries = concurrency, float(timeout_s), max_retries
         self.temperature, self.max_new_tokens = temperature, max_new_tokens
         self.max_cost, self.price_in, self.price_out = max_cost, price_in, price_out
+
+    def check(self) -> None:
+        """See `Teacher.check`: whether openai is installed, and a key is given where one is needed."""
+        need("teacher OpenAITeacher", "teacher", "openai")
+        self._key()
 
     def write(self, requests: Sequence[TeacherRequest], words: PromptSettings, out_dir: Path) -> TeacherTexts:
         """See `Teacher.write`; an empty history is not requested and gets no text.

@@ -66,6 +66,9 @@ class Teacher(abc.ABC):
         ranked = sorted(history_ids, key=lambda history_id: stable_hash("teacher", seed, history_id))
         return sorted(ranked[: max(1, round(self.fraction * len(ranked)))])
 
+    def check(self) -> None:  # noqa: B027 - some teachers need nothing
+        """Called before the first stage: raise if this teacher can't write on this machine."""
+
     @abc.abstractmethod
     def write(self, requests: Sequence[TeacherRequest], words: PromptSettings, out_dir: Path) -> TeacherTexts:
         """One text per request, None where the teacher has none (counted by the caller).
@@ -194,6 +197,11 @@ class TableTeacher(Teacher):
         super().__init__(fraction)
         self.path = Path(path).expanduser()
 
+    def check(self) -> None:
+        """See `Teacher.check`: whether the file is there, in a form that can be read."""
+        self.content_key()
+        self._reader()
+
     def write(self, requests: Sequence[TeacherRequest], words: PromptSettings, out_dir: Path) -> TeacherTexts:
         """See `Teacher.write`. Texts are used as they are, without the white space around them.
 
@@ -220,7 +228,7 @@ class TableTeacher(Teacher):
             )
         return TeacherTexts([text.strip() or None if text else None for text in matched], {})
 
-    def _read(self) -> pl.DataFrame:
+    def _reader(self) -> Callable[[Path], pl.DataFrame]:
         readers: dict[str, Callable[[Path], pl.DataFrame]] = {
             ".csv": partial(pl.read_csv, infer_schema=False),  # an id like 007 is no number
             ".jsonl": pl.read_ndjson,
@@ -231,8 +239,12 @@ class TableTeacher(Teacher):
             raise SettingError(
                 f"teacher.init_args.path: {str(self.path)!r} is not a file ending in {', '.join(readers)}."
             )
+        return readers[self.path.suffix]
+
+    def _read(self) -> pl.DataFrame:
+        read = self._reader()
         try:
-            return readers[self.path.suffix](self.path)
+            return read(self.path)
         except pl.exceptions.PolarsError as error:
             raise SettingError(f"teacher.init_args.path: {self.path} can't be read ({reason(error)}).") from error
 

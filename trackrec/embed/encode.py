@@ -129,9 +129,13 @@ def _load(model: str) -> Any:
     from sentence_transformers import SentenceTransformer
 
     try:
-        return SentenceTransformer(model, trust_remote_code=False)
+        encoder = SentenceTransformer(model, trust_remote_code=False)
     except (ValueError, OSError, UnpicklingError) as error:
         raise SettingError(
             f"embed.model {model} can't be loaded ({reason(error)}). It must be a sentence-transformers or BERT-like "
             "model with safetensors weights and no code of its own."
         ) from error
+    tokenizer = encoder.tokenizer
+    if getattr(tokenizer, "pad_token_id", 0) is None and tokenizer.eos_token_id is not None:
+        tokenizer.pad_token = tokenizer.eos_token  # of a language model; what is padded is masked
+    return encoder

@@ -1,4 +1,4 @@
-"""The base class of rating sources, the tables that they return, and text readers that keep line numbers for errors."""
+"""The base class of rating sources, the tables that they return, and what their readers share."""
 
 from __future__ import annotations
 
@@ -123,95 +123,11 @@ def bad_lines_error(
     return DataError(f"{key}: {path} has {total} bad {unit}(s), {reason}: {'; '.join(shown)}{more}. {remedy}")
 
 
-def read_fields(path: Path, separator: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """Split a text file into string columns; ``line`` (from 1) and ``text`` keep the line of each row.
-
-    No quoting: a quotation mark is part of a title. Bytes that aren't UTF-8 are read as Latin-1, which is what
-    GroupLens writes. Blank lines are skipped. Without ``columns`` the first line is a header of ``name:type`` cells.
-
-    Raises:
-        DataError: the file is empty or UTF-16, a line has the wrong number of fields, or the header repeats a name.
-    """
-    data = path.read_bytes()
-    refuse_utf16(path, data)
-    try:
-        decoded = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        decoded = data.decode("latin-1")
-    lines = decoded.split("\n")  # not splitlines: it also cuts at Latin-1 control characters
-    frame = pl.DataFrame({"text": lines}, schema={"text": pl.String}).with_row_index("line", offset=1)
-    frame = frame.with_columns(pl.col("text").str.strip_suffix("\r"))
-    frame = frame.filter(pl.col("text").str.strip_chars() != "")
-    if frame.is_empty():
-        raise DataError(f"{ROOT_KEY}: {path} is empty. Fetch the file again.")
-    if columns is None:
-        columns = [cell.split(":")[0].strip() for cell in frame["text"][0].split(separator)]
-        if len({*columns, "line", "text"}) < len(columns) + 2:
-            raise DataError(
-                f"{ROOT_KEY}: the header of {path} repeats a column or has one named 'line' or 'text': "
-                f"{shown(columns)}. Rename them there."
-            )
-        frame = frame.slice(1)
-    fields = pl.col("text").str.split(separator)
-    bad = frame.filter(fields.list.len() != len(columns))
-    if not bad.is_empty():
-        raise bad_lines_error(path, bad, f"not the {len(columns)} fields expected between {separator!r}")
-    return frame.with_columns(fields.alias("fields")).select(
-        "line", "text", *[pl.col("fields").list.get(i).alias(name) for i, name in enumerate(columns)]
-    )
-
-
 def shown(names: Sequence[str]) -> str:
     """Names from a file, shortened for an error message."""
     short = [name if len(name) <= _SHOWN_CHARS else f"{name[:_SHOWN_CHARS]}..." for name in names[:_SHOWN_NAMES]]
     more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
     return f"{short}{more}"
-
-
-def need_columns(path: Path, frame: pl.DataFrame, names: Sequence[str]) -> None:
-    """Check that a file with a header has the columns that will be read.
-
-    Raises:
-        DataError: some are missing.
-    """
-    missing = [name for name in names if name not in frame.columns]
-    if missing:
-        have = [name for name in frame.columns if name not in ("line", "text")]
-        raise DataError(
-            f"{ROOT_KEY}: {path} lacks the column(s) {missing}; its header has {shown(have)}. Rename them there."
-        )
-
-
-def parse_ratings(path: Path, frame: pl.DataFrame) -> pl.DataFrame:
-    """The ``interactions`` table from string columns user_id, item_id, rating, timestamp, in file order.
-
-    Timestamps keep the file's values, cut to whole seconds.
-
-    Raises:
-        DataError: there is no rating, an id is empty, or a rating or timestamp is not a number in range.
-    """
-    rating = pl.col("rating").str.strip_chars().cast(pl.Float32, strict=False)
-    seconds = pl.col("timestamp").str.strip_chars().cast(pl.Float64, strict=False)
-    good = rating.is_finite() & (seconds.abs() < LAST_SECOND) & (pl.col("user_id") != "") & (pl.col("item_id") != "")
-    bad = frame.filter(~good.fill_null(False))
-    if not bad.is_empty():
-        raise bad_lines_error(path, bad, "want a user, an item, a number as rating and seconds as timestamp")
-    if frame.is_empty():
-        raise DataError(f"{ROOT_KEY}: {path} holds no ratings. Fetch the file again.")
-    return frame.with_row_index("row").select(
-        "user_id", "item_id", rating, seconds.cast(pl.Int64), pl.col("row").cast(pl.Int64)
-    )
-
-
-def need_unique(path: Path, frame: pl.DataFrame, key: str) -> None:
-    """Check the ids of an item or user file.
-
-    Raises:
-        DataError: an id is empty or occurs twice.
-    """
-    bad = frame.filter(~pl.col(key).is_first_distinct() | (pl.col(key) == ""))
-    if not bad.is_empty():
-        raise bad_lines_error(path, bad, f"{key} is empty or was used by an earlier line")
 
 
 def refuse_utf16(path: Path, start: bytes, key: str = ROOT_KEY) -> None:

@@ -13,6 +13,7 @@ from trackrec.report.render.page import to_html
 from trackrec.report.sections.alignment import alignment_section
 from trackrec.report.sections.arms import arms_section
 from trackrec.report.sections.calibration import calibration_section
+from trackrec.report.sections.data import data_section
 from trackrec.report.sections.monitors import monitors_section, notices
 from trackrec.report.sections.overview import (
     about,
@@ -47,6 +48,7 @@ def build_report(run_dir: Path, config: Mapping[str, Any]) -> Report:
     writing = Writing(run)
     sections = [
         arms_section(run, class_name(run.saved_config["ctr"]["net"])),
+        data_section(run),
         run_section(run),
         rounds_section(run),
         rewards_section(run),

@@ -24,7 +24,7 @@ def trainer_arguments(section: str) -> Iterator[None]:
         yield
     except TrackRecError:
         raise
-    except (MisconfigurationException, ValueError, TypeError) as error:
+    except (MisconfigurationException, ValueError, TypeError, ModuleNotFoundError) as error:
         raise SettingError(f"{section}: {reason(error)} `trackrec fit --help` lists its arguments.") from error
 
 

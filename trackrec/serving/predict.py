@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +22,7 @@ from trackrec.recipe.graph import Graph
 from trackrec.recipe.names import CTR, TEXTS
 from trackrec.recipe.tables import sample_rows as all_samples
 from trackrec.recipe.tables import texts_of
-from trackrec.runtime.errors import reason
+from trackrec.serving.request_files import check_column, check_form, check_output, read_requests, write_answers
 from trackrec.serving.requests import (
     after_all,
     check_items,
@@ -32,7 +31,6 @@ from trackrec.serving.requests import (
     request_rows,
     with_cold_users,
 )
-from trackrec.storage.atomic import write_atomic
 from trackrec.storage.parts import read_table
 
 if TYPE_CHECKING:
@@ -42,8 +40,10 @@ if TYPE_CHECKING:
 ROWS_AT_ONCE = 65_536
 
 
-def predict(exp: Experiment, graph: Graph, requests: Path, output: Path, arm: str, unknown: str) -> None:
-    """Write ``output``: the requests with a column ``p``, the mean over the seeds of one arm.
+def predict(
+    exp: Experiment, graph: Graph, requests: Path, output: Path, arm: str, unknown: str, column: str = "p"
+) -> None:
+    """Write ``output``: the requests in their order, with all their columns and one more, the mean over an arm's seeds.
 
     A request is answered as if it came after everything the run has read: the user's recent list is their newest
     ratings, item statistics count all train rows.
@@ -51,22 +51,22 @@ def predict(exp: Experiment, graph: Graph, requests: Path, output: Path, arm: st
     Args:
         exp: a run whose ctr stage is done.
         graph: its stages, which name the validator (V) that scores the requests where the arm reads V's log-odds.
-        requests: Parquet or CSV with ``user_id`` and ``item_id``.
-        output: Parquet file to write.
+        requests: a file with ``user_id`` and ``item_id``, of any kind that `Table` reads.
+        output: file to write: .parquet, .csv, .tsv or .jsonl.
         arm: one of those the ctr stage trained.
         unknown: ``error``; ``empty``: no probability for users without a RecCoT and for items that aren't known;
             ``cold``: users without a history are answered as the run's cold users (``samples.min_history: 0``).
+        column: name of the column for the probabilities; the requests must not have it.
 
     Raises:
-        DataError: a column is missing, no request can be answered, some can't while ``unknown`` is ``error``, ``cold``
-            doesn't fit the run, or ``output`` is no Parquet file.
+        DataError: a column is missing or there already, no request can be answered, some can't while ``unknown`` is
+            ``error``, ``cold`` doesn't fit the run, or ``output`` can't be written in that form.
         StageError: a stage that it reads isn't done, or is damaged.
     """
     from trackrec.ctr.arms.assemble import sample_rows
     from trackrec.ctr.saved import SavedNets, saved_seeds
 
-    if output.suffix != ".parquet":
-        raise DataError(f"--output must be a file ending in .parquet, got {str(output)!r}.")
+    check_output(output)
     if unknown == "cold" and exp.prompts.user_attributes and arm != "none":
         raise DataError(
             "--unknown cold: prompts.user_attributes is true, and the prompts of this run know no attributes of new "
@@ -74,7 +74,10 @@ def predict(exp: Experiment, graph: Graph, requests: Path, output: Path, arm: st
         )
     check_nets(exp)
     saved_seeds(exp.directory(CTR), arm)
-    wanted = read_requests(requests)
+    asked = read_requests(requests)
+    check_column(column, asked, requests)
+    check_form(output, asked)
+    wanted = asked.ids
     inputs = ctr_inputs(exp)
     answerable_histories = set(sample_rows(inputs, exp.ctr.text)["history_id"].to_list())
     histories = newest_histories(inputs.samples, answerable_histories)
@@ -91,11 +94,8 @@ def predict(exp: Experiment, graph: Graph, requests: Path, output: Path, arm: st
     answerable = wanted.filter(known)
     p = answer(nets, answerable, histories, inputs, log_odds)
     empty = pl.repeat(None, len(wanted), dtype=pl.Float32, eager=True)
-    answered = wanted.with_columns(p=empty.scatter(known.arg_true(), pl.Series(p)))
-    content = io.BytesIO()
-    answered.write_parquet(content)
-    write_atomic(output, content.getvalue())
-    unanswered = len(answered) - len(answerable)
+    write_answers(output, asked, column, empty.scatter(known.arg_true(), pl.Series(p)))
+    unanswered = len(wanted) - len(answerable)
     note = f"; {unanswered:,} requests of unknown users or items have none" if unanswered else ""
     exp.say(f"{len(answerable):,} predictions of arm {arm} in {output}{note}")
 
@@ -157,45 +157,3 @@ def answer(
         rows = request_rows(requests[start : start + step], histories, inputs.interactions, width, published)
         p[start : start + step] = nets(rows, log_odds(rows) if log_odds else None)
     return p
-
-
-def read_requests(path: Path) -> pl.DataFrame:
-    """The file of requests, its ids as text.
-
-    Raises:
-        DataError: it isn't there, or lacks a column or an id.
-    """
-    # An id like 007 is text, not a number.
-    ids = {"user_id": pl.String, "item_id": pl.String}
-    readers: dict[str, Callable[[Path], pl.DataFrame]] = {
-        ".parquet": pl.read_parquet,
-        ".csv": partial(pl.read_csv, schema_overrides=ids, infer_schema_length=None),
-    }
-    if path.suffix not in readers or not path.is_file():
-        raise DataError(f"--requests must be an existing .parquet or .csv file, got {str(path)!r}.")
-    try:
-        frame = readers[path.suffix](path)
-    except pl.exceptions.PolarsError as error:
-        raise DataError(f"--requests: {path} can't be read ({reason(error)}).") from error
-    if frame.is_empty():
-        raise DataError(f"--requests: {path} holds no row.")
-    missing = [name for name in ("user_id", "item_id") if name not in frame.columns]
-    if missing:
-        raise DataError(f"--requests: {path} lacks {', '.join(missing)}; it has {', '.join(frame.columns)}.")
-    try:
-        cleaned = [_id_text(frame[name]).str.strip_chars().replace("", None) for name in ("user_id", "item_id")]
-    except pl.exceptions.PolarsError as error:
-        raise DataError(f"--requests: {path} holds ids that are no text ({reason(error)}).") from error
-    frame = frame.with_columns(cleaned)
-    for name in ("user_id", "item_id"):
-        if empty := frame[name].null_count():
-            first = frame[name].is_null().arg_max()
-            raise DataError(f"--requests: {path} has {empty} rows without {name}, the first is row {1 + (first or 0)}.")
-    return frame
-
-
-def _id_text(values: pl.Series) -> pl.Series:
-    """Ids as text; whole numbers that were read as floats, as pandas does beside a gap, without their ``.0``."""
-    if values.dtype.is_float() and (values.drop_nulls() % 1 == 0).all():
-        values = values.cast(pl.Int64)
-    return values.cast(pl.String)

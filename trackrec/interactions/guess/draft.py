@@ -18,7 +18,8 @@ from trackrec.interactions.guess.people_and_items import ItemGuess, UserGuess, g
 from trackrec.interactions.sources.table import Table
 from trackrec.interactions.sources.text_format import TextFormat
 
-_MOVIELENS = {"u.data": "u.item", "ratings.dat": "movies.dat"}
+_MOVIELENS = {"u.data": "u.item", "ratings.dat": "movies.dat", "ratings.csv": "movies.csv"}
+_MOVIELENS_HEADER = "userId,movieId,rating,timestamp"
 _ENDINGS = (".gz", ".bz2", ".xz", ".zst", ".zip")
 
 
@@ -179,12 +180,12 @@ def _seen(look: Look) -> str:
 
 
 def _published(ratings: Path) -> Draft | None:
-    """MovieLens 100K and 1M as GroupLens ships them and Amazon's books, which have sources of their own."""
+    """MovieLens as GroupLens ships it and Amazon's books, which have sources of their own."""
     folder, grades = ratings.parent, {"rated": "rated", "like": "like"}
-    if ratings.is_file() and (folder / _MOVIELENS.get(ratings.name, "\0")).is_file():
+    if ratings.is_file() and (folder / _MOVIELENS.get(ratings.name, "\0")).is_file() and _is_movielens(ratings):
         film = {"item": "film", "items": "films", "user": "viewer", **grades}
         why = {"args.root": f"{ratings.name} and {_MOVIELENS[ratings.name]} are MovieLens as GroupLens ships it"}
-        why["args.threshold"] = "1 to 5 stars: liked above 3"
+        why["args.threshold"] = "up to 5 stars: liked above 3"
         return Draft("MovieLens", {"root": str(folder), "threshold": 3.0}, 3.0, prompts=film, why=why)
     plain = ratings.name.removesuffix(next((end for end in _ENDINGS if ratings.name.endswith(end)), "\0"))
     if plain in ("Books.jsonl", "Books.json", "Books_5.json") and ratings.is_file() and _has_meta(folder):
@@ -194,6 +195,14 @@ def _published(ratings: Path) -> Draft | None:
         args = {"root": str(folder), "reviews": ratings.name, "threshold": 3.0}
         return Draft("AmazonBook", args, 3.0, prompts=book, why=why)
     return None
+
+
+def _is_movielens(ratings: Path) -> bool:
+    """Whether a file that is called like MovieLens' has their header, if it is one of those that have one."""
+    if ratings.suffix != ".csv":
+        return True
+    with ratings.open(encoding="utf-8", errors="replace") as file:
+        return file.readline().strip() == _MOVIELENS_HEADER
 
 
 def _has_meta(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""MovieLens 100K and 1M: as GroupLens ships them, or as RecBole's atomic files.
+"""The MovieLens data sets: as GroupLens ships them, or as RecBole's atomic files.
 
 Source: F. M. Harper and J. A. Konstan, The MovieLens Datasets: History and Context, TiiS 2015. GroupLens forbids
 passing the files on, so they are fetched from GroupLens, never packaged.
@@ -7,101 +7,60 @@ passing the files on, so they are fetched from GroupLens, never packaged.
 from __future__ import annotations
 
 import math
-import re
 import shutil
 import tempfile
 import urllib.request
 import zipfile
-from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from pathlib import Path, PurePosixPath
+from typing import Literal, get_args
 
-import polars as pl
-
-from trackrec.interactions.source import (
-    ROOT_KEY,
-    DataError,
-    Ratings,
-    RatingSource,
-    bad_lines_error,
-    choice_error,
-    file_hashes,
-    need_columns,
-    need_unique,
-    parse_ratings,
-    read_fields,
-)
+from trackrec.interactions.source import ROOT_KEY, DataError, Ratings, RatingSource, choice_error, file_hashes
 from trackrec.interactions.sources.filters import join_ratings
+from trackrec.interactions.sources.movielens_files import Form, MovieFiles, read_movies
+from trackrec.interactions.sources.unpack import PACKED
 
-Variant = Literal["auto", "recbole", "ml-100k", "ml-1m"]
+Variant = Literal[
+    "auto", "recbole", "ml-100k", "ml-1m", "ml-10m", "ml-20m", "ml-25m", "ml-32m", "ml-latest", "ml-latest-small"
+]
 
 GROUPLENS = "https://files.grouplens.org/datasets/movielens"
 _TIMEOUT_S = 60
 # In the order ratings, items, users.
-_NAMES = {"ml-100k": ("u.data", "u.item", "u.user"), "ml-1m": ("ratings.dat", "movies.dat", "users.dat")}
-_WANTED = "u.data, u.item, u.user (100K); ratings.dat, movies.dat, users.dat (1M); or *.inter, *.item, *.user (RecBole)"
-
-# u.genre of ML-100K, one word each, in the order of the flags.
-_GENRES = (
-    "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror Musical "
-    "Mystery Romance Sci-Fi Thriller War Western"
-)
-# README of ML-1M.
-_AGES = {
-    "1": "Under 18",
-    "18": "18-24",
-    "25": "25-34",
-    "35": "35-44",
-    "45": "45-49",
-    "50": "50-55",
-    "56": "56+",
+_NAMES: dict[Form, tuple[str, ...]] = {
+    "ml-100k": ("u.data", "u.item", "u.user"),
+    "ml-1m": ("ratings.dat", "movies.dat", "users.dat"),
+    "ml-10m": ("ratings.dat", "movies.dat"),
+    "csv": ("ratings.csv", "movies.csv"),
 }
-_OCCUPATIONS = (
-    "other",
-    "academic/educator",
-    "artist",
-    "clerical/admin",
-    "college/grad student",
-    "customer service",
-    "doctor/health care",
-    "executive/managerial",
-    "farmer",
-    "homemaker",
-    "K-12 student",
-    "lawyer",
-    "programmer",
-    "retired",
-    "sales/marketing",
-    "scientist",
-    "self-employed",
-    "technician/engineer",
-    "tradesman/craftsman",
-    "unemployed",
-    "writer",
+_TAGS_OF_10M = "tags.dat"
+_RELEASES: dict[str, Form] = {
+    "ml-100k": "ml-100k",
+    "ml-1m": "ml-1m",
+    "ml-10m": "ml-10m",
+    "ml-20m": "csv",
+    "ml-25m": "csv",
+    "ml-32m": "csv",
+    "ml-latest-small": "csv",
+    "ml-latest": "csv",
+}
+_WANTED = (
+    "u.data, u.item, u.user (100K); ratings.dat, movies.dat, users.dat (1M; 10M has no users.dat); ratings.csv, "
+    "movies.csv (20M, 25M, 32M, latest); or *.inter, *.item, *.user (RecBole)"
 )
-_GENDERS = {"M": "male", "F": "female"}
-
-_ARTICLE = r"(The|An?|Les?|La|L'|Il|Lo|Las|Los|El|Das|Der|Die|Det|Den|Une?|Una)"
-# The year ends the title; sometimes a "(V)" for video follows it.
-_YEAR = re.compile(r"^(.*\S)\s*\((\d{4})\)\s*(?:\([A-Z]+\)\s*)?$")
-_MOVED = re.compile(rf"^([^()]+), {_ARTICLE}(?=$| \()")
-_MOVED_INSIDE = re.compile(rf"\(([^()]+), {_ARTICLE}\)")
-
-
-class _Files(NamedTuple):
-    variant: str
-    ratings: Path
-    items: Path
-    users: Path
 
 
 class MovieLens(RatingSource):
-    """MovieLens 100K or 1M.
+    """The MovieLens data sets: 100K, 1M, 10M, 20M, 25M, 32M, latest and latest-small.
+
+    Each file may be compressed: .gz, .bz2, .xz, .zst, or .zip with that file alone. The releases from 10M on tell
+    nothing of users.
 
     Args:
         root: The folder that holds the files. Fetched from GroupLens into there when it is missing or empty.
         variant: Which files to look for; ``auto`` takes the files found, and the folder's name says what to fetch.
         threshold: A rating above this is a like, 1 to 5.
-        download: Whether a missing folder may be fetched (5 MB for 100K, 6 MB for 1M).
+        download: Whether a missing folder may be fetched (1 MB for latest-small, 5 MB for 100K, 6 MB for 1M, 65 MB for
+            10M, 200 to 350 MB for the rest).
 
     Raises:
         DataError: ``variant`` or ``threshold`` is out of range.
@@ -126,62 +85,85 @@ class MovieLens(RatingSource):
             DataError: files are missing and can't be fetched, or a line can't be read.
         """
         files = self._find()
-        readers = {"recbole": _read_recbole, "ml-100k": _read_100k, "ml-1m": _read_1m}
-        ratings, items, users = readers[files.variant](files)
-        interactions = parse_ratings(files.ratings, ratings)
-        need_unique(files.items, items, "item_id")
-        need_unique(files.users, users, "user_id")
-        return join_ratings(_items(items), _users(files.users, users), interactions, files.items)
+        items, users, interactions = read_movies(files)
+        return join_ratings(items, users, interactions, files.items)
 
     def content_key(self) -> dict[str, str]:
         """See `RatingSource.content_key`."""
         files = self._find()
-        return file_hashes(self.root, (files.ratings, files.items, files.users))
+        paths = [path for path in (files.ratings, files.items, files.users) if path is not None]
+        return file_hashes(self.root, paths)
 
-    def _find(self) -> _Files:
+    def _find(self) -> MovieFiles:
         """The files to read, fetched first if they are missing."""
         if not self.root.exists() or (self.root.is_dir() and not any(self.root.iterdir())):
             self._fetch()
         if not self.root.is_dir():
-            raise DataError(f"{ROOT_KEY} must be a folder, got the file {str(self.root)!r}. It should hold {_WANTED}.")
-        formats = [name for name in _NAMES if (self.root / _NAMES[name][0]).exists()]
-        if any(self.root.glob("*.inter")):
-            formats.append("recbole")
-        variant = self.variant if self.variant != "auto" else (formats[0] if formats else None)
-        if self.variant == "auto" and len(formats) > 1:
+            unpack = "Unpack it. " if self.root.suffix.lower() in PACKED else ""
             raise DataError(
-                f"{ROOT_KEY}: {str(self.root)!r} holds several formats. "
-                f"Set dataset.init_args.variant to one of {formats}."
+                f"{ROOT_KEY} must be a folder, got the file {str(self.root)!r}. {unpack}It should hold {_WANTED}."
             )
-        if variant is None or (variant == "recbole" and "recbole" not in formats):
-            wanted = "*.inter, *.item, *.user" if variant else _WANTED
+        forms = self._forms()
+        if self.variant == "auto":
+            if len(forms) > 1:
+                names = [next((name for name, each in _RELEASES.items() if each == form), form) for form in forms]
+                raise DataError(
+                    f"{ROOT_KEY}: {str(self.root)!r} holds several formats. "
+                    f"Set dataset.init_args.variant to one of {names}."
+                )
+            form = forms[0] if forms else None
+        else:
+            form = "recbole" if self.variant == "recbole" else _RELEASES[self.variant]
+        if form is None or (form == "recbole" and "recbole" not in forms):
+            wanted = "*.inter, *.item, *.user" if form else _WANTED
             raise DataError(f"{ROOT_KEY}: {str(self.root)!r} holds no ratings; want {wanted}.{self._nearby()}")
-        paths = self._atomic_paths() if variant == "recbole" else [self.root / name for name in _NAMES[variant]]
-        missing = [path.name for path in paths if not path.is_file()]
+        names = self._atomic_names() if form == "recbole" else list(_NAMES[form])
+        paths = [self._file(name) for name in names]
+        missing = [name for name, path in zip(names, paths, strict=True) if path is None]
         if missing:
             raise DataError(
                 f"{ROOT_KEY}: {str(self.root)!r} lacks {', '.join(missing)}. Put them beside the rest.{self._nearby()}"
             )
-        return _Files(variant, *paths)
+        ratings, items, *users = [path for path in paths if path is not None]
+        return MovieFiles(form, ratings, items, users[0] if users else None)
 
-    def _atomic_paths(self) -> list[Path]:
-        stems = sorted(path.stem for path in self.root.glob("*.inter"))
+    def _file(self, name: str) -> Path | None:
+        """The file of that name in the folder, compressed or not."""
+        paths = [self.root / (name + ending) for ending in ("", *PACKED)]
+        return next((path for path in paths if path.is_file()), None)
+
+    def _forms(self) -> list[Form]:
+        """The forms of which the folder holds ratings. Those of 1M and 10M have one name; 10M has tags, no users."""
+        forms: list[Form] = [form for form, names in _NAMES.items() if form != "ml-10m" and self._file(names[0])]
+        if "ml-1m" in forms and self._file(_TAGS_OF_10M) and not self._file("users.dat"):
+            forms = ["ml-10m" if form == "ml-1m" else form for form in forms]
+        return [*forms, "recbole"] if self._stems() else forms
+
+    def _stems(self) -> list[str]:
+        """The names of RecBole's ratings, without their ending."""
+        names = (path.name if path.suffix == ".inter" else path.stem for path in self.root.glob("*.inter*"))
+        return sorted({name.removesuffix(".inter") for name in names if name.endswith(".inter") and self._file(name)})
+
+    def _atomic_names(self) -> list[str]:
+        stems = self._stems()
         if len(stems) > 1 and self.root.name not in stems:
             raise DataError(f"{ROOT_KEY}: {str(self.root)!r} holds several .inter files: {stems}. Keep one.")
         stem = self.root.name if self.root.name in stems else stems[0]
-        return [self.root / f"{stem}.{kind}" for kind in ("inter", "item", "user")]
+        return [f"{stem}.{kind}" for kind in ("inter", "item", "user")]
 
     def _nearby(self) -> str:
         """A hint for the common mistake of giving the parent folder."""
-        names = [ratings for ratings, _, _ in _NAMES.values()]
-        below = sorted({path.parent for name in (*names, "*.inter") for path in self.root.glob(f"*/{name}")})
+        names = [each[0] for each in _NAMES.values()]
+        below = sorted({path.parent for name in (*names, "*.inter") for path in self.root.glob(f"*/{name}*")})
         return f" Did you mean {str(below[0])!r}?" if below else ""
 
     def _fetch(self) -> None:
         """Fetch and unpack into a temporary folder, then rename it to the root, which is therefore never incomplete."""
-        name: str | None = self.variant if self.variant in _NAMES else None
+        name: str | None = self.variant if self.variant in _RELEASES else None
         if self.variant == "auto":
-            name = next((name for name in _NAMES if name.removeprefix("ml-") in self.root.name.lower()), None)
+            # "latest" alone is the name of many a folder.
+            signs = {name: name if "latest" in name else name.removeprefix("ml-") for name in _RELEASES}
+            name = next((name for name, sign in signs.items() if sign in self.root.name.lower()), None)
         if name is None or not self.download:
             raise DataError(f"{ROOT_KEY}: {str(self.root)!r} is missing or empty. {self._how_to_fill(name)}")
         url = f"{GROUPLENS}/{name}.zip"
@@ -190,7 +172,7 @@ class MovieLens(RatingSource):
         except (OSError, KeyError, zipfile.BadZipFile) as error:
             raise DataError(
                 f"{ROOT_KEY}: {str(self.root)!r} is missing and {url} can't be fetched ({error}). Fetch it by hand and "
-                f"unpack it so that {str(self.root)!r} holds {', '.join(_NAMES[name])}."
+                f"unpack it so that {str(self.root)!r} holds {', '.join(_NAMES[_RELEASES[name]])}."
             ) from error
 
     def _how_to_fill(self, name: str | None) -> str:
@@ -198,93 +180,23 @@ class MovieLens(RatingSource):
         if self.variant == "recbole":
             return "Put *.inter, *.item and *.user there."
         if name is not None:
-            source = f"{GROUPLENS}/{name}.zip so that it holds {', '.join(_NAMES[name])}"
+            source = f"{GROUPLENS}/{name}.zip so that it holds {', '.join(_NAMES[_RELEASES[name]])}"
             return f"Unpack {source}, or set dataset.init_args.download to true."
-        return f"It should hold {_WANTED}. Set dataset.init_args.variant to ml-100k or ml-1m to have it fetched."
-
-
-def split_title(raw: str) -> tuple[str, int | None]:
-    """A title with its article in front, and its year: "Matrix, The (1999)" -> ("The Matrix", 1999).
-
-    The article of a translated title in brackets moves to its front as well.
-    """
-    title = raw.strip()
-    year = None
-    if match := _YEAR.match(title):
-        title, year = match.group(1), int(match.group(2))
-    title = _MOVED.sub(r"\2 \1", title)
-    title = _MOVED_INSIDE.sub(r"(\2 \1)", title)
-    return re.sub(r"(^|\()L' ", r"\1L'", title), year
+        return f"It should hold {_WANTED}. Set dataset.init_args.variant to ml-100k or ml-1m, say, to have it fetched."
 
 
 def _download(url: str, name: str, root: Path) -> None:
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as temporary:
         archive, folder = Path(temporary) / "archive.zip", Path(temporary) / "files"
-        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer, archive.open("wb") as file:
-            shutil.copyfileobj(answer, file)
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer, archive.open("wb") as fetched:
+            shutil.copyfileobj(answer, fetched)
         folder.mkdir()
         with zipfile.ZipFile(archive) as members:
-            for member in (*_NAMES[name], "README"):
-                (folder / member).write_bytes(members.read(f"{name}/{member}"))
+            # The archive of 10M calls its folder ml-10M100K, and READMEs end in .txt or .html.
+            inside = {PurePosixPath(member).name: member for member in members.namelist()}
+            extra = [file for file in inside if file.startswith("README") or file == _TAGS_OF_10M]
+            for file in (*_NAMES[_RELEASES[name]], *extra):
+                with members.open(inside[file]) as source, (folder / file).open("wb") as target:
+                    shutil.copyfileobj(source, target)
         folder.replace(root)
-
-
-def _read_100k(files: _Files) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    ratings = read_fields(files.ratings, "\t", ("user_id", "item_id", "rating", "timestamp"))
-    items = read_fields(files.items, "|", ("item_id", "title", "released", "video", "url", *_GENRES.split()))
-    flags = [pl.when(pl.col(genre) == "1").then(pl.lit(genre)) for genre in _GENRES.split()]
-    items = items.with_columns(
-        pl.concat_list(flags).list.drop_nulls().alias("genres"),
-        pl.col("released").str.extract(r"(\d{4})$").alias("year"),
-    )
-    users = read_fields(files.users, "|", ("user_id", "age", "gender", "occupation", "zip_code"))
-    return ratings, items, users
-
-
-def _read_1m(files: _Files) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    ratings = read_fields(files.ratings, "::", ("user_id", "item_id", "rating", "timestamp"))
-    items = read_fields(files.items, "::", ("item_id", "title", "genres"))
-    items = items.with_columns(pl.col("genres").str.split("|"), pl.lit(None, pl.String).alias("year"))
-    return ratings, items, read_fields(files.users, "::", ("user_id", "gender", "age", "occupation", "zip_code"))
-
-
-def _read_recbole(files: _Files) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    ratings, items, users = (read_fields(path, "\t") for path in (files.ratings, files.items, files.users))
-    need_columns(files.ratings, ratings, ("user_id", "item_id", "rating", "timestamp"))
-    items = items.rename({"class": "genre", "movie_title": "title", "release_year": "year"}, strict=False)
-    need_columns(files.items, items, ("item_id", "title", "year", "genre"))
-    need_columns(files.users, users, ("user_id", "age", "gender", "occupation"))
-    return ratings, items.with_columns(pl.col("genre").str.split(" ").alias("genres")), users
-
-
-def _items(raw: pl.DataFrame) -> pl.DataFrame:
-    """The items table from item_id, title, genres, and year where the file has a column for it."""
-    cleaned = [split_title(title) for title in raw["title"]]
-    year = pl.Series("year", [year for _, year in cleaned], dtype=pl.Int32)
-    genre = pl.element()
-    return raw.select(
-        "item_id",
-        pl.Series("title", [title for title, _ in cleaned], dtype=pl.String),
-        pl.col("genres").list.eval(genre.filter((genre != "") & (genre != "unknown"))).alias("attributes"),
-        pl.coalesce(year, pl.col("year").cast(pl.Int32, strict=False)).alias("year"),
-    )
-
-
-def _users(path: Path, raw: pl.DataFrame) -> pl.DataFrame:
-    """The users table; numbers as occupations mean that ages and occupations are the codes of ML-1M."""
-    raw = raw.with_columns(pl.col("age", "gender", "occupation").str.strip_chars())
-    age: pl.Expr = pl.when(pl.col("age") != "").then(pl.col("age") + " years")
-    occupation = pl.col("occupation")
-    if raw.height and raw["occupation"].str.contains(r"^\d+$").all():
-        age = pl.col("age").replace_strict(_AGES, default=None, return_dtype=pl.String)
-        codes = {str(code): word for code, word in enumerate(_OCCUPATIONS)}
-        occupation = pl.col("occupation").replace_strict(codes, default=None, return_dtype=pl.String)
-        bad = raw.filter(age.is_null() | occupation.is_null())
-        if not bad.is_empty():
-            raise bad_lines_error(path, bad, f"age must be one of {', '.join(_AGES)}, occupation 0 to 20")
-    word = pl.element()
-    attributes = pl.concat_list(age, pl.col("gender").replace(_GENDERS), occupation)
-    return raw.select(
-        "user_id", attributes.list.eval(word.filter(word.is_not_null() & (word != ""))).alias("attributes")
-    )

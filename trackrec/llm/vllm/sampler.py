@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from trackrec.llm.sampling.sampler import Draw, Sampler
 from trackrec.llm.vllm.host import VLLMHost
 from trackrec.llm.vllm.process import VLLMSettings, check_vllm
+from trackrec.runtime.quantities import GiB
 
 if TYPE_CHECKING:
     from trackrec.llm.backbone import LanguageModel
@@ -34,7 +35,8 @@ class VLLMSampler(Sampler):
         gpu_memory_utilization: share of the total GPU memory that vLLM takes, in addition to this process's memory.
         max_model_len: longest prompt with its text, in tokens; null grows as needed, with a restart.
         enforce_eager: run without compiled graphs: starts in seconds instead of a minute, generates slower on a GPU.
-        kv_cache_gib: memory for keys and values; null is what ``gpu_memory_utilization`` leaves, and 1 GiB on a CPU.
+        kv_cache_gib: memory for keys and values, in GiB or with a unit (``800MiB``); null is what
+            ``gpu_memory_utilization`` leaves, and 1 GiB on a CPU.
     """
 
     def __init__(
@@ -47,10 +49,12 @@ class VLLMSampler(Sampler):
         gpu_memory_utilization: float = 0.5,
         max_model_len: int | None = None,
         enforce_eager: bool = False,
-        kv_cache_gib: float | None = None,
+        kv_cache_gib: GiB | float | None = None,
     ) -> None:
         super().__init__(n, temperature, top_p, max_new_tokens, batch_tokens)
-        settings = VLLMSettings(gpu_memory_utilization, max_model_len, enforce_eager, kv_cache_gib)
+        settings = VLLMSettings(
+            gpu_memory_utilization, max_model_len, enforce_eager, None if kv_cache_gib is None else float(kv_cache_gib)
+        )
         settings.check("sampler.init_args")
         self.host = VLLMHost(settings, batch_tokens, "sampler.init_args")
 

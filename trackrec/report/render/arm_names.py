@@ -26,6 +26,7 @@ _TEXTS = {
     "shuffled": "another user's RecCoT",
     "random": "random vectors",
     "prompt": "the history itself",
+    "facts": "counts and kinds",
     "plain": "V without RecCoT",
     "untuned": "the untuned model's text",
     "teacher": "the teacher's RecCoT",

@@ -1,4 +1,4 @@
-"""What was run and on what data: rows after each filter and in each stage, models, seeds, versions, costs, settings."""
+"""What was run: rows in each stage, models, seeds, versions, costs, settings."""
 
 from __future__ import annotations
 
@@ -14,35 +14,10 @@ from trackrec.report.numbers import RunNumbers
 from trackrec.report.render.document import Block, Cell, Code, Figure, Missing, Num, Section, TableBlock
 from trackrec.report.render.figures import bars
 
-# The counts of the data stage in the order of its filters; counts that aren't listed here follow under their own names.
-_DATA = {
-    "ratings_read": "ratings read",
-    "duplicate_ratings": "left out: duplicates",
-    "ratings_of_unknown_items": "left out: ratings of unknown items",
-    "users_without_row": "users that the users file doesn't describe (kept)",
-    "ratings": "ratings kept",
-    "users": "users",
-    "items": "items",
-    "histories": "histories",
-    "ties_dropped": "left out: samples in the same second as their history",
-    "users_without_samples": "users without a sample",
-    "samples": "labelled samples",
-    "without_history": "samples of users without a history yet",
-    "likes": "likes among them",
-    "train": "train samples",
-    "valid": "validation samples",
-    "test": "test samples",
-    "reward": "train samples for rewards (use: reward)",
-    "tune": "train samples for tuning V (use: tune)",
-}
-_HIDDEN = {"threshold"}
-
 
 def run_section(run: RunNumbers) -> Section:
-    """Data, rows of the stages, models and versions."""
+    """Rows of the stages, models and versions."""
     blocks: list[Block] = []
-    if run.has("data"):
-        blocks.append(_data_table(run))
     if counts := _stage_counts(run):
         blocks.append(TableBlock("What the stages processed.", ("stage", "what", "count"), counts))
     blocks.append(_models_table(run))
@@ -91,21 +66,6 @@ def missing_blocks(run: RunNumbers) -> list[Block]:
         names = ", ".join(run.foreign)
         blocks.append(Missing(f"Left out, since this configuration has no such stages: {names}."))
     return blocks
-
-
-def _data_table(run: RunNumbers) -> TableBlock:
-    notes = {key: value for key, value in run.notes("data").items() if key not in _HIDDEN}
-    keys = [*(key for key in _DATA if key in notes), *(key for key in notes if key not in _DATA)]
-    rows: list[list[Cell]] = [
-        [_DATA.get(key, key.replace("_", " ")), Num(float(notes[key]), unit="count")]
-        for key in keys
-        if isinstance(notes[key], int | float)
-    ]
-    threshold = run.notes("data").get("threshold")
-    caption = (
-        f"The data after each filter. A rating above {threshold:g} is a like." if threshold is not None else "The data."
-    )
-    return TableBlock(caption, ("what", "count"), rows)
 
 
 def _stage_counts(run: RunNumbers) -> list[list[Cell]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from trackrec.recipe.names import DATA, in_round
+from trackrec.report.prompt_text import validator_text
 from trackrec.report.render.document import Block, Code, Missing, Paragraph, Section
 from trackrec.report.sections.writing import Writing, by_hash
 
@@ -39,11 +40,7 @@ def prompts_section(writing: Writing) -> Section:
     ]
     for key in keys:
         user = f"{settings.user} {book.user_of(key)}"
-        segments = book.validator_prompt(key, texts_by_history[key], items[key])
-        own_turn = segments[len(segments) - settings.prefilled :]
-        text = "".join(segments[: len(segments) - settings.prefilled])
-        if own_turn:
-            text += "\n\n(V's own turn begins with:)\n" + "".join(own_turn)
+        text = validator_text(book, key, texts_by_history[key], items[key])
         blocks.append(Code(f"G's prompt, {user}", "".join(book.reccot_prompt(key)), "text"))
         blocks.append(Code(f"V's prompt, {user}", text, "text"))
     return Section("prompts", title, blocks)

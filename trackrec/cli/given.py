@@ -1,0 +1,121 @@
+"""What was typed, made into what is meant: lists without brackets, paths as a shell reads them, durations."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import PurePath
+from types import NoneType
+from typing import Any, get_args, get_origin
+
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+
+from trackrec.runtime.errors import SettingError
+from trackrec.runtime.quantities import parse_seconds
+from trackrec.runtime.shell_paths import expand_path
+
+CONFIG_FLAGS = ("-c", "--config")
+# Paths among the values that are texts; a value of the type Path always is one. A teacher's `model` can be a server's.
+_PATHS = re.compile(
+    r"(?:(?:^|\.)(?:backbone|validator_backbone|embed)\.model"
+    r"|^dataset\.init_args\.(?:ratings|items|users|reviews)(?:\.\w+)?"
+    r"|\.(?:path|dirpath|root|dir|folder|file|filename|\w+_(?:dir|file|folder|root)))$"
+)
+_CLASH = "\u200b"  # jsonargparse puts it before a key that is also a method of its Namespace, such as `items`
+_MAX_TIME = re.compile(r"\.trainer\.max_time$")
+_LIGHTNING_TIME = re.compile(r"\d+:\d\d:\d\d:\d\d")
+
+
+def flag_values(args: Sequence[str]) -> Iterator[tuple[int, str, str, bool]]:
+    """Every ``--flag value`` and ``--flag=value``: the place of the value, flag, value, and whether in one word."""
+    for place, word in enumerate(args):
+        if not word.startswith("-"):
+            continue
+        flag, equals, value = word.partition("=")
+        if equals:
+            yield place, flag, value, True
+        elif place + 1 < len(args):
+            yield place + 1, word, args[place + 1], False
+
+
+def expand_config_files(args: Sequence[str]) -> list[str]:
+    """The command line with the paths of its ``--config`` files as a shell reads them.
+
+    Raises:
+        SettingError: see `expand_path`.
+    """
+    words = list(args)
+    for place, flag, value, joined in flag_values(args):
+        if flag in CONFIG_FLAGS:
+            path = expand_path(value, flag)
+            words[place] = f"{flag}={path}" if joined else path
+    return words
+
+
+def with_brackets(parser: LightningArgumentParser, args: Sequence[str]) -> list[str]:
+    """The command line with ``--ctr.seeds 0,1`` as ``--ctr.seeds [0,1]``, for flags whose value is a plain list."""
+    hints = {
+        option: hint
+        for action in parser._actions
+        if action.nargs is None and (hint := _element(getattr(action, "_typehint", None)))
+        for option in action.option_strings
+    }
+    words = list(args)
+    for place, flag, value, joined in flag_values(args):
+        if flag not in hints or not value.strip() or value.strip().startswith(("[", "--")):
+            continue
+        if value.strip() in ("null", "None"):
+            continue
+        parts = [part.strip() for part in value.split(",")]
+        listed = json.dumps(parts) if hints[flag] is str else f"[{', '.join(parts)}]"
+        words[place] = f"{flag}={listed}" if joined else listed
+    return words
+
+
+def _element(hint: Any) -> Any:
+    """The type of the elements of a list of plain values, or of such a list or null; None for any other type."""
+    if get_origin(hint) is not list:
+        options = [option for option in get_args(hint) if option is not NoneType]
+        hint = options[0] if len(options) == 1 else None
+    inner = get_args(hint) if get_origin(hint) is list else ()
+    return inner[0] if inner and inner[0] in (int, float, str) else None
+
+
+def read_as_meant(config: Namespace, own: Collection[str]) -> None:
+    """Replace the paths of a parsed configuration by what a shell makes of them, and durations by Lightning's form.
+
+    Args:
+        config: changed in place.
+        own: keys that are the command's own, and typed with ``--``.
+
+    Raises:
+        SettingError: see `expand_path`; or a trainer's ``max_time`` is no duration.
+    """
+    for name, value in list(vars(config).items()):
+        if name not in ("config", "__path__"):
+            vars(config)[name] = _read(value, name, f"--{name}" if name in own else name)
+
+
+def _read(value: Any, key: str, shown: str) -> Any:
+    if isinstance(value, Namespace | dict):
+        values = vars(value) if isinstance(value, Namespace) else value
+        for name, part in list(values.items()):
+            plain = str(name).removeprefix(_CLASH)
+            values[name] = _read(part, f"{key}.{plain}", f"{shown}.{plain}")
+        return value
+    if isinstance(value, list):
+        return [_read(part, key, shown) for part in value]
+    if isinstance(value, PurePath):
+        return type(value)(expand_path(str(value), shown))
+    if isinstance(value, str) and _PATHS.search(key):
+        return expand_path(value, shown)
+    if isinstance(value, str) and _MAX_TIME.search(key) and not _LIGHTNING_TIME.fullmatch(value):
+        try:
+            seconds = round(parse_seconds(value))
+        except ValueError as error:
+            raise SettingError(f"{shown} must be {error}. Lightning's own form is DD:HH:MM:SS.") from error
+        minutes, hours = seconds // 60, seconds // 3600
+        return f"{hours // 24:02d}:{hours % 24:02d}:{minutes % 60:02d}:{seconds % 60:02d}"
+    return value

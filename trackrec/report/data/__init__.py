@@ -1,0 +1,1 @@
+"""What a run understood of its ratings; one look for the terminal and the report."""
