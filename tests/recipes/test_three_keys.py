@@ -38,7 +38,6 @@ def test_the_defaults_are_shown_and_give_way(three: Path, monkeypatch: pytest.Mo
     found = parse_values([three])
     short = {key: found[key]["class_path"].rsplit(".", 1)[-1] for key in ("sampler", "teacher")}
     assert short == {"sampler": "AutoSampler", "teacher": "ProfileTeacher"}
-    assert found["teacher"]["init_args"]["fraction"] == 1.0  # its texts cost nothing
     assert [found["ctr"][key]["class_path"].rsplit(".", 1)[-1] for key in ("net", "connector")] == [
         "DIN",
         "MLPConnector",
@@ -46,6 +45,7 @@ def test_the_defaults_are_shown_and_give_way(three: Path, monkeypatch: pytest.Mo
     Path("others.yaml").write_text(yaml.safe_dump(OTHERS))
     found = parse_values([three, Path("others.yaml")])
     assert found["sampler"]["init_args"]["n"] == 5
+    assert found["sampler"]["init_args"]["batch_tokens"] == 32768
     assert found["teacher"]["init_args"]["fraction"] == 0.05
     assert found["ctr"]["net"]["class_path"].rsplit(".", 1)[-1] == "DeepFM"
     assert "softmax" not in found["ctr"]["net"]["init_args"]

@@ -72,7 +72,8 @@ def add_experiment(parser: LightningArgumentParser) -> None:
     parser.add_argument(
         "--validator_backbone", type=BackboneSettings | None, default=None, help="null: shares backbone."
     )
-    # Defaults name no arguments of the class: those (fraction: 0.05) would stay when a file names another class.
+    # A default's arguments stay where a file names another class that has them too. So these classes are named without
+    # arguments, and arguments that classes share (fraction: 0.05) have the same default in each.
     parser.add_argument(
         "--sampler",
         type=Sampler,

@@ -91,7 +91,7 @@ class ProfileTeacher(Teacher):
     generosity, favourites by name, and how sure it is. Its wording depends only on the history, so it is reproducible.
 
     Args:
-        fraction: see `Teacher`; all by default, since its texts cost nothing.
+        fraction: see `Teacher`.
         max_words: a sentence that would make the text longer than this is left out.
         favourites: how many of the latest liked titles are named.
         sentences: so many of its sentences are written, at most five, a random choice for each history; null: all. With
@@ -100,7 +100,7 @@ class ProfileTeacher(Teacher):
     """
 
     def __init__(
-        self, fraction: float = 1.0, max_words: int = 60, favourites: int = 2, sentences: int | None = None
+        self, fraction: float = 0.05, max_words: int = 60, favourites: int = 2, sentences: int | None = None
     ) -> None:
         super().__init__(fraction)
         if sentences is not None and sentences < 1:
