@@ -57,16 +57,19 @@ def test_the_commands_for_own_ratings(
     write_ratings(Path("ratings.csv"))
     Path("small.yaml").write_text(yaml.safe_dump(SMALL))
     found = commands()
-    assert [command[1] for command in found] == ["data", "fit", "fit", "test"]
-    printed = [trackrec(*command[1:], "--config", "small.yaml") for command in found]
+    assert [command[1] for command in found] == ["init", "data", "fit", "fit", "test"]
+    printed = [
+        trackrec(*command[1:], *(["--config", "small.yaml"] if command[1] != "init" else [])) for command in found
+    ]
+    assert "columns.rating           rating                  2 to 5" in printed.pop(0)
     assert printed[0].startswith("480 ratings by 24 users of 40 items, 1998-07-09 to 1998-07-09\n")
     assert "stops here" not in printed[0]
     assert "caution" not in printed[0]
     assert "ctr/none" in printed[1] or "DIN, no text" in printed[1]
     assert "up to date" in printed[2]
     assert "DIN" in printed[2]
-    assert Path("runs/own_ratings/report/index.html").exists()
-    assert Path("runs/own_ratings/test/manifest.json").exists()
+    assert Path("runs/my/report/index.html").exists()
+    assert Path("runs/my/test/manifest.json").exists()
 
 
 def test_ratings_alone_are_checked_without_a_model(
@@ -76,7 +79,12 @@ def test_ratings_alone_are_checked_without_a_model(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "configs", "configs")
     write_ratings(Path("ratings.csv"))
-    look, first, second, _ = commands()
+    own = ["--config", "configs/own_ratings.yaml"]
+    look, first, second = (
+        ["", "data", *own],
+        ["", "fit", *own, "--stages", "data,ctr", "--ctr.arms", "[none]"],
+        ["", "fit", *own],
+    )
     assert " ratings by 24 users" in trackrec(*look[1:])
     assert not Path("runs").exists()
     assert "DIN, no text" in trackrec(*first[1:], "--ctr.trainer.max_epochs", "1")

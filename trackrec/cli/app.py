@@ -18,7 +18,7 @@ from trackrec.cli.given import expand_config_files, read_as_meant, with_brackets
 from trackrec.cli.old_paths import grouped, old_table_keys, renamed, resolve_old_paths
 from trackrec.cli.quiet import quiet_libraries
 from trackrec.cli.yaml_files import use_strict_yaml
-from trackrec.commands import data, export, fit, plan, predict, report, sweep, test, tune
+from trackrec.commands import data, export, fit, init, plan, predict, report, sweep, test, tune
 from trackrec.commands.call import Call
 from trackrec.commands.search_space import at, changed
 from trackrec.pipeline.stage import StageResult
@@ -26,6 +26,7 @@ from trackrec.runtime.errors import SettingError
 from trackrec.runtime.terminal_text import printable
 
 _COMMANDS: dict[str, Any] = {
+    "init": init,
     "fit": fit,
     "test": test,
     "predict": predict,
@@ -36,6 +37,7 @@ _COMMANDS: dict[str, Any] = {
     "sweep": sweep,
     "report": report,
 }
+_WITHOUT_CONFIG = ("init",)
 _SWAPPABLE = ("dataset", "sampler", "teacher", "ctr.net", "ctr.connector")
 
 
@@ -73,6 +75,7 @@ class TrackRecCLI(LightningCLI):
         self._given = given
         self._given_run_dir = any(arg.partition("=")[0] == "--run_dir" for arg in given)
         self._wanted = next((arg for arg in given if arg in _COMMANDS), None)
+        self._experiment_keys: set[str] = set()
         super().__init__(
             save_config_callback=None,
             auto_configure_optimizers=False,
@@ -103,6 +106,11 @@ class TrackRecCLI(LightningCLI):
             commands.add_subcommand(name, self._subcommand_parsers[name], help=command.HELP)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        if subcommand in _WITHOUT_CONFIG:
+            plain = TrackRecParser(**kwargs)
+            if subcommand == self._wanted:
+                _COMMANDS[subcommand].add_arguments(plain)
+            return plain
         parser = self.init_parser(**kwargs)
         # Arguments of a command that isn't called would only cost time.
         if subcommand == self._wanted:
@@ -120,6 +128,9 @@ class TrackRecCLI(LightningCLI):
         """Nothing yet: objects are built when the command runs, trainers and nets when their stage starts."""
 
     def _run_subcommand(self, subcommand: str) -> None:
+        if subcommand in _WITHOUT_CONFIG:
+            _COMMANDS[subcommand].run(Call({}, self.config[subcommand].as_dict(), self._objects, parse_values))
+            return
         config, dump = self.config[subcommand], self._resolved(subcommand)
         if subcommand == "sweep" and self._given_run_dir:
             raise SettingError("--run_dir: a sweep writes each run under --output. Leave --run_dir out.")

@@ -72,14 +72,18 @@ def add_experiment(parser: LightningArgumentParser) -> None:
     parser.add_argument(
         "--validator_backbone", type=BackboneSettings | None, default=None, help="null: shares backbone."
     )
-    # No defaults: a default's arguments (fraction: 0.05) would stay when a file names another class.
+    # A default's arguments stay where a file names another class that has them too. So these classes are named without
+    # arguments, and arguments that classes share (fraction: 0.05) have the same default in each.
     parser.add_argument(
-        "--sampler", type=Sampler, required=True, help="Who draws texts: AutoSampler, HFSampler, VLLMSampler."
+        "--sampler",
+        type=Sampler,
+        default={"class_path": "AutoSampler"},
+        help="Who draws texts: AutoSampler, HFSampler, VLLMSampler.",
     )
     parser.add_argument(
         "--teacher",
         type=Teacher,
-        required=True,
+        default={"class_path": "ProfileTeacher"},
         help="Who writes first: ProfileTeacher, OpenAITeacher.",
     )
     parser.add_argument("--loop", type=LoopSettings, default=LoopSettings())
@@ -105,9 +109,11 @@ def add_experiment(parser: LightningArgumentParser) -> None:
 
 def _add_ctr(parser: LightningArgumentParser) -> None:
     net = Callable[[FeatureSpec, nn.Module | None], nn.Module]
-    parser.add_argument("--ctr.net", type=net, required=True, help="DIN, DeepFM, LightFM, or the path of a class.")
-    connector = Callable[[int], nn.Module] | None  # required too: see _add_experiment
-    parser.add_argument("--ctr.connector", type=connector, required=True, help="Text vector to the net.")
+    din = {"class_path": "trackrec.ctr.DIN"}  # no arguments: see add_experiment
+    parser.add_argument("--ctr.net", type=net, default=din, help="DIN, DeepFM, LightFM, or the path of a class.")
+    connector = Callable[[int], nn.Module] | None
+    mlp = {"class_path": "trackrec.ctr.MLPConnector"}
+    parser.add_argument("--ctr.connector", type=connector, default=mlp, help="Text vector to the net.")
     parser.add_class_arguments(CTRModule, "ctr.model", skip={"build_net"}, instantiate=False)
     parser.add_class_arguments(CTRDataModule, "ctr.data", skip={"data", "arm", "seed"}, instantiate=False)
     parser.add_argument(

@@ -11,7 +11,7 @@ import codecs
 import contextlib
 import csv
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -219,15 +219,20 @@ def _records(text: _Text) -> Iterator[tuple[int, int, list[str] | None]]:
 
 
 def _names(text: _Text) -> list[str]:
-    """The columns of a text file: its header, or the numbers from 1. A name's repetitions get a number: "name (2)"."""
+    """The columns of a text file: its header, or the numbers from 1."""
     first = next(_records(text), None)
     if first is None or first[2] is None:
         problem = "is empty" if first is None else f"has a stray quotation mark in line {first[0]}"
         raise DataError(f"{text.advice.key}: {text.path} {problem}. Fetch or write it again.")
     if not text.form.header:
         return [str(number) for number in range(1, len(first[2]) + 1)]
+    return header_names(first[2])
+
+
+def header_names(cells: Iterable[str]) -> list[str]:
+    """The columns that a header names. A name's repetitions get a number: "name (2)"."""
     names: list[str] = []
-    for cell in map(str.strip, first[2]):
+    for cell in map(str.strip, cells):
         repetitions = sum(name == cell or name.startswith(f"{cell} (") for name in names)
         names.append(f"{cell} ({repetitions + 1})" if repetitions else cell)
     return names

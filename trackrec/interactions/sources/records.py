@@ -54,6 +54,25 @@ def record_kind(path: Path, key: str) -> Kind:
     return "json"
 
 
+def first_records(path: Path, key: str, kind: Kind, most: int) -> tuple[list[dict[str, str | list[str] | None]], bool]:
+    """The fields of the first ``most`` objects of a file as `read_records` reads them, and whether these are all.
+
+    Lines that don't parse are left out.
+    """
+    found: list[dict[str, str | list[str] | None]] = []
+    for _, block in line_blocks(path, key, _BLOCK_BYTES):
+        for line in block.split(b"\n"):
+            record = _PARSERS[kind](line) if line.strip() else None
+            if record is None:
+                continue
+            if len(found) == most:
+                return found, False
+            names = dict.fromkeys(name for name, _ in _fields(record, _DEPTH))
+            cells = {name: _plain(_value(record, name)) for name in names}
+            found.append({name: cell for name, cell in cells.items() if not isinstance(cell, dict)})
+    return found, True
+
+
 def read_records(path: Path, advice: Advice, kind: Kind, plan: Plan, drop: bool) -> tuple[pl.DataFrame, int]:
     """See `files.read_rows`."""
     parse = _PARSERS[kind]
