@@ -185,7 +185,7 @@ def test_what_is_written_is_what_a_person_would_write(
     written = yaml.safe_load(Path("my.yaml").read_text())
     assert written["run_dir"] == "runs/my"
     assert written["dataset"] == {"class_path": "Table", "init_args": {"ratings": str(log), **files, **args}}
-    assert written.get("samples", {}) == samples
+    assert written["samples"] == {**samples, "max_history": 60}
     assert {key: written["prompts"][key] for key in words} == words
     assert written["prompts"].get("user_attributes", False) == words.get("user_attributes", False)
     assert "That reads 750 ratings of 30 users and 40 items; 41% of the ratings are likes." in printed
@@ -220,6 +220,19 @@ def test_the_sizes_for_a_laptop_are_those_of_the_template(
     assert written["loop"] == template["loop"] | {"users": 1, "warmup_users": 1}
     assert written["backbone"] == template["backbone"] | {"model": "HuggingFaceTB/SmolLM2-135M-Instruct"}
     assert {key: written["prompts"][key] for key in template["prompts"]} == template["prompts"]
+
+
+def test_a_title_with_a_number_is_no_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trackrec: Run) -> None:
+    """Of the words of "Film 3" every second one is the id of an item."""
+    monkeypatch.chdir(tmp_path)
+    kinds = ("Drama|War", "Comedy")
+    rows = [f"{user},{item},{1 + (user + item) % 5},{881250949 + 90 * item},Film {item},{kinds[item % 2]}"
+            for user in range(20) for item in range(12)]  # fmt: skip
+    Path("log.csv").write_text("user_id,item_id,rating,timestamp,title,genres\n" + "\n".join(rows) + "\n")
+    trackrec("init", "--ratings", "log.csv")
+    args = yaml.safe_load(Path("my.yaml").read_text())["dataset"]["init_args"]
+    assert args["columns"] == {"user": "user_id", "item": "item_id", "rating": "rating", "timestamp": "timestamp"}
+    assert args["item_columns"] == {"title": "title", "attributes": "genres"}
 
 
 LINES = "ann,b1,5\nbob,b2,2\nann,b2,4\nbob,b1,3\n"
@@ -276,7 +289,7 @@ def test_a_file_that_is_there_is_kept(
 
 def test_bad_rows_are_dropped_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trackrec: Run) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("log.csv").write_text("user,item,stars\n" + LINES * 3 + "ann,b3,\n")
+    Path("log.csv").write_text("user,item,stars\n" + LINES * 6 + "ann,b3,\n")
     printed = trackrec("init", "--ratings", "log.csv")
     assert "1 rows can't be read and are left out" in printed
     assert yaml.safe_load(Path("my.yaml").read_text())["dataset"]["init_args"]["bad_rows"] == "drop"
@@ -291,7 +304,7 @@ def test_published_splits_are_found_by_the_names_of_files(
     trackrec("init", "--ratings", "log_*.csv")
     written = yaml.safe_load(Path("my.yaml").read_text())
     assert written["dataset"]["init_args"]["ratings"] == {"test": "log_test.csv", "train": "log_train.csv"}
-    assert written["samples"] == {"protocol": "given"}
+    assert written["samples"] == {"protocol": "given", "max_history": 60}
 
 
 def test_movielens_as_grouplens_ships_it_has_a_source_of_its_own(

@@ -55,7 +55,16 @@ def test_the_defaults_are_shown_and_give_way(three: Path, monkeypatch: pytest.Mo
 def test_three_keys_plan_and_run(three: Path, config: Path, trackrec: Callable[..., str]) -> None:
     """The sizes are made small on the command line; nothing else is given."""
     assert "sample" in trackrec("plan", "--config", str(three))
-    small = ["--loop.rounds", "1", "--sampler.init_args.n", "2", "--sampler.init_args.max_new_tokens", "8", "--loop.align", "false"]
+    small = [
+        "--loop.rounds",
+        "1",
+        "--sampler.init_args.n",
+        "2",
+        "--sampler.init_args.max_new_tokens",
+        "8",
+        "--loop.align",
+        "false",
+    ]
     small += ["--ctr.seeds", "[0]", "--ctr.trainer.max_epochs", "1", "--embed.model", str(config.parent / "encoder")]
     printed = trackrec("fit", "--config", str(three), *small)
     assert "DIN" in printed

@@ -59,8 +59,8 @@ def is_header(first: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
     cells = [cell.strip() for cell in first]
     if any(_NUMBER.match(cell) for cell in cells) or len(set(cells)) < len(cells):
         return False
-    columns = list(zip(*below, strict=True))
-    if any(all(_NUMBER.match(cell.strip()) for cell in column[:50]) for column in columns):
+    columns = list(zip(*below, strict=True)) or [()] * len(cells)
+    if below and any(all(_NUMBER.match(cell.strip()) for cell in column[:50]) for column in columns):
         return True
     if any(cell in column for cell, column in zip(cells, columns, strict=True)):
         return False

@@ -217,8 +217,10 @@ def _as_history(column: Column, ids: pl.Series) -> tuple[Candidate, str] | None:
         lists = [(each, column.texts.str.split(each).explode(), 0.0) for each in _LIST_SEPARATORS]
     for separator, entries, _ in lists:
         many = column.is_list or len(entries) > 1.2 * len(column.texts)
-        if many and (share := overlap(entries, ids)) > 0.5:
-            score = 1 + share + best_word(column.name, _HISTORY_WORDS)
+        # Of all entries, not of the different ones: a title such as "Film 24" has a number that is an item's id.
+        known = share(entries.is_in(ids.unique().implode())) if many else 0.0
+        if known > 0.6:
+            score = 1 + known + best_word(column.name, _HISTORY_WORDS)
             return Candidate(
                 column.name, score, f"lists of item ids, {len(entries) / len(column.texts):.0f} each"
             ), separator
