@@ -71,6 +71,21 @@ def test_a_file_that_is_not_there_is_told_with_its_neighbour(tmp_path):
         read_requests(tmp_path / "askd.csv")
 
 
+def test_lines_of_objects_keep_lists_that_may_be_empty(tmp_path):
+    path = tmp_path / "in.jsonl"
+    path.write_text(
+        '{"user_id": 1, "item_id": 12345678901234567890, "x": []}\n'
+        '{"user_id": 2, "item_id": "03", "x": ["a", "b"]}\n'
+        '{"user_id": 3, "item_id": 4, "x": null}\n'
+    )
+    read = read_requests(path)
+    assert read.ids.rows() == [("1", "12345678901234567890"), ("2", "03"), ("3", "4")]
+    assert read.rows["x"].to_list() == [None, ["a", "b"], None]
+    path.write_text('{"user_id": 1, "item_id": 2, "x": "a"}\n{"user_id": 2, "item_id": 3, "x": ["b"]}\n')
+    with pytest.raises(DataError, match=r"--requests: a column of .*in\.jsonl holds single values in some lines and"):
+        read_requests(path)
+
+
 def test_a_folder_and_a_glob_are_their_files_in_order(tmp_path):
     for number in (2, 1):
         frame = pl.DataFrame({"user_id": [number, number], "item_id": ["a", "b"]})

@@ -57,6 +57,11 @@ def read_requests(where: Path) -> Requests:
         frames = [_read(path) for path in paths]
     except DataError as error:
         raise DataError(_in_words_of_the_option(str(error))) from error
+    except pl.exceptions.SchemaError as error:
+        raise DataError(
+            f"--requests: a column of {where} holds single values in some lines and lists or objects in others "
+            f"({reason(error)}). Write one kind in each column."
+        ) from error
     names = [[name.removeprefix("=") for name in frame.columns[len(IDS) :]] for frame in frames]
     if other := next((place for place, columns in enumerate(names) if columns != names[0]), 0):
         raise DataError(

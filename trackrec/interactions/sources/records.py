@@ -99,14 +99,16 @@ def _columns(path: Path, key: str, kind: Kind, plan: Plan) -> Columns:
     Raises:
         DataError: a field is missing, or holds no single values where these are wanted; or no line is an object.
     """
-    schema: dict[str, pl.DataType] = {}
+    types: dict[str, pl.DataType | None] = {}  # None: null, or an empty list, in every line so far
     failed: DataError | None = None
     for (_, block), _ in zip(line_blocks(path, key, _BLOCK_BYTES), range(_SCHEMA_BLOCKS), strict=False):
         for line in block.split(b"\n"):
             for name, value in _fields(_PARSERS[kind](line) or {}, _DEPTH):
-                if name not in schema or (value is not None and schema[name] != _TEXT):
-                    schema[name] = _TEXT if value is None else _type(_plain(value))
-        if schema:
+                cell, known = _plain(value), types.setdefault(name, None)
+                if cell is not None and known != _TEXT:
+                    types[name] = _type(cell)
+        if types:
+            schema = {name: dtype or _TEXT for name, dtype in types.items()}
             try:
                 return plan(path, schema)
             except DataError as error:
@@ -137,7 +139,10 @@ def _read_block(
             bad.append(at)
             continue
         cells = [_plain(_value(record, name)) for name in columns.needs]
-        groups.setdefault(tuple(map(_type, cells)), []).append((at, cells))
+        # Null and an empty list have their column's type, or they could not stand in one column with lists.
+        pairs = zip(columns.needs, cells, strict=True)
+        kinds = tuple(columns.schema[name] if cell is None else _type(cell) for name, cell in pairs)
+        groups.setdefault(kinds, []).append((at, cells))
     frames = []
     for types, rows in groups.items():
         try:
