@@ -50,6 +50,8 @@ def test_the_defaults_are_shown_and_give_way(three: Path, monkeypatch: pytest.Mo
     assert found["ctr"]["net"]["class_path"].rsplit(".", 1)[-1] == "DeepFM"
     assert "softmax" not in found["ctr"]["net"]["init_args"]
     assert found["ctr"]["connector"] is None
+    Path("table.yaml").write_text("teacher: {class_path: TableTeacher, init_args: {path: texts.csv}}")
+    assert parse_values([three, Path("table.yaml")])["teacher"]["init_args"]["fraction"] == 1.0
 
 
 def test_three_keys_plan_and_run(three: Path, config: Path, trackrec: Callable[..., str]) -> None:

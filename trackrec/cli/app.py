@@ -12,9 +12,9 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from trackrec.cli.arguments import add_experiment
+from trackrec.cli.arguments import DEFAULT_CLASSES, add_experiment
 from trackrec.cli.errors import FAULT, explain, mendable, wrong_yaml
-from trackrec.cli.given import expand_config_files, read_as_meant, with_brackets
+from trackrec.cli.given import expand_config_files, read_as_meant, with_brackets, with_default_classes
 from trackrec.cli.old_paths import grouped, old_table_keys, renamed, resolve_old_paths
 from trackrec.cli.quiet import quiet_libraries
 from trackrec.cli.yaml_files import use_strict_yaml
@@ -88,7 +88,10 @@ class TrackRecCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse what was given to the constructor, and read its lists, paths and durations as they are meant."""
         wanted = self._subcommand_parsers.get(self._wanted or "")
-        self.config = parser.parse_args(self._given if wanted is None else with_brackets(wanted, self._given))
+        words = self._given if wanted is None else with_brackets(wanted, self._given)
+        if wanted is not None and "--teacher" in wanted._option_string_actions:
+            words = with_default_classes(words, DEFAULT_CLASSES)
+        self.config = parser.parse_args(words)
         if self._wanted is not None:
             config = self.config[self._wanted]
             read_as_meant(config, {key for key in vars(config) if key not in self._experiment_keys})

@@ -58,6 +58,14 @@ _MONITORS = (
 )
 register_type(Seconds, float, parse_seconds, deserializer_exceptions=(ValueError,))
 register_type(GiB, float, parse_gib, deserializer_exceptions=(ValueError,))
+DEFAULT_CLASSES = {
+    "sampler": "AutoSampler",
+    "teacher": "ProfileTeacher",
+    "ctr.net": "trackrec.ctr.DIN",
+    "ctr.connector": "trackrec.ctr.MLPConnector",
+}
+"""Classes of a configuration that names none; see `trackrec.cli.given.with_default_classes`."""
+
 _TRAINERS = ("distill.trainer", "align.trainer", "rec_tune.trainer", "ctr.trainer")
 
 
@@ -72,19 +80,12 @@ def add_experiment(parser: LightningArgumentParser) -> None:
     parser.add_argument(
         "--validator_backbone", type=BackboneSettings | None, default=None, help="null: shares backbone."
     )
-    # A default's arguments stay where a file names another class that has them too. So these classes are named without
-    # arguments, and arguments that classes share (fraction: 0.05) have the same default in each.
+    # Required here: see DEFAULT_CLASSES.
     parser.add_argument(
-        "--sampler",
-        type=Sampler,
-        default={"class_path": "AutoSampler"},
-        help="Who draws texts: AutoSampler, HFSampler, VLLMSampler.",
+        "--sampler", type=Sampler, required=True, help="Who draws texts: AutoSampler, HFSampler, VLLMSampler."
     )
     parser.add_argument(
-        "--teacher",
-        type=Teacher,
-        default={"class_path": "ProfileTeacher"},
-        help="Who writes first: ProfileTeacher, OpenAITeacher.",
+        "--teacher", type=Teacher, required=True, help="Who writes first: ProfileTeacher, OpenAITeacher."
     )
     parser.add_argument("--loop", type=LoopSettings, default=LoopSettings())
     parser.add_argument("--scoring", type=ScoreSettings, default=ScoreSettings())
@@ -109,11 +110,9 @@ def add_experiment(parser: LightningArgumentParser) -> None:
 
 def _add_ctr(parser: LightningArgumentParser) -> None:
     net = Callable[[FeatureSpec, nn.Module | None], nn.Module]
-    din = {"class_path": "trackrec.ctr.DIN"}  # no arguments: see add_experiment
-    parser.add_argument("--ctr.net", type=net, default=din, help="DIN, DeepFM, LightFM, or the path of a class.")
+    parser.add_argument("--ctr.net", type=net, required=True, help="DIN, DeepFM, LightFM, or the path of a class.")
     connector = Callable[[int], nn.Module] | None
-    mlp = {"class_path": "trackrec.ctr.MLPConnector"}
-    parser.add_argument("--ctr.connector", type=connector, default=mlp, help="Text vector to the net.")
+    parser.add_argument("--ctr.connector", type=connector, default=None, help="Text vector to the net.")
     parser.add_class_arguments(CTRModule, "ctr.model", skip={"build_net"}, instantiate=False)
     parser.add_class_arguments(CTRDataModule, "ctr.data", skip={"data", "arm", "seed"}, instantiate=False)
     parser.add_argument(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence
-from pathlib import PurePath
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
 from types import NoneType
 from typing import Any, get_args, get_origin
 
+import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -52,6 +53,45 @@ def expand_config_files(args: Sequence[str]) -> list[str]:
             path = expand_path(value, flag)
             words[place] = f"{flag}={path}" if joined else path
     return words
+
+
+def with_default_classes(args: Sequence[str], defaults: Mapping[str, str]) -> list[str]:
+    """The command line with the classes that neither it nor its ``--config`` files name.
+
+    The parser can't be given such a default: where a file names another class, jsonargparse keeps the default's
+    arguments that this one has too, so that ``TableTeacher`` would get the ``fraction`` of `ProfileTeacher`.
+
+    Args:
+        args: the command line.
+        defaults: the key of a class, such as ``ctr.net``, and its default.
+    """
+    flags = {flag.removeprefix("--") for _, flag, _, _ in flag_values(args)}
+    files = [_loaded(value) for _, flag, value, _ in flag_values(args) if flag in CONFIG_FLAGS]
+
+    def is_named(key: str) -> bool:
+        section = key.partition(".")[0]
+        return bool({key, f"{key}.class_path", section} & flags) or any(_names_class(file, key) for file in files)
+
+    first = [f"--{key}={path}" for key, path in defaults.items() if not is_named(key)]
+    return [*args[:1], *first, *args[1:]]  # before what only sets arguments of the class
+
+
+def _loaded(path: str) -> Any:
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):  # the parser says what is wrong
+        return None
+
+
+def _names_class(values: Any, key: str) -> bool:
+    """Whether a configuration names the class of a key, be it null; arguments alone don't."""
+    for name in key.split("."):
+        if not isinstance(values, dict):
+            return isinstance(values, str)  # a file of its own
+        if name not in values:
+            return False
+        values = values[name]
+    return not isinstance(values, dict) or "class_path" in values
 
 
 def with_brackets(parser: LightningArgumentParser, args: Sequence[str]) -> list[str]:
