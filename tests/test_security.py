@@ -194,6 +194,7 @@ def test_nothing_is_unpickled_and_no_remote_code_is_trusted() -> None:
     assert readers == {
         "scripts/bench_trl.py",
         "scripts/fetch_models.py",
+        "trackrec/commands/early_models.py",
         "trackrec/commands/plan.py",
         "trackrec/embed/encode.py",
         "trackrec/llm/loading.py",
