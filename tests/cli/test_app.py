@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from trackrec.cli.app import TrackRecCLI, run_cli
+from trackrec.cli.app import TrackRecCLI, parse_values, run_cli
 from trackrec.llm.training.optimizer import OptimizerSettings
 from trackrec.recipe.settings import LoopSettings
 
@@ -174,14 +174,16 @@ def test_a_class_of_the_file_has_its_own_defaults(
     assert {argument: printed["init_args"][argument] for argument in due} == due
 
 
-def test_a_teacher_must_be_named(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+def test_a_configuration_without_a_teacher_has_one_with_its_own_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sys, "argv", ["trackrec"])
     values = yaml.safe_load(Path(CONFIG).read_text())
     del values["teacher"]
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(values))
-    assert "teacher" in " ".join(fails(monkeypatch, capsys, "fit", "--config", str(path)))
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(values))
+    found = parse_values([file])["teacher"]
+    assert (found["class_path"].rsplit(".", 1)[-1], found["init_args"]["max_words"]) == ("ProfileTeacher", 60)
 
 
 @pytest.mark.recipe
