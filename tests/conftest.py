@@ -1,9 +1,10 @@
-"""Tiny random language models and the prompts they are fed; see `tiny`."""
+"""Tiny random language models and the prompts they are fed (see `tiny`), and the command line in this process."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,3 +103,18 @@ def tiny_book() -> PromptBook:
     from tiny import build_book
 
     return build_book()
+
+
+@pytest.fixture
+def trackrec(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run the command line in this process; returns what it printed."""
+
+    def run(*args: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["trackrec"])
+        capfd.readouterr()
+        from trackrec.cli.app import run_cli  # heavy, and most tests don't need it
+
+        run_cli(list(args))
+        return capfd.readouterr().out
+
+    return run

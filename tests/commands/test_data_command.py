@@ -20,19 +20,6 @@ SIMULATED = Path(__file__).parents[2] / "configs" / "experiments" / "simulated.y
 
 
 @pytest.fixture
-def trackrec(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run the command line in this process; returns what it printed."""
-
-    def run(*args: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["trackrec"])
-        capsys.readouterr()
-        run_cli(list(args))
-        return capsys.readouterr().out
-
-    return run
-
-
-@pytest.fixture
 def config(tmp_path: Path) -> str:
     """A small world, with a model that nobody has and a GPU that isn't there."""
     values: dict[str, Any] = yaml.safe_load(SIMULATED.read_text())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import yaml
 from rich.console import Console
 from shapes import SHAPES
 
-from trackrec.cli.app import run_cli
 from trackrec.commands.init import Chooser
 from trackrec.interactions.guess.choices import Candidate
 
@@ -143,19 +141,6 @@ EXPECTED: dict[str, tuple[dict[str, str], dict[str, Any], dict[str, Any], dict[s
     ),
 }
 Run = Callable[..., str]
-
-
-@pytest.fixture
-def trackrec(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in this process; returns what it printed."""
-
-    def run(*args: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["trackrec"])
-        capfd.readouterr()
-        run_cli(list(args))
-        return capfd.readouterr().out
-
-    return run
 
 
 @pytest.fixture

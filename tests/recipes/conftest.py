@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 from tiny import save_tiny_encoder
-
-from trackrec.cli.app import run_cli
 
 GENRES = ["Comedy", "Drama", "Action", "Horror"]
 
@@ -32,19 +29,6 @@ def write_ratings(root: Path, users: int = 24, items: int = 40, each: int = 20) 
             rows.append(f"{user}\t{item}\t{5 if good else 2}\t{1000 * place + user * 7 + 900_000_000}")
     (root / "ml-100k.inter").write_text("\n".join(rows) + "\n")
     (root / "ml-100k.user").write_text("\n".join(people) + "\n")
-
-
-@pytest.fixture
-def trackrec(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run the command line in this process; returns what it printed."""
-
-    def run(*args: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["trackrec"])
-        capfd.readouterr()
-        run_cli(list(args))
-        return capfd.readouterr().out
-
-    return run
 
 
 @pytest.fixture(scope="module")
