@@ -36,6 +36,13 @@ def test_ratings_of_one_second_stay_in_the_order_in_which_they_came(tmp_path: Pa
     assert log.bucket(0)["item"].to_list() == order
 
 
+def test_of_two_ratings_of_one_item_the_last_counts(tmp_path: Path) -> None:
+    rows = pl.DataFrame({"user_id": ["u"] * 3, "item_id": ["i1", "i2", "i1"], "rating": [5.0, 4.0, 1.0]})
+    rows = rows.with_columns(pl.col("rating").cast(pl.Float32), timestamp=pl.Series([9, 8, 7]))
+    log = sort_log(rows.iter_slices(2), catalogue()["item_id"], 1, tmp_path / "log")
+    assert log.bucket(0).select("item", "rating").rows() == [(2, 4.0), (1, 5.0)]
+
+
 def test_unknown_items_are_counted_and_a_log_of_nothing_else_is_an_error(tmp_path: Path) -> None:
     rows = ratings(users=4, extra=[("u00", "new"), ("u01", "new")])
     log = sort_log(iter([rows]), catalogue()["item_id"], 2, tmp_path / "log")

@@ -47,12 +47,14 @@ class RatingLog:
     def bucket(self, number: int) -> pl.DataFrame:
         """The ratings of one bucket's users: user_id, item (row of the items table), rating, timestamp.
 
-        Sorted by user and time; ratings of one second stay in the order in which they were given.
+        Sorted by user and time; ratings of one second stay in the order in which they were given. Of several ratings of
+        one item by one user the last counts, as in the sources.
         """
         batches = [file.get_batch(number) for file in self._files]
         frame = pl.from_arrow(pa.Table.from_batches(batches, schema=_SCHEMA))
         assert isinstance(frame, pl.DataFrame)
-        return frame.sort("user_id", "timestamp", maintain_order=True)
+        ordered = frame.sort("user_id", "timestamp", maintain_order=True)
+        return ordered.unique(["user_id", "item"], keep="last", maintain_order=True)
 
 
 def bucket_count(users: int, part_users: int) -> int:
