@@ -29,7 +29,7 @@ from trackrec.ctr import (
 )
 from trackrec.ctr.arms.assemble import CTRInputs
 from trackrec.ctr.arms.text_settings import TextSettings
-from trackrec.ctr.features.dense_statistics import dense_names
+from trackrec.ctr.features.dense_statistics import FeatureSettings, dense_names
 from trackrec.ctr.saved import SavedNets
 from trackrec.ctr.settings import CTRSettings
 from trackrec.ctr.stage import run_ctr
@@ -37,8 +37,10 @@ from trackrec.runtime.packages import MissingPackageError
 from trackrec.serving.bundle import INFO, open_bundle
 from trackrec.serving.encoder import RequestEncoder
 from trackrec.serving.errors import BundleError
+from trackrec.serving.everyone import Ladder
 from trackrec.serving.export import export_bundle
 from trackrec.serving.onnx_file import largest_difference, write_onnx
+from trackrec.serving.predict import answer
 from trackrec.serving.ranker import Ranker
 from trackrec.serving.requests import net_inputs, newest_histories, request_rows
 from trackrec.storage.parts import read_table
@@ -51,6 +53,7 @@ except MissingPackageError as error:
 # https://github.com/Lightning-AI/pytorch-lightning/issues/21326
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")]
 
+NO_STATS = {"reccot/no_stats", "none/no_stats", "base_rate"}
 NETS = [DIN, DeepFM, LightFM, DCNv2, DNN, BST, DIEN, xDeepFM, AutoInt, FiBiNET]
 
 
@@ -247,6 +250,57 @@ def test_everyone_is_answered_by_the_best_that_can(exported, tables):
     )
     assert pleased.answered_by == displeased.answered_by == ["item_user"]
     assert pleased.p[0] > rates["i1"] > displeased.p[0]
+
+
+@pytest.mark.parametrize(
+    ("arms", "text", "statistics", "rungs"),
+    [
+        (["none", "reccot"], TextSettings(), "all", {"reccot", "none", "base_rate"}),
+        (["reccot"], TextSettings(pca_dim=3), "all", {"reccot", "item_user", "item_mean", "base_rate"}),
+        (["reccot"], TextSettings(missing="keep"), "recent", {"reccot", "base_rate"}),
+        (
+            ["reccot/no_stats", "none/no_stats"],
+            TextSettings(),
+            "none",
+            {"reccot/no_stats", "none/no_stats", "base_rate"},
+        ),
+    ],
+)
+def test_the_bundle_and_the_tables_answer_everyone_alike(tables, tmp_path, arms, text, statistics, rungs):
+    """More than a thousand requests: users without samples, without a text and from elsewhere, and newer ratings."""
+    guest = tables.interactions.head(3).with_columns(user_id=pl.lit("guest"))
+    inputs = made_inputs(tables._replace(interactions=pl.concat([tables.interactions, guest])))
+    warm = "item_mean" in rungs and "none" in rungs
+    if warm:  # no row is a user's first, so the nets don't know what that means
+        inputs = inputs._replace(samples=inputs.samples.filter(pl.col("recent_items").list.len() > 0))
+    made = plan(arms, text=text, seeds=[0, 1], features=FeatureSettings(statistics))
+    arm = next(arm for arm in arms if arm.startswith("reccot"))
+    run_ctr(inputs, made, tmp_path / "ctr", 0, lambda _: None)
+    export_bundle(inputs, made, tmp_path / "ctr", arm, "all", 0, tmp_path / "export", "hash")
+    bundle = open_bundle(tmp_path / "export")
+    ranker, states = Ranker(bundle), {state.user_id: state for state in bundle.users()}
+    assert bundle.cold
+    events = pl.DataFrame(
+        {"user_id": ["u3", "u3", "guest"], "item_id": ["i9", "i10", "i14"], "rating": [1.0, 5.0, 2.0]}
+    )
+    events = events.with_columns(timestamp=9_000 + pl.int_range(3), row=9_000 + pl.int_range(3))
+    later = pl.concat([inputs.interactions, events.cast(dict(inputs.interactions.schema))])
+    users, items = [*states, "nobody"], [*bundle.item_ids, "nothing"] * 3
+    wanted = pl.DataFrame({"user_id": [user for user in users for _ in items], "item_id": items * len(users)})
+    for interactions in (inputs.interactions, later):
+        ladder = Ladder(inputs._replace(interactions=interactions), made, tmp_path / "ctr", arm, 0)
+        due = ladder.answer(wanted, answer, answer)
+        found = []
+        for user in users:
+            state = states.get(user) or bundle.stranger(user)
+            if interactions is later:
+                newer = events.filter(pl.col("user_id") == user)
+                state = state.newer(newer["item_id"].to_list(), newer["rating"].to_list())
+            found.append(ranker.answer(state, items))
+        np.testing.assert_allclose(np.concatenate([one.p for one in found]), due.p, rtol=0, atol=1e-6)
+        assert [name for one in found for name in one.answered_by] == due.answered_by
+        assert set(due.answered_by) == rungs
+    assert len(wanted) * 2 > 1000
 
 
 def test_a_damaged_bundle_is_refused(exported, tmp_path):

@@ -156,4 +156,4 @@ def test_a_name_that_a_package_imports_on_first_use_leads_to_its_module() -> Non
     for name in trackrec.ctr.__all__:
         assert class_modules([f"trackrec.ctr.{name}"])[0] == {getattr(trackrec.ctr, name).__module__}
     with pytest.raises(AttributeError, match="no attribute 'DINN'"):
-        trackrec.ctr.DINN
+        _ = trackrec.ctr.DINN

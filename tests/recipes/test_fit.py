@@ -293,7 +293,8 @@ def test_predict_answers_every_request(
     asked = (*asked, "--column", "chance")
     trackrec(*asked)
     answers = pl.read_parquet(output)
-    assert answers.drop("chance").to_dict(as_series=False) == requests
+    assert answers.drop("chance", "answered_by").to_dict(as_series=False) == requests
+    assert answers["answered_by"].to_list() == ["reccot"] * 3
     assert answers["chance"].is_between(0, 1).sum() == answers["chance"].n_unique() == 3
     monkeypatch.setattr("trackrec.serving.predict.ROWS_AT_ONCE", 2)
     trackrec(*asked)
@@ -337,7 +338,11 @@ def test_predict_leaves_unknown_ids_without_a_probability(
     assert answers["mixed"] == [None, answers["known"][0], None, answers["known"][1]]
     asked = ("predict", "--config", str(config), *files)
     for some, flags, words in (
-        (mixed, [], "1 items are not in the items table, the first is 'no film'. `trackrec predict --unknown empty`"),
+        (
+            mixed,
+            ["--unknown", "error"],
+            "1 items are not in the items table, the first is 'no film'. `trackrec predict --unknown empty`",
+        ),
         (mixed.head(1), ["--unknown", "empty"], "1 users have no history or no RecCoT in this run, the first is"),
     ):
         some.write_csv(tmp_path / "mixed.csv")

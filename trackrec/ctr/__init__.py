@@ -1,7 +1,7 @@
 """CTR nets, their features, and their training.
 
-The nets are exported here, so that a configuration can name them. They are imported when one of them is asked for: a
-server computes features of this room without torch.
+The nets are exported here, so that a configuration can name them. They are imported when one of them is asked for,
+since a server computes the features of this room without torch.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -58,11 +58,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """An exported class, imported on first use."""
+    """An exported class. The first that is asked for brings all: a command line offers those that are loaded."""
     import importlib
 
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = found
-    return found
+    homes = {exported: importlib.import_module(f"{__name__}.{home}") for exported, home in _HOMES.items()}
+    globals().update({exported: getattr(module, exported) for exported, module in homes.items()})
+    return globals()[name]

@@ -18,7 +18,7 @@ from trackrec.ctr.features.columns import Catalogue, indices
 from trackrec.ctr.features.dense_statistics import EarlierItemRatings, HistoryStatistics, ItemRatingsAt
 from trackrec.ctr.features.features import MAX_ATTRIBUTES, Vocabularies
 from trackrec.ctr.features.neighbours import Neighbours
-from trackrec.ctr.features.past import UNKNOWN, source_rows
+from trackrec.ctr.features.past import UNKNOWN, Prior, source_rows
 from trackrec.ctr.features.rating_scale import RatingScale
 from trackrec.ctr.features.user_statistics import EarlierUserRatings
 from trackrec.serving.bundle import ITEM_ARRAYS, ITEMS, NEIGHBOURS, USERS
@@ -52,10 +52,9 @@ class BundleTables:
         self._ratings = EarlierItemRatings(self._source, inputs.items, scale)
         self._now = after_all(inputs.interactions)
 
-    def everything(self) -> tuple[float, float, float]:
-        """Count, likes and sum of all ratings that statistics may count."""
-        n, likes, total = (float(value[0]) for value in self._ratings.overall(np.zeros(1, np.int64), self._times(1)))
-        return n, likes, total
+    def everything(self) -> Prior:
+        """Count, likes and sum of all ratings that statistics may count: (1,) each."""
+        return self._ratings.overall(np.zeros(1, np.int64), self._times(1))
 
     def write_items(self, work: Path) -> None:
         """Write ``items.parquet``, ``items.npz`` and, where the nets read them, ``neighbours.npy``."""

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 from torch import nn
 
@@ -33,9 +32,11 @@ from trackrec.runtime.packages import need
 from trackrec.serving.bundle import CARD, FORMAT, INFO, NET, PROJECTION, WITHOUT_TEXT, Net, digest_of, file_facts
 from trackrec.serving.bundle_tables import BundleTables
 from trackrec.serving.card import bundle_card
+from trackrec.serving.everyone import newest_histories_of_all
+from trackrec.serving.ladder import base_rate
 from trackrec.serving.onnx_file import largest_difference, write_onnx
 from trackrec.serving.ranges import ranges
-from trackrec.serving.requests import net_inputs, newest_histories
+from trackrec.serving.requests import net_inputs
 from trackrec.storage.atomic import write_atomic
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -81,7 +82,8 @@ def export(exp: Experiment, arm: str, seed: Seed, output: Path) -> None:
     check_nets(exp)
     inputs = ctr_inputs(exp)
     encoder = str(exp.table(EMBED, "embeddings")["encoder"][0]) if inputs.vectors else ""
-    exported = export_bundle(inputs, exp.ctr, exp.directory("ctr"), arm, seed, exp.seed, output, encoder)
+    empty_text = not exp.prompts.user_attributes
+    exported = export_bundle(inputs, exp.ctr, exp.directory("ctr"), arm, seed, exp.seed, output, encoder, empty_text)
     others = f"; users without a text are answered by arm {exported.without_text}" if exported.without_text else ""
     exp.say(
         f"{exported.net} of arm {arm}, seed {', '.join(map(str, exported.seeds))}, in {output}: onnxruntime differs "
@@ -122,6 +124,7 @@ def export_bundle(
     seed: int,
     output: Path,
     encoder: str = "",
+    empty_text: bool = True,
 ) -> Exported:
     """The body of `export`: built in a temporary folder, checked, then renamed.
 
@@ -134,6 +137,7 @@ def export_bundle(
         seed: of the run, for what is drawn for the arm.
         output: folder to write.
         encoder: what made the text vectors.
+        empty_text: whether the text about an empty history fits every new user.
     """
     main = _trained(inputs, settings, ctr_dir, arm, net_seed, seed)
     other = _for_others(main, inputs, settings, ctr_dir, net_seed, seed)
@@ -146,7 +150,7 @@ def export_bundle(
                 difference = max(difference, largest_difference(trained.nets, example, work / file))
                 rows = len(example["item"])
                 nets.append(_net(trained, file, example))
-        info = _contents(main, inputs, settings, encoder, work)
+        info = _contents(main, inputs, settings, encoder, empty_text, work)
         info = {"format": FORMAT, "trackrec": trackrec.__version__, **info, "nets": [asdict(net) for net in nets]}
         write_atomic(work / CARD, bundle_card(info, ctr_dir, sample_rows(inputs, settings.text), inputs.interactions))
         files = sorted(path for path in work.iterdir() if path.name != INFO)
@@ -222,7 +226,9 @@ def _net(trained: _Trained, file: str, example: Mapping[str, Any]) -> Net:
     )
 
 
-def _contents(main: _Trained, inputs: CTRInputs, settings: CTRSettings, encoder: str, work: Path) -> dict[str, Any]:
+def _contents(
+    main: _Trained, inputs: CTRInputs, settings: CTRSettings, encoder: str, empty_text: bool, work: Path
+) -> dict[str, Any]:
     """Writes the tables; returns what ``bundle.json`` says of them."""
     data, arm = main.data, main.arm.name
     history: HistoryStatistics = settings.features.history_statistics
@@ -231,7 +237,7 @@ def _contents(main: _Trained, inputs: CTRInputs, settings: CTRSettings, encoder:
     answerable = set(sample_rows(inputs, settings.text)["history_id"].to_list())
     vectors, text = _texts(main, inputs, settings, encoder, work)
     empty = sorted(without_items(inputs.histories) & answerable)
-    count, likes, _ = everything = tables.everything()
+    everything = tables.everything()
     dense = list(dense_names(history) if main.arm.statistics else ITEM_NAMES)
     own = _LOG_ODDS_COLUMNS if arm in data.columns else ()
     return {
@@ -248,21 +254,14 @@ def _contents(main: _Trained, inputs: CTRInputs, settings: CTRSettings, encoder:
         "text": text,
         "log_odds": _log_odds_reading() if arm in data.columns else None,
         "published_lists": inputs.published_lists,
-        "everything": everything,
-        "base_rate": (likes + 1.0) / (count + 2.0),
+        "everything": [float(value[0]) for value in everything],
+        "base_rate": base_rate(everything),
         "cold": bool((~data.splits["train"]["recent_mask"].any(dim=1)).any()),
-        "cold_text": vectors[empty[0]].tolist() if empty and empty[0] in vectors else None,
-        "users": tables.write_users(work, _histories(inputs, answerable), vectors),
+        "cold_text": vectors[empty[0]].tolist() if empty_text and empty and empty[0] in vectors else None,
+        "users": tables.write_users(work, newest_histories_of_all(inputs.samples, answerable), vectors),
         "items": len(inputs.items),
         "ranges": ranges(data, arm, [*dense, *own], main.nets),
     }
-
-
-def _histories(inputs: CTRInputs, answerable: set[str]) -> pl.DataFrame:
-    """user_id, history_id: the newest history that the arm can answer; for other users, the newest of all."""
-    newest = newest_histories(inputs.samples, answerable)
-    others = newest_histories(inputs.samples, set(inputs.samples["history_id"].to_list()))
-    return pl.concat([newest, others.join(newest, on="user_id", how="anti").select(newest.columns)])
 
 
 def _texts(

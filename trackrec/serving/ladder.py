@@ -16,17 +16,22 @@ USER_SMOOTHING = 5.0  # pseudo-ratings at the base rate, as in `trackrec.ctr.arm
 Float = NDArray[np.float64]
 
 
-def item_user(item_rates: Float, n: int, likes: int, base_rate: float) -> Float:
+def base_rate(everything: Prior) -> float:
+    """The smoothed share of likes among all ratings, from their sums (1,)."""
+    return float((everything.likes[0] + 1.0) / (everything.n[0] + 2.0))
+
+
+def item_user(item_rates: Float, n: Float, likes: Float, base: float) -> Float:
     """(N,) like-rates of items with the evidence of a user: logit = logit(item) + logit(user) - logit(base).
 
     Args:
         item_rates: (N,) smoothed.
-        n: the user's newest ratings.
+        n: (N,) or (1,) the user's newest ratings.
         likes: of them.
-        base_rate: of everything.
+        base: `base_rate`.
     """
-    base = np.array([base_rate])
-    user = like_rate(Prior(np.array([float(n)]), np.array([float(likes)]), np.zeros(1)), base, USER_SMOOTHING)
-    evidence = logit(item_rates) + logit(user) - logit(base)
+    of_all = np.array([base])
+    user = like_rate(Prior(n, likes, np.zeros(1)), of_all, USER_SMOOTHING)
+    evidence = logit(item_rates) + logit(user) - logit(of_all)
     rates: Float = 1.0 / (1.0 + np.exp(-evidence))
     return rates

@@ -115,7 +115,8 @@ class Ranker:
         if self.bundle.history_statistics == "none" or not newest:
             return rates, ITEM_MEAN
         likes = sum(rating > self.bundle.scale.threshold for rating in newest)
-        return item_user(rates, len(newest), likes, self.bundle.base_rate), ITEM_USER
+        n, liked = np.array([float(len(newest))]), np.array([float(likes)])
+        return item_user(rates, n, liked, self.bundle.base_rate), ITEM_USER
 
     def _has_rating(self, user: UserState) -> bool:
         return any(item in self.bundle.item_rows for item in user.items[-self.bundle.recent_len :])
