@@ -80,6 +80,7 @@ def test_a_bundle_answers_as_predict_does(
     answers = [ranker.answer(states.get(user) or bundle.stranger(user), items) for user in users]
     np.testing.assert_allclose(np.concatenate([one.p for one in answers]), due["p"].to_numpy(), rtol=0, atol=1e-6)
     assert [name for one in answers for name in one.answered_by] == due["answered_by"].to_list()
+    assert {"reccot", "base_rate"} < set(due["answered_by"])
     error = fails(trackrec, capfd, "export", "--config", config, "--arm", "recot", "--output", str(tmp_path / "x"))
     assert "--arm must be among none, reccot, got 'recot'" in error
     assert not (tmp_path / "x").exists()

@@ -337,6 +337,13 @@ def test_predict_leaves_unknown_ids_without_a_probability(
     assert "2 requests of unknown users or items have none" in said
     assert answers["mixed"] == [None, answers["known"][0], None, answers["known"][1]]
     asked = ("predict", "--config", str(config), *files)
+    said = trackrec(*asked)
+    everyone = pl.read_parquet(tmp_path / "mixed.parquet")
+    assert "4 predictions in" in said
+    assert everyone["p"].is_between(0, 1).all()
+    assert everyone["answered_by"].to_list()[1:] == ["reccot", "base_rate", "reccot"]
+    assert everyone["answered_by"][0] in ("none", "item_mean")
+    assert everyone["p"].to_list()[1::2] == answers["known"]
     for some, flags, words in (
         (
             mixed,

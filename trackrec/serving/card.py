@@ -34,7 +34,7 @@ def bundle_card(info: Mapping[str, Any], ctr_dir: Path, samples: pl.DataFrame, i
         f"A bundle of trackrec {info['trackrec']}, written {datetime.now(UTC):%Y-%m-%d}. It answers with P(like) for a "
         f"user and an item: {training}. `trackrec serve --bundle` answers requests with it.",
         "## Data\n\n" + _data(info, interactions),
-        "## Split\n\n" + _split(samples),
+        "## Split\n\n" + split_table(samples),
         "## Metrics\n\n" + _metrics(ctr_dir, arms),
         "## Who is answered by what\n\n" + _ladder(info),
         "## Limits\n\n" + _limits(info),
@@ -63,7 +63,8 @@ def _day(seconds: Any) -> str:
     return datetime.fromtimestamp(int(seconds or 0), UTC).date().isoformat()
 
 
-def _split(samples: pl.DataFrame) -> str:
+def split_table(samples: pl.DataFrame) -> str:
+    """Rows, users and likes of each split, as Markdown."""
     counts = samples.group_by("split").agg(
         rows=pl.len(), users=pl.col("user_id").n_unique(), likes=pl.col("label").mean()
     )
@@ -91,6 +92,20 @@ def _metrics(ctr_dir: Path, arms: Sequence[str]) -> str:
     ]
     note = "Validation rows, mean over the training seeds, with 95 % intervals over users and seeds."
     return f"{note}\n\n{_table(['arm', *_METRICS.values()], rows)}"
+
+
+def metrics_table(metrics: pl.DataFrame) -> str:
+    """All numbers of a metrics table over all rows and seeds, with their intervals, as Markdown."""
+    rows = metrics.filter(pl.col("slice") == "all", pl.col("seed") == -1).sort("arm", "name")
+    return _table(
+        ["arm", "metric", "value", "n"],
+        [
+            [f"`{arm}`", name, _interval((value, low, high)), f"{n:,}"]
+            for arm, name, value, low, high, n in rows.select(
+                "arm", "name", "value", "ci_low", "ci_high", "n"
+            ).iter_rows()
+        ],
+    )
 
 
 def _interval(value: tuple[float, float, float] | None) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -37,6 +35,7 @@ from trackrec.serving.ladder import base_rate
 from trackrec.serving.onnx_file import largest_difference, write_onnx
 from trackrec.serving.ranges import ranges
 from trackrec.serving.requests import net_inputs
+from trackrec.serving.whole_folder import whole_or_nothing
 from trackrec.storage.atomic import write_atomic
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -141,7 +140,7 @@ def export_bundle(
     """
     main = _trained(inputs, settings, ctr_dir, arm, net_seed, seed)
     other = _for_others(main, inputs, settings, ctr_dir, net_seed, seed)
-    with _whole_or_nothing(output) as work:
+    with whole_or_nothing(output) as work:
         nets, difference, rows = [], 0.0, 0
         for trained, file in ((main, NET), (other, WITHOUT_TEXT)):
             if trained is not None:
@@ -157,21 +156,6 @@ def export_bundle(
         info["files"] = {path.name: file_facts(path) for path in files}
         write_atomic(work / INFO, json.dumps({**info, "digest": digest_of(info)}, indent=1) + "\n")
     return Exported(info["net"], main.seeds, difference, rows, other.arm.name if other else None)
-
-
-@contextmanager
-def _whole_or_nothing(output: Path) -> Iterator[Path]:
-    """A folder beside ``output`` that gets its name when the block is done, and is deleted when it fails."""
-    if output.exists():
-        raise SettingError(f"--output {output} exists already. Name a folder that doesn't, or delete it.")
-    work = output.with_name(f".{output.name}.tmp")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    try:
-        yield work
-        work.rename(output)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _trained(inputs: CTRInputs, settings: CTRSettings, ctr_dir: Path, arm: str, net_seed: Seed, seed: int) -> _Trained:
