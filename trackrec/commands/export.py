@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser
 
 from trackrec.commands.call import Call, open_run
 
-HELP = "Write the net of one arm as ONNX, with what a server needs to feed it."
 
-
-def add_arguments(parser: LightningArgumentParser) -> None:
+def add_arguments(parser: ArgumentParser) -> None:
     """The command's own arguments."""
     parser.add_argument("--output", type=Path, required=True, help="Folder to write; it must not exist.")
     parser.add_argument("--arm", type=str, default="reccot", help="The arm whose net is written.")
