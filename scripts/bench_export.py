@@ -28,8 +28,10 @@ from trackrec.ctr.saved import load_net, saved_features, saved_net
 from trackrec.ctr.settings import CTRSettings
 from trackrec.ctr.stage import run_ctr
 from trackrec.interactions import MovieLens, SampleRules, build_samples
-from trackrec.serving.export import NET, export_net
-from trackrec.serving.requests import RequestEncoder
+from trackrec.serving.bundle import open_bundle
+from trackrec.serving.encoder import RequestEncoder
+from trackrec.serving.export import export_bundle
+from trackrec.serving.ranker import Ranker
 from trackrec.storage.parts import read_table, write_part
 
 TEXT_DIM = 384
@@ -99,16 +101,18 @@ def bench(name: str, inputs: CTRInputs, folder: Path, candidates: int, repeats: 
     ctr_dir = folder / name
     output = folder / f"{name}-export"
     run_ctr(inputs, plan, ctr_dir, 0, lambda _: None)
-    written = export_net(inputs, plan, ctr_dir, "reccot", 0, 0, output)
+    written = export_bundle(inputs, plan, ctr_dir, "reccot", 0, 0, output)
     data = saved_features(inputs, plan, ctr_dir, "reccot", 0, 0)
     net = load_net(plan, data.spec_for("reccot"), saved_net(ctr_dir, "reccot", 0))
-    encoder = RequestEncoder(output, folder / "data")
-    user = inputs.samples["user_id"][0]
+    bundle = open_bundle(output)
+    encoder, ranker = RequestEncoder(bundle), Ranker(bundle)
+    state = next(bundle.users())
     films = inputs.items["item_id"].sample(candidates, seed=0).to_list()
-    request = encoder([user] * candidates, films)
+    request = encoder.of_net(bundle.nets[0], encoder.inputs(state, films))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(output / NET), options, providers=["CPUExecutionProvider"])
+    path = str(bundle.path / bundle.nets[0].file)
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     batch = {key: torch.from_numpy(value) for key, value in request.items()}
 
     def by_torch() -> None:
@@ -118,7 +122,8 @@ def bench(name: str, inputs: CTRInputs, folder: Path, candidates: int, repeats: 
     ways = {
         "onnxruntime": lambda: session.run(["p"], request),
         "torch": by_torch,
-        "inputs": lambda: encoder([user] * candidates, films),
+        "inputs": lambda: encoder.of_net(bundle.nets[0], encoder.inputs(state, films)),
+        "answer": lambda: ranker.answer(state, films),
     }
     return compare(ways, repeats), written.difference
 

@@ -64,10 +64,10 @@ def test_its_nets_are_refused_with_their_version(
 
 
 def test_its_export_is_refused(old_run: Callable[..., str]) -> None:
-    from trackrec.serving.requests import RequestEncoder
+    from trackrec.serving.bundle import open_bundle
 
-    with pytest.raises(ValueError, match=r"export: format 2, this trackrec reads 3\. Export again\."):
-        RequestEncoder(Path("export"), Path("run/data"))
+    with pytest.raises(ValueError, match=r"export is an export of an earlier version: .*Write one with `trackrec"):
+        open_bundle(Path("export"))
 
 
 def test_a_fit_of_it_says_that_the_code_is_another_by_running_again(old_run: Callable[..., str]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -28,15 +29,21 @@ from trackrec.ctr import (
 )
 from trackrec.ctr.arms.assemble import CTRInputs
 from trackrec.ctr.arms.text_settings import TextSettings
-from trackrec.ctr.features.dense_statistics import dense_names
+from trackrec.ctr.features.dense_statistics import FeatureSettings, dense_names
 from trackrec.ctr.saved import SavedNets
 from trackrec.ctr.settings import CTRSettings
 from trackrec.ctr.stage import run_ctr
-from trackrec.interactions import DataError
 from trackrec.runtime.packages import MissingPackageError
-from trackrec.serving.export import export_net, largest_difference, write_onnx
-from trackrec.serving.requests import RequestEncoder, net_inputs, newest_histories, request_rows
-from trackrec.storage.parts import write_part
+from trackrec.serving.bundle import INFO, open_bundle
+from trackrec.serving.encoder import RequestEncoder
+from trackrec.serving.errors import BundleError
+from trackrec.serving.everyone import Ladder
+from trackrec.serving.export import export_bundle
+from trackrec.serving.onnx_file import largest_difference, write_onnx
+from trackrec.serving.predict import answer
+from trackrec.serving.ranker import Ranker
+from trackrec.serving.requests import net_inputs, newest_histories, request_rows
+from trackrec.storage.parts import read_table
 
 try:
     room.check_packages()
@@ -46,6 +53,7 @@ except MissingPackageError as error:
 # https://github.com/Lightning-AI/pytorch-lightning/issues/21326
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")]
 
+NO_STATS = {"reccot/no_stats", "none/no_stats", "base_rate"}
 NETS = [DIN, DeepFM, LightFM, DCNv2, DNN, BST, DIEN, xDeepFM, AutoInt, FiBiNET]
 
 
@@ -77,15 +85,6 @@ def run(url, inputs):
     return session.run(["p"], inputs)[0]
 
 
-@pytest.fixture(scope="module")
-def data_dir(tables, tmp_path_factory):
-    """The tables as the data stage leaves them."""
-    where = tmp_path_factory.mktemp("data")
-    for name in ("samples", "histories", "items", "interactions"):
-        write_part(where, name, getattr(tables, name))
-    return where
-
-
 @pytest.mark.parity
 @pytest.mark.parametrize("net_class", NETS)
 def test_a_net_as_onnx_agrees_at_any_batch_size(data, tmp_path, net_class):
@@ -95,7 +94,7 @@ def test_a_net_as_onnx_agrees_at_any_batch_size(data, tmp_path, net_class):
     net = net_class(spec, MLPConnector(spec.text_dim, out_dim=5, hidden=[4]), embed_dim=4).eval()
     for weight in net.parameters():
         nn.init.normal_(weight, std=0.15)
-    write_onnx(net, net_inputs(data, "reccot", "train", slice(8)), tmp_path / "net.onnx")
+    write_onnx([net], net_inputs(data, "reccot", "train", slice(8)), tmp_path / "net.onnx")
     for rows in (slice(8), slice(1), slice(3, 90)):
         given = net_inputs(data, "reccot", "train", rows)
         with torch.inference_mode():
@@ -117,117 +116,220 @@ def test_a_net_as_onnx_agrees_at_any_batch_size(data, tmp_path, net_class):
         ("random", MLPConnector, TextSettings()),
     ],
 )
-def test_requests_through_the_folder_are_what_predict_answers(tables, data_dir, tmp_path, arm, connector, text):
-    """The mean over the seeds, each from its own export, against `SavedNets` on the tables."""
-    seeds = [0, 1] if arm == "none" else [0]
+def test_requests_through_a_bundle_are_what_predict_answers(tables, tmp_path, arm, connector, text):
+    """The mean over the seeds, against `SavedNets` on the tables."""
+    seeds = [0, 1] if arm in ("none", "reccot") else [0]
     inputs, made = made_inputs(tables), plan([arm], connector=connector, text=text, seeds=seeds)
     run_ctr(inputs, made, tmp_path / "ctr", 0, lambda _: None)
     users = 12 if text.missing == "keep" else 10
     wanted = pl.DataFrame(
-        {"user_id": [f"u{i % users}" for i in range(40)], "item_id": [f"i{i % 15}" for i in range(40)]}
+        {"user_id": [f"u{i % users}" for i in range(180)], "item_id": [f"i{i // users % 15}" for i in range(180)]}
     )
     answerable = {f"h{u}" for u in range(users)}
     rows = request_rows(wanted, newest_histories(tables.samples, answerable), tables.interactions, 4)
     expected = SavedNets(inputs, made, tmp_path / "ctr", arm, 0)(rows)
-    found = []
-    for seed in seeds:
-        folder = tmp_path / f"export-{seed}"
-        written = export_net(inputs, made, tmp_path / "ctr", arm, seed, 0, folder)
-        assert (written.net, written.seed) == ("DIN", seed)
-        assert written.difference <= 1e-5
-        encoder = RequestEncoder(folder, data_dir)
-        found.append(run(folder / "net.onnx", encoder(wanted["user_id"], wanted["item_id"])))
-    np.testing.assert_allclose(np.mean(found, axis=0), expected, rtol=0, atol=1e-5)
-    assert arm != "none" or np.abs(found[0] - found[1]).max() > 1e-3
+    written = export_bundle(inputs, made, tmp_path / "ctr", arm, "all", 0, tmp_path / "export", "hash")
+    assert (written.net, written.seeds) == ("DIN", tuple(seeds))
+    assert written.difference <= 1e-5
+    bundle = open_bundle(tmp_path / "export")
+    ranker, states = Ranker(bundle), {state.user_id: state for state in bundle.users()}
+    for user, items in wanted.group_by("user_id", maintain_order=True).agg("item_id").iter_rows():
+        found = ranker.answer(states[user], items)
+        due = expected[(wanted["user_id"] == user).to_numpy()]
+        np.testing.assert_allclose(found.p, due, rtol=0, atol=1e-6)
+        assert set(found.answered_by) == {arm}
+    assert np.ptp(expected) > 1e-3
     assert not list(tmp_path.glob(".*"))
+
+
+def test_the_mean_of_drawn_texts_is_no_net(tables, tmp_path):
+    inputs, made = made_inputs(tables), plan(["shuffled"], seeds=[0, 1])
+    run_ctr(inputs, made, tmp_path / "ctr", 0, lambda _: None)
+    with pytest.raises(ValueError, match=r"--seed all: each training of arm shuffled .* Name one of 0, 1\."):
+        export_bundle(inputs, made, tmp_path / "ctr", "shuffled", "all", 0, tmp_path / "export")
 
 
 @pytest.fixture(scope="module")
 def exported(tables, tmp_path_factory):
-    """A folder that `export_net` wrote, and the run behind it."""
+    """A bundle of a run with texts about ten of twelve users, and the run behind it."""
     where = tmp_path_factory.mktemp("exported")
-    inputs, made = made_inputs(tables), plan(seeds=[3])
+    inputs, made = made_inputs(tables), plan(["none", "reccot"], seeds=[3])
     run_ctr(inputs, made, where / "ctr", 0, lambda _: None)
-    export_net(inputs, made, where / "ctr", "reccot", None, 0, where / "export")
+    export_bundle(inputs, made, where / "ctr", "reccot", None, 0, where / "export", "hash")
     return where / "export", inputs, made, where / "ctr"
 
 
-def test_requests_with_log_odds(tables, data_dir, tmp_path):
+def state_of(bundle, user):
+    return next(state for state in bundle.users() if state.user_id == user)
+
+
+def test_requests_with_log_odds(tables, tmp_path):
     rng = np.random.default_rng(0)
     odds = {key: 4.0 * label - 2.0 + rng.normal() for key, label in tables.samples.select("sample_id", "label").rows()}
     inputs = made_inputs(tables, log_odds={"reccot": odds})
     trainer = partial(dict, accelerator="cpu", max_epochs=12)
     made = plan(text=TextSettings(use="log_odds"), connector=None, trainer=trainer, seeds=[0])
     run_ctr(inputs, made, tmp_path / "ctr", 0, lambda _: None)
-    export_net(inputs, made, tmp_path / "ctr", "reccot", None, 0, tmp_path / "export")
-    encoder = RequestEncoder(tmp_path / "export", data_dir)
-    assert encoder.features["dense"] == [*dense_names(), "log_odds", "has_log_odds"]
-    given = encoder(["u1"] * 3, ["i1"] * 3, [3.0, -3.0, None])
-    assert given["dense"][:, -2:].tolist() == [[1.5, 1.0], [-1.5, 1.0], [0.0, 0.0]]
-    p = run(tmp_path / "export" / "net.onnx", given)
-    assert p[0] > p[2] > p[1]
-    assert not encoder(["u1"], ["i1"])["dense"][:, -2:].any()
+    export_bundle(inputs, made, tmp_path / "ctr", "reccot", None, 0, tmp_path / "export")
+    bundle = open_bundle(tmp_path / "export")
+    assert bundle.info["dense"] == [*dense_names(), "log_odds", "has_log_odds"]
+    encoder, state = RequestEncoder(bundle), state_of(bundle, "u1")
+    scored = replace(state, log_odds={"i1": 3.0, "i2": -3.0, "i4": 99.0})
+    given = encoder.of_net(bundle.nets[0], encoder.inputs(scored, ["i1", "i2", "i3", "i4"]))
+    assert given["dense"][:, -2:].tolist() == [[1.5, 1.0], [-1.5, 1.0], [0.0, 0.0], [3.0, 1.0]]
+    high, low = (Ranker(bundle).answer(replace(state, log_odds={"i1": value}), ["i1"]).p for value in (3.0, -3.0))
+    assert high > Ranker(bundle).answer(state, ["i1"]).p > low
 
 
-def test_the_feature_map_says_what_the_inputs_are(exported, data_dir):
+def test_a_bundle_says_what_is_in_it(exported):
     folder, inputs, *_ = exported
+    bundle = open_bundle(folder)
     names = {path.name for path in folder.iterdir()}
-    assert names == {"net.onnx", "features.json", "users.parquet", "ratings.parquet"}
-    found = json.loads((folder / "features.json").read_text())
-    assert (found["net"], found["arm"], found["seed"], found["scale"]["threshold"]) == ("DIN", "reccot", 3, 3.0)
+    assert names == {*bundle.info["files"], INFO}
+    assert {"net.onnx", "net-without-text.onnx", "neighbours.npy", "users.parquet", "README.md"} < names
+    found = bundle.info
+    assert (found["net"], found["arm"], found["seeds"], found["threshold"]) == ("DIN", "reccot", [3], 3.0)
     assert found["dense"] == list(dense_names())
-    assert found["text"] == {"dim": 6, "use": "dense", "gaps": False}
-    given = RequestEncoder(folder, data_dir)(["u0", "u1"], ["i3", "i7"])
-    assert {one["name"]: one["shape"][1:] for one in found["inputs"]} == {
-        k: list(v.shape[1:]) for k, v in given.items()
-    }
-    assert {one["name"]: one["type"] for one in found["inputs"]} == {k: str(v.dtype) for k, v in given.items()}
-    for row, item in enumerate(["i3", "i7"]):
-        entry = found["items"][item]
-        assert found["vocabularies"]["items"][entry["index"] - found["indices"]["first"]] == item
-        assert given["item"][row] == entry["index"]
-        assert [index for index in given["item_attributes"][row].tolist() if index] == entry["attributes"]
-        own = given["dense"][row, [found["dense"].index(name) for name in entry["dense"]]]
-        np.testing.assert_allclose(own, list(entry["dense"].values()), rtol=1e-6)
-    vectors = pl.read_parquet(folder / "users.parquet").filter(pl.col("user_id") == "u1")["text"]
-    np.testing.assert_array_equal(vectors.to_list()[0], inputs.vectors["reccot"]["h1"])
+    assert found["text"] == {"dim": 6, "vector_dim": 6, "encoder": "hash", "live": True, "projected": False}
+    assert [(net.arm, net.text, net.gaps) for net in bundle.nets] == [("reccot", True, False), ("none", False, False)]
+    assert set(found["ranges"]["numbers"]) == {*dense_names(), "recent_length", "text_norm", "p"}
+    lengths = found["ranges"]["numbers"]["recent_length"]
+    assert (lengths["quantiles"]["0"], lengths["quantiles"]["1"]) == (0.0, 4.0)
+    np.testing.assert_array_equal(state_of(bundle, "u1").text, inputs.vectors["reccot"]["h1"])
+    assert state_of(bundle, "u11").text is None
+    items = pl.read_parquet(folder / "items.parquet")
+    assert items["item_id"].to_list() == bundle.item_ids
+    assert items["ratings"].sum() == bundle.everything[0]
+    bundle.check_texts("hash", 6)
+    with pytest.raises(BundleError, match="read 6 numbers of hash, and the vectors are 8 numbers of other"):
+        bundle.check_texts("other", 8)
 
 
-def test_a_newer_rating_stands_in_the_recent_list(exported, tables, data_dir, tmp_path):
-    for name in ("histories", "items"):
-        write_part(tmp_path / "newer", name, getattr(tables, name))
-    new = {"item_id": "i5", "rating": 1.0, "timestamp": 9_999, "row": 9_999}
-    latest = tables.interactions.head(1).with_columns(**{name: pl.lit(value) for name, value in new.items()})
-    latest = latest.cast(dict(tables.interactions.schema))
-    write_part(tmp_path / "newer", "interactions", pl.concat([tables.interactions, latest]))
-    user = latest["user_id"][0]
-    before = RequestEncoder(exported[0], data_dir)([user], ["i2"])
-    after = RequestEncoder(exported[0], tmp_path / "newer")([user], ["i2"])
-    known = json.loads((exported[0] / "features.json").read_text())["vocabularies"]["items"]
-    assert after["recent_items"][0, -1] == known.index("i5") + 2
-    assert after["recent_items"][0, :-1].tolist() == before["recent_items"][0, 1:].tolist()
-    lowest = RequestEncoder(exported[0], data_dir).scale(np.array([1.0]))
-    assert after["recent_ratings"][0, -1] == lowest.astype(np.float32)[0] < 0
-    np.testing.assert_array_equal(after["text"], before["text"])
+def test_the_card_says_what_it_must(exported):
+    folder, inputs, _, ctr_dir = exported
+    card = (folder / "README.md").read_text()
+    for heading in ("Data", "Split", "Metrics", "Who is answered by what", "Limits", "Licence"):
+        assert f"\n## {heading}\n" in card
+    told = inputs.samples.filter(pl.col("split") == "train", pl.col("history_id").is_in(list(inputs.vectors["reccot"])))
+    assert f"| train | {len(told):,} | 10 |" in card
+    metrics = read_table(ctr_dir, "metrics").filter(
+        pl.col("arm") == "reccot", pl.col("name") == "auc", pl.col("slice") == "all", pl.col("seed") == -1
+    )
+    value, low, high = metrics.select("value", "ci_low", "ci_high").row(0)
+    assert f"| `reccot` | {value:.4f} [{low:.4f}, {high:.4f}] |" in card
+    assert "2. `none`: other users with a rating" in card
 
 
-def test_bad_requests_are_named(exported, data_dir, tmp_path):
-    folder = shutil.copytree(exported[0], tmp_path / "export")
-    encoder = RequestEncoder(folder, data_dir)
-    with pytest.raises(DataError, match="1 users have no history or no RecCoT in this run, the first is 'u11'"):
-        encoder(["u1", "u11"], ["i1", "i1"])
-    with pytest.raises(DataError, match="1 items are not in the items table, the first is 'i99'"):
-        encoder(["u1"], ["i99"])
-    with pytest.raises(DataError, match="as many users as items, got 0 and 0"):
-        encoder([], [])
-    with pytest.raises(DataError, match="reads no log-odds"):
-        encoder(["u1"], ["i1"], [0.5])
-    with pytest.raises(DataError, match=r"holds no features\.json"):
-        RequestEncoder(tmp_path, data_dir)
-    path = folder / "features.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 0}))
-    with pytest.raises(DataError, match="format 0, this trackrec reads 3"):
-        RequestEncoder(folder, data_dir)
+def test_everyone_is_answered_by_the_best_that_can(exported, tables):
+    folder, inputs, made, ctr_dir = exported
+    bundle = open_bundle(folder)
+    ranker, items = Ranker(bundle), ["i1", "new", "i2"]
+    with_text = ranker.answer(state_of(bundle, "u1"), items)
+    assert with_text.answered_by == ["reccot", "base_rate", "reccot"]
+    assert with_text.p[1] == np.float32(bundle.base_rate)
+    without = ranker.answer(state_of(bundle, "u11"), items)
+    assert without.answered_by == ["none", "base_rate", "none"]
+    wanted = pl.DataFrame({"user_id": ["u11"] * 2, "item_id": ["i1", "i2"]})
+    rows = request_rows(wanted, newest_histories(tables.samples, {"h11"}), tables.interactions, 4)
+    due = SavedNets(inputs, made, ctr_dir, "none", 0)(rows)
+    np.testing.assert_allclose(without.p[[0, 2]], due, rtol=0, atol=1e-6)
+    hidden = ranker.answer(state_of(bundle, "u1"), ["i1"], without_text=True)
+    assert hidden.answered_by == ["none"]
+    assert hidden.p[0] != with_text.p[0]
+    # every user's first sample has no earlier rating, so the nets know what that means
+    assert bundle.cold
+    assert ranker.answer(bundle.stranger("u99"), ["i1"]).answered_by == ["none"]
+    bundle.cold = False
+    stranger = ranker.answer(bundle.stranger("u99"), items)
+    assert stranger.answered_by == ["item_mean", "base_rate", "item_mean"]
+    rates = dict(pl.read_parquet(folder / "items.parquet").select("item_id", "like_rate").iter_rows())
+    np.testing.assert_allclose(stranger.p[[0, 2]], [rates["i1"], rates["i2"]], rtol=1e-6)
+    bundle.nets.pop()
+    pleased, displeased = (
+        ranker.answer(bundle.stranger("u99").newer(["i5"] * 3, [rating] * 3), ["i1"]) for rating in (5.0, 1.0)
+    )
+    assert pleased.answered_by == displeased.answered_by == ["item_user"]
+    assert pleased.p[0] > rates["i1"] > displeased.p[0]
+
+
+@pytest.mark.parametrize(
+    ("arms", "text", "statistics", "rungs"),
+    [
+        (["none", "reccot"], TextSettings(), "all", {"reccot", "none", "base_rate"}),
+        (["reccot"], TextSettings(pca_dim=3), "all", {"reccot", "item_user", "item_mean", "base_rate"}),
+        (["reccot"], TextSettings(missing="keep"), "recent", {"reccot", "base_rate"}),
+        (
+            ["reccot/no_stats", "none/no_stats"],
+            TextSettings(),
+            "none",
+            {"reccot/no_stats", "none/no_stats", "base_rate"},
+        ),
+    ],
+)
+def test_the_bundle_and_the_tables_answer_everyone_alike(tables, tmp_path, arms, text, statistics, rungs):
+    """More than a thousand requests: users without samples, without a text and from elsewhere, and newer ratings."""
+    guest = tables.interactions.head(3).with_columns(user_id=pl.lit("guest"))
+    inputs = made_inputs(tables._replace(interactions=pl.concat([tables.interactions, guest])))
+    warm = "item_mean" in rungs and "none" in rungs
+    if warm:  # no row is a user's first, so the nets don't know what that means
+        inputs = inputs._replace(samples=inputs.samples.filter(pl.col("recent_items").list.len() > 0))
+    made = plan(arms, text=text, seeds=[0, 1], features=FeatureSettings(statistics))
+    arm = next(arm for arm in arms if arm.startswith("reccot"))
+    run_ctr(inputs, made, tmp_path / "ctr", 0, lambda _: None)
+    export_bundle(inputs, made, tmp_path / "ctr", arm, "all", 0, tmp_path / "export", "hash")
+    bundle = open_bundle(tmp_path / "export")
+    ranker, states = Ranker(bundle), {state.user_id: state for state in bundle.users()}
+    assert bundle.cold
+    events = pl.DataFrame(
+        {"user_id": ["u3", "u3", "guest"], "item_id": ["i9", "i10", "i14"], "rating": [1.0, 5.0, 2.0]}
+    )
+    events = events.with_columns(timestamp=9_000 + pl.int_range(3), row=9_000 + pl.int_range(3))
+    later = pl.concat([inputs.interactions, events.cast(dict(inputs.interactions.schema))])
+    users, items = [*states, "nobody"], [*bundle.item_ids, "nothing"] * 3
+    wanted = pl.DataFrame({"user_id": [user for user in users for _ in items], "item_id": items * len(users)})
+    for interactions in (inputs.interactions, later):
+        ladder = Ladder(inputs._replace(interactions=interactions), made, tmp_path / "ctr", arm, 0)
+        due = ladder.answer(wanted, answer, answer)
+        found = []
+        for user in users:
+            state = states.get(user) or bundle.stranger(user)
+            if interactions is later:
+                newer = events.filter(pl.col("user_id") == user)
+                state = state.newer(newer["item_id"].to_list(), newer["rating"].to_list())
+            found.append(ranker.answer(state, items))
+        np.testing.assert_allclose(np.concatenate([one.p for one in found]), due.p, rtol=0, atol=1e-6)
+        assert [name for one in found for name in one.answered_by] == due.answered_by
+        assert set(due.answered_by) == rungs
+    assert len(wanted) * 2 > 1000
+
+
+def test_a_damaged_bundle_is_refused(exported, tmp_path):
+    def copy(name):
+        return shutil.copytree(exported[0], tmp_path / name)
+
+    with pytest.raises(BundleError, match=r"is no bundle: it holds no bundle\.json\. Write one with `trackrec export`"):
+        open_bundle(tmp_path)
+    folder = copy("changed")
+    with (folder / "net.onnx").open("r+b") as file:
+        file.write(b"x")
+    with pytest.raises(BundleError, match=r"net\.onnx isn't what was written \(its sha256 differs\)\. Export again"):
+        open_bundle(folder)
+    folder = copy("missing")
+    (folder / "items.npz").unlink()
+    with pytest.raises(BundleError, match=r"items\.npz is missing\. Export again"):
+        open_bundle(folder)
+    folder = copy("half")
+    (folder / INFO).write_text((folder / INFO).read_text()[:500])
+    with pytest.raises(BundleError, match=r"bundle\.json can't be read"):
+        open_bundle(folder)
+    folder = copy("edited")
+    info = json.loads((folder / INFO).read_text())
+    (folder / INFO).write_text(json.dumps({**info, "base_rate": 0.9}))
+    with pytest.raises(BundleError, match=r"bundle\.json was changed after it was written"):
+        open_bundle(folder)
+    (folder / INFO).write_text(json.dumps({**info, "format": 9}))
+    with pytest.raises(BundleError, match="format 9, this trackrec reads 4"):
+        open_bundle(folder)
 
 
 def test_nothing_is_left_where_an_export_fails(exported, tmp_path, monkeypatch):
@@ -236,15 +338,15 @@ def test_nothing_is_left_where_an_export_fails(exported, tmp_path, monkeypatch):
 
     def attempt(**changes):
         values = {"inputs": inputs, "settings": made, "ctr_dir": ctr_dir, "arm": "reccot", "net_seed": None}
-        return export_net(**{**values, "seed": 0, "output": output, **changes})
+        return export_bundle(**{**values, "seed": 0, "output": output, **changes})
 
-    with pytest.raises(ValueError, match="--seed must be among 3, got 7"):
+    with pytest.raises(ValueError, match="--seed must be all or among 3, got 7"):
         attempt(net_seed=7)
-    with pytest.raises(ValueError, match="--arm must be among reccot, got 'none'"):
-        attempt(arm="none")
+    with pytest.raises(ValueError, match="--arm must be among none, reccot, got 'random'"):
+        attempt(arm="random")
     with pytest.raises(ValueError, match=r"ctr\.net: DIN as configured isn't the net in"):
         attempt(settings=plan(net=partial(DIN, hidden=(8,))))
-    monkeypatch.setattr(room, "TOLERANCE", -1.0)
+    monkeypatch.setattr("trackrec.serving.onnx_file.TOLERANCE", -1.0)
     with pytest.raises(ValueError, match="onnxruntime differs from torch by"):
         attempt()
     assert not list(output.parent.glob("*"))
@@ -267,7 +369,7 @@ class Stubborn(nn.Module):
 
 def test_a_net_that_onnx_cannot_say_is_named(data, tmp_path):
     with pytest.raises(ValueError, match=r"ctr\.net: Stubborn can't be written as ONNX"):
-        write_onnx(Stubborn(data.spec), net_inputs(data, "none", "train", slice(8)), tmp_path / "net.onnx")
+        write_onnx([Stubborn(data.spec)], net_inputs(data, "none", "train", slice(8)), tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())
 
 
@@ -275,11 +377,11 @@ def test_a_difference_is_measured(data, tmp_path):
     """A net whose weights changed after it was written doesn't agree any more."""
     net = DIN(data.spec, None, embed_dim=4).eval()
     example = net_inputs(data, "none", "train", slice(8))
-    write_onnx(net, example, tmp_path / "net.onnx")
-    assert largest_difference(net, example, tmp_path / "net.onnx") <= 1e-5
+    write_onnx([net], example, tmp_path / "net.onnx")
+    assert largest_difference([net], example, tmp_path / "net.onnx") <= 1e-5
     nn.init.constant_(net.mlp.layers[-1].bias, 1.0)
     with pytest.raises(ValueError, match="more than 1e-05"):
-        largest_difference(net, example, tmp_path / "net.onnx")
+        largest_difference([net], example, tmp_path / "net.onnx")
 
 
 def test_a_missing_package_is_named(monkeypatch):

@@ -57,30 +57,34 @@ def fails(trackrec: Callable[..., str], capfd: pytest.CaptureFixture[str], *args
     return error
 
 
-def test_an_exported_net_answers_as_predict_does(
+def test_a_bundle_answers_as_predict_does(
     finished: Path, trackrec: Callable[..., str], capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'trackrec[export]'")
-    from trackrec.serving.requests import RequestEncoder
+    """The mean of the seeds, for every user and every item."""
+    pytest.importorskip("onnxruntime", reason="pip install 'trackrec[export]'")
+    from trackrec.serving.bundle import open_bundle
+    from trackrec.serving.ranker import Ranker
 
-    wanted = pl.DataFrame({"user_id": [str(u) for u in range(24)] * 2, "item_id": [str(i % 40) for i in range(48)]})
+    config, output, folder = str(finished), tmp_path / "out.parquet", tmp_path / "bundle"
+    said = trackrec("export", "--config", config, "--seed", "all", "--output", str(folder))
+    assert f"DIN of arm reccot, seed 0, 1, in {folder}: onnxruntime differs from torch by at most" in said
+    bundle = open_bundle(folder)
+    ranker, states = Ranker(bundle), {state.user_id: state for state in bundle.users()}
+    users = [*states, "nobody"]
+    items = [*bundle.item_ids[:40], "nothing"]
+    wanted = pl.DataFrame({"user_id": [user for user in users for _ in items], "item_id": items * len(users)})
     wanted.write_parquet(tmp_path / "in.parquet")
-    config, output = str(finished), tmp_path / "out.parquet"
     asked = ("--config", config, "--requests", str(tmp_path / "in.parquet"), "--output", str(output))
     trackrec("predict", *asked)
-    found = []
-    for seed in (0, 1):
-        folder = tmp_path / f"net-{seed}"
-        said = trackrec("export", "--config", config, "--seed", str(seed), "--output", str(folder))
-        assert f"DIN of arm reccot, seed {seed}, in {folder}: onnxruntime differs from torch by at most" in said
-        inputs = RequestEncoder(folder, run_dir(finished) / "data")(wanted["user_id"], wanted["item_id"])
-        session = onnxruntime.InferenceSession(str(folder / "net.onnx"), providers=["CPUExecutionProvider"])
-        found.append(session.run(["p"], inputs)[0])
-    np.testing.assert_allclose(np.mean(found, axis=0), pl.read_parquet(output)["p"].to_numpy(), rtol=0, atol=1e-5)
+    due = pl.read_parquet(output)
+    answers = [ranker.answer(states.get(user) or bundle.stranger(user), items) for user in users]
+    np.testing.assert_allclose(np.concatenate([one.p for one in answers]), due["p"].to_numpy(), rtol=0, atol=1e-6)
+    assert [name for one in answers for name in one.answered_by] == due["answered_by"].to_list()
+    assert {"reccot", "base_rate"} < set(due["answered_by"])
     error = fails(trackrec, capfd, "export", "--config", config, "--arm", "recot", "--output", str(tmp_path / "x"))
     assert "--arm must be among none, reccot, got 'recot'" in error
     assert not (tmp_path / "x").exists()
-    assert "exists already" in fails(trackrec, capfd, "export", "--config", config, "--output", str(tmp_path / "net-0"))
+    assert "exists already" in fails(trackrec, capfd, "export", "--config", config, "--output", str(folder))
 
 
 @pytest.mark.slow

@@ -293,7 +293,8 @@ def test_predict_answers_every_request(
     asked = (*asked, "--column", "chance")
     trackrec(*asked)
     answers = pl.read_parquet(output)
-    assert answers.drop("chance").to_dict(as_series=False) == requests
+    assert answers.drop("chance", "answered_by").to_dict(as_series=False) == requests
+    assert answers["answered_by"].to_list() == ["reccot"] * 3
     assert answers["chance"].is_between(0, 1).sum() == answers["chance"].n_unique() == 3
     monkeypatch.setattr("trackrec.serving.predict.ROWS_AT_ONCE", 2)
     trackrec(*asked)
@@ -336,8 +337,19 @@ def test_predict_leaves_unknown_ids_without_a_probability(
     assert "2 requests of unknown users or items have none" in said
     assert answers["mixed"] == [None, answers["known"][0], None, answers["known"][1]]
     asked = ("predict", "--config", str(config), *files)
+    said = trackrec(*asked)
+    everyone = pl.read_parquet(tmp_path / "mixed.parquet")
+    assert "4 predictions in" in said
+    assert everyone["p"].is_between(0, 1).all()
+    assert everyone["answered_by"].to_list()[1:] == ["reccot", "base_rate", "reccot"]
+    assert everyone["answered_by"][0] in ("none", "item_mean")
+    assert everyone["p"].to_list()[1::2] == answers["known"]
     for some, flags, words in (
-        (mixed, [], "1 items are not in the items table, the first is 'no film'. `trackrec predict --unknown empty`"),
+        (
+            mixed,
+            ["--unknown", "error"],
+            "1 items are not in the items table, the first is 'no film'. `trackrec predict --unknown empty`",
+        ),
         (mixed.head(1), ["--unknown", "empty"], "1 users have no history or no RecCoT in this run, the first is"),
     ):
         some.write_csv(tmp_path / "mixed.csv")

@@ -10,7 +10,14 @@ import pytest
 from trackrec.interactions import DataError
 from trackrec.prompts.settings import PromptSettings
 from trackrec.serving.predict import predict
-from trackrec.serving.request_files import check_column, check_form, check_output, read_requests, write_answers
+from trackrec.serving.request_files import (
+    check_column,
+    check_form,
+    check_no_column,
+    check_output,
+    read_requests,
+    write_answers,
+)
 
 P = pl.Series([0.25, None, 0.5], dtype=pl.Float32)
 
@@ -106,7 +113,7 @@ def test_every_column_stays_in_every_form(tmp_path):
     asked = read_requests(written(tmp_path / "asked.csv", ASKED))
     outputs = [tmp_path / f"out{ending}" for ending in (".csv", ".tsv", ".parquet", ".jsonl")]
     for output in outputs:
-        write_answers(output, asked, "p", P)
+        write_answers(output, asked, {"p": P})
     assert outputs[0].read_text() == (
         "good,user_id,code,item_id,place,=c,note,p\n"
         '1,u,007,a,3,1.5,x,0.25\n0,v,010,b,,22,,\n1,w,1,c,5,0.25,"y, z",0.5\n'
@@ -123,7 +130,7 @@ def test_parquet_keeps_its_types(tmp_path):
     frame = pl.DataFrame({"user_id": [7, 8, 9], "item_id": ["1", "2", "3"], "tags": [["a"], [], None], "code": "7"})
     frame.write_parquet(tmp_path / "asked.parquet")
     asked = read_requests(tmp_path / "asked.parquet")
-    write_answers(tmp_path / "out.parquet", asked, "chance", P)
+    write_answers(tmp_path / "out.parquet", asked, {"chance": P})
     found = pl.read_parquet(tmp_path / "out.parquet")
     assert found.drop("chance").equals(frame)
     assert found.drop("chance").schema == frame.schema
@@ -142,6 +149,9 @@ def test_a_column_of_the_requests_is_never_replaced(tmp_path):
     with pytest.raises(DataError, match="--column must name"):
         check_column(" ", asked, path)
     check_column("p_predicted", asked, path)
+    check_no_column("answered_by", asked, path)
+    with pytest.raises(DataError, match=r"--requests: .*asked\.csv has a column 'p' already, .*Rename it"):
+        check_no_column("p", asked, path)
 
 
 def test_the_output_is_a_file_of_a_known_kind(tmp_path):
@@ -161,7 +171,7 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr("trackrec.storage.atomic.os.fsync", crash)
     with pytest.raises(OSError, match="No space"):
-        write_answers(output, read_requests(path), "p", P.head(1))
+        write_answers(output, read_requests(path), {"p": P.head(1)})
     assert output.read_text() == "of before"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["asked.csv", "out.csv"]
 

@@ -134,6 +134,6 @@ def _parse(files: Sequence[Path]) -> Any:
     from trackrec.runtime.lightning_import import import_lightning
 
     import_lightning()
-    from trackrec.cli.app import parse_values
+    from trackrec.cli.app import parse_run
 
-    return parse_values(files)
+    return parse_run(files)

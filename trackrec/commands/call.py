@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from trackrec.recipe.experiment import Experiment
     from trackrec.recipe.graph import Graph
 
-Parse = Callable[[Sequence[Path]], dict[str, Any]]
+Parse = Callable[[Sequence[Path]], "tuple[dict[str, Any], Objects]"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Call:
         config: the resolved configuration as plain types.
         own: the command's own arguments.
         objects: builds the configuration's objects anew at each call.
-        parse: reads configuration files, the later ones over the earlier ones.
+        parse: reads configuration files, the later ones over the earlier ones: the values as plain types, and what
+            builds their objects.
         console: where the command prints.
     """
 

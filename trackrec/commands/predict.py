@@ -18,9 +18,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--arm", type=str, default="reccot", help="The arm whose nets predict.")
     parser.add_argument(
         "--unknown",
-        type=Literal["error", "empty", "cold"],
-        default="error",
-        help="empty: no p for unknown ids; cold: users without a history are answered as cold ones.",
+        type=Literal["answer", "error", "empty", "cold"],
+        default="answer",
+        help="answer: by the best that can, which a column names; empty: no p for unknown ids; cold: users without a "
+        "history are answered as cold ones.",
     )
 
 

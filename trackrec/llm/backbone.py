@@ -169,6 +169,21 @@ class LanguageModel:
             if name not in names:
                 self.drop_adapter(name)
 
+    def merge_adapter(self, name: str) -> None:
+        """Add an adapter to the weights themselves: the plain base then writes what the adapter wrote, up to rounding.
+
+        Raises:
+            SettingError: the weights are quantized, so that the sum would be rounded to 4 or 8 bits.
+        """
+        if self.settings.quantize != "none":
+            raise SettingError(
+                f"bulk.merge_adapter must be false where backbone.quantize is {self.settings.quantize}: the adapter "
+                "would be rounded with the weights."
+            )
+        self._peft.set_adapter(name, inference_mode=True)
+        self.base = self._peft.merge_and_unload()
+        self._peft = None
+
     def save_adapter(self, directory: Path, name: str) -> None:
         """Write ``adapter_model.safetensors`` and ``adapter_config.json``, readable by PEFT."""
         from peft import get_peft_model_state_dict

@@ -183,14 +183,15 @@ def _parse(name: str, path: Path, _changed: int) -> _Module:
             if not _is_own(module):
                 packages.add(module.partition(".")[0])
                 continue
-            for alias in node.names:
-                imports.add((module, alias.name))
-                exports[alias.asname or alias.name] = (module, alias.name)
+            imports.update((module, alias.name) for alias in node.names)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _names_module(node.value):
             imports.add((node.value, ""))  # started by its name: `python -m trackrec.llm.vllm.child`
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _names_callback(node.value):
             module, _, member = node.value.rpartition(".")
             imports.add((module, member))
+    for node in ast.walk(tree):  # what a package loads on first use, it names under TYPE_CHECKING
+        if isinstance(node, ast.ImportFrom) and _is_own(module := _absolute(node, package)):
+            exports.update({alias.asname or alias.name: (module, alias.name) for alias in node.names})
     digest = stable_hash(ast.dump(_without_docstrings(tree), include_attributes=False), digits=32)
     return _Module(digest, frozenset(imports), frozenset(packages), exports)
 

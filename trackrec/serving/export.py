@@ -1,67 +1,75 @@
-"""``trackrec export``: a trained CTR net as ONNX, with what a server needs to feed it.
-
-The folder holds
-
-* ``net.onnx``: the inputs of `trackrec.serving.requests.net_inputs`, for any number B of rows -> ``p`` (B,), P(like);
-* ``features.json``: sizes, vocabularies, the order and scale of the dense features, statistics of every item;
-* ``users.parquet``: user_id, history_id, and the text vector as the net reads it;
-* ``ratings.parquet``: the ratings that statistics count.
-
-`trackrec.serving.requests.RequestEncoder` reads the folder and turns requests into inputs.
-"""
+"""``trackrec export``: the nets of an arm as a bundle; see `trackrec.serving.bundle` for what is in it."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import polars as pl
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
+import trackrec
+from trackrec.ctr.arms.arm import Arm
 from trackrec.ctr.arms.assemble import CTRInputs, sample_rows
-from trackrec.ctr.features.dense_statistics import ITEM_NAMES, EarlierItemRatings, dense_names, item_years
-from trackrec.ctr.features.features import MAX_ATTRIBUTES, CTRData
-from trackrec.ctr.features.past import FIRST, PADDING, UNKNOWN, source_rows
+from trackrec.ctr.arms.log_odds import log_odds_columns
+from trackrec.ctr.arms.texts import Projection, principal_projection, text_arm
+from trackrec.ctr.features.dense_statistics import ITEM_NAMES, HistoryStatistics, dense_names
+from trackrec.ctr.features.features import CTRData
 from trackrec.ctr.saved import load_net, saved_features, saved_net, saved_seeds
 from trackrec.ctr.settings import CTRSettings
 from trackrec.recipe.ctr_inputs import check_nets, ctr_inputs
 from trackrec.recipe.experiment import Experiment
-from trackrec.runtime.errors import SettingError, reason
+from trackrec.recipe.names import EMBED
+from trackrec.recipe.tables import without_items
+from trackrec.runtime.errors import SettingError
 from trackrec.runtime.packages import need
-from trackrec.serving.requests import FEATURES, FORMAT, NET, RATINGS, USERS, after_all, net_inputs, newest_histories
+from trackrec.serving.bundle import CARD, FORMAT, INFO, NET, PROJECTION, WITHOUT_TEXT, Net, digest_of, file_facts
+from trackrec.serving.bundle_tables import BundleTables
+from trackrec.serving.card import bundle_card
+from trackrec.serving.everyone import newest_histories_of_all
+from trackrec.serving.ladder import base_rate
+from trackrec.serving.onnx_file import largest_difference, write_onnx
+from trackrec.serving.ranges import ranges
+from trackrec.serving.requests import net_inputs
+from trackrec.serving.whole_folder import whole_or_nothing
+from trackrec.storage.atomic import write_atomic
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-TOLERANCE = 1e-5
 _CHECKED_ROWS = 512
-_EXTERNAL_BYTES = 2**30  # larger weights are written to a second file: protobuf is limited to 2 GiB
 _LOG_ODDS_COLUMNS = ("log_odds", "has_log_odds")
+Seed = int | Literal["all"] | None
+Vectors = Mapping[str, NDArray[np.floating[Any]]]
 
 
 class Exported(NamedTuple):
-    """What was written: the net's class, its seed, and the largest difference between onnxruntime and torch."""
+    """What was written.
+
+    Attributes:
+        net: the nets' class.
+        seeds: of the trainings whose mean answers.
+        difference: the largest between onnxruntime and torch.
+        rows: validation rows on which it was measured.
+        without_text: the arm whose net answers users without a text; None where the first net does.
+    """
 
     net: str
-    seed: int
+    seeds: tuple[int, ...]
     difference: float
     rows: int
+    without_text: str | None
 
 
-def export(exp: Experiment, arm: str, seed: int | None, output: Path) -> None:
-    """Write the net of one arm and seed of a finished run; see the module.
+def export(exp: Experiment, arm: str, seed: Seed, output: Path) -> None:
+    """Write the bundle of one arm of a finished run; see the module.
 
     Args:
         exp: a run whose ctr stage is done.
         arm: one of those the ctr stage trained.
-        seed: of that training; None takes the first.
+        seed: of one training; ``all``: the mean of all of them; None: the first.
         output: folder to write; it must not exist.
 
     Raises:
@@ -71,10 +79,14 @@ def export(exp: Experiment, arm: str, seed: int | None, output: Path) -> None:
     """
     check_packages()
     check_nets(exp)
-    exported = export_net(ctr_inputs(exp), exp.ctr, exp.directory("ctr"), arm, seed, exp.seed, output)
+    inputs = ctr_inputs(exp)
+    encoder = str(exp.table(EMBED, "embeddings")["encoder"][0]) if inputs.vectors else ""
+    empty_text = not exp.prompts.user_attributes
+    exported = export_bundle(inputs, exp.ctr, exp.directory("ctr"), arm, seed, exp.seed, output, encoder, empty_text)
+    others = f"; users without a text are answered by arm {exported.without_text}" if exported.without_text else ""
     exp.say(
-        f"{exported.net} of arm {arm}, seed {exported.seed}, in {output}: onnxruntime differs from torch by at most "
-        f"{exported.difference:.1e} on {exported.rows} validation rows"
+        f"{exported.net} of arm {arm}, seed {', '.join(map(str, exported.seeds))}, in {output}: onnxruntime differs "
+        f"from torch by at most {exported.difference:.1e} on {exported.rows} validation rows{others}"
     )
 
 
@@ -87,8 +99,31 @@ def check_packages() -> None:
     need("trackrec export", "export", *PACKAGES)
 
 
-def export_net(
-    inputs: CTRInputs, settings: CTRSettings, ctr_dir: Path, arm: str, net_seed: int | None, seed: int, output: Path
+class _Trained(NamedTuple):
+    """The nets of an arm, and the features that they read."""
+
+    arm: Arm
+    seeds: tuple[int, ...]
+    data: CTRData
+    nets: list[nn.Module]
+
+    @property
+    def statistics(self) -> int:
+        """How many dense statistics they read."""
+        columns = self.data.columns.get(self.arm.name)
+        return self.data.spec_for(self.arm.name).n_dense - (0 if columns is None else columns["train"].shape[1])
+
+
+def export_bundle(
+    inputs: CTRInputs,
+    settings: CTRSettings,
+    ctr_dir: Path,
+    arm: str,
+    net_seed: Seed,
+    seed: int,
+    output: Path,
+    encoder: str = "",
+    empty_text: bool = True,
 ) -> Exported:
     """The body of `export`: built in a temporary folder, checked, then renamed.
 
@@ -96,179 +131,155 @@ def export_net(
         inputs: the tables on which the stage ran.
         settings: of the stage.
         ctr_dir: the stage's directory.
-        arm: the arm of the net.
-        net_seed: of the net's training; None takes the first.
+        arm: the arm of the nets.
+        net_seed: of the training; ``all``: the mean of all; None: the first.
         seed: of the run, for what is drawn for the arm.
         output: folder to write.
+        encoder: what made the text vectors.
+        empty_text: whether the text about an empty history fits every new user.
     """
-    if output.exists():
-        raise SettingError(f"--output {output} exists already. Name a folder that doesn't, or delete it.")
+    main = _trained(inputs, settings, ctr_dir, arm, net_seed, seed)
+    other = _for_others(main, inputs, settings, ctr_dir, net_seed, seed)
+    with whole_or_nothing(output) as work:
+        nets, difference, rows = [], 0.0, 0
+        for trained, file in ((main, NET), (other, WITHOUT_TEXT)):
+            if trained is not None:
+                example = net_inputs(trained.data, trained.arm.name, "valid", slice(_CHECKED_ROWS))
+                write_onnx(trained.nets, example, work / file)
+                difference = max(difference, largest_difference(trained.nets, example, work / file))
+                rows = len(example["item"])
+                nets.append(_net(trained, file, example))
+        info = _contents(main, inputs, settings, encoder, empty_text, work)
+        info = {"format": FORMAT, "trackrec": trackrec.__version__, **info, "nets": [asdict(net) for net in nets]}
+        write_atomic(work / CARD, bundle_card(info, ctr_dir, sample_rows(inputs, settings.text), inputs.interactions))
+        files = sorted(path for path in work.iterdir() if path.name != INFO)
+        info["files"] = {path.name: file_facts(path) for path in files}
+        write_atomic(work / INFO, json.dumps({**info, "digest": digest_of(info)}, indent=1) + "\n")
+    return Exported(info["net"], main.seeds, difference, rows, other.arm.name if other else None)
+
+
+def _trained(inputs: CTRInputs, settings: CTRSettings, ctr_dir: Path, arm: str, net_seed: Seed, seed: int) -> _Trained:
     seeds = saved_seeds(ctr_dir, arm)
-    chosen = seeds[0] if net_seed is None else net_seed
-    if chosen not in seeds:
-        raise SettingError(f"--seed must be among {', '.join(map(str, seeds))}, got {chosen}.")
-    data = saved_features(inputs, settings, ctr_dir, arm, seed, chosen)
-    net = load_net(settings, data.spec_for(arm), saved_net(ctr_dir, arm, chosen))
-    work = output.with_name(f".{output.name}.tmp")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    try:
-        example = net_inputs(data, arm, "valid", slice(_CHECKED_ROWS))
-        write_onnx(net, example, work / NET)
-        difference = largest_difference(net, example, work / NET)
-        _write_tables(data, inputs, settings, arm, work)
-        shapes = [
-            {"name": name, "type": str(value.dtype), "shape": ["batch", *value.shape[1:]]}
-            for name, value in example.items()
-        ]
-        facts = {"net": type(net).__name__, "arm": arm, "seed": chosen, "inputs": shapes}
-        (work / FEATURES).write_text(
-            json.dumps({**facts, **_features(data, inputs, settings, arm, work)}, indent=1) + "\n"
-        )
-        work.rename(output)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return Exported(type(net).__name__, chosen, difference, len(example["item"]))
-
-
-class _Positional(nn.Module):
-    """A net whose inputs are arguments in a fixed order, and whose output is a probability."""
-
-    def __init__(self, net: nn.Module, names: Sequence[str]) -> None:
-        super().__init__()
-        self.net, self.names = net, tuple(names)
-
-    def forward(self, *values: Tensor) -> Tensor:
-        logits: Tensor = self.net(dict(zip(self.names, values, strict=True)))
-        return logits.sigmoid()
-
-
-def write_onnx(net: nn.Module, example: dict[str, NDArray[Any]], path: Path) -> None:
-    """Write a net as ONNX; its first dimension is free.
-
-    Args:
-        net: batch -> logits (B,).
-        example: inputs by name, at least two rows.
-        path: file to write.
-
-    Raises:
-        SettingError: the net can't be expressed in ONNX.
-    """
-    batch = torch.export.Dim("batch", min=1)
-    values = tuple(torch.from_numpy(value) for value in example.values())
-    size = sum(weight.numel() * weight.element_size() for weight in net.parameters())
-    try:
-        with _quiet_exporter():
-            program = torch.onnx.export(
-                _Positional(net, list(example)).eval(),
-                values,
-                input_names=list(example),
-                output_names=["p"],
-                dynamo=True,
-                dynamic_shapes={"values": tuple({0: batch} for _ in values)},
-                verbose=False,
-            )
-    except torch.onnx.errors.OnnxExporterError as error:
+    parsed = Arm.parse(arm)
+    if net_seed is None:
+        chosen = seeds[:1]
+    elif net_seed == "all":
+        chosen = seeds
+    elif net_seed in seeds:
+        chosen = [net_seed]
+    else:
+        raise SettingError(f"--seed must be all or among {', '.join(map(str, seeds))}, got {net_seed}.")
+    if len(chosen) > 1 and parsed.is_drawn:
         raise SettingError(
-            f"ctr.net: {type(net).__name__} can't be written as ONNX: {reason(error.__cause__ or error)}"
-        ) from error
-    assert program is not None
-    program.save(path, external_data=size > _EXTERNAL_BYTES)
-
-
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Silence the exporter, which logs packages that no net uses and warns about its own deprecated calls."""
-    import logging
-
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def largest_difference(net: nn.Module, example: dict[str, NDArray[Any]], path: Path) -> float:
-    """Between onnxruntime's probabilities and torch's, on all rows at once and on the first row only.
-
-    Raises:
-        SettingError: it is above `TOLERANCE`, or NaN.
-    """
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    largest = 0.0
-    for rows in (slice(None), slice(1)):
-        part = {name: value[rows] for name, value in example.items()}
-        with torch.inference_mode():
-            expected = net({name: torch.from_numpy(value) for name, value in part.items()}).sigmoid().numpy()
-        (p,) = session.run(["p"], part)
-        largest = max(largest, float(np.abs(p - expected).max()))
-    if not largest <= TOLERANCE:
-        raise SettingError(
-            f"ctr.net: onnxruntime differs from torch by {largest:.1e} on {type(net).__name__}, more than "
-            f"{TOLERANCE:.0e}. Nothing was written."
+            f"--seed all: each training of arm {arm} read texts that were drawn for it. Name one of "
+            f"{', '.join(map(str, seeds))}."
         )
-    return largest
-
-
-def _write_tables(data: CTRData, inputs: CTRInputs, settings: CTRSettings, arm: str, work: Path) -> None:
-    """``users.parquet`` and ``ratings.parquet``."""
-    samples = sample_rows(inputs, settings.text)
-    source_rows(inputs.samples, inputs.histories, inputs.interactions).write_parquet(work / RATINGS)
-    users = newest_histories(samples, set(samples["history_id"].to_list()))
-    texts: list[list[float] | None] = [None] * len(users)
-    if arm in data.arms:
-        text_arm = data.arms[arm]
-        position = {history: row for row, history in enumerate(data.history_ids)}
-        rows = text_arm.rows[[position[history] for history in users["history_id"].to_list()]].tolist()
-        texts = [None if row < 0 else text_arm.matrix[row].tolist() for row in rows]
-    users.with_columns(text=pl.Series(texts, dtype=pl.List(pl.Float32))).write_parquet(work / USERS)
-
-
-def _features(data: CTRData, inputs: CTRInputs, settings: CTRSettings, arm: str, work: Path) -> dict[str, Any]:
-    """The content of ``features.json`` except the net and its inputs."""
+    data = saved_features(inputs, settings, ctr_dir, arm, seed, chosen[0])
     spec = data.spec_for(arm)
-    text = {"dim": spec.text_dim, "use": spec.text_use, "gaps": spec.text_gaps} if spec.text_dim else None
-    has_log_odds = arm in data.columns
-    statistics = "none" if arm in data.without_statistics else settings.features.history_statistics
+    return _Trained(
+        parsed, tuple(chosen), data, [load_net(settings, spec, saved_net(ctr_dir, arm, one)) for one in chosen]
+    )
+
+
+def _for_others(
+    main: _Trained, inputs: CTRInputs, settings: CTRSettings, ctr_dir: Path, net_seed: Seed, seed: int
+) -> _Trained | None:
+    """The nets without text, where those of the arm can't answer users without one and the run trained them."""
+    texts = main.data.arms.get(main.arm.name)
+    if texts is None or texts.gaps:
+        return None
+    name = f"none{main.arm.suffix}"
+    try:
+        seeds = saved_seeds(ctr_dir, name)
+    except SettingError:  # the run has no such arm; the card says who answers instead
+        return None
+    return _trained(inputs, settings, ctr_dir, name, net_seed if net_seed in ("all", *seeds) else None, seed)
+
+
+def _net(trained: _Trained, file: str, example: Mapping[str, Any]) -> Net:
+    name, spec = trained.arm.name, trained.data.spec_for(trained.arm.name)
+    return Net(
+        file=file,
+        arm=name,
+        seeds=trained.seeds,
+        inputs=tuple(example),
+        n_statistics=trained.statistics,
+        text=bool(spec.text_dim),
+        gaps=spec.text_gaps,
+        log_odds=name in trained.data.columns,
+    )
+
+
+def _contents(
+    main: _Trained, inputs: CTRInputs, settings: CTRSettings, encoder: str, empty_text: bool, work: Path
+) -> dict[str, Any]:
+    """Writes the tables; returns what ``bundle.json`` says of them."""
+    data, arm = main.data, main.arm.name
+    history: HistoryStatistics = settings.features.history_statistics
+    tables = BundleTables(inputs, data.vocabularies, data.scale, history, data.spec.recent_len)
+    tables.write_items(work)
+    answerable = set(sample_rows(inputs, settings.text)["history_id"].to_list())
+    vectors, text = _texts(main, inputs, settings, encoder, work)
+    empty = sorted(without_items(inputs.histories) & answerable)
+    everything = tables.everything()
+    dense = list(dense_names(history) if main.arm.statistics else ITEM_NAMES)
+    own = _LOG_ODDS_COLUMNS if arm in data.columns else ()
     return {
-        "format": FORMAT,
+        "net": type(main.nets[0]).__name__,
+        "arm": arm,
+        "seeds": list(main.seeds),
+        "threshold": data.scale.threshold,
         "scale": asdict(data.scale),
-        "history_statistics": statistics,
-        "max_attributes": MAX_ATTRIBUTES,
-        "indices": {"padding": PADDING, "unknown": UNKNOWN, "first": FIRST},
-        "spec": asdict(spec),
-        "vocabularies": asdict(data.vocabularies),
-        "dense": [*dense_names(statistics), *(_LOG_ODDS_COLUMNS if has_log_odds else ())],
+        "history_statistics": history,
+        "recent_len": data.spec.recent_len,
+        "dense": [*dense, *own],
+        "vocabularies": {name: len(words) for name, words in asdict(data.vocabularies).items()},
+        "attributes": data.vocabularies.attributes,
         "text": text,
-        "log_odds": has_log_odds,
+        "log_odds": _log_odds_reading() if arm in data.columns else None,
         "published_lists": inputs.published_lists,
-        "items": _item_facts(data, inputs, pl.read_parquet(work / RATINGS)),
+        "everything": [float(value[0]) for value in everything],
+        "base_rate": base_rate(everything),
+        "cold": bool((~data.splits["train"]["recent_mask"].any(dim=1)).any()),
+        "cold_text": vectors[empty[0]].tolist() if empty_text and empty and empty[0] in vectors else None,
+        "users": tables.write_users(work, newest_histories_of_all(inputs.samples, answerable), vectors),
+        "items": len(inputs.items),
+        "ranges": ranges(data, arm, [*dense, *own], main.nets),
     }
 
 
-def _item_facts(data: CTRData, inputs: CTRInputs, ratings: pl.DataFrame) -> dict[str, dict[str, Any]]:
-    """Item -> its index, its attributes' indices, and its user-independent dense features after the last rating."""
-    items = inputs.items
-    times = np.full(len(items), after_all(inputs.interactions), np.int64)
-    known = {item: FIRST + position for position, item in enumerate(data.vocabularies.items)}
-    of_items = EarlierItemRatings(ratings, items, data.scale)
-    statistics = of_items.statistics(1 + np.arange(len(items)), times)
-    columns = np.concatenate([statistics, np.nan_to_num(item_years(items)[1:])[:, None]], axis=1)
-    return {
-        item: {
-            "index": known.get(item, UNKNOWN),
-            "attributes": [index for index in attributes if index != PADDING],
-            "dense": dict(zip(ITEM_NAMES, values, strict=True)),
-        }
-        for item, attributes, values in zip(
-            items["item_id"].to_list(), data.item_attributes[1:].tolist(), columns.tolist(), strict=True
-        )
-    }
+def _texts(
+    main: _Trained, inputs: CTRInputs, settings: CTRSettings, encoder: str, work: Path
+) -> tuple[Vectors, dict[str, Any] | None]:
+    """The vector of each history, and how a net reads one: as the encoder gave it where a newer text may come."""
+    data, arm = main.data, main.arm
+    if arm.name not in data.arms:
+        return {}, None
+    texts = data.arms[arm.name]
+    dim = int(texts.matrix.shape[1])
+    if arm.texts != ("reccot",) or arm.is_drawn:
+        rows, matrix = texts.rows.tolist(), texts.matrix.numpy()
+        fixed = {key: matrix[row] for key, row in zip(data.history_ids, rows, strict=True) if row >= 0}
+        facts = {"dim": dim, "vector_dim": dim, "encoder": encoder, "live": False, "projected": False}
+        return fixed, facts
+    vectors = inputs.vectors["reccot"]
+    width = len(next(iter(vectors.values())))
+    if settings.text.pca_dim is not None:
+        _save(_projection(data, vectors, settings.text.pca_dim), work / PROJECTION)
+    projected = settings.text.pca_dim is not None
+    return vectors, {"dim": dim, "vector_dim": width, "encoder": encoder, "live": True, "projected": projected}
+
+
+def _projection(data: CTRData, vectors: Vectors, dim: int) -> Projection:
+    ids = sorted(vectors)
+    return principal_projection(data, text_arm(data, "reccot", ids, np.stack([vectors[i] for i in ids]), True), dim, "")
+
+
+def _save(projection: Projection, path: Path) -> None:
+    np.savez(path, mean=projection.mean, directions=projection.directions, scale=np.float64(projection.scale))
+
+
+def _log_odds_reading() -> dict[str, float]:
+    """How `log_odds_columns` clips and scales, read from what it does."""
+    small, large = log_odds_columns(["a", "b"], {"a": 1.0, "b": 1e9})[:, 0].tolist()
+    return {"limit": large / small, "divisor": 1.0 / small}

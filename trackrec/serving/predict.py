@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,14 @@ from trackrec.recipe.graph import Graph
 from trackrec.recipe.names import CTR, TEXTS
 from trackrec.recipe.tables import sample_rows as all_samples
 from trackrec.recipe.tables import texts_of
-from trackrec.serving.request_files import check_column, check_form, check_output, read_requests, write_answers
+from trackrec.serving.request_files import (
+    check_column,
+    check_form,
+    check_no_column,
+    check_output,
+    read_requests,
+    write_answers,
+)
 from trackrec.serving.requests import (
     after_all,
     check_items,
@@ -38,6 +46,7 @@ if TYPE_CHECKING:
     from trackrec.ctr.saved import SavedNets
 
 ROWS_AT_ONCE = 65_536
+ANSWERED_BY = "answered_by"
 
 
 def predict(
@@ -54,8 +63,10 @@ def predict(
         requests: a file with ``user_id`` and ``item_id``, of any kind that `Table` reads.
         output: file to write: .parquet, .csv, .tsv or .jsonl.
         arm: one of those the ctr stage trained.
-        unknown: ``error``; ``empty``: no probability for users without a RecCoT and for items that aren't known;
-            ``cold``: users without a history are answered as the run's cold users (``samples.min_history: 0``).
+        unknown: ``answer``: users and items that the arm can't answer are answered by the nets without text or by
+            like-rates, and the column `ANSWERED_BY` says by what (`trackrec.serving.ranker`); ``error``; ``empty``: no
+            probability for users without a RecCoT and for items that aren't known; ``cold``: users without a history
+            are answered as the run's cold users (``samples.min_history: 0``).
         column: name of the column for the probabilities; the requests must not have it.
 
     Raises:
@@ -65,6 +76,7 @@ def predict(
     """
     from trackrec.ctr.arms.assemble import sample_rows
     from trackrec.ctr.saved import SavedNets, saved_seeds
+    from trackrec.serving.everyone import Ladder
 
     check_output(output)
     if unknown == "cold" and exp.prompts.user_attributes and arm != "none":
@@ -79,6 +91,18 @@ def predict(
     check_form(output, asked)
     wanted = asked.ids
     inputs = ctr_inputs(exp)
+    reads_log_odds = exp.ctr.text.use == "log_odds" and bool(Arm.parse(arm).texts)
+    log_odds = partial(request_log_odds, exp, graph, arm=arm) if reads_log_odds else None
+    if unknown == "answer":
+        check_no_column(ANSWERED_BY, asked, requests)
+        ladder = Ladder(inputs, exp.ctr, exp.directory(CTR), arm, exp.seed, not exp.prompts.user_attributes)
+        everyone = ladder.answer(wanted, partial(answer, log_odds=log_odds), answer)
+        columns = {column: pl.Series(everyone.p), ANSWERED_BY: pl.Series(everyone.answered_by, dtype=pl.String)}
+        write_answers(output, asked, columns)
+        counts = Counter(everyone.answered_by)
+        by = ", ".join(f"{count:,} by {name}" for name, count in counts.most_common())
+        exp.say(f"{len(wanted):,} predictions in {output}: {by}")
+        return
     answerable_histories = set(sample_rows(inputs, exp.ctr.text)["history_id"].to_list())
     histories = newest_histories(inputs.samples, answerable_histories)
     if unknown == "cold":
@@ -89,12 +113,10 @@ def predict(
         check_items(wanted["item_id"], set(inputs.items["item_id"]))
         check_users(set(wanted["user_id"]) - set(histories["user_id"]))
     nets = SavedNets(inputs, exp.ctr, exp.directory(CTR), arm, exp.seed, now=after_all(inputs.interactions))
-    reads_log_odds = exp.ctr.text.use == "log_odds" and bool(Arm.parse(arm).texts)
-    log_odds = partial(request_log_odds, exp, graph, arm=arm) if reads_log_odds else None
     answerable = wanted.filter(known)
     p = answer(nets, answerable, histories, inputs, log_odds)
     empty = pl.repeat(None, len(wanted), dtype=pl.Float32, eager=True)
-    write_answers(output, asked, column, empty.scatter(known.arg_true(), pl.Series(p)))
+    write_answers(output, asked, {column: empty.scatter(known.arg_true(), pl.Series(p))})
     unanswered = len(wanted) - len(answerable)
     note = f"; {unanswered:,} requests of unknown users or items have none" if unanswered else ""
     exp.say(f"{len(answerable):,} predictions of arm {arm} in {output}{note}")

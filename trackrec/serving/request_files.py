@@ -124,6 +124,16 @@ def check_column(column: str, requests: Requests, where: Path) -> None:
         )
 
 
+def check_no_column(column: str, requests: Requests, where: Path) -> None:
+    """Check that the requests lack a column that is written beside the probabilities.
+
+    Raises:
+        DataError: they have it.
+    """
+    if column in requests.rows.columns:
+        raise DataError(f"--requests: {where} has a column {column!r} already, which would be lost. Rename it.")
+
+
 def check_output(path: Path) -> None:
     """Check the name of the output file.
 
@@ -136,15 +146,15 @@ def check_output(path: Path) -> None:
         raise DataError(f"--output must be a file, and {str(path)!r} is a folder.")
 
 
-def write_answers(path: Path, requests: Requests, column: str, answers: pl.Series) -> None:
-    """Write the requests with one more column: the whole file or nothing.
+def write_answers(path: Path, requests: Requests, answers: Mapping[str, pl.Series]) -> None:
+    """Write the requests with further columns: the whole file or nothing.
 
     Numbers of a text file are numbers in Parquet and JSON lines, unless something of their text would be lost (007).
     """
     rows = requests.rows
     if requests.as_text and path.suffix in _TYPED:
         rows = rows.with_columns(_typed(rows[name]) for name in rows.columns if name not in IDS)
-    write_atomic(path, _content(path, rows.with_columns(answers.alias(column))))
+    write_atomic(path, _content(path, rows.with_columns(**answers)))
 
 
 def check_form(path: Path, requests: Requests) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -113,8 +114,33 @@ def only_where(data: CTRData, texts: TextArm, histories: Sequence[str]) -> TextA
     return replace(texts, rows=rows, gaps=bool((rows[used] < 0).any()))
 
 
+class Projection(NamedTuple):
+    """The principal components of text vectors: x -> (x - mean) @ directions / scale.
+
+    Attributes:
+        mean: (D,) float64.
+        directions: (D, dim) float64.
+        scale: one number for all components.
+    """
+
+    mean: NDArray[np.float64]
+    directions: NDArray[np.float64]
+    scale: float
+
+    def __call__(self, vectors: NDArray[Any]) -> NDArray[np.float32]:
+        """(n, D) -> (n, dim)."""
+        reduced = (vectors.astype(np.float64) - self.mean) @ self.directions / self.scale
+        return reduced.astype(np.float32)
+
+
 def principal_components(data: CTRData, texts: TextArm, dim: int, arm: str) -> TextArm:
-    """Vectors replaced by their ``dim`` principal components, fitted on train rows' texts only.
+    """Vectors replaced by their ``dim`` principal components; see `principal_projection`."""
+    reduced = principal_projection(data, texts, dim, arm)(texts.matrix.numpy())
+    return replace(texts, matrix=torch.from_numpy(reduced))
+
+
+def principal_projection(data: CTRData, texts: TextArm, dim: int, arm: str) -> Projection:
+    """The first ``dim`` principal components, fitted on train rows' texts only.
 
     Each text counts once, however many rows its user has. All components share one scale: after whitening the last
     component would weigh as much as the first.
@@ -136,4 +162,4 @@ def principal_components(data: CTRData, texts: TextArm, dim: int, arm: str) -> T
     kept = (directions * np.where(largest < 0, -1.0, 1.0))[:dim]
     variance = (spread[:dim] ** 2).sum() / max(len(train) - 1, 1)
     scale = np.sqrt(variance / dim) or 1.0  # equal texts have no variance
-    return replace(texts, matrix=torch.from_numpy((texts.matrix.double().numpy() - mean) @ kept.T / scale).float())
+    return Projection(mean, kept.T, float(scale))
