@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import AutoConfig, DynamicCache
 
 from trackrec.cli.app import run_cli
-from trackrec.commands.plan import parse_memory
+from trackrec.commands.plan import parse_memory, written_shape
 from trackrec.llm.loading import BackboneSettings, LoRASettings
 from trackrec.llm.logprobs import branch_logprobs
 from trackrec.llm.memory_plan.footprint import ModelShape, Work, adapter_weights, stage_bytes, weight_bytes
@@ -160,3 +161,21 @@ def test_the_stage_in_which_v_scores_the_rows_of_the_nets_is_planned(monkeypatch
     run_cli(["plan", "--config", "configs/movielens.yaml", "--gpu", "1GiB"])
     lines = capfd.readouterr().out.splitlines()
     assert not [line for line in lines if line.startswith("log_odds")]
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@pytest.mark.parametrize("head_dim", [None, 32])
+def test_a_written_shape_is_the_one_that_transformers_reads(kind, head_dim, tmp_path):
+    values = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_hidden_layers": 3}
+    values |= {"num_key_value_heads": 2, "vocab_size": 100, "tie_word_embeddings": True}
+    values |= {"head_dim": head_dim} if head_dim else {}
+    AutoConfig.for_model(kind, **values).save_pretrained(tmp_path)
+    due = ModelShape.of(AutoConfig.from_pretrained(tmp_path))
+    file = tmp_path / "config.json"
+    assert written_shape(file) == due == ModelShape(3, 64, 96, 4, 2, head_dim or 16, 100, True)
+    left = json.loads(file.read_text())
+    del left["num_key_value_heads"]
+    file.write_text(json.dumps(left))
+    assert written_shape(file) is None
+    file.write_text("{")
+    assert written_shape(file) is None

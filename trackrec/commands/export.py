@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser
 
 from trackrec.commands.call import Call, open_run
 from trackrec.runtime.errors import SettingError
 
-HELP = "Write the nets of one arm as a bundle: ONNX, feature maps, states of the users, model card."
 
-
-def add_arguments(parser: LightningArgumentParser) -> None:
+def add_arguments(parser: ArgumentParser) -> None:
     """The command's own arguments."""
     parser.add_argument("--output", type=Path, required=True, help="Folder to write; it must not exist.")
     parser.add_argument("--arm", type=str, default="reccot", help="The arm whose nets are written.")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
-from jsonargparse import Namespace
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from trackrec.align.memory import align_work
 from trackrec.commands.call import Call
@@ -31,12 +32,20 @@ _COUNTS, _KIND = 10, 5
 _TOKENS_PER_WORD = 1.6
 # What a GPU holds beside tensors: the context, kernels, cuBLAS work space, fragments.
 _OVERHEAD = 1.0e9
+# Kinds of models whose head_dim, where it isn't written, is the hidden size over the heads.
+_PLAIN = ("llama", "qwen2")
+_SHAPE_KEYS = {
+    "num_hidden_layers",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+    "tie_word_embeddings",
+}
 
 
-HELP = "What each language-model stage will hold in memory, and which key to turn; loads no model."
-
-
-def add_arguments(parser: LightningArgumentParser) -> None:
+def add_arguments(parser: ArgumentParser) -> None:
     """The command's own arguments."""
     parser.add_argument("--gpu", type=str | None, default=None, help="Memory of the device, such as 24GiB.")
     parser.add_argument("--prompt_tokens", type=int | None, default=None, help="Of G's prompt; null estimates it.")
@@ -83,10 +92,14 @@ def model_shape(settings: BackboneSettings, key: str = "backbone") -> ModelShape
     Raises:
         SettingError: the model is on neither this machine, the hub nor the list.
     """
-    from transformers import AutoConfig, Qwen2Config
-
     path = Path(settings.model).expanduser()
+    if not settings.gguf_file and (shape := written_shape(path / "config.json")):
+        return shape
+    from transformers import AutoConfig
+
     if not path.exists() and settings.model in SHAPES:
+        from transformers import Qwen2Config
+
         return ModelShape.of(Qwen2Config(**SHAPES[settings.model]))
     try:
         extra = {"gguf_file": settings.gguf_file} if settings.gguf_file else {}
@@ -97,6 +110,29 @@ def model_shape(settings: BackboneSettings, key: str = "backbone") -> ModelShape
             f"{key}.model: no config.json of {settings.model!r} here or on the hub. Give a directory, or a name that "
             f"can be reached."
         ) from error
+
+
+def written_shape(config: Path) -> ModelShape | None:
+    """The shape that a config.json holds, without the seconds of importing transformers' models.
+
+    None where the file leaves something to the defaults of the model's class, or isn't of a kind whose heads divide
+    the hidden size: transformers reads it then.
+    """
+    try:
+        values = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # transformers says what is wrong
+        return None
+    if not isinstance(values, dict) or values.get("model_type") not in _PLAIN or not values.keys() >= _SHAPE_KEYS:
+        return None
+    return ModelShape.of(PlainConfig(**{key: values.get(key) for key in (*_SHAPE_KEYS, "head_dim")}))
+
+
+class PlainConfig(SimpleNamespace):
+    """Values of a config.json of a model that reads text alone."""
+
+    def get_text_config(self) -> PlainConfig:
+        """Itself."""
+        return self
 
 
 def prompt_tokens(seen: PromptSettings) -> int:
