@@ -70,21 +70,21 @@ class Retriever:
             without: further items to leave out.
             text: whether the user's text finds items.
         """
-        left_out = {*user.items, *user.history_items, *user.seen, *without}
-        rows = self._bundle.item_rows
+        best = self.lists(user, n, without, text)
+        chosen = list(dict.fromkeys(_in_turn(best.values())))[:n]
+        members = {name: set(found) for name, found in best.items()}
+        return Candidates(chosen, [tuple(name for name, found in members.items() if item in found) for item in chosen])
+
+    def lists(self, user: UserState, n: int, without: Collection[str] = (), text: bool = True) -> dict[str, list[str]]:
+        """The first ``n`` unseen items of each list, by its name; the arguments are those of `candidates`."""
+        rows, ids = self._bundle.item_rows, self._bundle.item_ids
         closed = np.zeros(1 + len(rows), np.bool_)
+        left_out = {*user.items, *user.history_items, *user.seen, *without}
         closed[[row for row in map(rows.get, left_out) if row is not None]] = True
         lists = {POPULAR: self._popular, NEIGHBOURS: self._by_neighbours(user)}
         if text:
             lists[TEXT] = self._by_text(user)
-        best = {name: found[~closed[found]][:n].tolist() for name, found in lists.items() if len(found)}
-        chosen = list(dict.fromkeys(_in_turn(best.values())))[:n]
-        members = {name: set(found) for name, found in best.items()}
-        ids = self._bundle.item_ids
-        return Candidates(
-            [ids[row - 1] for row in chosen],
-            [tuple(name for name, found in members.items() if row in found) for row in chosen],
-        )
+        return {name: [ids[row - 1] for row in found[~closed[found]][:n].tolist()] for name, found in lists.items()}
 
     def _by_neighbours(self, user: UserState) -> NDArray[np.int64]:
         """Item rows by Σ_j s_ij e_j over the newest rated items j, e_j the rating minus what was expected of j.
@@ -146,7 +146,7 @@ def recommend(
     ]
 
 
-def _in_turn(lists: Iterable[list[int]]) -> Iterator[int]:
+def _in_turn(lists: Iterable[list[str]]) -> Iterator[str]:
     """The first of every list, then the second of every list, and so on."""
-    for rows in zip_longest(*lists):
-        yield from (row for row in rows if row is not None)
+    for items in zip_longest(*lists):
+        yield from (item for item in items if item is not None)
