@@ -22,6 +22,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="Of its training; all: the mean of all; null: the first.",
     )
     parser.add_argument(
+        "--embed_items", type=bool, default=True, help="Encode the items' texts too, so that a user's text finds items."
+    )
+    parser.add_argument(
         "--adapter",
         type=Literal["G", "V"] | None,
         default=None,
@@ -49,4 +52,4 @@ def run(call: Call) -> None:
         )
     from trackrec.serving.export import export
 
-    export(experiment, own["arm"], own["seed"], output)
+    export(experiment, own["arm"], own["seed"], output, own["embed_items"])
