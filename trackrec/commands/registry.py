@@ -31,6 +31,7 @@ _IN_ORDER = (
     Command("test", "Read the test split: V with and without RecCoT, every CTR arm, intervals."),
     Command("predict", "Probabilities for a table of (user_id, item_id) requests."),
     Command("refresh", "Write texts and vectors of all users as a new generation; rewrites only what changed."),
+    Command("generations", "List what refresh has written, check it, go back to an older one, remove.", config=False),
     Command("export", "Write the nets of one arm as a bundle: ONNX, feature maps, states of the users, model card."),
     Command("tune", "Search hyper-parameters of the CTR net on validation rows; goes on where it stopped."),
     Command("plan", "What each language-model stage will hold in memory, and which key to turn; loads no model."),
