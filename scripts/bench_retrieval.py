@@ -3,8 +3,8 @@
 Trains DIN without text on MovieLens ratings and writes a bundle. Each user with a liked validation row is asked about
 the moment before the first one: the recent list and the items already rated are those of then; popularity and
 neighbours count train rows and histories, as everywhere. Prints recall@k (of at most k liked items), NDCG@k and
-coverage (the share of the catalogue that some user is shown) for each way, with the median time of an answer; ``--json``
-writes them.
+coverage (the share of the catalogue that some user is shown) for each way, with the median time of an answer;
+``--json`` writes them.
 """
 
 from __future__ import annotations
