@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import pytest
@@ -101,6 +102,41 @@ def test_sizes(text, size):
 def test_other_sizes_are_refused(text):
     with pytest.raises(ValueError, match="--gpu must be a size such as 24GiB"):
         parse_memory(text)
+
+
+@pytest.mark.recipe
+def test_texts_for_many_users_cost_tokens_over_rates(monkeypatch, capfd):
+    """A million users, 600 prompt tokens and 192 new ones: at 54,000 and 12,500 tokens/s 26.5 ms each, 7.4 hours."""
+    monkeypatch.setattr(sys, "argv", ["trackrec"])
+    words = ["plan", "--config", "configs/movielens.yaml", "--gpu", "h100", "--prompt_tokens", "600"]
+    run_cli([*words, "--users", "1e6", "--count", "4", "--changed", "0.5"])
+    out = capfd.readouterr().out
+    new = int(re.search(r"600 prompt and (\d+) new tokens", out)[1])
+    weights = 28 * (3584 * (3584 + 2 * 512) + 3584 * 3584 + 3 * 3584 * 18944) + 2 * 152064 * 3584
+    hours = 0.5e6 * (600 / 54_000 + new / 12_500) * weights / 7.6e9 / 3600
+    assert f"VLLMSampler, bf16  {hours:,.1f} GPU-hours, {hours / 4:,.1f} hours with 4 H100; rates assumed" in out
+    assert re.search(r"HFSampler, nf4 .*rates measured \(scripts/bench_gpu.py", out)
+    run_cli([*words, "--users", "1e6", "--backbone.model", "Qwen/Qwen2.5-1.5B-Instruct"])
+    assert "rates measured" not in capfd.readouterr().out  # scaled from another size
+
+
+@pytest.mark.recipe
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (
+            ["--users", "1e6", "--gpu", "24GiB"],
+            "--users needs --gpu with a name whose rates are known: H100; got '24GiB'",
+        ),
+        (["--users", "0", "--gpu", "H100"], "--users must be above 0, got 0"),
+        (["--users", "5", "--gpu", "H100", "--changed", "2"], "--changed must be above 0 and at most 1, got 2"),
+    ],
+)
+def test_costs_that_can_not_be_told_name_the_flag(monkeypatch, capfd, args, text):
+    monkeypatch.setattr(sys, "argv", ["trackrec"])
+    with pytest.raises(SystemExit):
+        run_cli(["plan", "--config", "configs/movielens.yaml", *args])
+    assert text in capfd.readouterr().err
 
 
 @pytest.mark.recipe
