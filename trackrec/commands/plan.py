@@ -284,12 +284,13 @@ def users_lines(
         raise SettingError(f"--users needs --gpu with a name whose rates are known: {', '.join(RATES)}; got {gpu!r}.")
     reads = prompt or prompt_tokens(objects.prompts.for_generator())
     new, weights = text_tokens(objects), weight_count(model_shape(objects.backbone))
+    name = (gpu or "").upper()
     lines = [f"Texts for {users * changed:,.0f} of {users:,.0f} users, {reads} prompt and {new} new tokens each:"]
     for rate in rates:
         hours = users * changed * rate.seconds(reads, new, weights) / 3600
         kind = "measured" if rate.measured and abs(weights / MEASURED_WEIGHTS - 1) < _SAME_SIZE else "assumed"
         lines.append(
-            f"  {rate.engine:18} {hours:,.1f} GPU-hours, {hours / count:,.1f} hours with {count} {(gpu or '').upper()}; "
+            f"  {rate.engine:18} {hours:,.1f} GPU-hours, {hours / count:,.1f} hours with {count} {name}; "
             f"rates {kind} ({rate.source})"
         )
     return lines
