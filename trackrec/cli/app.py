@@ -18,7 +18,7 @@ from trackrec.cli.given import expand_config_files, read_as_meant, with_brackets
 from trackrec.cli.old_paths import grouped, old_table_keys, renamed, resolve_old_paths
 from trackrec.cli.quiet import quiet_libraries
 from trackrec.cli.yaml_files import use_strict_yaml
-from trackrec.commands import data, export, fit, init, plan, predict, report, sweep, test, tune
+from trackrec.commands import data, export, fit, init, plan, predict, report, serve, store, sweep, test, tune
 from trackrec.commands.call import Call
 from trackrec.commands.search_space import at, changed
 from trackrec.pipeline.stage import StageResult
@@ -31,13 +31,15 @@ _COMMANDS: dict[str, Any] = {
     "test": test,
     "predict": predict,
     "export": export,
+    "store": store,
+    "serve": serve,
     "tune": tune,
     "plan": plan,
     "data": data,
     "sweep": sweep,
     "report": report,
 }
-_WITHOUT_CONFIG = ("init",)
+_WITHOUT_CONFIG = ("init", "store", "serve")
 _SWAPPABLE = ("dataset", "sampler", "teacher", "ctr.net", "ctr.connector")
 
 
