@@ -47,7 +47,7 @@ def test_variants_are_files_of_different_names(tmp_path: Path) -> None:
 
 
 def test_a_variant_that_does_not_fit_is_named_before_anything_runs(tmp_path: Path) -> None:
-    def parse(files: Any) -> Mapping[str, Any]:
+    def parse(files: Any) -> tuple[Mapping[str, Any], Any]:
         raise SystemExit(2)
 
     with pytest.raises(ValueError, match=r"--variants: x\.yaml can't be read over the experiment"):
@@ -55,7 +55,7 @@ def test_a_variant_that_does_not_fit_is_named_before_anything_runs(tmp_path: Pat
 
 
 def test_each_variant_is_written_whole(tmp_path: Path) -> None:
-    found = resolve({"a": 1, "b": None}, {"x": Path("x.yaml")}, lambda files: {"a": 2, "b": None}, tmp_path)
+    found = resolve({"a": 1, "b": None}, {"x": Path("x.yaml")}, lambda files: ({"a": 2, "b": None}, None), tmp_path)
     assert found == {"base": {"a": 1, "b": None}, "x": {"a": 2, "b": None}}
     assert yaml.safe_load((tmp_path / "x.yaml").read_text()) == found["x"]
 

@@ -12,16 +12,17 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from trackrec.cli.arguments import DEFAULT_CLASSES, add_experiment
+from trackrec.cli.arguments import DEFAULT_CLASSES, SHORT_NAMES, add_experiment
 from trackrec.cli.errors import FAULT, explain, mendable, wrong_yaml
-from trackrec.cli.given import expand_config_files, read_as_meant, with_brackets, with_default_classes
+from trackrec.cli.given import expand_config_files, read_as_meant, with_brackets, with_default_classes, with_short_names
 from trackrec.cli.old_paths import grouped, old_table_keys, renamed, resolve_old_paths
 from trackrec.cli.quiet import quiet_libraries
 from trackrec.cli.yaml_files import use_strict_yaml
-from trackrec.commands import data, export, fit, init, plan, predict, report, serve, store, sweep, test, tune
+from trackrec.commands import data, export, fit, init, plan, predict, refresh, report, serve, store, sweep, test, tune
 from trackrec.commands.call import Call
 from trackrec.commands.search_space import at, changed
 from trackrec.pipeline.stage import StageResult
+from trackrec.recipe.build import Objects
 from trackrec.runtime.errors import SettingError
 from trackrec.runtime.terminal_text import printable
 
@@ -30,6 +31,7 @@ _COMMANDS: dict[str, Any] = {
     "fit": fit,
     "test": test,
     "predict": predict,
+    "refresh": refresh,
     "export": export,
     "store": store,
     "serve": serve,
@@ -92,7 +94,7 @@ class TrackRecCLI(LightningCLI):
         wanted = self._subcommand_parsers.get(self._wanted or "")
         words = self._given if wanted is None else with_brackets(wanted, self._given)
         if wanted is not None and "--teacher" in wanted._option_string_actions:
-            words = with_default_classes(words, DEFAULT_CLASSES)
+            words = with_default_classes(with_short_names(words, SHORT_NAMES), DEFAULT_CLASSES)
         self.config = parser.parse_args(words)
         if self._wanted is not None:
             config = self.config[self._wanted]
@@ -134,7 +136,7 @@ class TrackRecCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         if subcommand in _WITHOUT_CONFIG:
-            _COMMANDS[subcommand].run(Call({}, self.config[subcommand].as_dict(), self._objects, parse_values))
+            _COMMANDS[subcommand].run(Call({}, self.config[subcommand].as_dict(), self._objects, parse_run))
             return
         config, dump = self.config[subcommand], self._resolved(subcommand)
         if subcommand == "sweep" and self._given_run_dir:
@@ -142,7 +144,7 @@ class TrackRecCLI(LightningCLI):
         for line in swapped_classes(config, dump):
             sys.stderr.write(printable(line, keep="") + "\n")
         own = {key: config.get(key) for key in vars(config) if key not in self._experiment_keys}
-        _COMMANDS[subcommand].run(Call(self._experiment_values(dump), own, self._objects, parse_values))
+        _COMMANDS[subcommand].run(Call(self._experiment_values(dump), own, self._objects, parse_run))
 
     def _experiment_values(self, dump: Mapping[str, Any]) -> dict[str, Any]:
         """The keys of the experiment, without the command's own arguments."""
@@ -187,8 +189,18 @@ def parse_values(files: Sequence[Path]) -> dict[str, Any]:
     Raises:
         SystemExit: a file is invalid; the error was already printed.
     """
+    return parse_run(files)[0]
+
+
+def parse_run(files: Sequence[Path]) -> tuple[dict[str, Any], Objects]:
+    """The configuration of files as plain types, and what builds its objects.
+
+    Raises:
+        SystemExit: a file is invalid; the error was already printed.
+    """
     sys.argv = sys.argv[:1]  # else LightningCLI wonders about two command lines
-    return _ParseOnly(["fit", *(word for file in files for word in ("--config", str(file)))]).values
+    parsed = _ParseOnly(["fit", *(word for file in files for word in ("--config", str(file)))])
+    return parsed.values, parsed._objects
 
 
 def run_stage_body(stage: str, work: Path, loud: bool) -> StageResult:
@@ -196,9 +208,7 @@ def run_stage_body(stage: str, work: Path, loud: bool) -> StageResult:
     from trackrec.commands.stage_body import run_body
 
     quiet_libraries()
-    sys.argv = sys.argv[:1]  # see parse_values
-    parsed = _ParseOnly(["fit", "--config", str(work / "config.yaml")])
-    return run_body(parsed.values, parsed._objects, stage, work, loud)
+    return run_body(*parse_run([work / "config.yaml"]), stage, work, loud)
 
 
 def swapped_classes(config: Namespace, dump: dict[str, Any]) -> list[str]:

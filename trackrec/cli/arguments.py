@@ -13,6 +13,7 @@ from torch import nn
 from trackrec.align.data import AlignData
 from trackrec.align.module import SoftmaxDPOModule
 from trackrec.align.preferences import PreferenceSettings
+from trackrec.bulk.settings import BulkSettings
 from trackrec.commands.search_space import TuneSettings
 from trackrec.ctr import FeatureSpec
 from trackrec.ctr.arms.arm import ARMS, NO_STATS
@@ -25,6 +26,9 @@ from trackrec.distill import Teacher
 from trackrec.distill.data import DistillData
 from trackrec.distill.module import DistillModule
 from trackrec.embed.encode import EmbedSettings
+from trackrec.engine.engine import Engine
+from trackrec.engine.local import LocalEngine  # noqa: F401 - an engine of the config is found by its short name
+from trackrec.engine.ray_engine import RayEngine  # noqa: F401 - likewise
 from trackrec.interactions import RatingSource, SampleRules
 from trackrec.llm.loading import BackboneSettings
 from trackrec.llm.sampling.auto_sampler import AutoSampler  # noqa: F401 - a sampler of the config is found by its short name
@@ -61,10 +65,14 @@ register_type(GiB, float, parse_gib, deserializer_exceptions=(ValueError,))
 DEFAULT_CLASSES = {
     "sampler": "AutoSampler",
     "teacher": "ProfileTeacher",
+    "engine": "LocalEngine",
     "ctr.net": "trackrec.ctr.DIN",
     "ctr.connector": "trackrec.ctr.MLPConnector",
 }
 """Classes of a configuration that names none; see `trackrec.cli.given.with_default_classes`."""
+
+SHORT_NAMES = {"--engine": {"local": "LocalEngine", "ray": "RayEngine"}}
+"""Words that stand for classes on the command line."""
 
 _TRAINERS = ("distill.trainer", "align.trainer", "rec_tune.trainer", "ctr.trainer")
 
@@ -99,6 +107,8 @@ def add_experiment(parser: LightningArgumentParser) -> None:
     parser.add_argument("--align.sets", type=PreferenceSettings, default=PreferenceSettings())
     parser.add_argument("--embed", type=EmbedSettings, default=EmbedSettings())
     _add_ctr(parser)
+    parser.add_argument("--engine", type=Engine, required=True, help="Who runs parts: LocalEngine, RayEngine.")
+    parser.add_argument("--bulk", type=BulkSettings, default=BulkSettings())
     parser.add_argument("--tune", type=TuneSettings, default=TuneSettings())
     monitors = [{"class_path": f"trackrec.callbacks.{name}"} for name in _MONITORS]
     parser.add_argument("--monitors", type=list[StageHook], default=monitors, help="Looked at after every stage.")

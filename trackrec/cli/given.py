@@ -76,6 +76,20 @@ def with_default_classes(args: Sequence[str], defaults: Mapping[str, str]) -> li
     return [*args[:1], *first, *args[1:]]  # before what only sets arguments of the class
 
 
+def with_short_names(args: Sequence[str], names: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """The command line with words such as ``--engine ray`` as the classes that they stand for.
+
+    Args:
+        args: the command line.
+        names: flag -> word -> class.
+    """
+    words = list(args)
+    for place, flag, value, joined in flag_values(args):
+        if value in names.get(flag, {}):
+            words[place] = f"{flag}={names[flag][value]}" if joined else names[flag][value]
+    return words
+
+
 def _loaded(path: str) -> Any:
     try:
         return yaml.safe_load(Path(path).read_text(encoding="utf-8"))

@@ -19,7 +19,7 @@ from trackrec.recipe.models import drop_models
 from trackrec.runs.hooks import call_hooks
 from trackrec.runtime.terminal_text import printable
 
-Parse = Callable[[Sequence[Path]], dict[str, Any]]
+Parse = Callable[[Sequence[Path]], tuple[dict[str, Any], Objects]]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Call:
         config: the resolved configuration as plain types.
         own: the command's own arguments.
         objects: builds the configuration's objects anew at each call.
-        parse: reads configuration files, the later ones over the earlier ones.
+        parse: reads configuration files, the later ones over the earlier ones: the values as plain types, and what
+            builds their objects.
         console: where the command prints.
     """
 

@@ -110,14 +110,14 @@ def variant_files(given: Sequence[str]) -> dict[str, Path]:
 
 
 def resolve(
-    config: Values, files: Mapping[str, Path], parse: Callable[[Sequence[Path]], Values], out_dir: Path
+    config: Values, files: Mapping[str, Path], parse: Callable[[Sequence[Path]], tuple[Values, Any]], out_dir: Path
 ) -> dict[str, Values]:
     """The whole configuration of the base and of every variant, each also written as ``<variant>.yaml``.
 
     Args:
         config: the experiment as it is, every default in its place.
         files: the keys that differ, by variant.
-        parse: reads configuration files, the later ones over the earlier ones.
+        parse: see `Call.parse`.
         out_dir: of the sweep.
 
     Raises:
@@ -128,7 +128,7 @@ def resolve(
     variants: dict[str, Values] = {BASE: config}
     for name, file in files.items():
         try:
-            values = parse([base, file])
+            values = parse([base, file])[0]
         except SystemExit as stop:  # the parser has said what is wrong
             raise SettingError(f"--variants: {file} can't be read over the experiment.") from stop
         variants[name] = values

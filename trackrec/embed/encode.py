@@ -51,13 +51,12 @@ def embed_texts(texts: Sequence[str], settings: EmbedSettings, out_dir: Path, ea
     wanted = {text_hash(text): text for text in texts}
     if not wanted:
         raise SettingError("there is no text to embed: the texts stage wrote none")
-    encoder = " ".join(filter(None, [settings.model, model_digest(settings.model)]))
-    encoder += ", long texts in pieces" + ("" if settings.normalize else ", not normalized")
+    encoder = encoder_name(settings)
     known = _known(earlier, encoder, set(wanted))
     missing = sorted(key for key in wanted if key not in known)
     in_pieces = 0
     if missing:
-        vectors, in_pieces = _encode([wanted[key] for key in missing], settings)
+        vectors, in_pieces = TextEncoder(settings).encode([wanted[key] for key in missing])
         known.update(zip(missing, vectors, strict=True))
     rows = [{"text_hash": key, "encoder": encoder, "vector": known[key]} for key in sorted(wanted)]
     write_part(out_dir, "embeddings", rows)
@@ -76,34 +75,53 @@ def _known(earlier: Path | None, encoder: str, wanted: set[str]) -> dict[str, np
     return {key: np.asarray(vector, np.float16) for key, vector in table.select("text_hash", "vector").iter_rows()}
 
 
-def _encode(texts: Sequence[str], settings: EmbedSettings) -> tuple[np.ndarray, int]:
-    """(len(texts), D) float16, and how many texts were longer than the encoder's input.
+class TextEncoder:
+    """A loaded text encoder. A plain BERT gets mean pooling, as sentence-transformers does by default.
 
-    A plain BERT gets mean pooling, as sentence-transformers does by default. A longer text is encoded in pieces;
-    its vector is their mean, weighted by their numbers of characters.
+    Args:
+        settings: which one.
+
+    Raises:
+        SettingError: it can't be loaded without running its code or a pickle of its own, or not at all.
     """
-    encoder = _load(settings.model)
-    pieces = [_pieces(encoder, text) for text in texts]
-    owner = np.repeat(np.arange(len(texts)), list(map(len, pieces)))
-    flat = [piece for text_pieces in pieces for piece in text_pieces]
-    vectors = np.asarray(
-        encoder.encode(
-            flat, batch_size=settings.batch_size, normalize_embeddings=settings.normalize, show_progress_bar=False
-        ),
-        np.float32,
-    )
-    weights = np.array([max(1, len(piece)) for piece in flat], np.float32)[:, None]
-    sums = np.zeros((len(texts), vectors.shape[1]), np.float32)
-    totals = np.zeros((len(texts), 1), np.float32)
-    np.add.at(sums, owner, vectors * weights)
-    np.add.at(totals, owner, weights)
-    means = sums / totals
-    is_split = np.array([len(text_pieces) > 1 for text_pieces in pieces], bool)
-    if settings.normalize and is_split.any():
-        means[is_split] /= np.linalg.norm(means[is_split], axis=1, keepdims=True).clip(1e-12)
-    single = ~is_split[owner]
-    means[owner[single]] = vectors[single]  # bit-identical to the encoder's output
-    return means.astype(np.float16), int(is_split.sum())
+
+    def __init__(self, settings: EmbedSettings) -> None:
+        self.settings, self.name = settings, encoder_name(settings)
+        self._encoder = _load(settings.model)
+
+    def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, int]:
+        """(len(texts), D) float16, and how many texts were longer than the encoder's input.
+
+        A longer text is encoded in pieces; its vector is their mean, weighted by their numbers of characters.
+        """
+        encoder, settings = self._encoder, self.settings
+        pieces = [_pieces(encoder, text) for text in texts]
+        owner = np.repeat(np.arange(len(texts)), list(map(len, pieces)))
+        flat = [piece for text_pieces in pieces for piece in text_pieces]
+        vectors = np.asarray(
+            encoder.encode(
+                flat, batch_size=settings.batch_size, normalize_embeddings=settings.normalize, show_progress_bar=False
+            ),
+            np.float32,
+        )
+        weights = np.array([max(1, len(piece)) for piece in flat], np.float32)[:, None]
+        sums = np.zeros((len(texts), vectors.shape[1]), np.float32)
+        totals = np.zeros((len(texts), 1), np.float32)
+        np.add.at(sums, owner, vectors * weights)
+        np.add.at(totals, owner, weights)
+        means = sums / totals
+        is_split = np.array([len(text_pieces) > 1 for text_pieces in pieces], bool)
+        if settings.normalize and is_split.any():
+            means[is_split] /= np.linalg.norm(means[is_split], axis=1, keepdims=True).clip(1e-12)
+        single = ~is_split[owner]
+        means[owner[single]] = vectors[single]  # bit-identical to the encoder's output
+        return means.astype(np.float16), int(is_split.sum())
+
+
+def encoder_name(settings: EmbedSettings) -> str:
+    """What tells vectors of two encoders apart: the model with the digest of its files, and how texts are encoded."""
+    name = " ".join(filter(None, [settings.model, model_digest(settings.model)]))
+    return name + ", long texts in pieces" + ("" if settings.normalize else ", not normalized")
 
 
 def _pieces(encoder: Any, text: str) -> list[str]:

@@ -83,15 +83,15 @@ def announce(exp: Experiment, work: str, rows: int, prompt_tokens: int, new_toke
         Notes that let later stages know the rate.
     """
     tokens = prompt_tokens + new_tokens
-    rate = _rate(exp, work)
+    rate = measured_rate(exp, work)
     when = f"about {tokens / rate:,.0f} s at {rate:,.0f} tokens/s" if rate else "rate not measured yet"
     wanted = f"{prompt_tokens:,} prompt tokens" + (f" + at most {new_tokens:,} new ones" if new_tokens else "")
     exp.say(f"    budget: {rows:,} rows, {wanted}, {when}")
     return {"work": work, "tokens": tokens}
 
 
-def _rate(exp: Experiment, work: str) -> float | None:
-    """Tokens per second of the latest stage of this kind of work in this run."""
+def measured_rate(exp: Experiment, work: str) -> float | None:
+    """Tokens per second of the latest stage of this kind of work in this run; None where there is none yet."""
     for stage in reversed(exp.pipeline.stages):
         manifest = exp.pipeline.done(stage.name)
         if manifest and manifest.notes.get("work") == work and manifest.seconds > 0:
