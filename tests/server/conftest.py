@@ -19,6 +19,7 @@ import pytest
 
 from tests.ctr.ctr_tables import make_tables
 from tests.ctr.test_ctr_export import made_inputs, plan
+from tests.store.conftest import redis_server  # noqa: F401
 from tests.store.made_store import make_generation
 from trackrec.commands.store import states_of
 from trackrec.ctr.stage import run_ctr

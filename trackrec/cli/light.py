@@ -15,14 +15,16 @@ from trackrec.runtime.terminal_text import printable
 
 COMMANDS: dict[str, ModuleType] = {"store": store, "serve": serve}
 
+_WIDTH = 300
+
 
 class LightParser(ArgumentParser):
     """A parser whose errors are two lines, as those of the other commands."""
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
-        """Print the first line and exit with status 2."""
-        first = next((line.strip() for line in str(message).splitlines() if line.strip()), "wrong arguments")
-        sys.stderr.write(f"trackrec: error:\n{printable(first, keep='')}\n")
+        """Print what is wrong and exit with status 2."""
+        said = " ".join(line.strip() for line in str(message).splitlines() if line.strip())
+        sys.stderr.write(f"trackrec: error:\n{printable(said[:_WIDTH], keep='')}\n")
         raise SystemExit(2)
 
 
