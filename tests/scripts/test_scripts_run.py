@@ -94,6 +94,7 @@ PACKAGES = {"bench_export.py": "onnxruntime", "bench_trl.py": "trl", "bench_vllm
 ELSEWHERE = {
     "bench_gpu.py": "tests/scripts/test_bench_gpu.py",
     "fetch_models.py": "test_models_that_are_there_are_linked",
+    "bench_serve.py": "it needs wrk and two free cores",
     "world_corpus.py": "tests/scripts/test_world_corpus.py: it has no command line",
 }
 

@@ -33,6 +33,8 @@ _IN_ORDER = (
     Command("refresh", "Write texts and vectors of all users as a new generation; rewrites only what changed."),
     Command("generations", "List what refresh has written, check it, go back to an older one, remove.", config=False),
     Command("export", "Write the nets of one arm as a bundle: ONNX, feature maps, states of the users, model card."),
+    Command("store", "Build, show or verify the store of texts and states from which a server answers.", config=False),
+    Command("serve", "Answer requests over HTTP from a bundle and a store.", config=False),
     Command("tune", "Search hyper-parameters of the CTR net on validation rows; goes on where it stopped."),
     Command("plan", "What each language-model stage will hold in memory, and which key to turn; loads no model."),
     Command("data", "Show what is understood of the ratings, in one screen; loads no model and writes nothing."),

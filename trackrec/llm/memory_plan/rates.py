@@ -9,8 +9,8 @@ GPU_BYTES = {"H200": 141 * 10**9, "H100": 80 * 10**9, "A100": 80 * 10**9, "L40S"
 MEASURED_WEIGHTS = 7.6e9
 """Weights of the model with which the rates were measured: Qwen2.5-7B.
 
-Models of other sizes are assumed to be faster or slower in proportion, which is too good for small ones: they are bound by
-other things."""
+Models of other sizes are assumed to be faster or slower in proportion, which is too good for small ones: they are bound
+by other things."""
 
 
 class Rate(NamedTuple):

@@ -1,0 +1,1 @@
+"""Answers requests over HTTP from a bundle and a store; no torch in the process."""
