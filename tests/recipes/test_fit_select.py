@@ -72,7 +72,6 @@ def test_the_published_adapter_is_the_best_by_the_metrics_rows(chosen: Path) -> 
         differences = read_table(stage, "metrics").filter(pl.col("name") == "reward_minus_start")
         for arm, value in differences.select("arm", "value").iter_rows():
             assert value == pytest.approx(rewards[arm] - rewards[START], abs=1e-6)
-        assert rewards["candidate-1"] != rewards["candidate-2"]
         start = stage / "adapter"
         log = RunFiles(run, yaml.safe_load(chosen.read_text())).step_logs(f"round-{number}/align")
         assert log is not None

@@ -18,7 +18,9 @@ ROOT = Path(__file__).parents[2]
 GENRES = ["Comedy", "Drama", "Action", "Horror"]
 # What a random model of two layers needs in the place of SmolLM2: more teaching, smaller prompts, no thresholds.
 SMALL = {
-    "sampler": {"init_args": {"n": 3, "max_new_tokens": 8}},
+    # A draw that is cut is never chosen: texts are short, and there is room for a whole one.
+    "teacher": {"init_args": {"max_words": 15, "sentences": 1}},
+    "sampler": {"init_args": {"n": 3, "max_new_tokens": 48}},
     "loop": {"rounds": 1, "users": 0.5, "warmup_users": 0.8, "eval_samples": 20},
     "prompts": {"max_words": 20},
     "distill": {"model": {"lr": 2e-2}, "trainer": {"max_epochs": 15}},
