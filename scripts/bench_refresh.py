@@ -48,8 +48,10 @@ def write_run(folder: Path) -> Path:
     """A configuration over a small log of the same items; its data stage gives the catalogue."""
     rng = np.random.default_rng(1)
     rows = ["user,item,stars,when"]
-    for place in range(4 * ITEMS):
-        rows.append(f"s{place % 500},{place % ITEMS},{1 + int(rng.integers(5))},{1_700_000_000 + place}")
+    rows += [
+        f"s{place % 500},{place % ITEMS},{1 + int(rng.integers(5))},{1_700_000_000 + place}"
+        for place in range(4 * ITEMS)
+    ]
     (folder / "small.csv").write_text("\n".join(rows) + "\n")
     kinds = ("War", "Drama", "Comedy", "Horror", "Action", "Romance")
     lines = [f"{item},Film number {item},{kinds[item % 6]}" for item in range(ITEMS)]
@@ -95,8 +97,8 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
         work = "planned" if args.plan_only else "planned and written"
         print(
-            f"{args.users:,} users of {args.each} ratings {work}: {seconds:,.0f} s, {args.users / seconds:,.0f} users/s, "
-            f"{args.workers} workers; largest process {peak:.2f} GiB"
+            f"{args.users:,} users of {args.each} ratings {work}: {seconds:,.0f} s, "
+            f"{args.users / seconds:,.0f} users/s, {args.workers} workers; largest process {peak:.2f} GiB"
         )
 
 

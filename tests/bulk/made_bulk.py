@@ -65,6 +65,7 @@ def made_writer(
     everyone: bool = False,
     unable: Sequence[str] = (),
     buckets: int = 4,
+    longest: int = 30,
 ) -> PartWriter:
     """The writer of a generation in the making, with its work folder."""
     settings = settings or BulkSettings(embed=False)
@@ -77,7 +78,7 @@ def made_writer(
         parent=parent,
         settings=settings,
         versions={tier.name: version for tier in settings.tiers},
-        prompts={tier.name: TierPrompts(PromptSettings(), 3.0, 30) for tier in settings.tiers},
+        prompts={tier.name: TierPrompts(PromptSettings(), 3.0, longest) for tier in settings.tiers},
         now=now,
         everyone=everyone,
         writer=lambda _: CountingWriter(asked, unable),

@@ -42,7 +42,7 @@ def test_every_user_gets_one_text_of_all_that_is_known(tmp_path: Path) -> None:
 
 def test_only_the_changed_are_written_and_the_others_rows_stay(tmp_path: Path) -> None:
     first, _ = written(made_writer(tmp_path / "a", ratings(20, 4), []))
-    more = ratings(20, 4, extra=[("u03", "i9"), ("u07", "i0")])
+    more = ratings(20, 4, extra=[("u03", "i9"), ("u07", "i1")])
     asked: list[str] = []
     later = made_writer(tmp_path / "b", more, asked, parent=tmp_path / "a" / "gen", now=NOW + DAY)
     rows, counts = written(later)
@@ -50,7 +50,7 @@ def test_only_the_changed_are_written_and_the_others_rows_stay(tmp_path: Path) -
     assert (counts["written"], counts["kept"]) == (2, 18)
     changed = pl.col("user_id").is_in(asked)
     assert rows.filter(~changed).equals(first.filter(~changed))
-    assert rows.filter(changed)["text"].str.contains("Film 9|Film 0").all()
+    assert rows.filter(changed)["text"].str.contains("Film 9|Film 1").all()
     assert set(rows.filter(changed)["made_at"]) == {NOW + DAY}
 
 
@@ -66,17 +66,17 @@ def test_the_buckets_may_have_another_number_than_those_of_the_parent(tmp_path: 
 
 
 def test_a_prompt_that_is_the_same_as_before_keeps_its_text(tmp_path: Path) -> None:
-    # The prompt lists the newest 30; what is older than these changes nothing.
+    # The prompt lists the newest 5; what is older than these changes nothing.
     settings = BulkSettings(embed=False, policy=RefreshPolicy(min_new=1))
-    log = ratings(4, 30).with_columns(pl.lit("i1").alias("item_id"))
-    written(made_writer(tmp_path / "a", log, [], settings=settings))
-    older = log.head(1).with_columns(pl.col("timestamp") - 1000 * DAY)
+    log = ratings(4, 9)
+    written(made_writer(tmp_path / "a", log, [], settings=settings, longest=5))
+    older = log.head(1).with_columns(pl.col("timestamp") - 1000 * DAY, item_id=pl.lit("i9"))
     asked: list[str] = []
-    writer = made_writer(tmp_path / "b", pl.concat([log, older]), asked, tmp_path / "a" / "gen", settings)
+    writer = made_writer(tmp_path / "b", pl.concat([log, older]), asked, tmp_path / "a" / "gen", settings, longest=5)
     rows, counts = written(writer)
     assert asked == []
     assert (counts["same_prompt"], counts["written"], counts["kept"]) == (1, 0, 4)
-    assert rows["n_ratings"].to_list() == [31, 30, 30, 30]
+    assert rows["n_ratings"].to_list() == [10, 9, 9, 9]
 
 
 def test_users_of_one_prompt_share_a_draw(tmp_path: Path) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import AutoConfig, DynamicCache
 
 from trackrec.cli.app import run_cli
-from trackrec.commands.plan import parse_memory
+from trackrec.commands.plan import parse_memory, written_shape
 from trackrec.llm.loading import BackboneSettings, LoRASettings
 from trackrec.llm.logprobs import branch_logprobs
 from trackrec.llm.memory_plan.footprint import ModelShape, Work, adapter_weights, stage_bytes, weight_bytes
@@ -103,6 +105,41 @@ def test_other_sizes_are_refused(text):
 
 
 @pytest.mark.recipe
+def test_texts_for_many_users_cost_tokens_over_rates(monkeypatch, capfd):
+    """A million users, 600 prompt tokens and 192 new ones: at 54,000 and 12,500 tokens/s 26.5 ms each, 7.4 hours."""
+    monkeypatch.setattr(sys, "argv", ["trackrec"])
+    words = ["plan", "--config", "configs/movielens.yaml", "--gpu", "h100", "--prompt_tokens", "600"]
+    run_cli([*words, "--users", "1e6", "--count", "4", "--changed", "0.5"])
+    out = capfd.readouterr().out
+    new = int(re.search(r"600 prompt and (\d+) new tokens", out)[1])
+    weights = 28 * (3584 * (3584 + 2 * 512) + 3584 * 3584 + 3 * 3584 * 18944) + 2 * 152064 * 3584
+    hours = 0.5e6 * (600 / 54_000 + new / 12_500) * weights / 7.6e9 / 3600
+    assert f"VLLMSampler, bf16  {hours:,.1f} GPU-hours, {hours / 4:,.1f} hours with 4 H100; rates assumed" in out
+    assert re.search(r"HFSampler, nf4 .*rates measured \(scripts/bench_gpu.py", out)
+    run_cli([*words, "--users", "1e6", "--backbone.model", "Qwen/Qwen2.5-1.5B-Instruct"])
+    assert "rates measured" not in capfd.readouterr().out  # scaled from another size
+
+
+@pytest.mark.recipe
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (
+            ["--users", "1e6", "--gpu", "24GiB"],
+            "--users needs --gpu with a name whose rates are known: H100; got '24GiB'",
+        ),
+        (["--users", "0", "--gpu", "H100"], "--users must be above 0, got 0"),
+        (["--users", "5", "--gpu", "H100", "--changed", "2"], "--changed must be above 0 and at most 1, got 2"),
+    ],
+)
+def test_costs_that_can_not_be_told_name_the_flag(monkeypatch, capfd, args, text):
+    monkeypatch.setattr(sys, "argv", ["trackrec"])
+    with pytest.raises(SystemExit):
+        run_cli(["plan", "--config", "configs/movielens.yaml", *args])
+    assert text in capfd.readouterr().err
+
+
+@pytest.mark.recipe
 def test_the_command_says_what_fits_and_which_key_to_turn(monkeypatch, capfd):
     monkeypatch.setattr(sys, "argv", ["trackrec"])
     run_cli(["plan", "--config", "configs/movielens.yaml", "--gpu", "24GiB"])
@@ -160,3 +197,21 @@ def test_the_stage_in_which_v_scores_the_rows_of_the_nets_is_planned(monkeypatch
     run_cli(["plan", "--config", "configs/movielens.yaml", "--gpu", "1GiB"])
     lines = capfd.readouterr().out.splitlines()
     assert not [line for line in lines if line.startswith("log_odds")]
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@pytest.mark.parametrize("head_dim", [None, 32])
+def test_a_written_shape_is_the_one_that_transformers_reads(kind, head_dim, tmp_path):
+    values = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_hidden_layers": 3}
+    values |= {"num_key_value_heads": 2, "vocab_size": 100, "tie_word_embeddings": True}
+    values |= {"head_dim": head_dim} if head_dim else {}
+    AutoConfig.for_model(kind, **values).save_pretrained(tmp_path)
+    due = ModelShape.of(AutoConfig.from_pretrained(tmp_path))
+    file = tmp_path / "config.json"
+    assert written_shape(file) == due == ModelShape(3, 64, 96, 4, 2, head_dim or 16, 100, True)
+    left = json.loads(file.read_text())
+    del left["num_key_value_heads"]
+    file.write_text(json.dumps(left))
+    assert written_shape(file) is None
+    file.write_text("{")
+    assert written_shape(file) is None

@@ -43,6 +43,7 @@ from trackrec.serving.onnx_file import largest_difference, write_onnx
 from trackrec.serving.predict import answer
 from trackrec.serving.ranker import Ranker
 from trackrec.serving.requests import net_inputs, newest_histories, request_rows
+from trackrec.serving.retrieve import Retriever, recommend
 from trackrec.storage.parts import read_table
 
 try:
@@ -155,8 +156,14 @@ def exported(tables, tmp_path_factory):
     where = tmp_path_factory.mktemp("exported")
     inputs, made = made_inputs(tables), plan(["none", "reccot"], seeds=[3])
     run_ctr(inputs, made, where / "ctr", 0, lambda _: None)
-    export_bundle(inputs, made, where / "ctr", "reccot", None, 0, where / "export", "hash")
+    export_bundle(inputs, made, where / "ctr", "reccot", None, 0, where / "export", "hash", embed_items=embedded)
     return where / "export", inputs, made, where / "ctr"
+
+
+def embedded(texts):
+    """The first item points where the text about u1 points."""
+    assert texts[1:3] == ["Film 1 (2000): Drama", "Film 2 (2000): Drama, Comedy"]
+    return np.stack([np.random.default_rng(1 if n == 0 else 100 + n).normal(size=16)[6:12] for n in range(len(texts))])
 
 
 def state_of(bundle, user):
@@ -301,6 +308,24 @@ def test_the_bundle_and_the_tables_answer_everyone_alike(tables, tmp_path, arms,
         assert [name for one in found for name in one.answered_by] == due.answered_by
         assert set(due.answered_by) == rungs
     assert len(wanted) * 2 > 1000
+
+
+def test_what_a_bundle_recommends_was_not_rated_and_is_ranked_by_its_net(exported, tables):
+    bundle = open_bundle(exported[0])
+    state, rated = state_of(bundle, "u1"), tables.interactions.filter(pl.col("user_id") == "u1")["item_id"]
+    assert set(state.seen) == set(rated)
+    assert recommend(Ranker(bundle), Retriever(bundle), state, 5) == []  # u1 has rated every film
+    stranger = replace(bundle.stranger("u99"), text=state.text)
+    found = recommend(Ranker(bundle), Retriever(bundle), stranger, 5, without=["i3"])
+    assert len(found) == 5
+    assert "i3" not in {one.item for one in found}
+    answers = Ranker(bundle).answer(stranger, [item for item in bundle.item_ids if item != "i3"])
+    np.testing.assert_allclose([one.p for one in found], np.sort(answers.p)[::-1][:5], rtol=0, atol=1e-6)
+    assert {one.answered_by for one in found} == {"reccot"}
+    texts = np.load(exported[0] / "item_vectors.npy").astype(np.float32)
+    np.testing.assert_allclose(np.linalg.norm(texts, axis=1), 1.0, atol=1e-3)
+    nearest = bundle.item_ids[int((texts @ state.text).argmax())]
+    assert Retriever(bundle).candidates(stranger, 2).items[1] == nearest
 
 
 def test_a_damaged_bundle_is_refused(exported, tmp_path):

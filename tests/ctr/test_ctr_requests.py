@@ -229,7 +229,7 @@ def test_a_server_reads_a_bundle_without_torch(inputs, tmp_path, monkeypatch):
     exported(inputs, "reccot", TextSettings(missing="keep", pca_dim=3), tmp_path, monkeypatch)
     program = (
         "import sys; from pathlib import Path\n"
-        "import trackrec.serving.ranker\n"
+        "import trackrec.serving.ranker, trackrec.serving.retrieve\n"
         "from trackrec.serving.bundle import open_bundle; from trackrec.serving.encoder import RequestEncoder\n"
         "bundle = open_bundle(Path(sys.argv[1])); state = list(bundle.users())[3]\n"
         "print(RequestEncoder(bundle).inputs(state, ['i1', 'x0'])['dense'].shape)\n"

@@ -110,7 +110,7 @@ def test_a_line_of_a_stage_is_plain_and_one_line(capsys: pytest.CaptureFixture[s
         raise StopError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(call, "build_experiment", build)
+        patch.setattr("trackrec.recipe.build.build_experiment", build)
         with pytest.raises(StopError):
             fit.run(call.Call({}, {"stages": None}, objects, lambda _: {}))  # type: ignore[arg-type]
     heard[0](f"stage {RED}\n[ 1/25] data up to date")  # type: ignore[operator]

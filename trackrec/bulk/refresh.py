@@ -31,6 +31,7 @@ from trackrec.storage.generations import (
     PREFIX,
     Generation,
     GenerationError,
+    bucket_of,
     current_name,
     finish_generation,
     open_generation,
@@ -296,10 +297,11 @@ def check_parts(writer: PartWriter, planned: Planned) -> None:
         by_bucket.setdefault(part.bucket, []).append(path)
     for bucket, paths in by_bucket.items():
         users = pl.concat([read_texts(path, ["user_id"]) for path in paths])["user_id"]
-        if not len(users) == users.n_unique() == planned.buckets[bucket]:
+        strangers = [user for user in users if bucket_of(user, len(planned.buckets)) != bucket]
+        if strangers or not len(users) == users.n_unique() == planned.buckets[bucket]:
             raise EngineError(
-                f"bucket {bucket} has {len(users)} rows of {users.n_unique()} users, planned were "
-                f"{planned.buckets[bucket]}. Delete {writer.work} and refresh again."
+                f"bucket {bucket} has {len(users)} rows of {users.n_unique()} users, {len(strangers)} of them of other "
+                f"buckets; planned were {planned.buckets[bucket]}. Delete {writer.work} and refresh again."
             )
 
 

@@ -7,59 +7,38 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jsonargparse
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from trackrec.cli.arguments import DEFAULT_CLASSES, SHORT_NAMES, add_experiment
-from trackrec.cli.errors import FAULT, explain, mendable, wrong_yaml
+from trackrec.cli.errors import wrong_yaml
+from trackrec.cli.front import run_cli as run_cli
 from trackrec.cli.given import expand_config_files, read_as_meant, with_brackets, with_default_classes, with_short_names
+from trackrec.cli.help_pages import help_page, wanted_help
 from trackrec.cli.old_paths import grouped, old_table_keys, renamed, resolve_old_paths
 from trackrec.cli.quiet import quiet_libraries
+from trackrec.cli.short_errors import ShortErrors
 from trackrec.cli.yaml_files import use_strict_yaml
-from trackrec.commands import data, export, fit, init, plan, predict, refresh, report, serve, store, sweep, test, tune
 from trackrec.commands.call import Call
+from trackrec.commands.registry import COMMANDS
 from trackrec.commands.search_space import at, changed
 from trackrec.pipeline.stage import StageResult
 from trackrec.recipe.build import Objects
 from trackrec.runtime.errors import SettingError
 from trackrec.runtime.terminal_text import printable
 
-_COMMANDS: dict[str, Any] = {
-    "init": init,
-    "fit": fit,
-    "test": test,
-    "predict": predict,
-    "refresh": refresh,
-    "export": export,
-    "store": store,
-    "serve": serve,
-    "tune": tune,
-    "plan": plan,
-    "data": data,
-    "sweep": sweep,
-    "report": report,
-}
-_WITHOUT_CONFIG = ("init", "store", "serve")
 _SWAPPABLE = ("dataset", "sampler", "teacher", "ctr.net", "ctr.connector")
 
 
-class TrackRecParser(LightningArgumentParser):
-    """A parser whose errors are at most five lines: what is wrong, where, and what was probably meant."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # A flag cut short would be taken for another: a misspelt one must be an error.
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+class TrackRecParser(ShortErrors, LightningArgumentParser):
+    """Lightning's parser with short errors."""
 
     def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Any:
         """Parse a configuration; one that a stage saved may hold the arguments of `Table` as they once were."""
         return super().parse_string(grouped(content), *args, **kwargs)
-
-    def error(self, message: str, ex: Exception | None = None) -> Any:
-        """Print the short form and exit with status 2."""
-        sys.stderr.write("\n".join(explain(self, message, ex)) + "\n")
-        raise SystemExit(2)
 
 
 class TrackRecCLI(LightningCLI):
@@ -78,8 +57,12 @@ class TrackRecCLI(LightningCLI):
             raise SystemExit(2)
         self._given = given
         self._given_run_dir = any(arg.partition("=")[0] == "--run_dir" for arg in given)
-        self._wanted = next((arg for arg in given if arg in _COMMANDS), None)
+        self._wanted = next((arg for arg in given if arg in COMMANDS), None)
         self._experiment_keys: set[str] = set()
+        self._own_keys: list[str] = []
+        self._help_about = wanted_help(given)
+        if self._help_about is not None:  # reading the source for them takes a second
+            jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
         super().__init__(
             save_config_callback=None,
             auto_configure_optimizers=False,
@@ -92,6 +75,10 @@ class TrackRecCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse what was given to the constructor, and read its lists, paths and durations as they are meant."""
         wanted = self._subcommand_parsers.get(self._wanted or "")
+        if wanted is not None and self._help_about is not None:
+            command = COMMANDS[str(self._wanted)]
+            sys.stdout.write(help_page(wanted, command, self._help_about, self._own_keys, DEFAULT_CLASSES))
+            raise SystemExit(0)
         words = self._given if wanted is None else with_brackets(wanted, self._given)
         if wanted is not None and "--teacher" in wanted._option_string_actions:
             words = with_default_classes(with_short_names(words, SHORT_NAMES), DEFAULT_CLASSES)
@@ -103,29 +90,25 @@ class TrackRecCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """The names of the commands."""
-        return {name: set() for name in _COMMANDS}
+        return {name: set() for name in COMMANDS}
 
     def _add_subcommands(self, parser: LightningArgumentParser, **_: Any) -> None:
         self._subcommand_parsers: dict[str, LightningArgumentParser] = {}
         commands = parser.add_subcommands()
-        for name, command in _COMMANDS.items():
-            self._subcommand_parsers[name] = self._prepare_subcommand_parser(Trainer, name, description=command.HELP)
-            commands.add_subcommand(name, self._subcommand_parsers[name], help=command.HELP)
+        for name, command in COMMANDS.items():
+            self._subcommand_parsers[name] = self._prepare_subcommand_parser(Trainer, name, description=command.help)
+            commands.add_subcommand(name, self._subcommand_parsers[name], help=command.help)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        if subcommand in _WITHOUT_CONFIG:
-            plain = TrackRecParser(**kwargs)
-            if subcommand == self._wanted:
-                _COMMANDS[subcommand].add_arguments(plain)
-            return plain
         parser = self.init_parser(**kwargs)
         # Arguments of a command that isn't called would only cost time.
         if subcommand == self._wanted:
             before = {action.dest for action in parser._actions}
             add_experiment(parser)
             shared = {action.dest for action in parser._actions} - before
-            _COMMANDS[subcommand].add_arguments(parser)
+            COMMANDS[subcommand].load().add_arguments(parser)
             self._experiment_keys = {dest.partition(".")[0] for dest in shared}
+            self._own_keys = [action.dest for action in parser._actions if action.dest not in before | shared]
         return parser
 
     def _set_seed(self) -> None:
@@ -135,16 +118,13 @@ class TrackRecCLI(LightningCLI):
         """Nothing yet: objects are built when the command runs, trainers and nets when their stage starts."""
 
     def _run_subcommand(self, subcommand: str) -> None:
-        if subcommand in _WITHOUT_CONFIG:
-            _COMMANDS[subcommand].run(Call({}, self.config[subcommand].as_dict(), self._objects, parse_run))
-            return
         config, dump = self.config[subcommand], self._resolved(subcommand)
         if subcommand == "sweep" and self._given_run_dir:
             raise SettingError("--run_dir: a sweep writes each run under --output. Leave --run_dir out.")
         for line in swapped_classes(config, dump):
             sys.stderr.write(printable(line, keep="") + "\n")
         own = {key: config.get(key) for key in vars(config) if key not in self._experiment_keys}
-        _COMMANDS[subcommand].run(Call(self._experiment_values(dump), own, self._objects, parse_run))
+        COMMANDS[subcommand].load().run(Call(self._experiment_values(dump), own, self._objects, parse_run))
 
     def _experiment_values(self, dump: Mapping[str, Any]) -> dict[str, Any]:
         """The keys of the experiment, without the command's own arguments."""
@@ -228,19 +208,3 @@ def swapped_classes(config: Namespace, dump: dict[str, Any]) -> list[str]:
                     f"{key}: {now} instead of the file's {was}" + (f", keeping {', '.join(kept)}" if kept else "")
                 )
     return lines
-
-
-def run_cli(args: list[str] | None = None) -> None:
-    """Run the command line; an error that the user can mend is a short message and exit status 1."""
-    quiet_libraries()
-    try:
-        TrackRecCLI(args)
-    except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted: the same command goes on where this stopped\n")
-        raise SystemExit(130) from None
-    except Exception as error:
-        if lines := mendable(error):
-            sys.stderr.write("\n".join(lines) + "\n")
-            raise SystemExit(1) from error
-        error.add_note(FAULT)
-        raise

@@ -14,7 +14,7 @@ import yaml
 
 from trackrec.cli.given import CONFIG_FLAGS, flag_values
 from trackrec.cli.yaml_files import YamlError, check_yaml
-from trackrec.llm.memory import ran_out
+from trackrec.commands.registry import COMMANDS
 from trackrec.runtime.errors import TrackRecError, reason
 from trackrec.runtime.terminal_text import printable
 
@@ -36,7 +36,7 @@ def mendable(error: BaseException) -> list[str]:
         where = printable(str(error.filename or "while a stage was written"), keep="")
         remedy = "Make room" if error.errno in _NO_SPACE else "Mend that"
         return ["trackrec: error:", f"{error.strerror}: {where}", f"What is done stays. {remedy} {_AGAIN}"]
-    if ran_out(error):
+    if _ran_out(error):
         return [
             "trackrec: error:",
             f"memory is full: {_cut(reason(error))}",
@@ -44,6 +44,15 @@ def mendable(error: BaseException) -> list[str]:
             f"What is done stays. Lower that key {_AGAIN}",
         ]
     return []
+
+
+def _ran_out(error: BaseException) -> bool:
+    """Whether memory is full; torch isn't imported to know it."""
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from trackrec.llm.memory import ran_out
+
+    return ran_out(error)
 
 
 FAULT = (
@@ -68,7 +77,7 @@ def explain(parser: Any, message: str, ex: Exception | None) -> list[str]:
     short = [_cut(line) for line in lines[:2]]
     if wrong:
         near = difflib.get_close_matches(wrong, list(dict.fromkeys(_names(parser, wrong))), n=3, cutoff=0.6)
-        short.append(f"did you mean {', '.join(near)}?" if near else "`trackrec fit --help` lists every key.")
+        short.append(f"did you mean {', '.join(near)}?" if near else "`trackrec fit --help=all` lists every key.")
     return ["trackrec: error:", *short][:_LINES]
 
 
@@ -172,7 +181,7 @@ def _names(parser: Any, wrong: str) -> Iterator[str]:
                 if "." not in wrong:
                     yield key.rsplit(".", 1)[-1]
             yield from _class_names(getattr(action, "_typehint", None))
-    yield from ("fit", "test", "predict")
+    yield from COMMANDS
 
 
 def _subparsers(parser: Any) -> list[Any]:
@@ -185,10 +194,10 @@ def _class_names(hint: Any) -> Iterator[str]:
     """Short names that a key accepts, and the arguments of those classes."""
     import inspect
 
-    from trackrec import ctr
-
     options = list(getattr(hint, "__subclasses__", list)()) if isinstance(hint, type) else []
     if "Callable" in str(hint):
+        from trackrec import ctr
+
         options = [value for name in ctr.__all__ if inspect.isclass(value := getattr(ctr, name))]
     for option in options:
         if not option.__module__.startswith("trackrec."):

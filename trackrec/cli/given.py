@@ -10,8 +10,7 @@ from types import NoneType
 from typing import Any, get_args, get_origin
 
 import yaml
-from jsonargparse import Namespace
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from trackrec.runtime.errors import SettingError
 from trackrec.runtime.quantities import parse_seconds
@@ -108,7 +107,7 @@ def _names_class(values: Any, key: str) -> bool:
     return not isinstance(values, dict) or "class_path" in values
 
 
-def with_brackets(parser: LightningArgumentParser, args: Sequence[str]) -> list[str]:
+def with_brackets(parser: ArgumentParser, args: Sequence[str]) -> list[str]:
     """The command line with ``--ctr.seeds 0,1`` as ``--ctr.seeds [0,1]``, for flags whose value is a plain list."""
     hints = {
         option: hint

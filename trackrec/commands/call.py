@@ -6,20 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from trackrec.pipeline.processes import run_in_processes
-from trackrec.pipeline.stage import Stage, StageResult
-from trackrec.recipe.build import Objects, build_experiment, check_models
-from trackrec.recipe.experiment import Experiment
-from trackrec.recipe.graph import Graph, add_stages
-from trackrec.recipe.models import drop_models
-from trackrec.runs.hooks import call_hooks
 from trackrec.runtime.terminal_text import printable
 
-Parse = Callable[[Sequence[Path]], tuple[dict[str, Any], Objects]]
+if TYPE_CHECKING:
+    from trackrec.pipeline.stage import Stage, StageResult
+    from trackrec.recipe.build import Objects
+    from trackrec.recipe.experiment import Experiment
+    from trackrec.recipe.graph import Graph
+
+Parse = Callable[[Sequence[Path]], "tuple[dict[str, Any], Objects]"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,10 @@ def open_run(call: Call, stages: Sequence[str] | None = None) -> tuple[Experimen
         call: of the command.
         stages: names or kinds of those that it may run; None: any. The models that they load must be there.
     """
+    from trackrec.recipe.build import build_experiment, check_models
+    from trackrec.recipe.graph import add_stages
+    from trackrec.runs.hooks import call_hooks
+
     experiment = build_experiment(call.config, call.objects, call.say)
     graph = add_stages(experiment)
     check_models(experiment, experiment.pipeline.choose(stages))
@@ -68,5 +71,8 @@ def open_run(call: Call, stages: Sequence[str] | None = None) -> tuple[Experimen
 
 def _spread(experiment: Experiment, stage: Stage, work: Path) -> StageResult:
     """Run a stage in several processes, which load the models themselves."""
+    from trackrec.pipeline.processes import run_in_processes
+    from trackrec.recipe.models import drop_models
+
     drop_models(experiment)
     return run_in_processes(stage.name, work, stage.processes)

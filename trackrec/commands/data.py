@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, replace
 from typing import Any
 
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser
 
 from trackrec.commands.call import Call
 from trackrec.interactions import DataError
@@ -16,11 +16,10 @@ from trackrec.report.data.facts import DataFacts, data_facts
 from trackrec.report.data.tables import DataTables
 from trackrec.report.data.terminal import look_lines
 
-HELP = "Show what is understood of the ratings, in one screen; loads no model and writes nothing."
 _WIDTH = 100
 
 
-def add_arguments(parser: LightningArgumentParser) -> None:
+def add_arguments(parser: ArgumentParser) -> None:
     """The command's own arguments."""
     parser.add_argument("--json", action="store_true", help="Print everything as JSON.")
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser
 
 from trackrec.commands.call import Call, open_run
 from trackrec.runtime.errors import SettingError
 
-HELP = "Write the nets of one arm as a bundle: ONNX, feature maps, states of the users, model card."
 
-
-def add_arguments(parser: LightningArgumentParser) -> None:
+def add_arguments(parser: ArgumentParser) -> None:
     """The command's own arguments."""
     parser.add_argument("--output", type=Path, required=True, help="Folder to write; it must not exist.")
     parser.add_argument("--arm", type=str, default="reccot", help="The arm whose nets are written.")
@@ -22,6 +20,9 @@ def add_arguments(parser: LightningArgumentParser) -> None:
         type=int | Literal["all"] | None,
         default=None,
         help="Of its training; all: the mean of all; null: the first.",
+    )
+    parser.add_argument(
+        "--embed_items", type=bool, default=True, help="Encode the items' texts too, so that a user's text finds items."
     )
     parser.add_argument(
         "--adapter",
@@ -51,4 +52,4 @@ def run(call: Call) -> None:
         )
     from trackrec.serving.export import export
 
-    export(experiment, own["arm"], own["seed"], output)
+    export(experiment, own["arm"], own["seed"], output, own["embed_items"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser
 
 from trackrec.commands.call import Call, open_run
 from trackrec.commands.early import check_early
@@ -16,10 +16,8 @@ from trackrec.recipe.names import EMBED
 from trackrec.runtime.errors import MissingFileError
 from trackrec.runtime.packages import need
 
-HELP = "Run every stage that is not up to date, from ratings to the recommender; goes on where it stopped."
 
-
-def add_arguments(parser: LightningArgumentParser) -> None:
+def add_arguments(parser: ArgumentParser) -> None:
     """The command's own arguments."""
     parser.add_argument("--stages", type=list[str] | str | None, help="Only these stages, by name or kind: embed,ctr")
     parser.add_argument("--reuse", type=Path | None, help="A run or a folder of runs to take equal stages from.")

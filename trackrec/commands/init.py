@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from trackrec.commands.call import Call
@@ -31,8 +31,6 @@ from trackrec.runtime.errors import SettingError
 from trackrec.runtime.terminal_text import printable
 from trackrec.storage.atomic import write_atomic
 
-HELP = "Look at your files of ratings and write a configuration that runs on them."
-
 _KEYS = ("ratings", "items", "users")
 # Larger files are only looked at: the run reads them.
 _MOST_READ_BYTES = 32 << 20
@@ -44,7 +42,7 @@ _NEXT = """Next:
   trackrec fit --config {0}   # the whole loop"""
 
 
-def add_arguments(parser: LightningArgumentParser) -> None:
+def add_arguments(parser: ArgumentParser) -> None:
     """The command's own arguments."""
     parser.add_argument("--ratings", type=str, required=True, help="The log: a file, a folder of Parquet, or a glob.")
     parser.add_argument("--items", type=str | None, default=None, help="A file that tells of items: titles, kinds.")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
-from jsonargparse import Namespace
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from trackrec.align.memory import align_work
 from trackrec.commands.call import Call
 from trackrec.distill.memory import distill_work
 from trackrec.generate.memory import sample_work
 from trackrec.llm.loading import BackboneSettings
-from trackrec.llm.memory_plan.footprint import ModelShape, Work, stage_bytes
+from trackrec.llm.memory_plan.footprint import ModelShape, Work, stage_bytes, weight_count
+from trackrec.llm.memory_plan.rates import GPU_BYTES, MEASURED_WEIGHTS, RATES
 from trackrec.llm.memory_plan.shapes import SHAPES
 from trackrec.llm.memory_plan.stage_work import StageWork
 from trackrec.prompts.settings import PromptSettings
@@ -31,21 +34,40 @@ _COUNTS, _KIND = 10, 5
 _TOKENS_PER_WORD = 1.6
 # What a GPU holds beside tensors: the context, kernels, cuBLAS work space, fragments.
 _OVERHEAD = 1.0e9
+# Rates count as measured for models whose number of weights differs by less than this share.
+_SAME_SIZE = 0.1
+# Kinds of models whose head_dim, where it isn't written, is the hidden size over the heads.
+_PLAIN = ("llama", "qwen2")
+_SHAPE_KEYS = {
+    "num_hidden_layers",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+    "tie_word_embeddings",
+}
 
 
-HELP = "What each language-model stage will hold in memory, and which key to turn; loads no model."
-
-
-def add_arguments(parser: LightningArgumentParser) -> None:
+def add_arguments(parser: ArgumentParser) -> None:
     """The command's own arguments."""
-    parser.add_argument("--gpu", type=str | None, default=None, help="Memory of the device, such as 24GiB.")
+    names = ", ".join(GPU_BYTES)
+    parser.add_argument("--gpu", type=str | None, default=None, help=f"Memory, such as 24GiB, or a name: {names}.")
+    parser.add_argument("--users", type=float | None, default=None, help="What texts for so many users cost: 1e9.")
+    parser.add_argument("--count", type=int, default=1, help="How many GPUs write them.")
+    parser.add_argument("--changed", type=float, default=1.0, help="Share of the users whose text is written.")
     parser.add_argument("--prompt_tokens", type=int | None, default=None, help="Of G's prompt; null estimates it.")
 
 
 def run(call: Call) -> None:
     """Print the plan."""
-    memory = parse_memory(call.own["gpu"]) if call.own["gpu"] else None
-    call.console.print("\n".join(plan_lines(call.objects(), memory, call.own["prompt_tokens"])), markup=False)
+    own = call.own
+    memory = parse_memory(own["gpu"]) if own["gpu"] else None
+    objects = call.objects()
+    lines = plan_lines(objects, memory, own["prompt_tokens"])
+    if own["users"] is not None:
+        lines += users_lines(objects, own["gpu"], own["users"], own["count"], own["changed"], own["prompt_tokens"])
+    call.console.print("\n".join(lines), markup=False)
 
 
 class StagePlan(NamedTuple):
@@ -63,17 +85,21 @@ class StagePlan(NamedTuple):
 
 
 def parse_memory(text: str) -> int:
-    """Bytes of ``24GiB``, ``16 GB``, ``800MiB``.
+    """Bytes of ``24GiB``, ``16 GB``, ``800MiB``, or of a GPU by name: ``H100``.
 
     Raises:
         SettingError: naming the flag and the units.
     """
+    if text.upper() in GPU_BYTES:
+        return GPU_BYTES[text.upper()]
     try:
         size = parse_bytes(text)
     except ValueError:
         size = 0
     if size <= 0:
-        raise SettingError(f"--gpu must be a size such as 24GiB or 16GB, got {text!r}.")
+        raise SettingError(
+            f"--gpu must be a size such as 24GiB or 16GB, or a name among {', '.join(GPU_BYTES)}, got {text!r}."
+        )
     return size
 
 
@@ -83,10 +109,14 @@ def model_shape(settings: BackboneSettings, key: str = "backbone") -> ModelShape
     Raises:
         SettingError: the model is on neither this machine, the hub nor the list.
     """
-    from transformers import AutoConfig, Qwen2Config
-
     path = Path(settings.model).expanduser()
+    if not settings.gguf_file and (shape := written_shape(path / "config.json")):
+        return shape
+    from transformers import AutoConfig
+
     if not path.exists() and settings.model in SHAPES:
+        from transformers import Qwen2Config
+
         return ModelShape.of(Qwen2Config(**SHAPES[settings.model]))
     try:
         extra = {"gguf_file": settings.gguf_file} if settings.gguf_file else {}
@@ -97,6 +127,29 @@ def model_shape(settings: BackboneSettings, key: str = "backbone") -> ModelShape
             f"{key}.model: no config.json of {settings.model!r} here or on the hub. Give a directory, or a name that "
             f"can be reached."
         ) from error
+
+
+def written_shape(config: Path) -> ModelShape | None:
+    """The shape that a config.json holds, without the seconds of importing transformers' models.
+
+    None where the file leaves something to the defaults of the model's class, or isn't of a kind whose heads divide
+    the hidden size: transformers reads it then.
+    """
+    try:
+        values = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # transformers says what is wrong
+        return None
+    if not isinstance(values, dict) or values.get("model_type") not in _PLAIN or not values.keys() >= _SHAPE_KEYS:
+        return None
+    return ModelShape.of(PlainConfig(**{key: values.get(key) for key in (*_SHAPE_KEYS, "head_dim")}))
+
+
+class PlainConfig(SimpleNamespace):
+    """Values of a config.json of a model that reads text alone."""
+
+    def get_text_config(self) -> PlainConfig:
+        """Itself."""
+        return self
 
 
 def prompt_tokens(seen: PromptSettings) -> int:
@@ -203,6 +256,43 @@ def plan_lines(objects: Namespace, memory: int | None, prompt: int | None) -> li
         lines.append(f"{_OVERHEAD / 2**30:.2f} GiB of {memory / 2**30:.1f} are set aside for the driver and fragments.")
     lines.extend(reading_lines(objects))
     lines.append("Estimates; docs/benchmarks.md has them beside measured peaks.")
+    return lines
+
+
+def users_lines(
+    objects: Namespace, gpu: str | None, users: float, count: int, changed: float, prompt: int | None
+) -> list[str]:
+    """What texts for many users cost on GPUs of a name whose rates are known.
+
+    Args:
+        objects: the config's objects.
+        gpu: the name.
+        users: how many there are.
+        count: how many GPUs.
+        changed: share of the users whose text is written.
+        prompt: tokens of G's prompt; None estimates them.
+
+    Raises:
+        SettingError: no rate of the GPU is known, or a number is out of range.
+    """
+    for key, value, most in (("users", users, math.inf), ("count", count, math.inf), ("changed", changed, 1.0)):
+        if not 0 < value <= most:
+            limit = "" if most == math.inf else " and at most 1"
+            raise SettingError(f"--{key} must be above 0{limit}, got {value:g}.")
+    rates = RATES.get((gpu or "").upper())
+    if rates is None:
+        raise SettingError(f"--users needs --gpu with a name whose rates are known: {', '.join(RATES)}; got {gpu!r}.")
+    reads = prompt or prompt_tokens(objects.prompts.for_generator())
+    new, weights = text_tokens(objects), weight_count(model_shape(objects.backbone))
+    name = (gpu or "").upper()
+    lines = [f"Texts for {users * changed:,.0f} of {users:,.0f} users, {reads} prompt and {new} new tokens each:"]
+    for rate in rates:
+        hours = users * changed * rate.seconds(reads, new, weights) / 3600
+        kind = "measured" if rate.measured and abs(weights / MEASURED_WEIGHTS - 1) < _SAME_SIZE else "assumed"
+        lines.append(
+            f"  {rate.engine:18} {hours:,.1f} GPU-hours, {hours / count:,.1f} hours with {count} {name}; "
+            f"rates {kind} ({rate.source})"
+        )
     return lines
 
 

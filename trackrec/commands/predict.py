@@ -5,15 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser
 
 from trackrec.commands.call import Call, open_run
-from trackrec.serving.predict import predict
-
-HELP = "Probabilities for a table of (user_id, item_id) requests."
 
 
-def add_arguments(parser: LightningArgumentParser) -> None:
+def add_arguments(parser: ArgumentParser) -> None:
     """The command's own arguments."""
     parser.add_argument("--requests", type=Path, required=True, help="A file with user_id and item_id.")
     parser.add_argument("--output", type=Path, required=True, help="File to write: .parquet, .csv, .tsv or .jsonl.")
@@ -30,6 +27,8 @@ def add_arguments(parser: LightningArgumentParser) -> None:
 
 def run(call: Call) -> None:
     """Write the predictions."""
+    from trackrec.serving.predict import predict
+
     experiment, graph = open_run(call)
     own = call.own
     predict(experiment, graph, Path(own["requests"]), Path(own["output"]), own["arm"], own["unknown"], own["column"])

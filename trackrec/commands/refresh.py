@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser
 
 from trackrec.bulk.costs import cost_lines
 from trackrec.bulk.part import PartWriter
@@ -34,11 +34,10 @@ from trackrec.runtime.errors import SettingError
 from trackrec.runtime.packages import need
 from trackrec.storage.atomic import write_atomic
 
-HELP = "Write texts and vectors of every user as a new generation; resumes, and rewrites only what changed."
 WORKER = "trackrec.cli.part_worker:refresh_worker"
 
 
-def add_arguments(parser: LightningArgumentParser) -> None:
+def add_arguments(parser: ArgumentParser) -> None:
     """The command's own arguments."""
     parser.add_argument("--output", type=Path, required=True, help="Folder of generations; CURRENT names the last.")
     parser.add_argument("--ratings", type=Path | None, default=None, help="Today's log; null is the run's source.")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser
 
 from trackrec.commands.call import Call
 
-HELP = "Write what the run directory holds as one HTML page and a Markdown file; runs nothing."
 
-
-def add_arguments(parser: LightningArgumentParser) -> None:
+def add_arguments(parser: ArgumentParser) -> None:
     """The command has no arguments of its own."""
 
 

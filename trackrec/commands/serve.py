@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from trackrec.commands.plain import PlainCall
+from trackrec.commands.call import Call
 from trackrec.server.settings import ServerSettings
 
-HELP = "Answer requests over HTTP from a bundle and a store."
 PACKAGES = ("fastapi", "uvicorn", "onnxruntime", "prometheus_client", "zstandard")
 
 
@@ -16,7 +15,7 @@ def add_arguments(parser: Any) -> None:
     parser.add_class_arguments(ServerSettings, nested_key=None)
 
 
-def run(call: PlainCall) -> None:
+def run(call: Call) -> None:
     """Serve until SIGTERM.
 
     Raises:

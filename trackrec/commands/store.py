@@ -7,13 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from trackrec.commands.plain import PlainCall
+from trackrec.commands.call import Call
 from trackrec.runtime.errors import SettingError
 
 if TYPE_CHECKING:
     from trackrec.store.build import States
-
-HELP = "Build, show or verify the store of texts and states from which a server answers."
 
 
 def add_arguments(parser: Any) -> None:
@@ -31,7 +29,7 @@ def add_arguments(parser: Any) -> None:
     )
 
 
-def run(call: PlainCall) -> None:
+def run(call: Call) -> None:
     """Do it, and print what the store says of itself.
 
     Raises:
@@ -56,7 +54,7 @@ def run(call: PlainCall) -> None:
     store.close()
 
 
-def _build(call: PlainCall) -> None:
+def _build(call: Call) -> None:
     from trackrec.runtime.packages import need
     from trackrec.storage.generations import open_generation
     from trackrec.store.store import is_redis

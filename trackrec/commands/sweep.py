@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from trackrec.commands.call import Call
@@ -28,11 +28,10 @@ from trackrec.runtime.shell_paths import expand_path
 from trackrec.storage.atomic import write_atomic
 
 BASE = "base"
-HELP = "Run variants of an experiment with several seeds, and print one table of what they change."
 Values = Mapping[str, Any]
 
 
-def add_arguments(parser: LightningArgumentParser) -> None:
+def add_arguments(parser: ArgumentParser) -> None:
     """The command's own arguments."""
     files = "YAML files with the keys that differ; the experiment as it is runs too."
     parser.add_argument("--variants", type=str, nargs="+", default=[], help=files)

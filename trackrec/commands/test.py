@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser
 
 from trackrec.commands.call import Call, open_run
 from trackrec.commands.results import run_and_show
 from trackrec.recipe.graph import add_test
 from trackrec.recipe.names import TEST
 
-HELP = "Read the test split: V with and without RecCoT, every CTR arm, intervals."
 
-
-def add_arguments(parser: LightningArgumentParser) -> None:
+def add_arguments(parser: ArgumentParser) -> None:
     """The command has no arguments of its own."""
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import polars as pl
 import yaml
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser
 from numpy.typing import NDArray
 
 from trackrec.commands.call import Call, open_run
@@ -54,10 +54,9 @@ _ERROR = "error"  # attribute of a trial whose net can't be built or trained
 # What decides a trial's AUC, beside what it changes.
 _KEYS = ("net", "connector", "model", "data", "trainer", "patience", "text")
 PlanOf = Callable[[dict[str, Any]], "CTRSettings"]
-HELP = "Search hyper-parameters of the CTR net on validation rows; goes on where it stopped."
 
 
-def add_arguments(parser: LightningArgumentParser) -> None:
+def add_arguments(parser: ArgumentParser) -> None:
     """The command's own arguments."""
     parser.add_argument("--trials", type=int | None, default=None, help="Instead of tune.trials.")
     parser.add_argument("--output", type=Path | None, default=None, help="YAML to write; null: tune/chosen.yaml.")

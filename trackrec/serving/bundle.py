@@ -8,6 +8,7 @@
     items.npz              indices, attributes and statistics of the items, as `trackrec.serving.tables` reads them
     neighbours.npy         similarities of items, where the nets read them; mapped, not loaded
     projection.npz         principal components of the texts, where the nets read those
+    item_vectors.npy       vectors of the items' own texts, of length 1, by the encoder of the users' texts
     users.parquet          the state of every user of the run, and the vector of their text
 
 For a server:
@@ -46,7 +47,7 @@ FORMAT = 4
 INFO, CARD = "bundle.json", "README.md"
 NET, WITHOUT_TEXT = "net.onnx", "net-without-text.onnx"
 ITEMS, ITEM_ARRAYS, NEIGHBOURS = "items.parquet", "items.npz", "neighbours.npy"
-USERS, PROJECTION = "users.parquet", "projection.npz"
+USERS, PROJECTION, ITEM_VECTORS = "users.parquet", "projection.npz", "item_vectors.npy"
 _BEFORE = "features.json"  # of a folder that an export wrote before there were bundles
 _USERS_AT_ONCE = 8192
 
@@ -265,6 +266,7 @@ def _state(row: dict[str, Any]) -> UserState:
         ratings=tuple(row["ratings"]),
         history_items=tuple(row["history_items"]),
         history_ratings=tuple(row["history_ratings"]),
+        seen=tuple(row["seen"]),
         index=row["index"],
         taste=taste,
         text=None if row["text"] is None else np.array(row["text"], np.float32),

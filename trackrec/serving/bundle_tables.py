@@ -98,6 +98,8 @@ class BundleTables:
         table = users.join(recent, on="user_id", how="left", maintain_order="left")
         table = table.join(histories, on="user_id", how="left", maintain_order="left")
         table = table.join(lists, on="history_id", how="left", maintain_order="left")
+        seen = inputs.interactions.group_by("user_id").agg(seen=pl.col("item_id").unique().sort())
+        table = table.join(seen, on="user_id", how="left", maintain_order="left")
         texts = [vectors.get(key) for key in table["history_id"].to_list()]
         known = self._tastes(table["user_id"])
         table.select(
@@ -106,6 +108,7 @@ class BundleTables:
             _without_null("recent_ratings", pl.Float32).alias("ratings"),
             _without_null("history_items", pl.String),
             _without_null("history_ratings", pl.Float32),
+            _without_null("seen", pl.String),
             index=pl.Series(indices(table["user_id"], self._vocabularies.users)),
             n=pl.Series([taste.n for taste in known], dtype=pl.Float64),
             liked=pl.Series([taste.liked for taste in known], dtype=pl.Float64),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,19 +18,30 @@ import trackrec
 from trackrec.ctr.arms.arm import Arm
 from trackrec.ctr.arms.assemble import CTRInputs, sample_rows
 from trackrec.ctr.arms.log_odds import log_odds_columns
-from trackrec.ctr.arms.texts import Projection, principal_projection, text_arm
 from trackrec.ctr.features.dense_statistics import ITEM_NAMES, HistoryStatistics, dense_names
 from trackrec.ctr.features.features import CTRData
 from trackrec.ctr.saved import load_net, saved_features, saved_net, saved_seeds
 from trackrec.ctr.settings import CTRSettings
+from trackrec.embed.encode import EmbedSettings, embed_texts
+from trackrec.embed.vectors import vectors_of
 from trackrec.recipe.ctr_inputs import check_nets, ctr_inputs
 from trackrec.recipe.experiment import Experiment
 from trackrec.recipe.names import EMBED
 from trackrec.recipe.tables import without_items
 from trackrec.runtime.errors import SettingError
 from trackrec.runtime.packages import need
-from trackrec.serving.bundle import CARD, FORMAT, INFO, NET, PROJECTION, WITHOUT_TEXT, Net, digest_of, file_facts
+from trackrec.serving.bundle import (
+    CARD,
+    FORMAT,
+    INFO,
+    NET,
+    WITHOUT_TEXT,
+    Net,
+    digest_of,
+    file_facts,
+)
 from trackrec.serving.bundle_tables import BundleTables
+from trackrec.serving.bundle_texts import Embed, text_vectors, write_item_vectors
 from trackrec.serving.card import bundle_card
 from trackrec.serving.everyone import newest_histories_of_all
 from trackrec.serving.ladder import base_rate
@@ -42,7 +55,6 @@ PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _CHECKED_ROWS = 512
 _LOG_ODDS_COLUMNS = ("log_odds", "has_log_odds")
 Seed = int | Literal["all"] | None
-Vectors = Mapping[str, NDArray[np.floating[Any]]]
 
 
 class Exported(NamedTuple):
@@ -63,7 +75,7 @@ class Exported(NamedTuple):
     without_text: str | None
 
 
-def export(exp: Experiment, arm: str, seed: Seed, output: Path) -> None:
+def export(exp: Experiment, arm: str, seed: Seed, output: Path, embed_items: bool = True) -> None:
     """Write the bundle of one arm of a finished run; see the module.
 
     Args:
@@ -71,6 +83,7 @@ def export(exp: Experiment, arm: str, seed: Seed, output: Path) -> None:
         arm: one of those the ctr stage trained.
         seed: of one training; ``all``: the mean of all of them; None: the first.
         output: folder to write; it must not exist.
+        embed_items: encode the items' own texts too, so that a user's text finds items.
 
     Raises:
         MissingPackageError: a package of the extra ``export`` is missing.
@@ -82,12 +95,21 @@ def export(exp: Experiment, arm: str, seed: Seed, output: Path) -> None:
     inputs = ctr_inputs(exp)
     encoder = str(exp.table(EMBED, "embeddings")["encoder"][0]) if inputs.vectors else ""
     empty_text = not exp.prompts.user_attributes
-    exported = export_bundle(inputs, exp.ctr, exp.directory("ctr"), arm, seed, exp.seed, output, encoder, empty_text)
+    embed = partial(_embed, settings=exp.embed) if embed_items else None
+    exported = export_bundle(
+        inputs, exp.ctr, exp.directory("ctr"), arm, seed, exp.seed, output, encoder, empty_text, embed
+    )
     others = f"; users without a text are answered by arm {exported.without_text}" if exported.without_text else ""
     exp.say(
         f"{exported.net} of arm {arm}, seed {', '.join(map(str, exported.seeds))}, in {output}: onnxruntime differs "
         f"from torch by at most {exported.difference:.1e} on {exported.rows} validation rows{others}"
     )
+
+
+def _embed(texts: list[str], settings: EmbedSettings) -> NDArray[np.floating[Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        embed_texts(texts, settings, Path(folder), None)
+        return vectors_of(Path(folder), texts)
 
 
 def check_packages() -> None:
@@ -124,6 +146,7 @@ def export_bundle(
     output: Path,
     encoder: str = "",
     empty_text: bool = True,
+    embed_items: Embed | None = None,
 ) -> Exported:
     """The body of `export`: built in a temporary folder, checked, then renamed.
 
@@ -137,6 +160,7 @@ def export_bundle(
         output: folder to write.
         encoder: what made the text vectors.
         empty_text: whether the text about an empty history fits every new user.
+        embed_items: texts -> their vectors by the same encoder; None leaves the items' vectors out.
     """
     main = _trained(inputs, settings, ctr_dir, arm, net_seed, seed)
     other = _for_others(main, inputs, settings, ctr_dir, net_seed, seed)
@@ -151,6 +175,8 @@ def export_bundle(
                 nets.append(_net(trained, file, example))
         info = _contents(main, inputs, settings, encoder, empty_text, work)
         info = {"format": FORMAT, "trackrec": trackrec.__version__, **info, "nets": [asdict(net) for net in nets]}
+        if embed_items is not None and info["text"] is not None and info["text"]["live"]:
+            write_item_vectors(inputs.items, embed_items, work)
         write_atomic(work / CARD, bundle_card(info, ctr_dir, sample_rows(inputs, settings.text), inputs.interactions))
         files = sorted(path for path in work.iterdir() if path.name != INFO)
         info["files"] = {path.name: file_facts(path) for path in files}
@@ -219,7 +245,8 @@ def _contents(
     tables = BundleTables(inputs, data.vocabularies, data.scale, history, data.spec.recent_len)
     tables.write_items(work)
     answerable = set(sample_rows(inputs, settings.text)["history_id"].to_list())
-    vectors, text = _texts(main, inputs, settings, encoder, work)
+    reccots = inputs.vectors.get("reccot")
+    vectors, text = text_vectors(data, main.arm, reccots, settings.text.pca_dim, encoder, work)
     empty = sorted(without_items(inputs.histories) & answerable)
     everything = tables.everything()
     dense = list(dense_names(history) if main.arm.statistics else ITEM_NAMES)
@@ -246,37 +273,6 @@ def _contents(
         "items": len(inputs.items),
         "ranges": ranges(data, arm, [*dense, *own], main.nets),
     }
-
-
-def _texts(
-    main: _Trained, inputs: CTRInputs, settings: CTRSettings, encoder: str, work: Path
-) -> tuple[Vectors, dict[str, Any] | None]:
-    """The vector of each history, and how a net reads one: as the encoder gave it where a newer text may come."""
-    data, arm = main.data, main.arm
-    if arm.name not in data.arms:
-        return {}, None
-    texts = data.arms[arm.name]
-    dim = int(texts.matrix.shape[1])
-    if arm.texts != ("reccot",) or arm.is_drawn:
-        rows, matrix = texts.rows.tolist(), texts.matrix.numpy()
-        fixed = {key: matrix[row] for key, row in zip(data.history_ids, rows, strict=True) if row >= 0}
-        facts = {"dim": dim, "vector_dim": dim, "encoder": encoder, "live": False, "projected": False}
-        return fixed, facts
-    vectors = inputs.vectors["reccot"]
-    width = len(next(iter(vectors.values())))
-    if settings.text.pca_dim is not None:
-        _save(_projection(data, vectors, settings.text.pca_dim), work / PROJECTION)
-    projected = settings.text.pca_dim is not None
-    return vectors, {"dim": dim, "vector_dim": width, "encoder": encoder, "live": True, "projected": projected}
-
-
-def _projection(data: CTRData, vectors: Vectors, dim: int) -> Projection:
-    ids = sorted(vectors)
-    return principal_projection(data, text_arm(data, "reccot", ids, np.stack([vectors[i] for i in ids]), True), dim, "")
-
-
-def _save(projection: Projection, path: Path) -> None:
-    np.savez(path, mean=projection.mean, directions=projection.directions, scale=np.float64(projection.scale))
 
 
 def _log_odds_reading() -> dict[str, float]:

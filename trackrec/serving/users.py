@@ -54,6 +54,7 @@ class UserState:
         items: rated items, the newest last. Only the bundle's ``recent_len`` newest matter.
         ratings: of them, in the data's unit; None for an item that was chosen without a rating.
         history_items, history_ratings: the history that the statistics of the nets count, as it was in the run.
+        seen: items that the user rated and that must not be recommended, in any order; others may be in ``items``.
         index: in the vocabulary of users; `UNKNOWN` for a user without train rows.
         taste: sums over the user's train ratings.
         text: (D,) the encoder's vector of the user's text; None where there is none.
@@ -65,6 +66,7 @@ class UserState:
     ratings: Ratings = ()
     history_items: tuple[str, ...] = ()
     history_ratings: Ratings = ()
+    seen: tuple[str, ...] = ()
     index: int = UNKNOWN
     taste: Taste = field(default_factory=Taste)
     text: NDArray[np.floating[Any]] | None = None

@@ -113,6 +113,12 @@ def adapter_weights(shape: ModelShape, lora: LoRASettings) -> int:
     return depth * lora.r * sum(map(sum, wanted.values()))
 
 
+def weight_count(shape: ModelShape) -> int:
+    """Number of weights of the base: its linear layers and its tables of the vocabulary."""
+    linear = shape.layers * sum(inputs * outputs for inputs, outputs in shape.linears().values())
+    return linear + shape.vocab * shape.hidden * (1 if shape.tied else 2)
+
+
 def weight_bytes(shape: ModelShape, settings: BackboneSettings) -> int:
     """Bytes of the frozen base."""
     value_bytes = _BYTES[settings.dtype]
