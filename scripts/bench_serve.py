@@ -46,17 +46,20 @@ def main() -> None:
             for candidates in (100, 1000):
                 scripts = wrk_script(Path(folder), users, bundle.item_ids, candidates)
                 print(
-                    f"\n{candidates} candidates\n\n| server | clients | requests/s | p50 ms | p99 ms |"
-                    "\n|---|---|---|---|---|"
+                    f"\n{candidates} candidates\n\n| server | clients | requests/s | p50 ms | p99 ms | CPU ms |"
+                    "\n|---|---|---|---|---|---|"
                 )
                 for clients in (1, 8):
-                    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in PORTS}
+                    found: dict[str, list[tuple[float, ...]]] = {name: [] for name in PORTS}
                     for _ in range(args.turns):
                         for name, port in PORTS.items():
-                            found[name].append(wrk(scripts, port, clients, args.seconds))
+                            before = cpu_s(processes[name].pid)
+                            rate, p50, p99, requests = wrk(scripts, port, clients, args.seconds)
+                            cpu_ms = (cpu_s(processes[name].pid) - before) / requests * 1000
+                            found[name].append((rate, p50, p99, cpu_ms))
                     for name, runs in found.items():
-                        rate, p50, p99 = (statistics.median(values) for values in zip(*runs, strict=True))
-                        print(f"| {name} | {clients} | {rate:.0f} | {p50:.2f} | {p99:.2f} |")
+                        rate, p50, p99, cpu_ms = (statistics.median(values) for values in zip(*runs, strict=True))
+                        print(f"| {name} | {clients} | {rate:.0f} | {p50:.2f} | {p99:.2f} | {cpu_ms:.2f} |")
             for name, process in processes.items():
                 print(f"{name}: {rss_mib(process.pid):.0f} MiB")
         finally:
@@ -105,19 +108,25 @@ def wrk_script(folder: Path, users: list[str], items: list[str], candidates: int
         "wrk.headers = {['Content-Type'] = 'application/json', Authorization = 'Bearer t'}\n"
         "request = function() n = n % #bodies + 1; return wrk.format(nil, '/v1/rank', nil, bodies[n]) end\n"
         "done = function(summary, latency) print('found', summary.requests / summary.duration * 1e6, "
-        "latency:percentile(50) / 1000, latency:percentile(99) / 1000, summary.errors.status) end\n"
+        "latency:percentile(50) / 1000, latency:percentile(99) / 1000, summary.errors.status, summary.requests) end\n"
     )
     return path
 
 
-def wrk(script: Path, port: int, clients: int, seconds: int) -> tuple[float, float, float]:
-    """Requests a second, p50 and p99 in ms."""
+def wrk(script: Path, port: int, clients: int, seconds: int) -> tuple[float, float, float, float]:
+    """Requests a second, p50 and p99 in ms, number of requests."""
     words = ["taskset", "-c", "1", "wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "30s", "-s", str(script)]
     said = subprocess.run([*words, f"http://127.0.0.1:{port}"], capture_output=True, text=True, check=True).stdout
-    rate, p50, p99, errors = map(float, re.findall(r"^found\s+(.*)$", said, re.MULTILINE)[0].split())
+    rate, p50, p99, errors, requests = map(float, re.findall(r"^found\s+(.*)$", said, re.MULTILINE)[0].split())
     if errors:
         raise SystemExit(f"{errors:.0f} requests failed on port {port}")
-    return rate, p50, p99
+    return rate, p50, p99, requests
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def rss_mib(pid: int) -> float:

@@ -26,6 +26,7 @@ def test_the_wheel_holds_every_module(tmp_path: Path) -> None:
     expected |= {f"trackrec/callbacks/{path.name}" for path in (ROOT / "callbacks").glob("*.py")}
     assert expected <= names
     page = {f"trackrec/report/render/{name}" for name in ("page.css", "page.html.jinja", "blocks.html.jinja")}
+    page.add("trackrec/server/page.html")
     assert {"trackrec/py.typed", *page} <= names
 
 
