@@ -50,7 +50,7 @@ def test_a_list_of_words_imports_nothing_of_weight(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["init", "report", "data", "sweep", "predict", "export", "store", "serve", "generations"]
+    "name", ["init", "report", "data", "sweep", "predict", "export", "store", "serve", "generations", "forget"]
 )
 def test_the_help_of_a_command_imports_no_training(name: str) -> None:
     found = imported(name, "--help")

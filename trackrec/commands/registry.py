@@ -32,6 +32,7 @@ _IN_ORDER = (
     Command("predict", "Probabilities for a table of (user_id, item_id) requests."),
     Command("refresh", "Write texts and vectors of all users as a new generation; rewrites only what changed."),
     Command("generations", "List what refresh has written, check it, go back to an older one, remove.", config=False),
+    Command("forget", "Remove a user from generations and events; names the runs that hold them.", config=False),
     Command("export", "Write the nets of one arm as a bundle: ONNX, feature maps, states of the users, model card."),
     Command("store", "Build, show or verify the store of texts and states from which a server answers.", config=False),
     Command("serve", "Answer requests over HTTP from a bundle and a store.", config=False),

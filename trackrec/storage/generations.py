@@ -17,6 +17,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -221,6 +222,44 @@ def finish_generation(folder: Path, info: Mapping[str, Any]) -> dict[str, Any]:
     whole = {"format": FORMAT, **info, "users": users, "parts": parts, "digest": digest}
     write_atomic(folder / INFO, json.dumps(whole, indent=1) + "\n")
     return whole
+
+
+def holds_user(generation: Generation, user_id: str) -> bool:
+    """Whether a generation has a row of a user."""
+    return bool(_parts_of(generation, user_id))
+
+
+def _parts_of(generation: Generation, user_id: str) -> list[str]:
+    """The parts, by name, that have a row of a user: at most one, in a generation as it was written."""
+    bucket = bucket_of(user_id, int(generation.info["buckets"]))
+    names = [part_name(tier, bucket) for tier in generation.info["tiers"]]
+    there = [name for name in names if name in generation.info["parts"]]
+    return [name for name in there if user_id in read_texts(generation.path / name, ["user_id"])["user_id"]]
+
+
+def without_user(generation: Generation, user_id: str) -> Generation:
+    """A finished copy of a generation that lacks a user; the other parts are the same files, by hard links.
+
+    The copy is not made the current one, and the original stays: see `set_current`.
+    """
+    suffix = hashlib.sha256(f"{generation.name} {generation.info['digest']} {user_id}".encode()).hexdigest()[:8]
+    final = generation.path.with_name(f"{generation.name}-{suffix}")
+    work = generation.path.with_name(f".{final.name}.tmp")
+    shutil.rmtree(work, ignore_errors=True)
+    changed = set(_parts_of(generation, user_id))
+    for name in generation.info["parts"]:
+        source, target = generation.path / name, work / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if name in changed:
+            rows = read_texts(source).filter(pl.col("user_id") != user_id)
+            write_texts(target, rows.iter_rows(named=True), texts_counts(source) or {})
+        else:
+            os.link(source, target)
+    kept = {key: value for key, value in generation.info.items() if key not in ("format", "parts", "users", "digest")}
+    finish_generation(work, {**kept, "name": final.name, "parent": None})
+    shutil.rmtree(final, ignore_errors=True)
+    work.rename(final)
+    return open_generation(final)
 
 
 def set_current(root: Path, name: str) -> None:
