@@ -75,6 +75,29 @@ def test_answers_are_those_of_the_ranker(client: TestClient, world: World) -> No
         assert scored.answered_by[items.index("x")] == "base_rate"
 
 
+def test_items_are_found_and_ranked_for_a_user_who_names_none(client: TestClient) -> None:
+    asked = {"user_id": "nobody", "k": 3, "candidates": 5}
+    answer = client.post("/v1/recommend", json=asked)
+    found = schemas.RecommendAnswer.model_validate_json(answer.content, strict=True)
+    assert len(found.items) == 3
+    assert all(one.found_by for one in found.items)
+    named = {"user_id": "nobody", "item_ids": [one.item_id for one in found.items]}
+    ranked = client.post("/v1/rank", json=named).json()["items"]
+    assert {one["item_id"]: one["p"] for one in ranked} == {one.item_id: one.p for one in found.items}
+    assert [one.p for one in found.items] == sorted((one.p for one in found.items), reverse=True)
+    best = found.items[0].item_id
+    others = client.post("/v1/recommend", json={**asked, "without": [best]}).json()
+    assert best not in [one["item_id"] for one in others["items"]]
+    for user in ("u1", "u2"):
+        rated = {one["item_id"] for one in client.get(f"/v1/users/{user}/history").json()["items"]}
+        plain = client.post("/v1/recommend", json={"user_id": user, "use_text": False}).json()
+        assert not rated & {one["item_id"] for one in plain["items"]}
+        assert plain["text"]["source"] == "none"
+        assert all("text" not in one["found_by"] for one in plain["items"])
+    problem(client.post("/v1/recommend", json={**asked, "k": 0}), 422)
+    problem(client.post("/v1/recommend", json={**asked, "candidates": 99_999}), 422)
+
+
 def test_rows_of_several_users_keep_their_order(client: TestClient) -> None:
     pairs = [(user, item) for item in ITEMS[:3] for user in ("u1", "u2", "nobody")]
     together = client.post("/v1/score", json={"rows": [{"user_id": u, "item_id": i} for u, i in pairs]}).json()

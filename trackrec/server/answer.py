@@ -74,6 +74,36 @@ def rank(
     return Ranked(body, p, by, text["age_s"], read)
 
 
+def recommend(
+    loaded: Loaded,
+    user: User,
+    now: int,
+    k: int,
+    n_candidates: int,
+    without: Sequence[str] = (),
+    explain: bool = False,
+    use_text: bool = True,
+) -> tuple[Ranked, int]:
+    """The best unrated items among those that `trackrec.serving.retrieve` finds, and how many it found.
+
+    Args:
+        loaded: bundle, nets and store.
+        user: see `Loaded.user`.
+        now: seconds since 1970, UTC.
+        k: how many are answered.
+        n_candidates: how many are ranked.
+        without: items to leave out, beside those that the user has rated.
+        explain: whether the text is in the answer.
+        use_text: False retrieves and ranks as if the user had no text.
+    """
+    candidates = loaded.retriever.candidates(user.state, n_candidates, without, text=use_text)
+    ranked = rank(loaded, user, candidates.items, now, k, explain, use_text)
+    found_by = dict(zip(candidates.items, candidates.found_by, strict=True))
+    items = [{**item, "found_by": list(found_by[item["item_id"]])} for item in ranked.body["items"]]
+    body = {key: value for key, value in ranked.body.items() if key != "unknown_items"} | {"items": items}
+    return ranked._replace(body=body), len(candidates.items)
+
+
 def score(
     loaded: Loaded, users: Mapping[str, User], rows: Sequence[tuple[str, str]]
 ) -> tuple[NDArray[np.float32], list[str]]:

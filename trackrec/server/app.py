@@ -19,7 +19,7 @@ from trackrec.server.gate import Gate
 from trackrec.server.inference import add_inference
 from trackrec.server.metrics import CONTENT_TYPE
 from trackrec.server.page import PAGE, PAGE_HEADERS
-from trackrec.server.schemas import EventsRequest, RankRequest, ScoreRequest
+from trackrec.server.schemas import EventsRequest, RankRequest, RecommendRequest, ScoreRequest
 from trackrec.server.service import Service
 
 _JSON = "application/json"
@@ -67,6 +67,12 @@ def _add_hot(router: APIRouter, service: Service) -> None:
     async def rank(asked: RankRequest, request: Request) -> Response:
         """Rank items for a user."""
         body, request.state.log = service.rank(asked)
+        return Response(body, media_type=_JSON)
+
+    @router.post("/v1/recommend", tags=["answers"], **_answered(schemas.RecommendAnswer))
+    async def recommend(asked: RecommendRequest, request: Request) -> Response:
+        """The best items for a user who names none: popular, neighbours of what they rated, near to their text."""
+        body, request.state.log = service.recommend(asked)
         return Response(body, media_type=_JSON)
 
     @router.post("/v1/score", tags=["answers"], **_answered(schemas.ScoreAnswer))

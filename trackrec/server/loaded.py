@@ -12,6 +12,7 @@ import polars as pl
 from trackrec.server.settings import ServerSettings
 from trackrec.serving.bundle import ITEMS, Bundle, open_bundle
 from trackrec.serving.ranker import Ranker
+from trackrec.serving.retrieve import Retriever
 from trackrec.serving.users import UserState
 from trackrec.store.errors import StoreAwayError, StoreError
 from trackrec.store.events import Event, EventLog
@@ -51,6 +52,11 @@ class Loaded:
     ranker: Ranker
     store: Store
     live_text: bool
+
+    @cached_property
+    def retriever(self) -> Retriever:
+        """Finds items for a user who names none."""
+        return Retriever(self.bundle)
 
     @cached_property
     def titles(self) -> dict[str, str]:
@@ -103,7 +109,9 @@ def load(settings: ServerSettings) -> Loaded:
             store.verify()
         loaded = Loaded(bundle, Ranker(bundle), store, live)
         for user in [*store.some_users(2), ""]:
-            loaded.ranker.answer(loaded.user(user, store.get(user), []).state, bundle.item_ids[:_WARM_ITEMS])
+            state = loaded.user(user, store.get(user), []).state
+            loaded.ranker.answer(state, bundle.item_ids[:_WARM_ITEMS])
+            loaded.retriever.candidates(state, _WARM_ITEMS)
     except BaseException:
         store.close()
         raise

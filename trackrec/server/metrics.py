@@ -95,7 +95,7 @@ class Metrics:
         self.text_source.labels(ranked.body["text"]["source"]).inc()
         if ranked.text_age_s is not None:
             self.text_age.observe(ranked.text_age_s)
-        self.unknown_items.inc(len(ranked.body["unknown_items"]))
+        self.unknown_items.inc(len(ranked.body.get("unknown_items", ())))
         self.unknown_users.inc(not user.known)
         self.recent.observe(min(len(user.state.items), loaded.bundle.recent_len))
         self.scores.add(ranked.p)

@@ -54,6 +54,34 @@ class RankAnswer(BaseModel):
     unknown_items: list[str]
 
 
+class RecommendRequest(_Request):
+    """A user who names no items: candidates are retrieved, then ranked."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"user_id": "196", "k": 10}]})
+    user_id: Id
+    k: Annotated[int, Field(ge=1, description="How many items are answered.")] = 10
+    candidates: Annotated[int, Field(ge=1, description="How many are retrieved and ranked; at least k.")] = 300
+    without: Annotated[list[Id], Field(max_length=_HARDEST, description="Left out, beside what the user rated.")] = []
+    explain: Annotated[bool, Field(description="Answer with the text that was read too.")] = False
+    use_text: Annotated[bool, Field(description="False: as if the user had no text.")] = True
+
+
+class RecommendedItem(RankedItem):
+    """An item with its P(like), and which lists found it."""
+
+    found_by: list[Literal["popular", "neighbours", "text"]]
+
+
+class RecommendAnswer(BaseModel):
+    """Items that the user hasn't rated, the best first."""
+
+    model_version: str
+    store_generation: str
+    answered_by: str
+    text: TextSource
+    items: list[RecommendedItem]
+
+
 class ScoreRow(_Request):
     """A user and an item."""
 

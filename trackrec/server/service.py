@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from trackrec.runtime.errors import TrackRecError
-from trackrec.server.answer import rank, score
+from trackrec.server.answer import rank, recommend, score
 from trackrec.server.errors import ProblemError
 from trackrec.server.ingest import Ingest
 from trackrec.server.loaded import Away, Loaded, User, load, look_up
 from trackrec.server.logs import say
 from trackrec.server.metrics import Metrics
-from trackrec.server.schemas import NewEvent, RankRequest
+from trackrec.server.schemas import NewEvent, RankRequest, RecommendRequest
 from trackrec.server.settings import ServerSettings
 from trackrec.store.errors import StoreError
 from trackrec.store.events import Event, EventLog, SQLiteEvents
@@ -59,6 +59,17 @@ class Service:
         if self.settings.log_texts:
             said |= {"user": asked.user_id, "text": user.text.text if user.text and found.read_text else None}
         return json.dumps(found.body).encode(), said
+
+    def recommend(self, asked: RecommendRequest) -> tuple[bytes, dict[str, Any]]:
+        """The answer to a user who names no items, and what the log says of it."""
+        wanted = max(asked.k, asked.candidates)
+        self.check_items(wanted, "candidates")
+        user, whole = self.user(asked.user_id)
+        found, candidates = recommend(
+            self.loaded, user, int(time.time()), asked.k, wanted, asked.without, asked.explain, asked.use_text
+        )
+        self.metrics.ranked(self.loaded, user, found, candidates)
+        return json.dumps(found.body).encode(), {"items": candidates, "by": found.answered_by, "store": whole}
 
     def score(self, rows: Sequence[tuple[str, str]], field: str) -> dict[str, Any]:
         """The body of a `trackrec.server.schemas.ScoreAnswer`."""
