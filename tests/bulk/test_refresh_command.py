@@ -105,6 +105,7 @@ def test_a_generation_holds_every_user_with_text_and_vector(undisturbed: Path) -
     assert len(generation.parts()) == generation.info["buckets"] == 8
     assert all(bucket_of(user, 8) < 8 for user in rows["user_id"])
     assert not (undisturbed / ".partial" / generation.name).exists()
+    assert generation.info["dim"] == 16
     generation.verify()
 
 

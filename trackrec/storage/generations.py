@@ -198,6 +198,12 @@ def texts_counts(path: Path) -> dict[str, Any] | None:
     return found
 
 
+def vector_length(path: Path) -> int:
+    """How many numbers the vectors of a part have; 0 where none is encoded."""
+    lengths = read_texts(path, ["vector"])["vector"].list.len().drop_nulls()
+    return int(lengths[0]) if len(lengths) else 0
+
+
 def sha256_of(path: Path) -> str:
     """Hex digest of a file."""
     with path.open("rb") as file:
@@ -209,7 +215,7 @@ def finish_generation(folder: Path, info: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         folder: of the generation, which may still have another name.
-        info: what `Generation.info` holds, without format, parts, users and digest.
+        info: what `Generation.info` holds, without format, parts, users, dim and digest.
     """
     parts: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("*/*/part-*.parquet")):
@@ -217,9 +223,10 @@ def finish_generation(folder: Path, info: Mapping[str, Any]) -> dict[str, Any]:
             rows = pq.read_metadata(path).num_rows
             facts = {"rows": rows, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
             parts[path.relative_to(folder).as_posix()] = facts
+    dim = next(filter(None, (vector_length(folder / name) for name in parts)), 0)
     digest = hashlib.sha256("".join(facts["sha256"] for facts in parts.values()).encode()).hexdigest()
     users = sum(facts["rows"] for facts in parts.values())
-    whole = {"format": FORMAT, **info, "users": users, "parts": parts, "digest": digest}
+    whole = {"format": FORMAT, **info, "dim": dim, "users": users, "parts": parts, "digest": digest}
     write_atomic(folder / INFO, json.dumps(whole, indent=1) + "\n")
     return whole
 
@@ -255,7 +262,9 @@ def without_user(generation: Generation, user_id: str) -> Generation:
             write_texts(target, rows.iter_rows(named=True), texts_counts(source) or {})
         else:
             os.link(source, target)
-    kept = {key: value for key, value in generation.info.items() if key not in ("format", "parts", "users", "digest")}
+    kept = {
+        key: value for key, value in generation.info.items() if key not in ("format", "parts", "users", "dim", "digest")
+    }
     finish_generation(work, {**kept, "name": final.name, "parent": None})
     shutil.rmtree(final, ignore_errors=True)
     work.rename(final)
