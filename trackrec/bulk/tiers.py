@@ -10,11 +10,14 @@ from typing import Any
 from trackrec.bulk.part import TierPrompts
 from trackrec.bulk.settings import BulkSettings
 from trackrec.bulk.writers import PROFILE, GeneratorWriter, ProfileWriter, TextWriter, generator_version
+from trackrec.llm.loading import BackboneSettings
+from trackrec.llm.sampling.sampler import Sampler
+from trackrec.llm.vllm.sampler import VLLMSampler
 from trackrec.recipe.build import Objects, build_experiment
 from trackrec.recipe.experiment import Experiment
 from trackrec.recipe.graph import graph_of
 from trackrec.recipe.tables import like_threshold
-from trackrec.runtime.errors import MissingFileError
+from trackrec.runtime.errors import MissingFileError, SettingError
 
 Parse = Callable[[Sequence[Path]], tuple[dict[str, Any], Objects]]
 """Reads configuration files: the values as plain types, and what builds their objects."""
@@ -61,7 +64,29 @@ def open_tiers(
         if not path.is_file():
             raise MissingFileError(f"bulk.tiers: the config of {tier.name}, {path}, isn't there.")
         runs[tier.name] = open_tier(*parse([path]), say)
+    if bulk.merge_adapter:
+        for tier in bulk.tiers:
+            if tier.writer != PROFILE:
+                check_merge(runs[tier.name].experiment.backbone, runs[tier.name].experiment.sampler)
     return runs
+
+
+def check_merge(backbone: BackboneSettings, sampler: Sampler) -> None:
+    """Check that an adapter added to the weights in memory is what the sampler would write with.
+
+    Raises:
+        SettingError: vLLM reads the weights from disk, or they are quantized.
+    """
+    if isinstance(sampler, VLLMSampler):
+        raise SettingError(
+            "bulk.merge_adapter must be false with VLLMSampler, which reads the weights from disk. `trackrec export "
+            "--adapter G --merged true` writes merged ones; name them as the backbone of a tier's config."
+        )
+    if backbone.quantize != "none":
+        raise SettingError(
+            f"bulk.merge_adapter must be false where backbone.quantize is {backbone.quantize}: the adapter would be "
+            "rounded with the weights."
+        )
 
 
 def open_tier(config: dict[str, Any], objects: Objects, say: Callable[[str], None]) -> TierRun:

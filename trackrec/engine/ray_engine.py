@@ -85,6 +85,7 @@ class RayEngine(Engine):
         if self.address is None:
             # Read when Ray is imported: without it several of its services listen on every interface of the machine.
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        # What Ray will do by default: leave the GPUs visible to an actor that asks for none.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         import ray

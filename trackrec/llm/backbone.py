@@ -177,8 +177,8 @@ class LanguageModel:
         """
         if self.settings.quantize != "none":
             raise SettingError(
-                f"bulk.merge_adapter must be false where backbone.quantize is {self.settings.quantize}: the adapter "
-                "would be rounded with the weights."
+                f"an adapter can't be merged where backbone.quantize is {self.settings.quantize}: it would be rounded "
+                "with the weights. Set backbone.quantize: none."
             )
         self._peft.set_adapter(name, inference_mode=True)
         self.base = self._peft.merge_and_unload()
