@@ -130,7 +130,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     child = waited_for(lambda: children(driver.pid) if (tmp_path / "begun.txt").exists() else None)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    waited_for(lambda: not any(Path(f"/proc/{pid}").exists() and not zombie(pid) for pid in child))
+    assert waited_for(lambda: not any(Path(f"/proc/{pid}").exists() and not zombie(pid) for pid in child))
 
 
 def children(parent: int) -> list[int]:
