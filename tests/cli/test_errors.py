@@ -160,7 +160,7 @@ def test_what_can_be_mended_is_of_the_built_in_class_too(made: type[TrackRecErro
 
 
 def test_every_error_of_the_package_is_one_that_can_be_mended() -> None:
-    """But `WorkerError`, whose message is the traceback of another process."""
+    """But `WorkerError`, whose message is the traceback of another process, and what a server answers with."""
     from importlib import import_module
 
     from trackrec.pipeline.source_code import package_modules
@@ -170,7 +170,7 @@ def test_every_error_of_the_package_is_one_that_can_be_mended() -> None:
         if not name.startswith(("trackrec.llm.vllm.child", "trackrec.__main__", "trackrec.cli.worker")):
             values = vars(import_module(name)).values()
             made |= {v for v in values if isinstance(v, type) and issubclass(v, Exception) and v.__module__ == name}
-    assert {error.__name__ for error in made if not issubclass(error, TrackRecError)} == {"WorkerError"}
+    assert {error.__name__ for error in made if not issubclass(error, TrackRecError)} == {"WorkerError", "ProblemError"}
     assert len(made) > 15
 
 

@@ -42,6 +42,7 @@ def test_a_whole_run_on_hostile_titles_says_nothing_of_theirs(
 
     pl.DataFrame({"user_id": [f"{EVIL}\nFAKE"], "item_id": ["3"]}).write_parquet(tmp_path / "in.parquet")
     requests = ["--requests", str(tmp_path / "in.parquet"), "--output", str(tmp_path / "out.parquet")]
+    requests += ["--unknown", "error"]
     with pytest.raises(SystemExit):
         run_cli(["predict", "--config", str(config), "--run_dir", str(tmp_path / "run"), *root, *requests])
     error = capfd.readouterr().err
