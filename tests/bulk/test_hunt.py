@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 from made_bulk import CountingWriter, made_writer, ratings
 
-from trackrec.bulk.part import PartWriter
-from trackrec.bulk.refresh import GEN, check_parts, plan_parts, write_parts
+from trackrec.bulk.part import GEN, PartWriter
+from trackrec.bulk.refresh import check_parts, plan_parts, write_parts
 from trackrec.bulk.writers import Written
 from trackrec.engine.engine import Engine, EngineError, PartDone, PartLost, WorkerSpec
 from trackrec.prompts.book import PromptBook

@@ -35,7 +35,8 @@ from trackrec.storage.generations import (
 if TYPE_CHECKING:
     from trackrec.embed.encode import TextEncoder
 
-ITEMS, USERS, LOG, FAILED, FRAGMENTS = "items.parquet", "users.parquet", "log", "failed", "fragments"
+ITEMS, USERS, LOG = "items.parquet", "users.parquet", "log"
+GEN, FAILED, FRAGMENTS = "gen", "failed", "fragments"
 
 
 class TierPrompts(NamedTuple):
@@ -110,7 +111,7 @@ class PartWriter:
     def __call__(self, name: str) -> dict[str, Any]:
         """Write a part, unless it stands; returns its counts: see `_counts`."""
         part = PartName.parse(name)
-        place = self.work / ("gen" if part.end is None else FRAGMENTS) / part.file
+        place = self.work / (GEN if part.end is None else FRAGMENTS) / part.file
         if (counts := texts_counts(place)) is not None:
             return counts
         rows, counts = self._make(part)
@@ -178,7 +179,7 @@ class PartWriter:
         self, part: PartName, users: Sequence[str], had: Mapping[str, dict[str, Any]], people: pl.DataFrame
     ) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
         """Rows of users whose text is asked for: the last text where its prompt is still the same, else a new one."""
-        counts = dict.fromkeys(("same_prompt", "shared_prompt", "prompt_tokens", "new_tokens", "failed"), 0)
+        counts = dict.fromkeys(("same_prompt", "shared_prompt", "prompt_tokens", "new_tokens"), 0)
         if not users:
             return {}, counts
         version = self.versions[part.tier]

@@ -21,13 +21,14 @@ import polars as pl
 from tqdm import tqdm
 
 from trackrec.bulk.log import bucket_count, sort_log
-from trackrec.bulk.part import FRAGMENTS, ITEMS, LOG, USERS, PartName, PartWriter, failed_file
+from trackrec.bulk.part import FRAGMENTS, GEN, ITEMS, LOG, USERS, PartName, PartWriter, failed_file
 from trackrec.bulk.people import REASONS
 from trackrec.bulk.ratings import TodaysRatings
 from trackrec.engine.engine import Engine, EngineError, PartLost, WorkerSpec
 from trackrec.storage.atomic import stable_hash, write_atomic
 from trackrec.storage.generations import (
     INFO,
+    PARTIAL,
     PREFIX,
     Generation,
     GenerationError,
@@ -40,7 +41,7 @@ from trackrec.storage.generations import (
     texts_counts,
 )
 
-PARTIAL, PLAN, GEN = ".partial", "plan.json", "gen"
+PLAN = "plan.json"
 _FEW_FAILED = 3
 
 
@@ -108,11 +109,6 @@ class Making:
     output: Path
     work: Path
     plan: dict[str, Any]
-
-    @property
-    def parent(self) -> Path | None:
-        """The last generation's folder."""
-        return self.output / self.plan["parent"] if self.plan["parent"] else None
 
     def drop(self) -> None:
         """Remove the folder."""
@@ -195,17 +191,9 @@ def write_parts(
 @contextmanager
 def _progress(planned: Planned, writer: PartWriter, parts: deque[str]) -> Iterator[tqdm[Any]]:
     """One line: users done, users a second, time left."""
-    standing = len(planned.parts) - len(parts)
-    of_part: Counter[str] = Counter()
-    for name in parts:
-        of_part[name] = 1
     bar = tqdm(total=planned.users, desc=f"{len(planned.parts)} parts", unit="user", disable=None)
-    if standing:
-        rows = 0
-        for name in planned.parts:
-            if not of_part[name]:
-                rows += len(read_texts(writer.work / GEN / PartName.parse(name).file, ["user_id"]))
-        bar.update(rows)
+    for name in planned.parts.keys() - set(parts):
+        bar.update(len(read_texts(writer.work / GEN / PartName.parse(name).file, ["user_id"])))
     try:
         yield bar
     finally:

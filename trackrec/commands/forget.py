@@ -12,6 +12,7 @@ from trackrec.commands.call import Call
 from trackrec.pipeline.lock import locked
 from trackrec.runtime.errors import SettingError
 from trackrec.storage.generations import (
+    PARTIAL,
     Generation,
     current_name,
     finished_generations,
@@ -44,7 +45,7 @@ def run(call: Call) -> None:
     if events is not None and not events.is_file():
         raise SettingError(f"--events {events}: no such file.")
     with locked(folder, "--folder"):
-        if any((folder / ".partial").glob("*")):
+        if any((folder / PARTIAL).glob("*")):
             raise SettingError(
                 f"--folder {folder}: a refresh is half done, and its files may hold the user. Let the same command end "
                 "it, or delete .partial there."

@@ -32,7 +32,7 @@ from trackrec.runtime.errors import TrackRecError, reason
 from trackrec.storage.atomic import write_atomic
 
 FORMAT = 1
-CURRENT, INFO = "CURRENT", "generation.json"
+CURRENT, INFO, PARTIAL = "CURRENT", "generation.json", ".partial"
 PREFIX = "gen-"
 _PART = re.compile(r"part-(\d{6})\.parquet$")
 _PER_FOLDER = 1000
